@@ -1,0 +1,166 @@
+"""Closure conversion: every array a function captures becomes an explicit argument.
+
+A custom derivative rule must not close over traced values, and ``jax.closure_convert`` lifts only floating-point tracers.
+Tracing the function to a jaxpr finds all captures, whatever their dtype: they are the jaxpr's constants.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsolve._compat import ClosedJaxpr, jaxpr_as_fun
+
+__all__ = ["DYNAMIC", "Hoisted", "Staged", "check_signature", "hoist", "is_dynamic", "merge_static", "split_static"]
+
+
+def is_dynamic(x: Any) -> bool:
+    """Whether a leaf can enter a compiled function as an argument.
+
+    Python bools stay outside: they are flags that functions branch on, and there are only two of them.
+    """
+    return isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex)) and not isinstance(x, bool)
+
+
+def split_static(tree: Any) -> tuple[list, tuple]:
+    """Split a pytree into its array-like leaves and a static remainder.
+
+    Args:
+        tree: any pytree; leaves that are not array-like (strings, flags, callables) are static.
+
+    Returns:
+        ``(leaves, static)`` with ``static = (treedef, slots)`` such that ``merge_static(leaves, static)`` gives ``tree``
+        back. ``slots`` holds each static leaf in its place and ``DYNAMIC`` elsewhere.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    dynamic = [leaf for leaf in leaves if is_dynamic(leaf)]
+    slots = tuple(DYNAMIC if is_dynamic(leaf) else leaf for leaf in leaves)
+    return dynamic, (treedef, slots)
+
+
+def merge_static(leaves: list, static: tuple) -> Any:
+    """Inverse of :func:`split_static`; builds fresh containers on every call."""
+    treedef, slots = static
+    dynamic = iter(leaves)
+    return jax.tree.unflatten(treedef, [next(dynamic) if slot is DYNAMIC else slot for slot in slots])
+
+
+class _Dynamic:
+    """Marks the place of an array leaf in a static remainder."""
+
+    def __repr__(self):
+        return "<array>"
+
+
+DYNAMIC = _Dynamic()
+
+
+class Hoisted:
+    """A function traced once: ``hoisted.pure(*args, consts=hoisted.consts)`` equals ``fun(*args)``.
+
+    Attributes:
+        consts: list of every array (or tracer) that ``fun`` captured, integers included.
+        out_shape: the output as a pytree of ``jax.ShapeDtypeStruct``.
+    """
+
+    def __init__(self, fun: Callable, *args: Any, **kwargs: Any):
+        leaves, self._static_in = split_static((args, kwargs))
+        static_out = []
+
+        def flat_fun(*leaves):
+            args, kwargs = merge_static(list(leaves), self._static_in)
+            out_leaves, out_static = split_static(fun(*args, **kwargs))
+            static_out.append(out_static)
+            return out_leaves
+
+        closed, out_shape = jax.make_jaxpr(flat_fun, return_shape=True)(*leaves)
+        self._static_out = static_out[0]
+        self._jaxpr = closed.jaxpr
+        self.consts = list(closed.consts)
+        self.out_shape = merge_static(out_shape, self._static_out)
+
+    def pure(self, *args: Any, consts: list, **kwargs: Any) -> Any:
+        """Evaluate the function with its captured arrays given by ``consts``."""
+        leaves, static = split_static((args, kwargs))
+        if static != self._static_in:
+            raise TypeError(f"hoisted function called with {static}, but it was traced with {self._static_in}.")
+        flat = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, consts))
+        return merge_static(flat(*leaves), self._static_out)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.pure(*args, consts=self.consts, **kwargs)
+
+
+def hoist(fun: Callable, *args: Any, **kwargs: Any) -> Hoisted:
+    """Trace ``fun`` at ``args`` and return it with everything it captured made explicit.
+
+    Args:
+        fun: function of pytrees; leaves that are no arrays (strings, flags) are kept as they are.
+        *args: example arguments, arrays or tracers; only their shapes and dtypes matter.
+        **kwargs: example keyword arguments.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsolve._closure import hoist
+        >>> index = jnp.array([0, 1])
+        >>> hoisted = hoist(lambda x: x[index], jnp.zeros(3))
+        >>> hoisted.pure(jnp.arange(3.0), consts=[jnp.array([2, 0])]).tolist()
+        [2.0, 0.0]
+    """
+    return Hoisted(fun, *args, **kwargs)
+
+
+class Staged:
+    """A callable that Python runs once per signature; afterwards its jaxpr is evaluated.
+
+    So a solver may mention its objective in many places and the user's function is still traced once, and it receives a
+    fresh pytree, which it may mutate.
+
+    Args:
+        fun: the function.
+        name: what the solver calls it, for messages.
+        check: called once a signature with the output, a pytree of ``jax.ShapeDtypeStruct``; may raise.
+    """
+
+    def __init__(self, fun: Callable, name: str = "fun", check: Callable[[Any], None] | None = None):
+        self._fun, self._name, self._check = fun, name, check
+        self._traced: list[tuple[Any, Hoisted]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves, static = split_static((args, kwargs))
+        key = (static, [_signature(leaf) for leaf in leaves])
+        for known, hoisted in self._traced:
+            if known == key:
+                return hoisted(*args, **kwargs)
+        check_signature(self._name, self._fun, args, kwargs)
+        hoisted = hoist(self._fun, *args, **kwargs)
+        if self._check is not None:
+            self._check(hoisted.out_shape)
+        self._traced.append((key, hoisted))
+        return hoisted(*args, **kwargs)
+
+
+def check_signature(name: str, fun: Callable, args: tuple, kwargs: dict) -> None:
+    """Raise ``TypeError`` if ``fun`` cannot be called with these arguments, and say how it was to be called."""
+    try:
+        signature = inspect.signature(fun)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        called = ", ".join(["params", *["..."] * (len(args) - 1), *(f"{k}=..." for k in kwargs)])
+        raise TypeError(
+            f"{name} has the signature {signature}, but the arguments given to the solver make it {name}({called}): {error}."
+        ) from None
+
+
+def _signature(leaf):
+    # A Python number is weakly typed, which the jaxpr remembers.
+    if isinstance(leaf, (float, int, complex)) and not isinstance(leaf, np.generic):
+        return type(leaf)
+    return (np.shape(leaf), leaf.dtype, getattr(leaf, "weak_type", False))

@@ -1,0 +1,123 @@
+"""The one place with iteration loops: ``while``, ``scan``, checkpointed ``scan``, and plain Python.
+
+A solver writes its step once, ``body(carry) -> carry``, and its test once, ``proceed(carry) -> bool``; which loop runs
+them is decided by what will be asked of the derivative:
+
+==============  ============================================  ==================================
+kind            derivative                                     memory of reverse mode, K steps
+==============  ============================================  ==================================
+``while``       none, or implicit; forward mode                not available
+``scan``        forward and reverse, by unrolling              K carries
+``checkpoint``  forward and reverse, by unrolling              2 sqrt(K) carries, steps run twice
+``python``      whatever the steps allow; host functions       K steps of the tape
+==============  ============================================  ==================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+__all__ = ["LoopKind", "LOOP_KINDS", "loop", "run_if_any"]
+
+LoopKind = Literal["while", "scan", "checkpoint", "python"]
+LOOP_KINDS = ("while", "scan", "checkpoint", "python")
+
+
+def loop(
+    proceed: Callable[[Any], jax.Array],
+    body: Callable[[Any], Any],
+    init: Any,
+    *,
+    maxiter: int | jax.Array,
+    kind: LoopKind = "while",
+) -> Any:
+    """Apply ``body`` while ``proceed`` holds, at most ``maxiter`` times.
+
+    Args:
+        proceed: maps the carry to a boolean scalar.
+        body: maps the carry to a carry of the same structure, shapes and dtypes; traced once.
+        init: the initial carry, a pytree of arrays.
+        maxiter: bound on the number of steps. A traced value is allowed for ``while`` and ``python`` only.
+        kind: one of ``LOOP_KINDS``.
+
+    Returns:
+        The final carry.
+
+    Raises:
+        ValueError: ``maxiter`` is traced and ``kind`` unrolls.
+    """
+    if kind == "python":
+        return _python_loop(proceed, body, init, maxiter)
+    if kind == "while":
+        return _while_loop(proceed, body, init, maxiter)
+    if isinstance(maxiter, jax.core.Tracer):
+        raise ValueError(
+            "maxiter is traced, but unrolling needs a bound known at compile time: pass a Python int, or use "
+            "implicit_diff=True."
+        )
+    # A step after the end must be the identity *for the derivative too*, which `cond` gives and a select over a
+    # body that divides by zero would not.
+    maxiter = int(maxiter)
+
+    def step(carry, _):
+        return lax.cond(proceed(carry), body, lambda c: c, carry), None
+
+    if kind == "scan" or maxiter < 4:
+        return lax.scan(step, init, None, length=maxiter)[0]
+    return _checkpointed_scan(step, init, maxiter)
+
+
+def _python_loop(proceed, body, init, maxiter):
+    carry, steps = init, 0
+    while steps < maxiter and proceed(carry):
+        carry, steps = body(carry), steps + 1
+    return carry
+
+
+def _while_loop(proceed, body, init, maxiter):
+    def keep_going(counted):
+        steps, carry = counted
+        return (steps < maxiter) & proceed(carry)
+
+    def counted_body(counted):
+        steps, carry = counted
+        return steps + 1, body(carry)
+
+    return lax.while_loop(keep_going, counted_body, (jnp.zeros((), jnp.int32), init))[1]
+
+
+def _checkpointed_scan(step, init, maxiter):
+    """Chunks of about sqrt(maxiter) steps: only the carries between chunks are kept, a chunk is run again backwards."""
+    inner = math.isqrt(maxiter - 1) + 1
+    outer, rest = divmod(maxiter, inner)
+
+    @jax.checkpoint
+    def chunk(carry, _):
+        # The steps of a chunk are checkpointed too, so that running it again keeps one carry a step and no
+        # intermediate of the step's body.
+        return lax.scan(jax.checkpoint(step), carry, None, length=inner)[0], None
+
+    carry = lax.scan(chunk, init, None, length=outer)[0]
+    if rest:
+        carry = lax.scan(jax.checkpoint(step), carry, None, length=rest)[0]
+    return carry
+
+
+def run_if_any(condition: jax.Array, fun: Callable[[Any], Any], operand: Any) -> Any:
+    """``fun(operand)`` where ``condition`` holds, else ``operand``, at no cost under ``vmap`` if it holds in no lane.
+
+    ``lax.cond`` under ``vmap`` becomes a select and pays for both branches in every lane. A ``while_loop`` of at most one
+    turn does not: it runs its body only if some lane asks for it. Not for reverse-mode differentiation.
+
+    Args:
+        condition: boolean scalar.
+        fun: maps ``operand`` to a pytree of the same structure, shapes and dtypes.
+        operand: pytree of arrays.
+    """
+    return lax.while_loop(lambda c: c[0], lambda c: (jnp.zeros_like(c[0]), fun(c[1])), (condition, operand))[1]

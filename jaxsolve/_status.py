@@ -1,0 +1,108 @@
+"""Status codes: how a run ended, each with one sentence that says what to do next."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+__all__ = ["Status", "SolverError", "check"]
+
+
+class Status(enum.IntEnum):
+    """How a run ended, held in ``state.status`` as an int32 scalar.
+
+    The values 0 to 3 agree with the status codes of the QP solvers that the field's users know.
+
+    Example:
+        >>> from jaxsolve import Status
+        >>> Status.CONVERGED.sentence
+        'The optimality error is at most tol.'
+    """
+
+    RUNNING = 0
+    CONVERGED = 1
+    DUAL_INFEASIBLE = 2
+    PRIMAL_INFEASIBLE = 3
+    MAXITER = 4
+    NONFINITE = 5
+    LINESEARCH_FAILED = 6
+    STALLED = 7
+    INVALID_BRACKET = 8
+
+    @property
+    def sentence(self) -> str:
+        """One sentence on what the code means and what to do about it."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.RUNNING: "The iterations have not ended yet.",
+    Status.CONVERGED: "The optimality error is at most tol.",
+    Status.DUAL_INFEASIBLE: "The problem is unbounded below: its dual has no feasible point.",
+    Status.PRIMAL_INFEASIBLE: "No point satisfies the constraints.",
+    Status.MAXITER: (
+        "The iterations ended at maxiter before the optimality error reached tol; "
+        "raise maxiter, loosen tol, or scale the problem."
+    ),
+    Status.NONFINITE: (
+        "The objective or an iterate became NaN or infinite; the last finite iterate was returned. "
+        "Check the initial point and the step size."
+    ),
+    Status.LINESEARCH_FAILED: (
+        "The line search found no acceptable step: the direction may not be a descent direction, the "
+        "gradient may be wrong, or the precision of the dtype may be exhausted."
+    ),
+    Status.STALLED: (
+        "The iterates stopped moving before the optimality error reached tol; the precision of the dtype "
+        "may be exhausted, or the problem badly scaled."
+    ),
+    Status.INVALID_BRACKET: (
+        "The function has the same sign at both ends of the interval, so it need not have a root there."
+    ),
+}
+
+
+class SolverError(RuntimeError):
+    """Raised by :func:`check` for a run that did not converge.
+
+    Attributes:
+        status: the worst :class:`Status` found.
+    """
+
+    def __init__(self, status: Status, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+def check(state: Any) -> None:
+    """Raise if a run did not converge; call it outside compiled code.
+
+    Args:
+        state: the state that ``run`` returned, or an ``OptStep``. Its ``status`` is a scalar, or an array of any shape
+            after ``vmap``.
+
+    Raises:
+        SolverError: some run has a status other than ``CONVERGED``; the message has the sentence.
+        TypeError: ``state`` has no status, or a traced one.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxsolve
+        >>> step = jaxsolve.GradientDescent(lambda x: jnp.sum((x - 1.0) ** 2)).run(jnp.zeros(2))
+        >>> jaxsolve.check(step.state)
+    """
+    import jax
+    import numpy as np
+
+    state = getattr(state, "state", state)
+    status = getattr(state, "status", None)
+    if status is None:
+        raise TypeError(f"check expects a solver state with a field `status`, got {type(state).__name__}.")
+    if isinstance(status, jax.core.Tracer):
+        raise TypeError("check reads concrete values: call it outside jit, vmap and grad.")
+    codes = np.atleast_1d(np.asarray(status))
+    failed = codes != Status.CONVERGED
+    if not failed.any():
+        return
+    worst = Status(int(codes[failed].flat[0]))
+    where = "" if codes.size == 1 else f" ({int(failed.sum())} of {codes.size} runs failed; the first of them:)"
+    raise SolverError(worst, f"{worst.name}{where}: {worst.sentence}")

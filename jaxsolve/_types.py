@@ -1,0 +1,40 @@
+"""Types shared by every module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+__all__ = ["Array", "Callable", "KKTSolution", "OptStep", "PyTree", "Scalar"]
+
+Array = jax.Array
+PyTree = Any
+Scalar = float | int | jax.Array
+
+
+class OptStep(NamedTuple):
+    """What ``update`` and ``run`` return.
+
+    Attributes:
+        params: the iterate or solution, a pytree.
+        state: the state of the solver, a named tuple with at least ``iter_num``, ``error`` and ``status``.
+    """
+
+    params: Any
+    state: Any
+
+
+class KKTSolution(NamedTuple):
+    """A primal and dual solution of a constrained problem.
+
+    Attributes:
+        primal: pytree of primal variables.
+        dual_eq: multipliers of the equality constraints, with the structure of their residual; ``None`` without any.
+        dual_ineq: multipliers of the inequality constraints ``G(z) <= 0``, non-negative; ``None`` without any.
+    """
+
+    primal: Any
+    dual_eq: Any = None
+    dual_ineq: Any = None

@@ -1,0 +1,30 @@
+"""What every solver is built from: ``run``, options, reports, and the types of results."""
+
+from jaxsolve._status import SolverError, Status, check
+from jaxsolve._types import KKTSolution, OptStep
+from jaxsolve.base._objective import Objective
+from jaxsolve.base._operators import AutoOrBoolean, LinearOperator
+from jaxsolve.base._options import check_callable, check_choice, check_number, option, required
+from jaxsolve.base._report import History
+from jaxsolve.base._solver import IterativeSolver, Solver
+from jaxsolve.base._stochastic import StochasticSolver
+
+__all__ = [
+    "AutoOrBoolean",
+    "History",
+    "IterativeSolver",
+    "KKTSolution",
+    "LinearOperator",
+    "Objective",
+    "OptStep",
+    "Solver",
+    "SolverError",
+    "Status",
+    "StochasticSolver",
+    "check",
+    "check_callable",
+    "check_choice",
+    "check_number",
+    "option",
+    "required",
+]

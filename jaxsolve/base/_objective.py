@@ -1,0 +1,77 @@
+"""The objective as solvers use it: values, gradients and auxiliary output, whatever form the user gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxsolve._closure import Staged
+
+__all__ = ["Objective"]
+
+
+class Objective:
+    """A function to minimise, seen through three callables that share one trace of it.
+
+    Args:
+        fun: ``fun(params, *args, **kwargs)`` returning a real scalar, or what the two flags say.
+        value_and_grad: whether ``fun`` returns ``(value, grad)`` rather than ``value``.
+        has_aux: whether in place of ``value`` there stands ``(value, aux)``.
+        staged: trace ``fun`` once and evaluate its jaxpr from then on; ``False`` calls it, for host functions.
+    """
+
+    def __init__(self, fun: Callable, *, value_and_grad: bool = False, has_aux: bool = False, staged: bool = False):
+        stage = Staged if staged else (lambda fun, name, check: fun)
+        form = "fun" if not value_and_grad else "fun (with value_and_grad=True)"
+        self._has_aux, self._gives_grad = has_aux, value_and_grad
+        self._fun = stage(fun, form, self._check_output)
+        self._value_and_grad = stage(self._differentiate, "fun", lambda out: None)
+
+    def value(self, params: Any, *args: Any, **kwargs: Any) -> tuple[jax.Array, Any]:
+        """``(value, aux)``; ``aux`` is ``None`` without one."""
+        out = self._fun(params, *args, **kwargs)
+        out = out[0] if self._gives_grad else out
+        return out if self._has_aux else (out, None)
+
+    def value_and_grad(self, params: Any, *args: Any, **kwargs: Any) -> tuple[tuple[jax.Array, Any], Any]:
+        """``((value, aux), grad)``, the gradient with the structure and dtypes of ``params``."""
+        return self._value_and_grad(params, *args, **kwargs)
+
+    def grad(self, params: Any, *args: Any, **kwargs: Any) -> Any:
+        """The gradient in ``params``."""
+        return self.value_and_grad(params, *args, **kwargs)[1]
+
+    def _differentiate(self, params, *args, **kwargs):
+        if self._gives_grad:
+            out, grad = self._fun(params, *args, **kwargs)
+            value, aux = out if self._has_aux else (out, None)
+        else:
+            (value, aux), grad = jax.value_and_grad(self.value, has_aux=True)(params, *args, **kwargs)
+        grad = jax.tree.map(lambda g, p: jnp.asarray(g).astype(jnp.result_type(p)), grad, params)
+        return (jnp.asarray(value), aux), grad
+
+    def _check_output(self, out) -> None:
+        wanted = "(value, aux)" if self._has_aux else "a scalar value"
+        if self._gives_grad:
+            wanted = f"({wanted}, grad)"
+        out = _first(out, wanted) if self._gives_grad else out
+        out = _first(out, wanted) if self._has_aux else out
+        leaves = jax.tree.leaves(out)
+        if len(leaves) != 1 or not hasattr(out, "shape") and not isinstance(out, (int, float)):
+            raise TypeError(
+                f"fun must return {wanted}, but its value is {jax.tree.structure(out)}. If it returns auxiliary output "
+                "too, set has_aux=True; if it returns its gradient too, set value_and_grad=True."
+            )
+        if jnp.shape(leaves[0]) != ():
+            raise ValueError(f"fun must return a scalar, but its value has shape {jnp.shape(leaves[0])}.")
+        if not jnp.issubdtype(jnp.result_type(leaves[0]), jnp.floating):
+            raise TypeError(f"fun must return a real number, but its value has dtype {jnp.result_type(leaves[0])}.")
+
+
+def _first(out, wanted):
+    if not isinstance(out, (tuple, list)) or len(out) != 2:
+        raise TypeError(f"fun must return {wanted}, but it returned {jax.tree.structure(out)}.")
+    return out[0]

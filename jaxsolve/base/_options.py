@@ -1,0 +1,132 @@
+"""Options of a solver: dataclass fields with defaults one can see, checked when the solver is made.
+
+A solver declares its own fields; those common to all solvers are declared once, in the base classes. A class lists in
+``order`` the order in which its constructor takes them, because positional calls of the field's older libraries must keep
+their meaning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterable
+from typing import Any, ClassVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve._compat import is_concrete
+
+__all__ = ["Options", "check_callable", "check_choice", "check_number", "option", "required"]
+
+
+def option(default: Any) -> Any:
+    """A field with a default that is declared for all solvers, and so stands behind their own ones."""
+    return dataclasses.field(default=default, kw_only=True)
+
+
+def required() -> Any:
+    """A field without a default that is declared for several solvers."""
+    return dataclasses.field(kw_only=True)
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(dataclasses.field, option, required))
+class Options:
+    """Base of everything that is configured by fields.
+
+    Subclasses become dataclasses by themselves. ``inspect.signature`` shows every field with its default. Equality is
+    identity; what two solvers have in common is recognised by the compilation cache, not by ``==``.
+    """
+
+    order: ClassVar[str] = ""
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(eq=False, init=False, repr=False)(cls)
+        if not inspect.isabstract(cls):
+            cls.__signature__ = _make_signature(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        bound = type(self).__signature__.bind(*args, **kwargs)
+        bound.apply_defaults()
+        self.__dict__.update(bound.arguments)
+        self.validate()
+
+    def validate(self) -> None:
+        """Raise ``ValueError`` or ``TypeError`` for an impossible option. Subclasses extend it."""
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
+            if not _is_default(getattr(self, f.name), f)
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _is_default(value, field) -> bool:
+    return value is field.default or (isinstance(value, (bool, int, float, str)) and value == field.default)
+
+
+def _make_signature(cls) -> inspect.Signature:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    first = [name for name in cls.order.split() if name in fields]
+    kinds = inspect.Parameter
+    parameters = [_parameter(fields[name], kinds.POSITIONAL_OR_KEYWORD) for name in first]
+    parameters += [_parameter(f, kinds.KEYWORD_ONLY) for name, f in fields.items() if name not in first]
+    return inspect.Signature(parameters)
+
+
+def _parameter(field, kind) -> inspect.Parameter:
+    default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+    return inspect.Parameter(field.name, kind, default=default, annotation=field.type)
+
+
+# ---- Checks -------------------------------------------------------------------------------------------------------
+
+
+def check_choice(name: str, value: Any, allowed: Iterable) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
+    allowed = tuple(allowed)
+    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+
+
+def check_number(
+    name: str, value: Any, *, at_least: float | None = None, above: float | None = None, below: float | None = None
+) -> None:
+    """Raise unless ``value`` is a number within bounds.
+
+    Args:
+        name: name of the option, for the message.
+        value: a Python number or a 0-d array; the value of a traced one is not checked.
+        at_least: smallest allowed value.
+        above: bound that the value must exceed.
+        below: bound that the value must stay under.
+
+    Raises:
+        TypeError: ``value`` is not a real number.
+        ValueError: it is out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, jax.Array, np.ndarray, np.generic)):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
+    if jnp.iscomplexobj(value):
+        raise TypeError(f"{name} must be a real number, got {value!r}.")
+    if not is_concrete(value):
+        return
+    values = np.asarray(value)
+    wrong = (
+        (at_least is not None and not np.all(values >= at_least) and f"at least {at_least}")
+        or (above is not None and not np.all(values > above) and f"greater than {above}")
+        or (below is not None and not np.all(values < below) and f"less than {below}")
+    )
+    if wrong:
+        raise ValueError(f"{name} must be {wrong}, got {value!r}.")
+
+
+def check_callable(name: str, value: Any, expected: str) -> None:
+    """Raise ``TypeError`` unless ``value`` is callable; ``expected`` says what it should be, with its signature."""
+    if not callable(value):
+        raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}.")

@@ -1,0 +1,69 @@
+"""``StochasticSolver``: iterative solvers that can be fed one batch of data an iteration."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from jaxsolve._compat import is_concrete
+from jaxsolve._status import Status
+from jaxsolve._types import OptStep, PyTree
+from jaxsolve.base._compile import compiled_call
+from jaxsolve.base._solver import IterativeSolver, as_params
+
+__all__ = ["StochasticSolver"]
+
+
+class StochasticSolver(IterativeSolver):
+    """An iterative solver whose ``update`` may see other data at every iteration.
+
+    ``run`` treats the data as fixed; :meth:`run_iterator` draws them from an iterator.
+    """
+
+    def run_iterator(self, init_params: PyTree, iterator: Iterable, *args: Any, **kwargs: Any) -> OptStep:
+        """Iterate over batches of data, in a Python loop around one compiled step.
+
+        Args:
+            init_params: initial point, a pytree of floating-point arrays.
+            iterator: yields pytrees of arrays, all of the same shapes, each of which is passed on as the keyword argument
+                ``data``. At most ``maxiter`` of them are drawn.
+            *args: further data, the same at every iteration.
+            **kwargs: likewise.
+
+        Returns:
+            ``OptStep(params, state)``. The loop is differentiated by unrolling it, if at all: there is no data set at
+            which the parameters are a solution.
+
+        Raises:
+            TypeError: ``init_params`` is not floating point, or ``data`` is given twice.
+            ValueError: the iterator yields nothing although ``maxiter`` is positive.
+        """
+        if "data" in kwargs:
+            raise TypeError("run_iterator passes each batch as the keyword argument `data`; it cannot be given as well.")
+        step = None
+        for batch in itertools.islice(iterator, self.maxiter):
+            if step is None:
+                step = self._call(_first_step, init_params, args, {**kwargs, "data": batch})
+            step = self._call(_next_step, step, args, {**kwargs, "data": batch})
+            if _is_final(step.state.status):
+                break
+        if step is None:
+            raise ValueError("run_iterator drew no batch: the iterator is empty, or maxiter is 0.")
+        return step
+
+    def _call(self, function, *args):
+        return compiled_call(function, self, *args) if self.jit else function(self, *args)
+
+
+def _first_step(solver: StochasticSolver, init_params, args, kwargs) -> OptStep:
+    return solver._staged().first_step(as_params(init_params), args, kwargs)
+
+
+def _next_step(solver: StochasticSolver, step: OptStep, args, kwargs) -> OptStep:
+    return solver._staged().next_step(step, args, kwargs)
+
+
+def _is_final(status) -> bool:
+    # A traced status (a host loop inside a traced function) never ends the loop early.
+    return is_concrete(status) and int(status) != Status.RUNNING

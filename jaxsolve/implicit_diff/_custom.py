@@ -1,0 +1,316 @@
+"""``custom_root`` and its relatives: implicit differentiation for solvers of one's own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxsolve._closure import hoist
+from jaxsolve._compat import outside_transformations
+from jaxsolve.implicit_diff._rule import attach_derivative, check_residual_shapes, solve_tangent, stop_gradient
+from jaxsolve.tree_util import tree_negative, tree_sub
+
+__all__ = ["custom_fixed_point", "custom_root", "root_jvp", "root_vjp", "run_without_derivative"]
+
+# What tracing a function that needs concrete values raises.
+_HOST_FUNCTION_ERRORS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def custom_root(
+    optimality_fun: Callable,
+    has_aux: bool = False,
+    solve: Callable | None = None,
+    reference_signature: Callable | inspect.Signature | None = None,
+    structure: str = "general",
+) -> Callable[[Callable], Callable]:
+    r"""Decorate a solver of :math:`F(x, \theta) = 0` with implicit differentiation.
+
+    The solver may be anything: a closed form, a loop, another package, a call of host code. It is never differentiated,
+    only run; the derivative is that of the root, see :mod:`jaxsolve.implicit_diff`.
+
+    **Which argument is which.** ``optimality_fun(x, *args, **kwargs)`` takes the solution first. The decorated solver is
+    called as the user wrote it, and the arguments of ``optimality_fun`` after the first are found like this:
+
+    1. if each of them has a parameter of the same name in the solver's signature, by name;
+    2. else by position, aligned at the end: ``solver(init_x, *args)`` and ``solver(*args)`` both work. If
+       ``optimality_fun`` takes ``*args``, the first argument of the solver is taken for the initial point;
+    3. keyword arguments that neither rule uses are passed on if ``optimality_fun`` accepts them, and dropped if not.
+
+    Args:
+        optimality_fun: ``F(x, *args, **kwargs)``; a pytree with the leaf shapes of ``x``. It must be traceable by jax, and
+            may capture arrays and traced values: the solution is differentiable with respect to those too.
+        has_aux: whether the solver returns ``(x, aux)``. ``aux`` gets no derivative.
+        solve: linear solver ``solve(matvec, b) -> x`` of the tangent system: one of :mod:`jaxsolve.linear_solve`, a
+            ``functools.partial`` of one, a callable of your own, or a lineax solver. ``None`` chooses by size and
+            ``structure``.
+        reference_signature: a function or signature to use in place of the solver's own, where that says nothing
+            (``*args``).
+        structure: what is known of the Jacobian of ``F`` in ``x``: ``"psd"`` if ``F`` is a gradient at a minimum,
+            ``"symmetric"`` if it is a gradient, ``"general"`` otherwise.
+
+    Returns:
+        A decorator. The decorated solver returns what the solver returns.
+
+    Raises:
+        TypeError: the arguments of the call cannot be matched to those of ``optimality_fun``.
+        ValueError: ``F`` does not have the leaf shapes of the solution.
+
+    Reference:
+        Blondel et al. (2021), "Efficient and Modular Implicit Differentiation", section 2.1 and figure 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsolve.implicit_diff import custom_root
+        >>> @custom_root(lambda x, theta: x ** 2 - theta)
+        ... def square_root(theta):
+        ...     return jnp.sqrt(theta)
+        >>> float(jax.grad(square_root)(4.0)), float(jax.jacfwd(square_root)(4.0))
+        (0.25, 0.25)
+    """
+
+    def decorate(solver: Callable) -> Callable:
+        signature = _signature_of(reference_signature if reference_signature is not None else solver)
+        match = _Matcher(optimality_fun, signature, getattr(solver, "__name__", "solver"))
+
+        @functools.wraps(solver)
+        def differentiable_solver(*args, **kwargs):
+            data = match(args, kwargs)
+            out = run_without_derivative(solver, *args, **kwargs)
+            sol, aux = (out[0], out[1]) if has_aux else (out, None)
+            sol = jax.tree.map(jnp.asarray, sol)
+            sol, _ = attach_derivative(
+                lambda sol, data: optimality_fun(sol, *data[0], **data[1]), sol, data, solve=solve, structure=structure
+            )
+            if not has_aux:
+                return sol
+            return type(out)(sol, aux) if hasattr(out, "_fields") else (sol, aux)
+
+        return differentiable_solver
+
+    return decorate
+
+
+def custom_fixed_point(
+    fixed_point_fun: Callable,
+    has_aux: bool = False,
+    solve: Callable | None = None,
+    reference_signature: Callable | inspect.Signature | None = None,
+) -> Callable[[Callable], Callable]:
+    r"""Decorate a solver of :math:`T(x, \theta) = x` with implicit differentiation.
+
+    It is :func:`custom_root` of the residual :math:`T(x, \theta) - x`; see there for the arguments.
+
+    Args:
+        fixed_point_fun: ``T(x, *args, **kwargs)``, a pytree with the structure of ``x``.
+        has_aux: whether the solver returns ``(x, aux)``.
+        solve: linear solver of the tangent system.
+        reference_signature: signature to use in place of the solver's own.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsolve.implicit_diff import custom_fixed_point
+        >>> @custom_fixed_point(lambda x, theta: 0.5 * (x + theta / x))
+        ... def square_root(theta):
+        ...     return jnp.sqrt(theta)
+        >>> float(jax.grad(square_root)(4.0))
+        0.25
+    """
+    return custom_root(fixed_point_residual(fixed_point_fun), has_aux, solve, reference_signature)
+
+
+def fixed_point_residual(fixed_point_fun: Callable) -> Callable:
+    """The residual ``T(x) - x``, with the signature of ``T``."""
+
+    @functools.wraps(fixed_point_fun)
+    def residual(x, *args, **kwargs):
+        return tree_sub(fixed_point_fun(x, *args, **kwargs), x)
+
+    return residual
+
+
+def run_without_derivative(fun: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Call ``fun`` so that no derivative flows through it, not even through the arrays it captured.
+
+    Under a transformation the function is traced and its captures cut off from differentiation; a host function, which
+    cannot be traced, gets its arguments cut off and is called as it is, with concrete values wherever they are concrete.
+    """
+    args, kwargs = stop_gradient((args, kwargs))
+    if outside_transformations():
+        return fun(*args, **kwargs)
+    try:
+        hoisted = hoist(fun, *args, **kwargs)
+    except _HOST_FUNCTION_ERRORS:
+        return stop_gradient(fun(*args, **kwargs))
+    return hoisted.pure(*args, consts=stop_gradient(hoisted.consts), **kwargs)
+
+
+def root_jvp(
+    optimality_fun: Callable,
+    sol: Any,
+    args: tuple,
+    tangents: tuple,
+    solve: Callable | None = None,
+    structure: str = "general",
+) -> Any:
+    r"""Tangent of a root: :math:`\dot x = -(\partial_1 F)^{-1} \partial_2 F\, \dot\theta`.
+
+    Args:
+        optimality_fun: ``F(x, *args)``.
+        sol: the root, a pytree.
+        args: tuple of the further arguments of ``F``.
+        tangents: tuple of their tangents, of the same structure.
+        solve: linear solver of the tangent system, see :func:`custom_root`.
+        structure: what is known of the Jacobian, see :func:`custom_root`.
+
+    Returns:
+        The tangent of the root, a pytree like ``sol``.
+
+    Raises:
+        ValueError: ``F`` does not have the leaf shapes of ``sol``, or ``args`` and ``tangents`` differ in length.
+
+    Example:
+        >>> from jaxsolve.implicit_diff import root_jvp
+        >>> import jax.numpy as jnp
+        >>> float(root_jvp(lambda x, theta: x ** 2 - theta, jnp.asarray(2.0), (4.0,), (1.0,)))
+        0.25
+    """
+    _check_lengths(args, tangents)
+    residual, rhs = jax.jvp(lambda *args: optimality_fun(sol, *args), args, tangents)
+    check_residual_shapes(residual, sol)
+    _, matvec = jax.linearize(lambda sol: optimality_fun(sol, *args), sol)
+    return solve_tangent(matvec, tree_negative(rhs), sol, solve=solve, structure=structure)
+
+
+def root_vjp(
+    optimality_fun: Callable,
+    sol: Any,
+    args: tuple,
+    cotangent: Any,
+    solve: Callable | None = None,
+    structure: str = "general",
+) -> tuple:
+    r"""Cotangents of the arguments of a root: :math:`\bar\theta = -(\partial_2 F)^T (\partial_1 F)^{-T}\, \bar x`.
+
+    Args:
+        optimality_fun: ``F(x, *args)``.
+        sol: the root, a pytree.
+        args: tuple of the further arguments of ``F``.
+        cotangent: cotangent of the root, a pytree like ``sol``.
+        solve: linear solver of the (transposed) tangent system, see :func:`custom_root`.
+        structure: what is known of the Jacobian, see :func:`custom_root`.
+
+    Returns:
+        A tuple of one cotangent for each of ``args``; float0 zeros for integer ones.
+
+    Raises:
+        ValueError: ``F`` does not have the leaf shapes of ``sol``.
+
+    Example:
+        >>> from jaxsolve.implicit_diff import root_vjp
+        >>> import jax.numpy as jnp
+        >>> float(root_vjp(lambda x, theta: x ** 2 - theta, jnp.asarray(2.0), (4.0,), jnp.asarray(1.0))[0])
+        0.25
+    """
+    residual, vjp_sol = jax.vjp(lambda sol: optimality_fun(sol, *args), sol)
+    check_residual_shapes(residual, sol)
+    residual_tree = jax.tree.structure(residual)
+    residual_dtypes = [x.dtype for x in jax.tree.leaves(residual)]
+
+    def as_residual(tree):
+        leaves = [x.astype(dtype) for x, dtype in zip(jax.tree.leaves(tree), residual_dtypes, strict=True)]
+        return jax.tree.unflatten(residual_tree, leaves)
+
+    rhs = tree_negative(cotangent)
+    adjoint = solve_tangent(lambda u: vjp_sol(as_residual(u))[0], rhs, sol, solve=solve, structure=structure)
+    _, vjp_args = jax.vjp(lambda *args: optimality_fun(sol, *args), *args)
+    return vjp_args(as_residual(adjoint))
+
+
+def _check_lengths(args, tangents):
+    if len(args) != len(tangents):
+        raise ValueError(f"root_jvp expects one tangent for each of args: {len(args)} args, {len(tangents)} tangents.")
+
+
+def _signature_of(fun) -> inspect.Signature | None:
+    if isinstance(fun, inspect.Signature):
+        return fun
+    try:
+        return inspect.signature(fun)
+    except (TypeError, ValueError):
+        return None
+
+
+class _Matcher:
+    """Finds the arguments of ``optimality_fun`` among those of a call of the solver; see :func:`custom_root`."""
+
+    def __init__(self, optimality_fun: Callable, solver: inspect.Signature | None, solver_name: str):
+        self._solver, self._solver_name = solver, solver_name
+        optimality = _signature_of(optimality_fun)
+        parameters = list(optimality.parameters.values())[1:] if optimality else []
+        kinds = inspect.Parameter
+        self._accepts_any_args = optimality is None or any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
+        self._accepts_any_kwargs = optimality is None or any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+        self._positional = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+        self._keyword_only = [p for p in parameters if p.kind is kinds.KEYWORD_ONLY]
+
+    def __call__(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        named, rest = self._bind(args, kwargs)
+        if not self._accepts_any_args and all(p.name in named for p in self._positional):
+            positional = tuple(named[p.name] for p in self._positional)
+            keywords = {p.name: named[p.name] for p in self._keyword_only if p.name in named}
+            used = {p.name for p in self._positional} | set(keywords)
+            extra = {k: v for k, v in rest.items() if k not in used} if self._accepts_any_kwargs else {}
+            return positional, {**keywords, **extra}
+        return self._by_position(args, kwargs)
+
+    def _bind(self, args, kwargs):
+        """The call's arguments by the solver's names, and those that ended in its ``**kwargs``."""
+        if self._solver is None:
+            return {}, {}
+        try:
+            bound = self._solver.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._solver_name} was called with arguments it does not take: {error}.") from None
+        bound.apply_defaults()
+        named, rest = {}, {}
+        for name, value in bound.arguments.items():
+            kind = self._solver.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                rest = dict(value)
+            elif kind is not inspect.Parameter.VAR_POSITIONAL:
+                named[name] = value
+        return {**named, **rest}, rest
+
+    def _by_position(self, args, kwargs):
+        names = {p.name for p in (*self._positional, *self._keyword_only)}
+        keywords = {k: v for k, v in kwargs.items() if self._accepts_any_kwargs or k in names}
+        if self._accepts_any_args:
+            return tuple(args[1:]), keywords
+        required = [p for p in self._positional if p.name not in keywords]
+        least = sum(not _optional(p) for p in required)
+        # A call that fills every parameter wins over one that leaves defaults; then an initial point in front is dropped
+        # rather than passed on.
+        candidates = [taken for taken in (args[1:], args) if least <= len(taken) <= len(required)]
+        if candidates:
+            return tuple(max(candidates, key=len)), keywords
+        raise TypeError(
+            f"the arguments of {self._solver_name} cannot be matched to those of optimality_fun: optimality_fun takes "
+            f"{[p.name for p in self._positional]} after the solution, {self._solver_name} was called with "
+            f"{len(args)} positional arguments and keywords {sorted(kwargs)}. Give them the same names, or pass "
+            "reference_signature."
+        )
+
+
+def _optional(parameter: inspect.Parameter) -> bool:
+    return parameter.default is not inspect.Parameter.empty

@@ -1,0 +1,1 @@
+"""The solvers, one algorithm a file, grouped by the problem they solve."""

@@ -1,0 +1,256 @@
+r"""Proximal gradient iterations, shared by gradient descent, proximal gradient and projected gradient.
+
+Problem: minimise :math:`f(x, \theta) + g(x, \eta)` with :math:`f` smooth and the proximity operator of :math:`g` at hand.
+From a base point :math:`y` and a step size :math:`s` the method goes to
+
+.. math::  x^+ = \operatorname{prox}_{s g}(y - s \nabla f(y)),
+
+where :math:`y` is the current iterate or, accelerated, an extrapolation of the last two (FISTA, Beck and Teboulle 2009,
+equations 4.1 to 4.3). The step size is found by backtracking on the quadratic upper model of :math:`f` (their equation
+2.6), and the momentum is dropped where it points uphill (O'Donoghue and Candes 2015, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsolve._loop import loop
+from jaxsolve._status import Status
+from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve.base import IterativeSolver, check_choice, check_number, option, required
+from jaxsolve.tree_util import (
+    tree_add_scalar_mul,
+    tree_all_finite,
+    tree_l2_norm,
+    tree_real_dtype,
+    tree_sub,
+    tree_vdot,
+    tree_where,
+)
+
+__all__ = ["ProximalMethod", "ProximalState", "prox_none"]
+
+
+def prox_none(x: PyTree, hyperparams: Any = None, scaling: float = 1.0) -> PyTree:
+    r"""Proximity operator of :math:`g(x) = 0`: the identity.
+
+    Args:
+        x: pytree of arrays.
+        hyperparams: ignored.
+        scaling: ignored.
+
+    Returns:
+        ``x``.
+    """
+    del hyperparams, scaling
+    return x
+
+
+class ProximalState(NamedTuple):
+    """State of the proximal gradient iterations.
+
+    Attributes:
+        iter_num: number of iterations done, int32.
+        stepsize: step size with which the next iteration starts.
+        error: Euclidean norm of the gradient mapping at the last base point; at the end of ``run``, that of
+            ``optimality_fun`` at the solution.
+        aux: auxiliary output of ``fun``.
+        velocity: the next base point (``None`` without acceleration), a pytree like the parameters.
+        t: momentum parameter :math:`t_k`.
+        value: ``fun`` at the last base point; at the end of ``run``, at the solution.
+        status: a :class:`jaxsolve.Status`, int32.
+        num_fun_eval: evaluations of ``fun`` without its gradient.
+        num_grad_eval: evaluations of ``fun`` with its gradient.
+    """
+
+    iter_num: Array
+    stepsize: Array
+    error: Array
+    aux: Any = None
+    velocity: Any = None
+    t: Any = 1.0
+    value: Any = None
+    status: Any = 0
+    num_fun_eval: Any = 0
+    num_grad_eval: Any = 0
+
+
+class ProximalMethod(IterativeSolver):
+    """Base of the solvers that iterate proximal gradient steps.
+
+    Attributes:
+        fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
+        value_and_grad: whether ``fun`` returns ``(value, grad)``.
+        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
+        stepsize: step size. Zero, the default, and negative values mean backtracking; it may be traced, and is a fixed one
+            then.
+        maxls: largest number of trial steps in one backtracking search. A search that ends without success leaves the
+            iterate where it is, and the next one goes on from the shorter step.
+        acceleration: whether to use momentum.
+        decrease_factor: factor by which backtracking shortens the step, in (0, 1).
+    """
+
+    fun: Callable = required()
+    value_and_grad: bool = option(False)
+    has_aux: bool = option(False)
+    stepsize: float = option(0.0)
+    maxls: int = option(15)
+    acceleration: bool = option(True)
+    decrease_factor: float = option(0.5)
+
+    surrogate_error = True
+    derived_fields = ("value", "aux")
+
+    def validate(self) -> None:
+        super().validate()
+        for name in ("value_and_grad", "has_aux", "acceleration"):
+            check_choice(name, getattr(self, name), (True, False))
+        check_number("stepsize", self.stepsize)
+        check_number("maxls", self.maxls, at_least=1)
+        check_number("decrease_factor", self.decrease_factor, above=0, below=1)
+
+    # ---- What the solvers differ in -------------------------------------------------------------------------------
+
+    #: Whether the proximity operator is the identity, so that the optimality condition is a zero gradient.
+    smooth: ClassVar[bool] = False
+
+    def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
+        """The proximity operator of ``scaling * g``."""
+        raise TypeError(f"{type(self).__name__} must define apply_prox.")
+
+    # ---- The iteration --------------------------------------------------------------------------------------------
+
+    def start(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
+        """The state before the first step."""
+        dtype = tree_real_dtype(init_params)
+        aux, value_dtype = None, dtype
+        if self.jit:
+            value, aux = jax.eval_shape(self.objective.value, init_params, *args, **kwargs)
+            aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
+            value_dtype = value.dtype
+        first = 1.0 if self._searches() else self.stepsize
+        return ProximalState(
+            iter_num=jnp.zeros((), jnp.int32),
+            stepsize=jnp.asarray(first, dtype) if isinstance(first, (int, float)) else first.astype(dtype),
+            error=jnp.asarray(jnp.inf, dtype),
+            aux=aux,
+            velocity=init_params if self.acceleration else None,
+            t=jnp.ones((), dtype),
+            value=jnp.asarray(jnp.inf, value_dtype),
+            status=jnp.zeros((), jnp.int32),
+            num_fun_eval=jnp.zeros((), jnp.int32),
+            num_grad_eval=jnp.zeros((), jnp.int32),
+        )
+
+    def advance(self, params: PyTree, state: ProximalState, hyperparams: Any, args: tuple, kwargs: dict) -> OptStep:
+        """One proximal gradient step."""
+        base = state.velocity if self.acceleration else params
+        (value, aux), grad = self.objective.value_and_grad(base, *args, **kwargs)
+
+        if self._searches():
+            new_params, stepsize, trials, found = self._backtrack(base, state.stepsize, value, grad, hyperparams, args, kwargs)
+        else:
+            new_params = self._prox_step(base, state.stepsize, grad, hyperparams)
+            stepsize, trials, found = (state.stepsize, state.stepsize), 0, True
+        used, following = stepsize
+
+        # A gradient tells optimality to full precision; a difference of points divided by the step only as well as the
+        # points are represented, which is why the claim to have converged is checked by the base class.
+        move = tree_sub(new_params, base)
+        error = tree_l2_norm(grad) if self.smooth else tree_l2_norm(move) / used
+        error = error.astype(state.error.dtype)
+        # In floating point a step may be too short to move the base point, and no later step will be longer.
+        stuck = found & ~jnp.any(jnp.stack([jnp.any(m != 0) for m in jax.tree.leaves(move)]))
+
+        velocity, t = state.velocity, state.t
+        if self.acceleration:
+            velocity, t = self._extrapolate(params, new_params, base, state.t)
+            # No step is taken from a base point at which the search failed or the function is not finite, unless the
+            # momentum is to blame: then the iteration goes on from the iterate itself.
+            usable = found & jnp.isfinite(error) & tree_all_finite(new_params)
+            blame = ~usable & (state.t > 1)
+            new_params = tree_where(blame, params, new_params)
+            velocity = tree_where(usable, velocity, params)
+            t = jnp.where(usable, t, jnp.ones_like(t))
+            error = jnp.where(blame, state.error, error)
+            stuck = stuck & ~blame & (state.t <= 1)
+
+        return OptStep(
+            new_params,
+            ProximalState(
+                iter_num=state.iter_num + 1,
+                stepsize=following,
+                error=error,
+                aux=aux,
+                velocity=velocity,
+                t=t,
+                value=value,
+                status=self.status_of(error, failed=stuck),
+                num_fun_eval=state.num_fun_eval + trials,
+                num_grad_eval=state.num_grad_eval + 1,
+            ),
+        )
+
+    def _searches(self) -> bool:
+        return isinstance(self.stepsize, (int, float)) and self.stepsize <= 0
+
+    def _prox_step(self, base, stepsize, grad, hyperparams):
+        return self.apply_prox(tree_add_scalar_mul(base, -stepsize, grad), hyperparams, stepsize)
+
+    def _backtrack(self, base, stepsize, value, grad, hyperparams, args, kwargs):
+        r"""Shorten the step until the quadratic model bounds the function from above.
+
+        The model at :math:`x` is :math:`f(y) + \langle \nabla f(y), x - y\rangle + \|x - y\|^2 / 2s`.
+        """
+        dtype = stepsize.dtype
+        value = value.astype(dtype)
+        slack = 10 * jnp.finfo(dtype).eps * jnp.abs(value)
+
+        def attempt(carry):
+            _, stepsize, _, _, trials, _ = carry
+            point = self._prox_step(base, stepsize, grad, hyperparams)
+            move = tree_sub(point, base)
+            trial_value = self.objective.value(point, *args, **kwargs)[0].astype(dtype)
+            # What f rises above its tangent, and the most it may at this step size. NaN is never at most anything.
+            rise = trial_value - value - tree_vdot(grad, move).astype(dtype)
+            bound = tree_l2_norm(move, squared=True).astype(dtype) / (2 * stepsize)
+            found = rise <= bound + slack
+            shorter = jnp.where(found, stepsize, stepsize * self.decrease_factor)
+            return point, shorter, rise, bound, trials + 1, found
+
+        zero = jnp.zeros((), dtype)
+        init = (base, stepsize, zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))
+        point, stepsize, rise, bound, trials, found = loop(
+            lambda carry: ~carry[-1], attempt, init, maxiter=self.maxls, kind=self.loop_kind
+        )
+        point = tree_where(found, point, base)
+        # A step that was far from the bound may be longer next time, if the difference was more than rounding.
+        loose = found & (rise < 0.25 * bound) & (bound > 100 * slack)
+        following = jnp.where(loose, stepsize / self.decrease_factor, stepsize)
+        return point, (stepsize, following), trials, found
+
+    def _extrapolate(self, params, new_params, base, t):
+        next_t = 0.5 * (1 + jnp.sqrt(1 + 4 * t * t))
+        travel = tree_sub(new_params, params)
+        uphill = tree_vdot(tree_sub(base, new_params), travel) > 0
+        next_t = jnp.where(uphill, jnp.ones_like(t), next_t)
+        momentum = jnp.where(uphill, jnp.zeros_like(t), (t - 1) / next_t)
+        return tree_add_scalar_mul(new_params, momentum, travel), next_t
+
+    # ---- Optimality -----------------------------------------------------------------------------------------------
+
+    def optimality_residual(self, params: PyTree, hyperparams: Any, args: tuple, kwargs: dict) -> PyTree:
+        """The gradient if the problem is smooth, else the fixed-point residual with unit step size."""
+        grad = self.objective.grad(params, *args, **kwargs)
+        if self.smooth:
+            return grad
+        return tree_sub(self.apply_prox(tree_sub(params, grad), hyperparams, 1.0), params)
+
+    def value_and_aux(self, params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
+        """The fields of the state that are functions of the solution."""
+        value, aux = self.objective.value(params, *args, **kwargs)
+        return {"value": value, "aux": aux}

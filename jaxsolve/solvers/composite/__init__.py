@@ -1,0 +1,5 @@
+"""Sums of a smooth function and one with a proximity operator."""
+
+from jaxsolve.solvers.composite.proximal_gradient import ProximalGradient
+
+__all__ = ["ProximalGradient"]

@@ -1,0 +1,79 @@
+r"""Proximal gradient, plain and accelerated (ISTA and FISTA).
+
+Problem: minimise :math:`f(x, \theta) + g(x, \eta)`, with :math:`f` smooth and :math:`g` given by its proximity operator.
+Method: see :mod:`jaxsolve.solvers._proximal`. Optimality: the fixed point
+:math:`x = \operatorname{prox}_g(x - \nabla_1 f(x, \theta), \eta)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from jaxsolve._types import OptStep, PyTree
+from jaxsolve.solvers._proximal import ProximalMethod, ProximalState, prox_none
+
+__all__ = ["ProximalGradient"]
+
+
+class ProximalGradient(ProximalMethod):
+    """Proximal gradient with backtracking, acceleration and restarts.
+
+    ``run(init_params, hyperparams_prox, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)`` plus the function
+    whose proximity operator is ``prox``.
+
+    Attributes:
+        prox: ``prox(x, hyperparams_prox, scaling)``, see :mod:`jaxsolve.prox`.
+
+    Reference:
+        Beck and Teboulle (2009), "A fast iterative shrinkage-thresholding algorithm"; O'Donoghue and Candes (2015),
+        "Adaptive restart for accelerated gradient schemes".
+
+    Example:
+        >>> import jax.numpy as jnp, jaxsolve
+        >>> from jaxsolve.prox import prox_lasso
+        >>> solver = jaxsolve.ProximalGradient(lambda x, y: 0.5 * jnp.sum((x - y) ** 2), prox_lasso)
+        >>> params, state = solver.run(jnp.zeros(2), 0.5, jnp.array([2.0, 0.1]))
+        >>> params.round(4).tolist()
+        [1.5, 0.0]
+    """
+
+    prox: Callable = prox_none
+
+    order: ClassVar[str] = (
+        "fun prox value_and_grad has_aux stepsize maxiter maxls tol acceleration decrease_factor verbose implicit_diff "
+        "implicit_diff_solve jit unroll"
+    )
+    oracles: ClassVar[tuple[str, ...]] = ("fun", "prox")
+
+    @property
+    def smooth(self) -> bool:  # type: ignore[override]  # a constant of the other solvers
+        """Whether the proximity operator is the identity."""
+        return self.prox is prox_none
+
+    @property
+    def structure(self) -> str:  # type: ignore[override]  # a constant of the other solvers
+        """The optimality function is a gradient if there is no proximity operator."""
+        return "psd" if self.smooth else "general"
+
+    def init_state(self, init_params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> ProximalState:
+        """The state before the first iteration; the arguments are those of ``run``."""
+        return self.start(init_params, *args, **kwargs)
+
+    def update(
+        self, params: PyTree, state: ProximalState, hyperparams_prox: Any = None, *args: Any, **kwargs: Any
+    ) -> OptStep:
+        """One proximal gradient step; returns ``OptStep(params, state)``."""
+        return self.advance(params, state, hyperparams_prox, args, kwargs)
+
+    def optimality_fun(self, params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> PyTree:
+        """The residual ``prox(x - grad(x)) - x`` (the gradient if ``prox`` is ``prox_none``), a pytree like ``params``."""
+        return self.optimality_residual(params, hyperparams_prox, args, kwargs)
+
+    def derived_state(self, params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:
+        """``value`` and ``aux`` as functions of the solution."""
+        return self.value_and_aux(params, args, kwargs)
+
+    def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
+        """The proximity operator that was given."""
+        return x if self.smooth else self.prox(x, hyperparams, scaling)

@@ -1,0 +1,69 @@
+r"""Projected gradient, plain and accelerated.
+
+Problem: minimise a smooth :math:`f(x, \theta)` over a convex set :math:`C(\eta)` given by its Euclidean projection. Method:
+proximal gradient iterations in which the projection is the proximity operator, see :mod:`jaxsolve.solvers._proximal`.
+Optimality: the fixed point :math:`x = \operatorname{proj}_C(x - \nabla_1 f(x, \theta), \eta)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from jaxsolve._types import OptStep, PyTree
+from jaxsolve.base import required
+from jaxsolve.solvers._proximal import ProximalMethod, ProximalState
+
+__all__ = ["ProjectedGradient"]
+
+
+class ProjectedGradient(ProximalMethod):
+    """Projected gradient with backtracking, acceleration and restarts.
+
+    ``run(init_params, hyperparams_proj, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)`` over the set onto
+    which ``projection`` projects.
+
+    Attributes:
+        projection: ``projection(x, hyperparams_proj)``, see :mod:`jaxsolve.projection`.
+
+    Reference:
+        Bertsekas (1976), "On the Goldstein-Levitin-Polyak gradient projection method"; Beck and Teboulle (2009).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxsolve
+        >>> from jaxsolve.projection import projection_simplex
+        >>> solver = jaxsolve.ProjectedGradient(lambda x, y: 0.5 * jnp.sum((x - y) ** 2), projection_simplex)
+        >>> solver.run(jnp.ones(3) / 3, 1.0, jnp.array([0.9, 0.3, -1.0])).params.round(4).tolist()
+        [0.8, 0.2, 0.0]
+    """
+
+    projection: Callable = required()
+
+    order: ClassVar[str] = (
+        "fun projection value_and_grad has_aux stepsize maxiter maxls tol acceleration decrease_factor verbose "
+        "implicit_diff implicit_diff_solve jit unroll"
+    )
+    oracles: ClassVar[tuple[str, ...]] = ("fun", "projection")
+
+    def init_state(self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> ProximalState:
+        """The state before the first iteration; the arguments are those of ``run``."""
+        return self.start(init_params, *args, **kwargs)
+
+    def update(
+        self, params: PyTree, state: ProximalState, hyperparams_proj: Any = None, *args: Any, **kwargs: Any
+    ) -> OptStep:
+        """One projected gradient step; returns ``OptStep(params, state)``."""
+        return self.advance(params, state, hyperparams_proj, args, kwargs)
+
+    def optimality_fun(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
+        """The residual ``projection(x - grad(x)) - x``, a pytree like ``params``."""
+        return self.optimality_residual(params, hyperparams_proj, args, kwargs)
+
+    def derived_state(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
+        """``value`` and ``aux`` as functions of the solution."""
+        return self.value_and_aux(params, args, kwargs)
+
+    def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
+        """The projection, whatever the step size."""
+        # Most projections have a default for their parameters, which a None would override.
+        return self.projection(x) if hyperparams is None else self.projection(x, hyperparams)

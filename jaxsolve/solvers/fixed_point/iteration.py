@@ -1,0 +1,108 @@
+r"""Fixed-point iteration.
+
+Problem: find :math:`x = T(x, \theta)`. Method: :math:`x_{k+1} = T(x_k, \theta)`, which converges linearly if :math:`T` is a
+contraction (Banach). Optimality: :math:`T(x, \theta) - x = 0`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve.base import IterativeSolver, check_choice, option, required
+from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_real_dtype, tree_sub
+
+__all__ = ["FixedPointIteration", "FixedPointState"]
+
+
+class FixedPointState(NamedTuple):
+    """State of the fixed-point iteration.
+
+    Attributes:
+        iter_num: number of iterations done, int32.
+        error: Euclidean norm of ``T(x) - x`` at the previous iterate; at the end of ``run``, at the solution.
+        aux: auxiliary output of ``T``.
+        num_fun_eval: evaluations of ``T``.
+        status: a :class:`jaxsolve.Status`, int32.
+    """
+
+    iter_num: Array
+    error: Array
+    aux: Any = None
+    num_fun_eval: Any = 0
+    status: Any = 0
+
+
+class FixedPointIteration(IterativeSolver):
+    """Repeats a mapping until it moves its argument no more.
+
+    ``run(init_params, *args, **kwargs)`` finds a fixed point of ``fixed_point_fun(params, *args, **kwargs)``.
+
+    Attributes:
+        fixed_point_fun: ``T(params, *args, **kwargs)``, a pytree like ``params``.
+        has_aux: whether ``fixed_point_fun`` returns ``(T(params), aux)``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> solver = jaxsolve.FixedPointIteration(lambda x, theta: jnp.cos(theta * x), tol=1e-6)
+        >>> round(float(solver.run(1.0, 1.0).params), 4)
+        0.7391
+        >>> round(float(jax.grad(lambda theta: solver.run(1.0, theta).params)(1.0)), 4)
+        -0.2975
+    """
+
+    fixed_point_fun: Callable = required()
+    has_aux: bool = option(False)
+    maxiter: int = option(100)
+    tol: float = option(1e-5)
+
+    order: ClassVar[str] = (
+        "fixed_point_fun maxiter tol has_aux verbose implicit_diff implicit_diff_solve jit unroll"
+    )
+    oracles: ClassVar[tuple[str, ...]] = ("fixed_point_fun",)
+    surrogate_error = True
+    derived_fields = ("aux",)
+
+    def validate(self) -> None:
+        super().validate()
+        check_choice("has_aux", self.has_aux, (True, False))
+
+    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> FixedPointState:
+        """The state before the first iteration; the arguments are those of ``run``."""
+        aux = None
+        if self.jit and self.has_aux:
+            _, aux = jax.eval_shape(self._apply, init_params, *args, **kwargs)
+            aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
+        zero = jnp.zeros((), jnp.int32)
+        return FixedPointState(zero, jnp.asarray(jnp.inf, tree_real_dtype(init_params)), aux, zero, zero)
+
+    def update(self, params: PyTree, state: FixedPointState, *args: Any, **kwargs: Any) -> OptStep:
+        """One application of the mapping; returns ``OptStep(params, state)``."""
+        new_params, aux = self._apply(params, *args, **kwargs)
+        error = tree_l2_norm(tree_sub(new_params, params)).astype(state.error.dtype)
+        state = FixedPointState(state.iter_num + 1, error, aux, state.num_fun_eval + 1, self.status_of(error))
+        return OptStep(new_params, state)
+
+    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The residual ``T(params) - params``, a pytree like ``params``."""
+        return tree_sub(self._apply(params, *args, **kwargs)[0], params)
+
+    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
+        """``aux`` as a function of the solution."""
+        return {"aux": self._apply(params, *args, **kwargs)[1]}
+
+    def _apply(self, params, *args, **kwargs):
+        out = self.fixed_point_fun(params, *args, **kwargs)
+        image, aux = out if self.has_aux else (out, None)
+        got, want = jax.tree.structure(image), jax.tree.structure(params)
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(image)], [jnp.shape(x) for x in jax.tree.leaves(params)]
+        if got != want or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"fixed_point_fun must map init_params to the same structure and shapes: given {want} with shapes "
+                f"{shapes[1]}, it returned {got} with shapes {shapes[0]}."
+            )
+        return tree_cast_like(image, params), aux

@@ -1,0 +1,5 @@
+"""Roots."""
+
+from jaxsolve.solvers.root.bisection import Bisection
+
+__all__ = ["Bisection"]

@@ -1,0 +1,72 @@
+r"""Gradient descent, plain and accelerated.
+
+Problem: minimise a smooth function :math:`f(x, \theta)`. Method: proximal gradient iterations without a proximity operator,
+see :mod:`jaxsolve.solvers._proximal`. Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from jaxsolve._types import OptStep, PyTree
+from jaxsolve.solvers._proximal import ProximalMethod, ProximalState, prox_none
+
+__all__ = ["GradientDescent"]
+
+
+class GradientDescent(ProximalMethod):
+    """Gradient descent with backtracking and Nesterov acceleration.
+
+    ``run(init_params, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)``.
+
+    Attributes:
+        prox: accepted for compatibility; ``prox_none`` is the only useful value, use ``ProximalGradient`` for others.
+
+    Reference:
+        Nesterov (1983); Beck and Teboulle (2009), "A fast iterative shrinkage-thresholding algorithm".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> solver = jaxsolve.GradientDescent(lambda x, theta: jnp.sum((x - theta) ** 2), tol=1e-6)
+        >>> params, state = solver.run(jnp.zeros(2), jnp.array([1.0, 2.0]))
+        >>> [round(x, 4) for x in params.tolist()]
+        [1.0, 2.0]
+        >>> jax.jacobian(lambda theta: solver.run(jnp.zeros(2), theta).params)(jnp.array([1.0, 2.0])).round(4).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    prox: Callable = prox_none
+
+    order: ClassVar[str] = (
+        "fun prox value_and_grad has_aux stepsize maxiter maxls tol acceleration decrease_factor verbose implicit_diff "
+        "implicit_diff_solve jit unroll"
+    )
+    oracles: ClassVar[tuple[str, ...]] = ("fun",)
+    smooth = True
+    structure = "psd"
+
+    def validate(self) -> None:
+        super().validate()
+        if self.prox is not prox_none:
+            raise ValueError("GradientDescent takes no proximity operator: use ProximalGradient(fun, prox=...).")
+
+    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
+        """The state before the first iteration; the arguments are those of ``run``."""
+        return self.start(init_params, *args, **kwargs)
+
+    def update(self, params: PyTree, state: ProximalState, *args: Any, **kwargs: Any) -> OptStep:
+        """One gradient step; returns ``OptStep(params, state)``."""
+        return self.advance(params, state, None, args, kwargs)
+
+    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The gradient of ``fun`` in ``params``, a pytree like them."""
+        return self.optimality_residual(params, None, args, kwargs)
+
+    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
+        """``value`` and ``aux`` as functions of the solution."""
+        return self.value_and_aux(params, args, kwargs)
+
+    def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
+        """The identity."""
+        return x
