@@ -1,0 +1,66 @@
+# Every target works as the first command in a fresh clone: it makes the environment it needs.
+#
+#   make test PYTHON=python3.12                 another interpreter; the environment is made anew for it
+#   make test PYTHON=python3.12 VENV=.venv312   the same, in an environment of its own
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# The environment belongs to one interpreter; a different one forces a new environment.
+WANTED := $(shell $(PYTHON) -c 'import sys; print(sys.executable, sys.version.split()[0])' 2>&1)
+FOUND := $(shell cat $(VENV)/interpreter 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint docs bench clean FORCE
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+demo: $(VENV)/examples.stamp  ## Tune a multiclass SVM by differentiating its solution (about a minute)
+	$(BIN)/python examples/ridge.py
+	$(BIN)/python examples/multiclass_svm.py
+
+test: lint docs  ## Lint, build the docs, run all tests in float32 and float64
+	JAXSOLVE_TEST_X64=0 $(BIN)/python -m pytest -q -n 2 -m float32 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n 2 $(PYTEST_ARGS)
+
+lint: $(VENV)/test.stamp  ## Format, style, types, and the layers of the package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+docs: $(VENV)/docs.stamp  ## Build the documentation with warnings as errors, and run its examples
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b doctest docs docs/_build/doctest
+	@echo "docs/_build/html/index.html"
+
+bench: $(VENV)/benchmarks.stamp  ## Compare speed, imports and evaluations with other libraries
+	$(BIN)/python benchmarks/imports.py
+	$(BIN)/python benchmarks/counts.py
+	$(BIN)/python benchmarks/logreg.py
+
+clean:  ## Remove the environment and everything that was built
+	rm -rf $(VENV) build dist *.egg-info docs/_build docs/api/generated examples/output benchmarks/output
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each set of extras, so that a demo does not install a documentation generator.
+$(VENV)/%.stamp: pyproject.toml $(VENV)/interpreter
+	$(PIP) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/interpreter: $(if $(filter-out $(FOUND),$(WANTED))$(filter-out $(WANTED),$(FOUND)),FORCE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'jaxsolve needs Python 3.11 or newer: make ... PYTHON=/path/to/python' >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	@echo '$(WANTED)' > $@
+
+FORCE:

@@ -1,0 +1,95 @@
+"""Differentiable optimization in JAX: solvers whose solutions differentiate like any other function."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+# Not lazily: this module notes what it is like outside of every transformation.
+from jaxsolve import _compat as _compat
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from jaxsolve import base as base
+    from jaxsolve import implicit_diff as implicit_diff
+    from jaxsolve import linear_solve as linear_solve
+    from jaxsolve import linesearch as linesearch
+    from jaxsolve import loss as loss
+    from jaxsolve import objective as objective
+    from jaxsolve import projection as projection
+    from jaxsolve import prox as prox
+    from jaxsolve import tree_util as tree_util
+    from jaxsolve.base import History as History
+    from jaxsolve.base import IterativeSolver as IterativeSolver
+    from jaxsolve.base import KKTSolution as KKTSolution
+    from jaxsolve.base import OptStep as OptStep
+    from jaxsolve.base import Solver as Solver
+    from jaxsolve.base import SolverError as SolverError
+    from jaxsolve.base import Status as Status
+    from jaxsolve.base import StochasticSolver as StochasticSolver
+    from jaxsolve.base import check as check
+    from jaxsolve.linesearch import BacktrackingLineSearch as BacktrackingLineSearch
+    from jaxsolve.linesearch import HagerZhangLineSearch as HagerZhangLineSearch
+    from jaxsolve.linesearch import ZoomLineSearch as ZoomLineSearch
+    from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
+    from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
+    from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
+    from jaxsolve.solvers.root import Bisection as Bisection
+    from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
+    from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
+
+_SUBMODULES = (
+    "base",
+    "implicit_diff",
+    "linear_solve",
+    "linesearch",
+    "loss",
+    "objective",
+    "projection",
+    "prox",
+    "tree_util",
+)
+
+# Public names and the modules that define them.
+_HOMES = {
+    "BacktrackingLineSearch": "linesearch",
+    "Bisection": "solvers.root",
+    "FixedPointIteration": "solvers.fixed_point",
+    "GradientDescent": "solvers.unconstrained",
+    "HagerZhangLineSearch": "linesearch",
+    "History": "base",
+    "IterativeSolver": "base",
+    "KKTSolution": "base",
+    "LBFGS": "solvers.unconstrained",
+    "OptStep": "base",
+    "ProjectedGradient": "solvers.constrained",
+    "ProximalGradient": "solvers.composite",
+    "Solver": "base",
+    "SolverError": "base",
+    "Status": "base",
+    "StochasticSolver": "base",
+    "ZoomLineSearch": "linesearch",
+    "check": "base",
+}
+
+__all__ = ["__version__", *_SUBMODULES, *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  # resolved below
+
+
+def __getattr__(name: str) -> Any:
+    """Import a submodule, or the home of a name, when it is first asked for (PEP 562)."""
+    if name not in _HOMES and name not in _SUBMODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # The first use may stand inside a function under jit; no array made while importing may become part of its trace.
+    with jax.ensure_compile_time_eval():
+        module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+    value = module if name in _SUBMODULES else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """All public names, whether imported yet or not."""
+    return sorted({*globals(), *__all__})

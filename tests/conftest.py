@@ -1,0 +1,41 @@
+"""Settings of every test: precision, strictness, reproducible random tests.
+
+Environment variables:
+    JAXSOLVE_TEST_X64: ``0`` runs in float32, as jax does by default; else float64 is on.
+    JAXSOLVE_TEST_CACHE: a folder that keeps compiled programs from one run to the next (off by default).
+    JAX_PLATFORMS: the backend, ``cpu`` by default.
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores; threads inside each would only get in the way of the others.
+    threads = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {threads}".strip()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import hypothesis
+import jax
+import pytest
+
+X64 = os.environ.get("JAXSOLVE_TEST_X64", "1") != "0"
+
+jax.config.update("jax_enable_x64", X64)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+if cache := os.environ.get("JAXSOLVE_TEST_CACHE"):
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=25, database=None)
+hypothesis.settings.load_profile("reproducible")
+
+
+def pytest_collection_modifyitems(items):
+    """Docstring examples are run in both precisions: readers have not turned on x64."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.float32)

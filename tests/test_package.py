@@ -1,0 +1,91 @@
+"""What a user meets before any solver: importing the package, and its public names."""
+
+import importlib
+import pkgutil
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+import jaxsolve
+
+SUBMODULES = [
+    "base",
+    "implicit_diff",
+    "linear_solve",
+    "linesearch",
+    "loss",
+    "objective",
+    "projection",
+    "prox",
+    "tree_util",
+]
+
+
+def _public_modules():
+    for info in pkgutil.walk_packages(jaxsolve.__path__, "jaxsolve."):
+        if not any(part.startswith("_") for part in info.name.split(".")):
+            yield info.name
+
+
+def _python(code, *options):
+    return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=300)
+
+
+def test_importing_everything_is_silent_with_warnings_as_errors():
+    names = ", ".join(["jaxsolve", *_public_modules()])
+    done = _python(f"import {names}", "-W", "error")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_import_jaxsolve_alone_gives_the_submodules(name):
+    done = _python(f"import jaxsolve; print(jaxsolve.{name}.__name__)")
+    assert done.stdout.strip() == f"jaxsolve.{name}", done.stderr
+
+
+def test_submodules_and_solvers_are_imported_only_when_asked_for():
+    done = _python("import sys, jaxsolve; print([m for m in sys.modules if m.startswith('jaxsolve.solvers')])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_first_use_inside_a_compiled_function_leaves_no_tracer_behind():
+    code = """
+import jax, jaxsolve
+minimize = lambda x: jaxsolve.GradientDescent(lambda x: (x - 1.0) ** 2).run(x).params
+jax.jit(minimize)(0.0)
+print(round(float(minimize(0.0)), 3), round(float(jax.jit(jax.vmap(minimize))(jax.numpy.zeros(2))[1]), 3))
+"""
+    done = _python(code)
+    assert done.stdout.strip() == "1.0 1.0", done.stderr
+
+
+_IMPORT_TIMER = """
+import time, jax, optax
+start = time.perf_counter()
+import jaxsolve
+for name in jaxsolve.__all__:
+    getattr(jaxsolve, name)
+print(time.perf_counter() - start)
+"""
+
+
+def test_importing_every_public_name_takes_at_most_0_3_s_beyond_jax_and_optax():
+    # The fastest of several processes: whatever else the machine does can only slow them down.
+    times = [float(_python(_IMPORT_TIMER).stdout) for _ in range(5)]
+    assert min(times) <= 0.3, f"best {min(times):.3f} s, median {statistics.median(times):.3f} s"
+
+
+@pytest.mark.parametrize("module", ["jaxsolve", *_public_modules()])
+def test_every_name_in_all_exists_and_is_listed_once(module):
+    module = importlib.import_module(module)
+    missing = [name for name in getattr(module, "__all__", []) if not hasattr(module, name)]
+    assert missing == []
+    assert len(set(getattr(module, "__all__", []))) == len(getattr(module, "__all__", []))
+
+
+def test_dir_lists_the_public_names_and_unknown_names_raise():
+    assert set(jaxsolve.__all__) <= set(dir(jaxsolve))
+    with pytest.raises(AttributeError, match="no attribute 'LBGFS'"):
+        jaxsolve.LBGFS  # noqa: B018  # looked up for its error
