@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -138,9 +139,9 @@ def _is_inexact(x) -> bool:
 
 
 def _accumulation_dtype(*leaves):
-    """Products of low-precision leaves are accumulated in float32."""
-    dtype = jnp.result_type(*leaves)
-    return jnp.promote_types(dtype, jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+    """Products are accumulated in the widest dtype of their factors, and in float32 at least."""
+    dtype = functools.reduce(_widest, map(jnp.result_type, leaves))
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def _scalar_sum(terms: list) -> jax.Array:

@@ -42,7 +42,8 @@ def custom_root(
     **Which argument is which.** ``optimality_fun(x, *args, **kwargs)`` takes the solution first. The decorated solver is
     called as the user wrote it, and the arguments of ``optimality_fun`` after the first are found like this:
 
-    1. if each of them has a parameter of the same name in the solver's signature, by name;
+    1. by name, if each of them that has no default has a namesake among the solver's parameters, and at least one has;
+       parameters of the solver without a namesake (an initial point, a tolerance) are left out;
     2. else by position, aligned at the end: ``solver(init_x, *args)`` and ``solver(*args)`` both work. If
        ``optimality_fun`` takes ``*args``, the first argument of the solver is taken for the initial point;
     3. keyword arguments that neither rule uses are passed on if ``optimality_fun`` accepts them, and dropped if not.
@@ -266,11 +267,12 @@ class _Matcher:
 
     def __call__(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         named, rest = self._bind(args, kwargs)
-        if not self._accepts_any_args and all(p.name in named for p in self._positional):
-            positional = tuple(named[p.name] for p in self._positional)
+        wanted = [*self._positional, *self._keyword_only]
+        found = [p.name for p in wanted if p.name in named]
+        if not self._accepts_any_args and found and all(p.name in named or _optional(p) for p in wanted):
+            positional = tuple(named.get(p.name, p.default) for p in self._positional)
             keywords = {p.name: named[p.name] for p in self._keyword_only if p.name in named}
-            used = {p.name for p in self._positional} | set(keywords)
-            extra = {k: v for k, v in rest.items() if k not in used} if self._accepts_any_kwargs else {}
+            extra = {k: v for k, v in rest.items() if k not in found} if self._accepts_any_kwargs else {}
             return positional, {**keywords, **extra}
         return self._by_position(args, kwargs)
 

@@ -27,6 +27,7 @@ Reference:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,22 @@ __all__ = [
     "proximal_gradient_fixed_point",
     "stationary",
 ]
+
+
+def _like(fun: Callable, mapping: Callable, hyperparams: str | None = None) -> Callable:
+    """Give a mapping the signature of ``fun``, with the hyperparameters in second place: `custom_root` matches by it."""
+    try:
+        parameters = list(inspect.signature(fun).parameters.values())
+    except (TypeError, ValueError):
+        return mapping
+    if hyperparams is not None:
+        # A parameter in front of ones without default cannot have one itself.
+        kinds = inspect.Parameter
+        follower = next((p for p in parameters[1:] if p.kind is kinds.POSITIONAL_OR_KEYWORD), None)
+        default = kinds.empty if follower is not None and follower.default is kinds.empty else None
+        parameters.insert(1, kinds(hyperparams, parameters[0].kind, default=default))
+    mapping.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # functions take attributes
+    return mapping
 
 
 def stationary(fun: Callable, has_aux: bool = False) -> Callable:
@@ -76,7 +93,7 @@ def stationary(fun: Callable, has_aux: bool = False) -> Callable:
         out = grad(x, *args, **kwargs)
         return out[0] if has_aux else out
 
-    return residual
+    return _like(fun, residual)
 
 
 def gradient_descent_fixed_point(fun: Callable, stepsize: Any = 1.0, has_aux: bool = False) -> Callable:
@@ -95,7 +112,7 @@ def gradient_descent_fixed_point(fun: Callable, stepsize: Any = 1.0, has_aux: bo
     def fixed_point(x, *args, **kwargs):
         return tree_add_scalar_mul(x, -stepsize, grad(x, *args, **kwargs))
 
-    return fixed_point
+    return _like(fun, fixed_point)
 
 
 def kkt(obj_fun: Callable, eq_fun: Callable | None = None, ineq_fun: Callable | None = None) -> Callable:
@@ -182,7 +199,7 @@ def proximal_gradient_fixed_point(
     def fixed_point(x, hyperparams_prox=None, *args, **kwargs):
         return prox(descend(x, *args, **kwargs), hyperparams_prox, stepsize)
 
-    return fixed_point
+    return _like(fun, fixed_point, "hyperparams_prox")
 
 
 def projected_gradient_fixed_point(
@@ -206,7 +223,7 @@ def projected_gradient_fixed_point(
         point = descend(x, *args, **kwargs)
         return projection(point) if hyperparams_proj is None else projection(point, hyperparams_proj)
 
-    return fixed_point
+    return _like(fun, fixed_point, "hyperparams_proj")
 
 
 def mirror_descent_fixed_point(
@@ -231,7 +248,7 @@ def mirror_descent_fixed_point(
         dual = tree_add_scalar_mul(mirror_map(x), -stepsize, grad(x, *args, **kwargs))
         return bregman_projection(dual) if hyperparams_proj is None else bregman_projection(dual, hyperparams_proj)
 
-    return fixed_point
+    return _like(fun, fixed_point, "hyperparams_proj")
 
 
 def newton_fixed_point(residual_fun: Callable, stepsize: Any = 1.0, solve: Callable | None = None) -> Callable:
@@ -252,7 +269,7 @@ def newton_fixed_point(residual_fun: Callable, stepsize: Any = 1.0, solve: Calla
         value, matvec = jax.linearize(lambda x: residual_fun(x, *args, **kwargs), x)
         return tree_add_scalar_mul(x, -stepsize, solve_tangent(matvec, value, x, solve=solve))
 
-    return fixed_point
+    return _like(residual_fun, fixed_point)
 
 
 def block_proximal_gradient_fixed_point(
@@ -279,7 +296,7 @@ def block_proximal_gradient_fixed_point(
         scaled = steps.reshape(-1, *[1] * (x.ndim - 1))
         return prox(x - scaled * grad(x, *args, **kwargs), hyperparams_prox, steps)
 
-    return fixed_point
+    return _like(fun, fixed_point, "hyperparams_prox")
 
 
 def conic_residual(dual_cone_projection: Callable) -> Callable:

@@ -88,6 +88,11 @@ class Bisection(IterativeSolver):
 
     def validate(self) -> None:
         super().validate()
+        if not self.implicit_diff:
+            raise ValueError(
+                "Bisection has implicit_diff=True only: its iterates are midpoints, which do not move with the data, so "
+                "unrolling them gives a zero derivative."
+            )
         for name in ("check_bracket", "has_aux"):
             check_choice(name, getattr(self, name), (True, False))
         for name in ("lower", "upper"):

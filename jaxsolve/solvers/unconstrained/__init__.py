@@ -1,5 +1,6 @@
 """Smooth minimisation without constraints."""
 
 from jaxsolve.solvers.unconstrained.gradient_descent import GradientDescent
+from jaxsolve.solvers.unconstrained.lbfgs import LBFGS
 
-__all__ = ["GradientDescent"]
+__all__ = ["LBFGS", "GradientDescent"]

@@ -1,0 +1,105 @@
+"""Options, line search and endings that quasi-Newton and conjugate gradient methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxsolve._types import Array, PyTree
+from jaxsolve.base import IterativeSolver, check_choice, check_number, option, required
+from jaxsolve.linesearch import LINESEARCHES, make_linesearch
+from jaxsolve.tree_util import tree_real_dtype
+
+__all__ = ["DescentMethod"]
+
+
+class DescentMethod(IterativeSolver):
+    """Base of the solvers that search along a descent direction.
+
+    Attributes:
+        fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
+        value_and_grad: whether ``fun`` returns ``(value, grad)``.
+        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
+        stepsize: fixed step size, a positive number, in place of a line search; it may be traced. Zero, the default, and
+            negative numbers mean a line search.
+        linesearch: ``"zoom"``, ``"backtracking"`` or ``"hager-zhang"``.
+        linesearch_init: first trial step of a search: ``"increase"`` multiplies the last step by ``increase_factor``,
+            ``"value"`` repeats it, ``"max"`` takes ``max_stepsize``.
+        condition: condition of the backtracking search, see ``BacktrackingLineSearch``.
+        maxls: largest number of trial steps in a search.
+        decrease_factor: factor by which the backtracking search shortens a step.
+        increase_factor: see ``linesearch_init``.
+        max_stepsize: largest step size.
+        min_stepsize: the first trial step is at least this long.
+    """
+
+    fun: Callable = required()
+    value_and_grad: bool = option(False)
+    has_aux: bool = option(False)
+    stepsize: float = option(0.0)
+    linesearch: str = option("zoom")
+    linesearch_init: str = option("increase")
+    condition: str | None = option(None)
+    maxls: int = option(30)
+    decrease_factor: float | None = option(None)
+    increase_factor: float = option(1.5)
+    max_stepsize: float = option(1.0)
+    min_stepsize: float = option(1e-6)
+
+    oracles = ("fun",)
+    structure = "psd"
+    guards_nonfinite = True
+    derived_fields = ("value", "aux")
+
+    def validate(self) -> None:
+        super().validate()
+        for name in ("value_and_grad", "has_aux"):
+            check_choice(name, getattr(self, name), (True, False))
+        check_number("stepsize", self.stepsize)
+        check_choice("linesearch", self.linesearch, LINESEARCHES)
+        check_choice("linesearch_init", self.linesearch_init, ("increase", "value", "max"))
+        check_number("maxls", self.maxls, at_least=1)
+        check_number("increase_factor", self.increase_factor, at_least=1)
+        check_number("max_stepsize", self.max_stepsize, above=0)
+        check_number("min_stepsize", self.min_stepsize, at_least=0)
+        # The line search checks the options that are its own.
+        self._line_search()
+
+    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The gradient of ``fun`` in ``params``, a pytree like them."""
+        return self.objective.grad(params, *args, **kwargs)
+
+    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
+        """``value`` and ``aux`` as functions of the solution."""
+        value, aux = self.objective.value(params, *args, **kwargs)
+        return {"value": value, "aux": aux}
+
+    @property
+    def _fixed_stepsize(self) -> bool:
+        return not isinstance(self.stepsize, (int, float)) or self.stepsize > 0
+
+    def _first_trial(self, params: PyTree, last: Array) -> Array:
+        """The first trial step of a search, given the last step taken."""
+        dtype = tree_real_dtype(params)
+        longest = jnp.asarray(self.max_stepsize).astype(dtype)
+        if self.linesearch_init == "max":
+            return longest
+        factor = self.increase_factor if self.linesearch_init == "increase" else 1.0
+        return jnp.clip(last * factor, jnp.asarray(self.min_stepsize).astype(dtype), longest)
+
+    def _line_search(self):
+        unroll = {"while": False, "python": False, "scan": True, "checkpoint": "checkpoint"}[self.loop_kind]
+        return make_linesearch(
+            self.linesearch,
+            self.objective.value_and_grad,
+            value_and_grad=True,
+            has_aux=True,
+            maxls=self.maxls,
+            condition=self.condition,
+            decrease_factor=self.decrease_factor,
+            max_stepsize=self.max_stepsize,
+            jit=self.jit,
+            unroll=unroll,
+        )

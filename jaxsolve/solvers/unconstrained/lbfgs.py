@@ -1,0 +1,309 @@
+r"""Limited-memory BFGS.
+
+Problem: minimise a smooth function :math:`f(x, \theta)`. Method: descent along :math:`-H_k \nabla f(x_k)`, where the inverse
+Hessian approximation :math:`H_k` is built from the last ``history_size`` pairs
+:math:`s_i = x_{i+1} - x_i`, :math:`y_i = \nabla f(x_{i+1}) - \nabla f(x_i)`. Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
+
+The product with :math:`H_k` uses the compact representation (Byrd, Nocedal and Schnabel 1994, equation 3.1) rather than the
+two-loop recursion (Nocedal and Wright 2006, algorithm 7.4): a handful of matrix-vector products with the histories and two
+triangular solves of the size of the memory, where the recursion needs twice as many dependent steps as there are pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import solve_triangular
+
+from jaxsolve._status import Status
+from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve.base import check_choice, check_number, option
+from jaxsolve.solvers._quasi_newton import DescentMethod
+from jaxsolve.tree_util import (
+    tree_add_scalar_mul,
+    tree_all_finite,
+    tree_l2_norm,
+    tree_negative,
+    tree_real_dtype,
+    tree_sub,
+    tree_vdot,
+    tree_where,
+)
+
+__all__ = ["LBFGS", "LBFGSState"]
+
+
+class LBFGSState(NamedTuple):
+    """State of L-BFGS.
+
+    Attributes:
+        iter_num: number of iterations done, int32.
+        value: ``fun`` at the current parameters.
+        grad: its gradient there, a pytree like the parameters.
+        stepsize: last step size.
+        error: Euclidean norm of ``grad``.
+        s_history: differences of parameters, one pytree leaf of shape (history_size, \\*leaf.shape) a leaf; a ring buffer
+            in which iteration ``k`` writes row ``k % history_size``.
+        y_history: differences of gradients, likewise.
+        rho_history: 1 / <s, y> for each row, shape (history_size,); 0 marks a row that is not used.
+        gamma: the scaling of the initial inverse Hessian.
+        aux: auxiliary output of ``fun``.
+        failed_linesearch: whether the last line search failed.
+        num_fun_eval: evaluations of ``fun``, int32.
+        num_grad_eval: evaluations of its gradient, int32.
+        num_linesearch_iter: trial steps of all line searches, int32.
+        status: a :class:`jaxsolve.Status`, int32.
+        sy: inner products <s_i, y_j>, shape (history_size, history_size).
+        yy: inner products <y_i, y_j>, likewise.
+    """
+
+    iter_num: Array
+    value: Array
+    grad: Any
+    stepsize: Array
+    error: Array
+    s_history: Any
+    y_history: Any
+    rho_history: Array
+    gamma: Array
+    aux: Any = None
+    failed_linesearch: Any = False
+    num_fun_eval: Any = 0
+    num_grad_eval: Any = 0
+    num_linesearch_iter: Any = 0
+    status: Any = 0
+    sy: Any = None
+    yy: Any = None
+
+
+class LBFGS(DescentMethod):
+    """L-BFGS with a strong-Wolfe, backtracking or Hager-Zhang line search, or a fixed step size.
+
+    ``run(init_params, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)``. A line search that fails drops the
+    history and is tried again along the negative gradient; if it fails there too, the run ends with
+    ``Status.LINESEARCH_FAILED``.
+
+    Attributes:
+        stop_if_linesearch_fails: end the run at the first line search that fails.
+        history_size: number of pairs that are kept, at least 1.
+        use_gamma: scale the initial inverse Hessian by <s, y> / <y, y> of the last pair.
+
+    Reference:
+        Liu and Nocedal (1989), "On the limited memory BFGS method for large scale optimization"; Byrd, Nocedal and
+        Schnabel (1994), "Representations of quasi-Newton matrices and their use in limited memory methods".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> def rosenbrock(x, a):
+        ...     return jnp.sum((a - x[:-1]) ** 2 + 100.0 * (x[1:] - x[:-1] ** 2) ** 2)
+        >>> solver = jaxsolve.LBFGS(rosenbrock, tol=1e-4)
+        >>> solver.run(jnp.zeros(2), 1.0).params.round(2).tolist()
+        [1.0, 1.0]
+        >>> jax.jacobian(lambda a: solver.run(jnp.zeros(2), a).params)(1.0).round(2).tolist()
+        [1.0, 2.0]
+    """
+
+    stop_if_linesearch_fails: bool = option(False)
+    history_size: int = option(10)
+    use_gamma: bool = option(True)
+
+    order: ClassVar[str] = (
+        "fun value_and_grad has_aux maxiter tol stepsize linesearch linesearch_init stop_if_linesearch_fails condition "
+        "maxls decrease_factor increase_factor max_stepsize min_stepsize history_size use_gamma implicit_diff "
+        "implicit_diff_solve jit unroll verbose"
+    )
+
+    def validate(self) -> None:
+        super().validate()
+        for name in ("stop_if_linesearch_fails", "use_gamma"):
+            check_choice(name, getattr(self, name), (True, False))
+        check_number("history_size", self.history_size, at_least=1)
+
+    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> LBFGSState:
+        """The state before the first iteration; the arguments are those of ``run``. Evaluates ``fun`` once."""
+        (value, aux), grad = self.objective.value_and_grad(init_params, *args, **kwargs)
+        dtype, size = tree_real_dtype(init_params), self.history_size
+        error = tree_l2_norm(grad).astype(dtype)
+        history = jax.tree.map(lambda x: jnp.zeros((size, *jnp.shape(x)), _history_dtype(x)), init_params)
+        one = jnp.ones((), jnp.int32)
+        return LBFGSState(
+            iter_num=jnp.zeros((), jnp.int32),
+            value=value,
+            grad=grad,
+            stepsize=jnp.asarray(self.max_stepsize).astype(dtype),
+            error=error,
+            s_history=history,
+            y_history=history,
+            rho_history=jnp.zeros(size, dtype),
+            gamma=jnp.ones((), dtype),
+            aux=aux,
+            failed_linesearch=jnp.asarray(False),
+            num_fun_eval=one,
+            num_grad_eval=one,
+            num_linesearch_iter=jnp.zeros((), jnp.int32),
+            status=self.status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
+            sy=jnp.zeros((size, size), dtype),
+            yy=jnp.zeros((size, size), dtype),
+        )
+
+    def update(self, params: PyTree, state: LBFGSState, *args: Any, **kwargs: Any) -> OptStep:
+        """One step along the L-BFGS direction; returns ``OptStep(params, state)``."""
+        direction = self._direction(state)
+        slope = tree_vdot(state.grad, direction)
+        # Rounding may turn a direction uphill; the negative gradient never is.
+        downhill = slope < 0
+        direction = tree_where(downhill, direction, tree_negative(state.grad))
+        state = state._replace(rho_history=jnp.where(downhill, state.rho_history, 0))
+
+        if self._fixed_stepsize:
+            step = self._fixed_step(params, state, direction, args, kwargs)
+        else:
+            step = self._searched_step(params, state, direction, args, kwargs)
+        new_params, new_state, moved = step
+
+        error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
+        used_history = jnp.any(state.rho_history > 0)
+        # A search that went nowhere is tried again without the history, unless there was none.
+        failed = new_state.failed_linesearch & (self.stop_if_linesearch_fails | (~moved & ~used_history))
+        new_state = new_state._replace(
+            iter_num=state.iter_num + 1,
+            error=error,
+            status=jnp.where(
+                new_state.status == int(Status.NONFINITE),
+                new_state.status,
+                self.status_of(error, failed=failed, failure=Status.LINESEARCH_FAILED),
+            ),
+        )
+        return OptStep(new_params, self._remember(params, new_params, state, new_state, moved))
+
+    # ---- The step -------------------------------------------------------------------------------------------------
+
+    def _fixed_step(self, params, state, direction, args, kwargs):
+        new_params = tree_add_scalar_mul(params, self.stepsize, direction)
+        (value, aux), grad = self.objective.value_and_grad(new_params, *args, **kwargs)
+        finite = jnp.isfinite(value) & tree_all_finite(grad)
+        new_params = tree_where(finite, new_params, params)
+        new = state._replace(
+            value=value, grad=grad, aux=aux, stepsize=jnp.asarray(self.stepsize).astype(state.stepsize.dtype)
+        )
+        new = new._replace(**{k: tree_where(finite, getattr(new, k), getattr(state, k)) for k in ("value", "grad", "aux")})
+        new = new._replace(
+            num_fun_eval=state.num_fun_eval + 1,
+            num_grad_eval=state.num_grad_eval + 1,
+            status=jnp.where(finite, state.status, int(Status.NONFINITE)).astype(jnp.int32),
+        )
+        return new_params, new, finite
+
+    def _searched_step(self, params, state, direction, args, kwargs):
+        # Without curvature information the direction is the bare gradient, and its length says nothing about that of the
+        # step: the first trial moves by 1 at most.
+        bare = ~jnp.any(state.rho_history > 0)
+        trial = self._first_trial(params, state.stepsize)
+        short = jnp.minimum(trial, 1 / jnp.maximum(state.error, jnp.finfo(state.error.dtype).tiny))
+        trial = jnp.where(bare, short, trial)
+        stepsize, search = self._line_search().run(
+            trial, params, state.value, state.grad, direction, fun_args=args, fun_kwargs=kwargs
+        )
+        moved = stepsize > 0
+        new = state._replace(
+            value=search.value,
+            grad=search.grad,
+            aux=search.aux,
+            # The next search starts from the last step that was one.
+            stepsize=jnp.where(moved & ~bare, stepsize, jnp.asarray(self.max_stepsize).astype(stepsize.dtype)),
+            failed_linesearch=search.failed,
+            num_fun_eval=state.num_fun_eval + search.num_fun_eval,
+            num_grad_eval=state.num_grad_eval + search.num_grad_eval,
+            num_linesearch_iter=state.num_linesearch_iter + search.iter_num,
+        )
+        return search.params, new, moved
+
+    # ---- The memory -----------------------------------------------------------------------------------------------
+
+    def _direction(self, state: LBFGSState) -> PyTree:
+        r"""The direction :math:`-H \nabla f`.
+
+        With the pairs as the columns of :math:`S` and :math:`Y`, oldest first, :math:`R` the upper triangle of
+        :math:`S^T Y` and :math:`D` its diagonal,
+
+        .. math::
+
+            H g = \gamma g + S w - \gamma Y u, \qquad u = R^{-1} S^T g, \qquad
+            w = R^{-T} \bigl((D + \gamma Y^T Y) u - \gamma Y^T g\bigr).
+        """
+        size = self.history_size
+        gamma = jnp.where(jnp.any(state.rho_history > 0), state.gamma, jnp.ones_like(state.gamma))
+        oldest_first = (state.iter_num + jnp.arange(size)) % size
+        newest_last = jnp.argsort(oldest_first)
+        used = (state.rho_history > 0)[oldest_first]
+        both = used[:, None] & used[None, :]
+        sy = jnp.where(both, state.sy[oldest_first][:, oldest_first], 0)
+        yy = jnp.where(both, state.yy[oldest_first][:, oldest_first], 0)
+        diagonal = jnp.diagonal(sy)
+        # Unused rows become those of the identity, and take no part.
+        upper = jnp.where(jnp.eye(size, dtype=bool), jnp.diag(jnp.where(used, diagonal, 1)), jnp.triu(sy, 1))
+
+        s_dot_g = jnp.where(used, _rows_dot(state.s_history, state.grad, gamma.dtype)[oldest_first], 0)
+        y_dot_g = jnp.where(used, _rows_dot(state.y_history, state.grad, gamma.dtype)[oldest_first], 0)
+        u = solve_triangular(upper, s_dot_g)
+        w = solve_triangular(upper, diagonal * u + gamma * (yy @ u) - gamma * y_dot_g, trans="T")
+        u, w = jnp.where(used, u, 0)[newest_last], jnp.where(used, w, 0)[newest_last]
+
+        def combine(grad, s_rows, y_rows):
+            weights = jnp.stack([w, -gamma * u]).astype(s_rows.dtype)
+            along = _weighted_sum(weights[0], s_rows) + _weighted_sum(weights[1], y_rows)
+            return -(gamma.astype(s_rows.dtype) * grad.astype(s_rows.dtype) + along).astype(grad.dtype)
+
+        return jax.tree.map(combine, state.grad, state.s_history, state.y_history)
+
+    def _remember(self, params, new_params, state: LBFGSState, new_state: LBFGSState, moved: Array) -> LBFGSState:
+        """Write the new pair over the oldest one, or forget everything if the search went nowhere."""
+        dtype, row = state.gamma.dtype, state.iter_num % self.history_size
+        s = jax.tree.map(lambda a, b: a.astype(_history_dtype(a)) - b.astype(_history_dtype(b)), new_params, params)
+        y = jax.tree.map(lambda a, b: a.astype(_history_dtype(a)) - b.astype(_history_dtype(b)), new_state.grad, state.grad)
+        s_history, y_history = _write(state.s_history, s, row), _write(state.y_history, y, row)
+        s_dot_y = tree_vdot(s, y).astype(dtype)
+        y_dot_y = tree_vdot(y, y).astype(dtype)
+        # Without positive curvature the pair would make H indefinite (Nocedal and Wright, section 7.2).
+        curved = moved & (s_dot_y > jnp.finfo(dtype).eps * y_dot_y)
+        rho = jnp.where(curved, 1 / jnp.where(curved, s_dot_y, 1), 0)
+        rho_history = jnp.where(moved, state.rho_history, 0).at[row].set(rho)
+        gamma = jnp.where(curved, s_dot_y / jnp.where(curved, y_dot_y, 1), state.gamma) if self.use_gamma else state.gamma
+
+        s_dot_ys, ss_dot_y = _rows_dot(y_history, s, dtype), _rows_dot(s_history, y, dtype)
+        ys_dot_y = _rows_dot(y_history, y, dtype)
+        return new_state._replace(
+            s_history=s_history,
+            y_history=y_history,
+            rho_history=rho_history,
+            gamma=gamma,
+            sy=state.sy.at[row, :].set(s_dot_ys).at[:, row].set(ss_dot_y),
+            yy=state.yy.at[row, :].set(ys_dot_y).at[:, row].set(ys_dot_y),
+        )
+
+
+def _history_dtype(leaf):
+    """Pairs of low-precision parameters are kept in float32: their differences cancel."""
+    return tree_real_dtype(leaf)
+
+
+def _write(history: PyTree, pair: PyTree, row: Array) -> PyTree:
+    return jax.tree.map(lambda rows, new: rows.at[row].set(new), history, pair)
+
+
+def _rows_dot(history: PyTree, tree: PyTree, dtype) -> Array:
+    """Inner product of every row of a history with a pytree; shape (history_size,)."""
+
+    def leaf_dot(rows, leaf):
+        axes = (tuple(range(1, rows.ndim)), tuple(range(leaf.ndim)))
+        leaf = leaf.astype(rows.dtype)
+        return lax.dot_general(rows, leaf, (axes, ((), ())), precision=lax.Precision.HIGHEST).astype(dtype)
+
+    return sum(jax.tree.leaves(jax.tree.map(leaf_dot, history, tree)))  # type: ignore[return-value]  # never empty
+
+
+def _weighted_sum(weights: Array, rows: Array) -> Array:
+    return lax.dot_general(weights, rows, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)

@@ -1,0 +1,168 @@
+"""What can be counted: calls of the user's function, compilations, live memory, temporary memory."""
+
+import gc
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsolve
+from tests.registry import CASES, get_case
+
+
+class Counted:
+    """A function that counts its calls by Python."""
+
+    def __init__(self, fun):
+        self.fun, self.calls = fun, 0
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        return self.fun(*args, **kwargs)
+
+
+@pytest.fixture
+def compilations():
+    """The number of compilations since the start of the test, as a function."""
+    counts = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            counts.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield lambda: len(counts)
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return get_case(request.param)
+
+
+def test_calls_of_the_function(case):
+    counted = Counted(case.fun)
+    solver = case.make(counted)
+    jax.jit(lambda t: case.run(solver, t).params)(case.theta)
+    assert 1 <= counted.calls <= 2
+    counted = Counted(case.fun)
+    solver = case.make(counted)
+    jax.jit(jax.grad(lambda t: jnp.sum(case.run(solver, t).params)))(case.theta)
+    assert 1 <= counted.calls <= 3
+
+
+def test_second_run_and_equal_solvers_compile_nothing(case, compilations):
+    counted = Counted(case.fun)
+    solver = case.make(counted)
+    first = case.run(solver, case.theta)
+    calls, compiled = counted.calls, compilations()
+    assert compiled > 0
+    again = case.run(solver, case.theta)
+    equal = case.run(case.make(counted), case.theta)
+    np.testing.assert_array_equal(first.params, again.params)
+    np.testing.assert_array_equal(first.params, equal.params)
+    assert compilations() == compiled
+    assert counted.calls == calls
+    # Other values of traced options compile nothing either, once they are traced.
+    tols = [jnp.asarray(tol, case.theta.dtype) for tol in (1e-2, 1e-3)]
+    case.run(case.make(counted, tol=tols[0]), case.theta)
+    compiled = compilations()
+    case.run(case.make(counted, tol=tols[1]), case.theta)
+    assert compilations() == compiled
+
+
+def test_equal_options_in_partials_are_recognised(compilations):
+    import functools
+
+    from jaxsolve.linear_solve import solve_cg
+
+    def fun(x, theta):
+        return jnp.sum((x - theta) ** 2)
+
+    def gradient():
+        solver = jaxsolve.GradientDescent(fun, implicit_diff_solve=functools.partial(solve_cg, tol=1e-6))
+        return solver.run(jnp.zeros(2), 1.0)
+
+    gradient()
+    compiled = compilations()
+    gradient()
+    assert compilations() == compiled
+
+
+def test_one_and_true_and_one_point_zero_are_different_options():
+    def fun(x, theta):
+        return jnp.sum((x - theta) ** 2)
+
+    plain = jaxsolve.LBFGS(fun, maxiter=1, tol=0.0, verbose=False)
+    assert int(plain.run(jnp.ones(2), 3.0).state.iter_num) == 1
+    assert int(jaxsolve.LBFGS(fun, maxiter=True + 1, tol=0.0).run(jnp.ones(2), 3.0).state.iter_num) <= 2
+
+
+def test_solvers_over_fresh_lambdas_are_freed():
+    """10,000 solvers over fresh lambdas, 100 of them run: nothing stays."""
+    x0 = jnp.zeros(2)
+    alive = []
+
+    def one(i, run):
+        fun = lambda x, theta: 0.5 * x + theta + 0.0 * i  # noqa: E731
+        solver = jaxsolve.FixedPointIteration(fun, maxiter=2)
+        if run:
+            if i % 200 == 0:
+                jax.grad(lambda theta: jnp.sum(solver.run(x0, theta).params))(1.0)
+            else:
+                solver.run(x0, 1.0)
+        alive.append(weakref.ref(fun))
+
+    one(0, True)
+    gc.collect()
+    entries = len(jaxsolve.base._compile._ENTRIES)
+    arrays = len(jax.live_arrays())
+    for i in range(10_000):
+        one(i, i % 100 == 0)
+    gc.collect()
+    assert sum(ref() is not None for ref in alive) == 0
+    assert len(jaxsolve.base._compile._ENTRIES) <= entries
+    assert len(jax.live_arrays()) <= arrays + 2
+
+
+def _temporary_memory(function, *args):
+    return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("name", ["GradientDescent-ridge", "LBFGS-zoom", "ProjectedGradient-simplex"])
+def test_memory_of_the_implicit_gradient_does_not_depend_on_maxiter(name):
+    case = get_case(name)
+
+    def memory(maxiter):
+        solver = case.make(maxiter=maxiter)
+        return _temporary_memory(jax.grad(lambda t: jnp.sum(case.run(solver, t).params)), case.theta)
+
+    assert memory(100) == memory(10_000)
+
+
+def test_memory_of_checkpointed_unrolling_grows_like_the_square_root():
+    case = get_case("GradientDescent-ridge")
+
+    def wide(w, theta):  # large parameters, so that the iterates are what counts
+        return 0.5 * jnp.sum((w - theta[1]) ** 2 * (1 + theta[0])) + jnp.sum(jnp.cos(w))
+
+    def memory(maxiter, unroll):
+        solver = jaxsolve.GradientDescent(wide, maxiter=maxiter, implicit_diff=False, unroll=unroll)
+        init = jnp.zeros(2000)
+        return _temporary_memory(jax.grad(lambda t: jnp.sum(solver.run(init, t).params)), case.theta)
+
+    plain = [memory(k, True) for k in (100, 400, 1600)]
+    checkpointed = [memory(k, "checkpoint") for k in (100, 400, 1600)]
+    # Sixteen times the iterations: sixteen times the memory for a plain scan, four times for a checkpointed one.
+    assert plain[2] / plain[0] > 12
+    assert checkpointed[2] / checkpointed[0] < 5
+    assert checkpointed[1] / checkpointed[0] < 2.5
+
+
+def test_no_callback_in_the_program_unless_asked_for(case):
+    text = jax.jit(lambda t: case.run(case.make(), t).params).lower(case.theta).as_text()
+    assert "callback" not in text
+    verbose = case.make(verbose=True)
+    assert "callback" in jax.jit(lambda t: case.run(verbose, t).params).lower(case.theta).as_text()

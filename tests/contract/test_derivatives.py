@@ -1,0 +1,189 @@
+"""Derivatives are right in every mode, of every order, and whatever is done around the solver."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from tests.registry import CASES, float_dtype, get_case
+
+pytestmark = pytest.mark.float32
+
+
+def close(got, want, tol):
+    """Relative to the size of the whole array: derivatives have entries that vanish."""
+    got, want = np.asarray(got), np.asarray(want)
+    scale = max(np.max(np.abs(want)), 1e-3)
+    np.testing.assert_allclose(got / scale, want / scale, rtol=0, atol=tol)
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return get_case(request.param)
+
+
+def test_first_and_second_order_in_every_mode(case):
+    solver = case.make()
+
+    def solution(theta):
+        return case.run(solver, theta).params
+
+    modes = {
+        "jacfwd": jax.jacfwd,
+        "jacrev": jax.jacrev,
+        "jvp": lambda f: lambda t: jnp.stack([jax.jvp(f, (t,), (e,))[1] for e in jnp.eye(2, dtype=t.dtype)], axis=-1),
+    }
+    exact = jax.jit(jax.jacfwd(case.exact))(case.theta)
+    got = jax.jit(lambda t: {name: mode(solution)(t) for name, mode in modes.items()})(case.theta)
+    for value in got.values():
+        close(value, exact, case.tolerance())
+
+    seconds = {
+        "hessian": jax.hessian,
+        "reverse of reverse": lambda f: jax.jacrev(jax.jacrev(f)),
+        "reverse of forward": lambda f: jax.jacrev(jax.jacfwd(f)),
+    }
+    exact = jax.jit(jax.hessian(case.exact))(case.theta)
+    got = jax.jit(lambda t: {name: mode(solution)(t) for name, mode in seconds.items()})(case.theta)
+    for value in got.values():
+        close(value, exact, 30 * case.tolerance())
+
+
+@pytest.mark.parametrize("name", ["LBFGS-zoom", "ProximalGradient-lasso", "Bisection-cubic"])
+def test_against_finite_differences_to_order_two(name):
+    if float_dtype() != jnp.float64:
+        pytest.skip("finite differences of second order need float64")
+    case = get_case(name)
+    solver = case.make()
+    check_grads(lambda t: case.run(solver, t).params, (case.theta,), order=2, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["LBFGS-zoom", "FixedPointIteration-affine"])
+def test_third_order(name):
+    case = get_case(name)
+    solver = case.make()
+    third = lambda f: jax.jit(jax.jacfwd(jax.jacrev(jax.jacfwd(f))))  # noqa: E731
+    close(third(lambda t: case.run(solver, t).params)(case.theta), third(case.exact)(case.theta), 100 * case.tolerance())
+
+
+def test_unrolled_equals_implicit(case):
+    if not case.unrolls:
+        with pytest.raises(ValueError, match="implicit_diff"):
+            case.make(implicit_diff=False)
+        return
+    exact = jax.jit(jax.jacfwd(case.exact))(case.theta)
+    got = {}
+    for unroll in ("auto", "checkpoint"):
+        solver = case.make(implicit_diff=False, unroll=unroll, maxiter=case.unroll_iters)
+
+        def solution(theta, solver=solver):
+            return case.run(solver, theta).params
+
+        got[unroll, "fwd"] = jax.jit(jax.jacfwd(solution))(case.theta)
+        got[unroll, "rev"] = jax.jit(jax.jacrev(solution))(case.theta)
+    for value in got.values():
+        close(value, exact, 30 * case.tolerance())
+    # The mode and the checkpoints change nothing but rounding.
+    close(got["auto", "fwd"], got["checkpoint", "rev"], case.tolerance())
+
+
+@pytest.mark.parametrize("name", ["LBFGS-zoom", "ProjectedGradient-simplex", "Bisection-cubic"])
+def test_transformations_around_a_run(name):
+    case = get_case(name)
+    solver = case.make()
+    thetas = case.theta[None] * jnp.asarray([[1.0], [1.02], [0.97]], float_dtype())
+
+    def solution(theta):
+        return jnp.sum(jnp.sin(case.run(solver, theta).params))
+
+    def exact(theta):
+        return jnp.sum(jnp.sin(case.exact(theta)))
+
+    want = jax.jit(jax.vmap(jax.grad(exact)))(thetas)
+    close(jax.jit(jax.vmap(jax.grad(solution)))(thetas), want, case.tolerance())
+    close(jax.jit(jax.grad(lambda ts: jnp.sum(jax.vmap(solution)(ts))))(thetas), want, case.tolerance())
+
+    def scanned(thetas):
+        return jax.lax.scan(lambda total, theta: (total + solution(theta), None), jnp.zeros((), thetas.dtype), thetas)[0]
+
+    def looped(thetas):
+        return sum(exact(theta) for theta in thetas)
+
+    close(jax.jit(jax.grad(scanned))(thetas), want, case.tolerance())
+    # Reverse mode through scan forgets the rule of a custom_jvp on its second use; ours must survive that.
+    close(jax.jit(jax.hessian(scanned))(thetas), jax.jit(jax.hessian(looped))(thetas), 30 * case.tolerance())
+
+    def branched(theta):
+        return jax.lax.cond(theta[0] > 0, solution, lambda t: jnp.zeros((), t.dtype), theta)
+
+    close(jax.jit(jax.grad(branched))(thetas[0]), want[0], case.tolerance())
+    close(
+        jax.jit(jax.hessian(branched))(thetas[0]), jax.jit(jax.hessian(exact))(thetas[0]), 30 * case.tolerance()
+    )
+
+
+def test_derivative_in_the_initial_point_is_zero(case):
+    if case.init is None:
+        return
+    solver = case.make()
+    got = jax.jit(jax.grad(lambda init: jnp.sum(case.run(solver, case.theta, init).params)))(case.init)
+    assert not np.any(got)
+
+
+def test_gradient_of_the_value(case):
+    if not case.scalar:
+        return
+    solver = case.make()
+
+    def value(theta):
+        return case.run(solver, theta).state.value
+
+    def exact(theta):
+        return case.fun(case.exact(theta), theta)
+
+    got = jax.jit(lambda t: (value(t), jax.grad(value)(t), jax.jacfwd(value)(t)))(case.theta)
+    want = jax.jit(lambda t: (exact(t), jax.grad(exact)(t), jax.grad(exact)(t)))(case.theta)
+    for g, w in zip(got, want, strict=True):
+        close(g, w, case.tolerance())
+
+
+def test_captured_arrays_float_and_integer(case):
+    """Whatever the function captures differentiates, under scan and cond too, integers included."""
+    indices = jnp.asarray([[0, 1], [1, 0]])
+    first = jax.jit(jax.grad(lambda t: jnp.sum(case.exact(t))))(case.theta)
+
+    def solution(theta, index):
+        # Each run's function captures a tracer of theta and one of an integer array, and takes no argument.
+        solver = case.make(lambda params, unused: case.fun(params, theta[index][jnp.argsort(index)]))
+        return jnp.sum(case.run(solver, jnp.zeros_like(theta)).params)
+
+    def scanned(theta):
+        return jax.lax.scan(lambda c, i: (c + solution(theta, i), None), jnp.zeros((), theta.dtype), indices)[0]
+
+    def branched(theta):
+        return jax.lax.cond(theta[0] > 0, lambda: solution(theta, indices[1]), lambda: jnp.zeros((), theta.dtype))
+
+    for transformed, factor in ((scanned, 2), (branched, 1)):
+        close(jax.jit(jax.grad(transformed))(case.theta), factor * first, 2 * case.tolerance())
+        close(jax.jit(jax.jacfwd(transformed))(case.theta), factor * first, 2 * case.tolerance())
+
+
+def test_nested_solvers(case):
+    """A solver inside the objective of a solver; the outer gradient runs through both."""
+    import jaxsolve
+
+    inner = case.make()
+
+    def outer_fun(z, theta):
+        return 0.5 * jnp.sum((z - case.run(inner, theta).params) ** 2) + 0.25 * jnp.sum(z**2)
+
+    outer = jaxsolve.LBFGS(outer_fun, tol=case.make().tol, maxiter=50)
+
+    def outer_solution(theta):
+        return outer.run(jnp.zeros(4, float_dtype()), theta).params
+
+    got = jax.jit(lambda t: (outer_solution(t), jax.jacrev(outer_solution)(t)))(case.theta)
+    exact = jax.jit(lambda t: (case.exact(t) / 1.5, jax.jacfwd(case.exact)(t) / 1.5))(case.theta)
+    for g, w in zip(got, exact, strict=True):
+        close(g, w, 10 * case.tolerance())

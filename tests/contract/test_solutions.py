@@ -1,0 +1,184 @@
+"""Solutions, statuses, structures and dtypes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsolve
+from jaxsolve import Status
+from tests.registry import CASES, float_dtype, get_case
+
+pytestmark = pytest.mark.float32
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return get_case(request.param)
+
+
+def test_solution_agrees_with_the_oracle(case):
+    solver = case.make()
+    params, state = case.run(solver, case.theta)
+    exact = jax.jit(case.exact)(case.theta)
+    np.testing.assert_allclose(params, exact, rtol=0, atol=case.tolerance() * max(1, float(jnp.max(jnp.abs(exact)))))
+    if case.oracle is not None:
+        np.testing.assert_allclose(params, case.oracle(np.asarray(case.theta, np.float64)), rtol=0, atol=2e-3 if float_dtype() == jnp.float32 else 2e-6)
+    assert int(state.status) == Status.CONVERGED
+    jaxsolve.check(state)
+
+
+def test_error_is_that_of_the_optimality_function(case):
+    solver = case.make()
+    params, state = case.run(solver, case.theta)
+    residual = solver.l2_optimality_error(params, *case.before, case.theta)
+    assert float(residual) <= 2 * float(solver.tol)
+    if not isinstance(solver, jaxsolve.Bisection):  # its error is the largest entry
+        np.testing.assert_allclose(state.error, residual, rtol=0.05, atol=float(solver.tol) * 0.05)
+    if case.scalar:
+        np.testing.assert_allclose(state.value, case.fun(params, case.theta), rtol=1e-5)
+
+
+def test_iterations_by_hand_equal_run(case):
+    """init_state and update make up run."""
+    solver = case.make(maxiter=3, tol=0.0)
+    args = (*case.before, case.theta)
+    params, state = solver.run(case.init, *args)
+    by_hand = case.init if case.init is not None else solver.init_point(None, *args)
+    hand_state = solver.init_state(case.init, *args)
+    update = jax.jit(solver.update)
+    for _ in range(3):
+        by_hand, hand_state = update(by_hand, hand_state, *args)
+    np.testing.assert_allclose(params, by_hand, rtol=1e-5)
+    assert int(state.iter_num) == int(hand_state.iter_num) == 3
+
+
+def test_jit_vmap_and_a_python_loop_agree(case):
+    solver = case.make()
+    thetas = case.theta[None] * jnp.asarray([[1.0], [1.05]], float_dtype())
+    batched = jax.jit(jax.vmap(lambda t: case.run(solver, t).params))(thetas)
+    for theta, lane in zip(thetas, batched, strict=True):
+        np.testing.assert_allclose(lane, jax.jit(lambda t: case.run(solver, t).params)(theta), rtol=0, atol=case.tolerance())
+    python = case.make(jit=False, maxiter=4, tol=0.0)
+    compiled = case.make(maxiter=4, tol=0.0)
+    np.testing.assert_allclose(
+        case.run(python, case.theta).params, case.run(compiled, case.theta).params, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_pytrees(case):
+    if case.init is None:
+        return
+
+    def pack(x):
+        return {"a": x[:1], "b": (x[1:3], x[3])}
+
+    def unpack(tree):
+        return jnp.concatenate([tree["a"], tree["b"][0], tree["b"][1][None]])
+
+    if "simplex" in case.name:
+        return  # the simplex is a set of vectors
+
+    fun = (lambda p, t: case.fun(unpack(p), t)) if case.scalar else (lambda p, t: pack(case.fun(unpack(p), t)))
+    solver = case.make(fun)
+    tree = case.run(solver, case.theta, pack(case.init)).params
+    flat = case.run(case.make(), case.theta).params
+    np.testing.assert_allclose(unpack(tree), flat, rtol=0, atol=case.tolerance())
+    got = jax.jit(jax.jacrev(lambda t: unpack(case.run(solver, t, pack(case.init)).params)))(case.theta)
+    np.testing.assert_allclose(got, jax.jit(jax.jacfwd(case.exact))(case.theta), rtol=0, atol=30 * case.tolerance())
+
+
+def test_dtype_is_kept(case):
+    """Float32 inputs stay float32 under x64, in the parameters and in the state."""
+    theta = case.theta.astype(jnp.float32)
+    init = None if case.init is None else case.init.astype(jnp.float32)
+    options = {"tol": 1e-4}
+    if isinstance(case.make(), jaxsolve.Bisection):
+        options |= {"lower": -4.0, "upper": 4.0}
+        solver = jaxsolve.Bisection(lambda x, t: x**3 + t[0] * x - t[1], lower=-4.0, upper=4.0)
+    else:
+        solver = case.make(**options)
+    params, state = solver.run(init, *case.before, theta)
+    assert params.dtype == jnp.float32
+    for leaf in jax.tree.leaves(state):
+        assert leaf.dtype in (jnp.float32, jnp.int32, jnp.bool_), state
+    assert int(state.status) == Status.CONVERGED
+
+
+def test_maxiter_zero_and_one(case):
+    none = case.run(case.make(maxiter=0, tol=0.0), case.theta)
+    if case.init is not None:
+        np.testing.assert_array_equal(none.params, case.init)
+    assert int(none.state.iter_num) == 0
+    assert int(none.state.status) == Status.MAXITER
+    one = case.run(case.make(maxiter=1, tol=0.0), case.theta)
+    assert int(one.state.iter_num) == 1
+    assert int(one.state.status) == Status.MAXITER
+    with pytest.raises(jaxsolve.SolverError, match="maxiter"):
+        jaxsolve.check(one)
+
+
+def test_start_at_the_optimum(case):
+    if case.init is None:
+        return
+    solver = case.make()
+    solution = case.run(solver, case.theta).params
+    params, state = case.run(solver, case.theta, solution)
+    assert int(state.iter_num) <= 2
+    assert int(state.status) == Status.CONVERGED
+    np.testing.assert_allclose(params, solution, rtol=0, atol=case.tolerance())
+    if case.unrolls:
+        unrolled = case.make(implicit_diff=False, maxiter=5)
+        got = jax.jit(jax.jacrev(lambda t: case.run(unrolled, t, solution).params))(case.theta)
+        assert np.all(np.isfinite(got))
+
+
+def test_nonfinite_functions_end_with_a_status(case):
+    def broken(params, theta):
+        return case.fun(params, theta) * jnp.asarray(jnp.nan, float_dtype())
+
+    params, state = case.run(case.make(broken), case.theta)
+    assert int(state.status) == Status.NONFINITE
+    assert np.all(np.isfinite(params))
+    if case.init is not None:
+        np.testing.assert_array_equal(params, case.init)
+    with pytest.raises(jaxsolve.SolverError, match="NaN"):
+        jaxsolve.check(state)
+
+
+def test_traced_options(case):
+    """tol and maxiter may be arrays, traced and batched."""
+    tols = jnp.asarray([1e-1, 1e-4], float_dtype())
+
+    def iterations(tol, maxiter):
+        return case.run(case.make(tol=tol, maxiter=maxiter), case.theta).state.iter_num
+
+    few, many = jax.jit(jax.vmap(iterations, in_axes=(0, None)))(tols, jnp.asarray(500))
+    assert int(few) <= int(many)
+    assert int(jax.jit(iterations)(jnp.asarray(0.0, float_dtype()), jnp.asarray(2))) == 2
+
+
+def test_bad_input_is_refused(case):
+    with pytest.raises(TypeError, match="theta|argument|signature"):
+        case.make(lambda params, theta, missing: case.fun(params, theta)).run(case.init, *case.before, case.theta)
+    with pytest.raises(ValueError, match="maxiter"):
+        case.make(maxiter=-1)
+    with pytest.raises(ValueError, match="tol"):
+        case.make(tol=-1e-3)
+    with pytest.raises(ValueError, match="unroll"):
+        case.make(unroll="sometimes")
+    with pytest.raises(TypeError, match="nonsense"):
+        case.make(nonsense=1)
+    with pytest.raises(TypeError, match="callable|function"):
+        case.make(3)
+    if case.init is not None:
+        with pytest.raises(TypeError, match="floating"):
+            case.run(case.make(), case.theta, jnp.arange(4))
+        with pytest.raises(TypeError, match="floating"):
+            case.run(case.make(), case.theta, case.init + 1j)
+    if case.scalar:
+        with pytest.raises(ValueError, match="scalar"):
+            case.run(case.make(lambda params, theta: params), case.theta)
+    elif case.init is not None:
+        with pytest.raises(ValueError, match="shape"):
+            case.run(case.make(lambda params, theta: params[:2]), case.theta)

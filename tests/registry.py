@@ -1,0 +1,313 @@
+"""One case per solver and problem: what the contract tests know of them.
+
+A case says how to build the solver around a function, from where to start, the parameters of the problem, and the solution
+by other means. A public solver without a case fails ``test_registry.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsolve
+from jaxsolve.projection import projection_non_negative, projection_simplex
+from jaxsolve.prox import prox_lasso
+
+__all__ = ["CASES", "Case", "by_name", "float_dtype", "get_case"]
+
+
+def float_dtype():
+    """The default floating dtype of this job: float64, or float32 in the job beside it."""
+    return jnp.result_type(float)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A solver on a problem.
+
+    Attributes:
+        name: of the case; the solver's class comes first.
+        solver: ``solver(fun, **options)``, the solver around a function of ``(params, theta)``.
+        fun: ``fun(params, theta)``: objective, residual or mapping, whatever the solver takes.
+        init: initial point.
+        theta: parameters of the problem, an array.
+        exact: ``exact(theta)``, the solution by a formula that jax can differentiate.
+        before: positional arguments of ``run`` between the initial point and ``theta``.
+        oracle: the solution at ``theta`` by somebody else's code, or ``None`` where ``exact`` is a textbook formula.
+        unroll_iters: iterations after which unrolling agrees with the exact derivative.
+        unroll_options: other options for unrolling.
+        scalar: whether ``fun`` is a scalar objective.
+        unrolls: whether unrolling has the right derivative.
+    """
+
+    name: str
+    solver: Callable[..., Any]
+    fun: Callable
+    init: Any
+    theta: Any
+    exact: Callable
+    before: tuple = ()
+    oracle: Callable | None = None
+    unroll_iters: int = 400
+    unroll_options: dict = dataclasses.field(default_factory=dict)
+    scalar: bool = True
+    unrolls: bool = True
+
+    def make(self, fun: Callable | None = None, **options: Any) -> Any:
+        """The solver, tight enough for derivatives to be compared."""
+        double = float_dtype() == jnp.float64
+        return self.solver(fun or self.fun, **{"tol": 1e-10 if double else 3e-6, "maxiter": 2000, **options})
+
+    def run(self, solver: Any, theta: Any, init: Any = None) -> Any:
+        """Run the solver at ``theta``."""
+        return solver.run(self.init if init is None else init, *self.before, theta)
+
+    def tolerance(self) -> float:
+        """Relative tolerance for solutions and derivatives in this job's dtype."""
+        return 1e-6 if float_dtype() == jnp.float64 else 2e-3
+
+
+# ---- Problems -----------------------------------------------------------------------------------------------------
+
+_rng = np.random.default_rng(0)
+X = _rng.normal(size=(12, 4))
+Y = _rng.normal(size=12)
+THETA = np.array([0.7, 1.3])
+
+
+def _data():
+    return jnp.asarray(X, float_dtype()), jnp.asarray(Y, float_dtype())
+
+
+def ridge(w, theta):
+    """Ridge regression, theta = (regularisation, scale of the targets)."""
+    X, y = _data()
+    dtype = jnp.result_type(w)
+    residual = X.astype(dtype) @ w - theta[1].astype(dtype) * y.astype(dtype)
+    return 0.5 * jnp.sum(residual**2) + 0.5 * theta[0].astype(dtype) * jnp.sum(w**2)
+
+
+def ridge_exact(theta):
+    X, y = _data()
+    return jnp.linalg.solve(X.T @ X + theta[0] * jnp.eye(4, dtype=X.dtype), theta[1] * (X.T @ y))
+
+
+def logistic(w, theta):
+    """Regularised logistic regression; the labels are the signs of Y, the inputs scaled by theta[1]."""
+    X, y = _data()
+    dtype = jnp.result_type(w)
+    margins = jnp.sign(y).astype(dtype) * ((theta[1].astype(dtype) * X.astype(dtype)) @ w)
+    return jnp.sum(jnp.logaddexp(-margins, jnp.zeros_like(margins))) + 0.5 * theta[0].astype(dtype) * jnp.sum(w**2)
+
+
+def logistic_exact(theta):
+    """Newton's method to machine precision, differentiated by the last, exact step repeated: 8 steps of autodiff."""
+    w = jnp.zeros(4, float_dtype())
+    for _ in range(8):
+        w = w - jnp.linalg.solve(jax.hessian(logistic)(w, theta), jax.grad(logistic)(w, theta))
+    return w
+
+
+def logistic_oracle(theta):
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=1 / theta[0], fit_intercept=False, tol=1e-12, max_iter=10_000)
+    return model.fit(np.asarray(X) * theta[1], np.sign(Y)).coef_[0]
+
+
+LASSO_WEIGHT = 1.5
+
+
+def lasso_exact(theta):
+    """The lasso solution on the support that scikit-learn finds: locally a closed form."""
+    X, y = _data()
+    reference = lasso_oracle(THETA)
+    support, sign = np.flatnonzero(reference), jnp.asarray(np.sign(reference), X.dtype)
+    XS = X[:, support]
+    gram = XS.T @ XS + theta[0] * jnp.eye(len(support), dtype=X.dtype)
+    weights = jnp.linalg.solve(gram, theta[1] * (XS.T @ y) - LASSO_WEIGHT * sign[support])
+    return jnp.zeros(4, X.dtype).at[support].set(weights)
+
+
+def lasso_oracle(theta):
+    from sklearn.linear_model import ElasticNet
+
+    n = len(Y)
+    l1, l2 = LASSO_WEIGHT / n, theta[0] / n
+    model = ElasticNet(alpha=l1 + l2, l1_ratio=l1 / (l1 + l2), fit_intercept=False, tol=1e-14, max_iter=100_000)
+    return model.fit(X, theta[1] * Y).coef_
+
+
+def nnls_exact(theta):
+    X, y = _data()
+    support = np.flatnonzero(nnls_oracle(THETA))
+    XS = X[:, support]
+    gram = XS.T @ XS + theta[0] * jnp.eye(len(support), dtype=X.dtype)
+    return jnp.zeros(4, X.dtype).at[support].set(jnp.linalg.solve(gram, theta[1] * (XS.T @ y)))
+
+
+def nnls_oracle(theta):
+    from scipy.optimize import nnls
+
+    stacked = np.vstack([X, np.sqrt(theta[0]) * np.eye(4)])
+    return nnls(stacked, np.concatenate([theta[1] * Y, np.zeros(4)]))[0]
+
+
+def simplex_exact(theta):
+    """Ridge regression over the simplex, on the support that SciPy finds, by its equality-constrained KKT system."""
+    X, y = _data()
+    support = np.flatnonzero(simplex_oracle(THETA) > 1e-6)
+    XS, k = X[:, support], len(support)
+    ones = jnp.ones((k, 1), X.dtype)
+    gram = XS.T @ XS + theta[0] * jnp.eye(k, dtype=X.dtype)
+    system = jnp.block([[gram, ones], [ones.T, jnp.zeros((1, 1), X.dtype)]])
+    rhs = jnp.concatenate([theta[1] * (XS.T @ y), jnp.ones(1, X.dtype)])
+    return jnp.zeros(4, X.dtype).at[support].set(jnp.linalg.solve(system, rhs)[:k])
+
+
+def simplex_oracle(theta):
+    from scipy.optimize import minimize
+
+    result = minimize(
+        lambda w: 0.5 * np.sum((X @ w - theta[1] * Y) ** 2) + 0.5 * theta[0] * np.sum(w**2),
+        np.full(4, 0.25),
+        jac=lambda w: X.T @ (X @ w - theta[1] * Y) + theta[0] * w,
+        bounds=[(0, None)] * 4,
+        constraints={"type": "eq", "fun": lambda w: np.sum(w) - 1, "jac": lambda w: np.ones(4)},
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 500},
+    )
+    return result.x
+
+
+CONTRACTION = 0.5 * X[:4] / np.linalg.norm(X[:4], 2)
+
+
+def affine(x, theta):
+    """An affine contraction."""
+    matrix = jnp.asarray(CONTRACTION, x.dtype)
+    return theta[0].astype(x.dtype) * (matrix @ x) + theta[1].astype(x.dtype)
+
+
+def affine_exact(theta):
+    matrix = jnp.asarray(CONTRACTION, float_dtype())
+    return jnp.linalg.solve(jnp.eye(4, dtype=matrix.dtype) - theta[0] * matrix, theta[1] * jnp.ones(4, matrix.dtype))
+
+
+def cubic(x, theta):
+    """Increasing cubics with the roots of depressed cubic equations."""
+    targets = jnp.asarray([1.0, 2.0, -3.0, 0.5], x.dtype)
+    return x**3 + theta[0].astype(x.dtype) * x - theta[1].astype(x.dtype) * targets
+
+
+def cubic_exact(theta):
+    """Cardano's formula."""
+    half = 0.5 * theta[1] * jnp.asarray([1.0, 2.0, -3.0, 0.5], float_dtype())
+    root = jnp.sqrt(half**2 + (theta[0] / 3) ** 3)
+    return jnp.cbrt(half + root) + jnp.cbrt(half - root)
+
+
+def _bisection(fun, **options):
+    return jaxsolve.Bisection(fun, lower=-4.0, upper=np.full(4, 4.0).astype(float_dtype()), **options)
+
+
+def _cases():
+    theta, zeros = np.asarray(THETA), np.zeros(4)
+    on_ridge = {"fun": ridge, "init": zeros, "theta": theta, "exact": ridge_exact}
+    on_logistic = {"fun": logistic, "init": zeros, "theta": theta, "exact": logistic_exact, "oracle": logistic_oracle}
+    yield Case("GradientDescent-ridge", jaxsolve.GradientDescent, **on_ridge)
+    yield Case(
+        "GradientDescent-plain-logistic",
+        lambda fun, **o: jaxsolve.GradientDescent(fun, **{"acceleration": False, **o}),
+        **on_logistic,
+    )
+    yield Case(
+        "ProximalGradient-lasso",
+        lambda fun, **o: jaxsolve.ProximalGradient(fun, prox_lasso, **o),
+        ridge,
+        zeros,
+        theta,
+        lasso_exact,
+        before=(LASSO_WEIGHT,),
+        oracle=lasso_oracle,
+    )
+    yield Case(
+        "ProximalGradient-fixed-step",
+        lambda fun, **o: jaxsolve.ProximalGradient(
+            fun, prox_lasso, **{"stepsize": float(0.9 / np.linalg.norm(X, 2) ** 2), "acceleration": False, **o}
+        ),
+        ridge,
+        zeros,
+        theta,
+        lasso_exact,
+        before=(LASSO_WEIGHT,),
+        oracle=lasso_oracle,
+    )
+    yield Case(
+        "ProjectedGradient-nonnegative",
+        lambda fun, **o: jaxsolve.ProjectedGradient(fun, projection_non_negative, **o),
+        ridge,
+        zeros,
+        theta,
+        nnls_exact,
+        before=(None,),
+        oracle=nnls_oracle,
+    )
+    yield Case(
+        "ProjectedGradient-simplex",
+        lambda fun, **o: jaxsolve.ProjectedGradient(fun, projection_simplex, **o),
+        ridge,
+        np.full(4, 0.25),
+        theta,
+        simplex_exact,
+        before=(1.0,),
+        oracle=simplex_oracle,
+    )
+    for linesearch in ("zoom", "backtracking", "hager-zhang"):
+        yield Case(
+            f"LBFGS-{linesearch}",
+            lambda fun, linesearch=linesearch, **o: jaxsolve.LBFGS(fun, linesearch=linesearch, **o),
+            **(on_ridge if linesearch == "backtracking" else on_logistic),
+            unroll_iters=25,
+        )
+    yield Case(
+        "LBFGS-fixed-step",
+        lambda fun, **o: jaxsolve.LBFGS(fun, **{"stepsize": 0.05, **o}),
+        **on_ridge,
+        unroll_iters=600,
+    )
+    yield Case(
+        "FixedPointIteration-affine",
+        jaxsolve.FixedPointIteration,
+        affine,
+        zeros,
+        theta,
+        affine_exact,
+        unroll_iters=120,
+        scalar=False,
+    )
+    yield Case("Bisection-cubic", _bisection, cubic, None, theta, cubic_exact, scalar=False, unrolls=False)
+
+
+def _in_dtype(case: Case) -> Case:
+    dtype = float_dtype()
+    init = None if case.init is None else jnp.asarray(case.init, dtype)
+    return dataclasses.replace(case, init=init, theta=jnp.asarray(case.theta, dtype))
+
+
+CASES = [case.name for case in _cases()]
+
+
+def get_case(name: str) -> Case:
+    """The case of that name, in this job's dtype."""
+    return _in_dtype(next(case for case in _cases() if case.name == name))
+
+
+def by_name() -> dict[str, Case]:
+    """All cases."""
+    return {name: get_case(name) for name in CASES}

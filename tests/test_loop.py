@@ -1,0 +1,65 @@
+"""All loops compute the same; those that unroll differentiate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsolve._loop import LOOP_KINDS, loop, run_if_any
+
+
+def power(x, kind, maxiter, stop=10):
+    """x ** (2 ** min(maxiter, stop)) by repeated squaring."""
+    body = lambda c: (c[0] + 1, c[1] * c[1])  # noqa: E731
+    return loop(lambda c: c[0] < stop, body, (jnp.asarray(0), x), maxiter=maxiter, kind=kind)
+
+
+@pytest.mark.parametrize("kind", LOOP_KINDS)
+@pytest.mark.parametrize("maxiter", [0, 1, 3, 5, 6])
+def test_values(kind, maxiter):
+    steps, value = power(jnp.asarray(1.1), kind, maxiter, stop=5)
+    assert int(steps) == min(maxiter, 5)
+    np.testing.assert_allclose(value, 1.1 ** (2 ** min(maxiter, 5)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["scan", "checkpoint", "python"])
+@pytest.mark.parametrize("maxiter", [1, 3, 4, 7])
+def test_both_modes_through_unrolled_loops(kind, maxiter):
+    f = lambda x: power(x, kind, maxiter, stop=6)[1]  # noqa: E731
+    n = 2 ** min(maxiter, 6)
+    for derivative in (jax.grad(f), jax.jacfwd(f)):
+        np.testing.assert_allclose(derivative(1.01), n * 1.01 ** (n - 1), rtol=1e-9)
+    np.testing.assert_allclose(jax.grad(jax.grad(f))(1.01), n * (n - 1) * 1.01 ** (n - 2), rtol=1e-9)
+
+
+def test_a_finished_loop_keeps_bad_steps_out_of_the_derivative():
+    """The body divides by zero at the end; the steps after it must not poison the gradient."""
+
+    def f(x, kind):
+        step = lambda c: (c[0] - 1, c[1] / jnp.sqrt(c[0]))  # noqa: E731
+        return loop(lambda c: c[0] > 0, step, (3.0, x), maxiter=8, kind=kind)[1]
+
+    for kind in ("scan", "checkpoint"):
+        np.testing.assert_allclose(jax.grad(f)(1.0, kind), 1 / np.sqrt(6.0), rtol=1e-12)
+
+
+def test_traced_bounds():
+    assert int(jax.jit(lambda n: power(1.0, "while", n)[0])(3)) == 3
+    with pytest.raises(ValueError, match="traced"):
+        jax.jit(lambda n: power(1.0, "scan", n)[0])(3)
+
+
+def test_run_if_any_selects_lane_by_lane():
+    f = jax.vmap(lambda c, x: run_if_any(c, lambda x: -x, x))
+    np.testing.assert_array_equal(f(jnp.asarray([True, False]), jnp.asarray([1.0, 2.0])), [-1.0, 2.0])
+
+
+def test_run_if_any_costs_nothing_where_no_lane_asks():
+    calls = []
+    f = jax.jit(jax.vmap(lambda c, x: run_if_any(c, lambda x: (jax.debug.callback(lambda: calls.append(1)), -x)[1], x)))
+    f(jnp.asarray([False, False]), jnp.ones(2))
+    jax.effects_barrier()
+    assert not calls
+    f(jnp.asarray([False, True]), jnp.ones(2))
+    jax.effects_barrier()
+    assert calls

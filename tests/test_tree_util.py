@@ -1,0 +1,99 @@
+"""Pytree arithmetic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsolve import tree_util as tu
+
+TREE = {"a": np.array([1.0, -2.0]), "b": (np.array([[3.0]]), np.array(0.5))}
+
+
+def tree():
+    return jax.tree.map(jnp.asarray, TREE)
+
+
+def flat(t):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)])
+
+
+def test_arithmetic_is_leafwise():
+    x, y = tree(), jax.tree.map(lambda v: 2 * v + 1, tree())
+    np.testing.assert_array_equal(flat(tu.tree_add(x, y)), flat(x) + flat(y))
+    np.testing.assert_array_equal(flat(tu.tree_add(x, y, y)), flat(x) + 2 * flat(y))
+    np.testing.assert_array_equal(flat(tu.tree_sub(x, y)), flat(x) - flat(y))
+    np.testing.assert_array_equal(flat(tu.tree_sub(x, y, y)), flat(x) - 2 * flat(y))
+    np.testing.assert_array_equal(flat(tu.tree_mul(x, y)), flat(x) * flat(y))
+    np.testing.assert_allclose(flat(tu.tree_div(x, y)), flat(x) / flat(y))
+    np.testing.assert_array_equal(flat(tu.tree_negative(x)), -flat(x))
+    np.testing.assert_array_equal(flat(tu.tree_scalar_mul(3.0, x)), 3 * flat(x))
+    np.testing.assert_array_equal(flat(tu.tree_add_scalar_mul(x, 3.0, y)), flat(x) + 3 * flat(y))
+    np.testing.assert_array_equal(flat(tu.tree_zeros_like(x)), 0 * flat(x))
+    np.testing.assert_array_equal(flat(tu.tree_ones_like(x)), 0 * flat(x) + 1)
+    assert tu.tree_reduce(lambda total, leaf: total + leaf.size, x, 0) == 4
+    assert tu.tree_reduce(lambda a, b: a, x).shape == (2,)
+
+
+def test_reductions():
+    x = tree()
+    y = tu.tree_scalar_mul(2.0, x)
+    np.testing.assert_allclose(tu.tree_vdot(x, y), flat(x) @ flat(y))
+    np.testing.assert_allclose(tu.tree_vdot_real(x, y), flat(x) @ flat(y))
+    np.testing.assert_allclose(tu.tree_sum(x), flat(x).sum())
+    np.testing.assert_allclose(tu.tree_l2_norm(x), np.linalg.norm(flat(x)))
+    np.testing.assert_allclose(tu.tree_l2_norm(x, squared=True), flat(x) @ flat(x))
+    np.testing.assert_allclose(tu.tree_inf_norm(x), 3.0)
+    assert float(tu.tree_inf_norm({})) == float(tu.tree_l2_norm({})) == 0.0
+    np.testing.assert_allclose(tu.tree_dot({"a": jnp.ones(3)}, {"a": jnp.ones(3)})["a"], 3.0)
+
+
+def test_complex_trees():
+    z = {"a": jnp.asarray([1.0 + 2.0j]), "b": jnp.asarray([3.0])}
+    np.testing.assert_allclose(tu.tree_vdot({"a": z["a"]}, {"a": z["a"]}), 5.0)
+    np.testing.assert_allclose(tu.tree_l2_norm(z), np.sqrt(14.0))
+    np.testing.assert_allclose(tu.tree_conj(z)["a"], [1.0 - 2.0j])
+    np.testing.assert_allclose(tu.tree_real(z)["a"], [1.0])
+    np.testing.assert_allclose(tu.tree_imag(z)["a"], [2.0])
+
+
+def test_norm_has_finite_derivatives_at_zero():
+    zero = tu.tree_zeros_like(tree())
+    assert not np.any(flat(jax.grad(tu.tree_l2_norm)(zero)))
+    assert not np.any(flat(jax.jacfwd(tu.tree_l2_norm)(zero)))
+    assert np.all(np.isfinite(jax.hessian(tu.tree_l2_norm)(jnp.zeros(2))))
+
+
+def test_scalars_promote_no_leaf():
+    x = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2, jnp.float32)}
+    out = tu.tree_add_scalar_mul(x, jnp.asarray(0.5, jnp.float64), x)
+    assert out["a"].dtype == jnp.bfloat16
+    assert out["b"].dtype == jnp.float32
+    assert tu.tree_scalar_mul(jnp.asarray(0.5, jnp.float64), x)["a"].dtype == jnp.bfloat16
+    assert tu.tree_real_dtype(x) == jnp.float32
+    assert tu.tree_real_dtype({"a": x["a"]}) == jnp.float32
+    assert tu.tree_vdot(x, x).dtype == jnp.float32
+    cast = tu.tree_cast_like({"a": 1.0, "b": jnp.ones(2, jnp.float64)}, x)
+    assert cast["a"].dtype == jnp.bfloat16
+
+
+def test_where_takes_whole_states():
+    x, y = tree(), tu.tree_zeros_like(tree())
+    np.testing.assert_array_equal(flat(tu.tree_where(jnp.asarray(True), x, y)), flat(x))
+    np.testing.assert_array_equal(flat(tu.tree_where(jnp.asarray(False), x, y)), 0 * flat(x))
+    mask = jax.tree.map(lambda v: v > 0, x)
+    np.testing.assert_array_equal(flat(tu.tree_where(mask, x, y)), np.maximum(flat(x), 0))
+
+
+def test_finite():
+    assert bool(tu.tree_all_finite({**tree(), "n": jnp.arange(3)}))
+    assert not bool(tu.tree_all_finite({**tree(), "n": jnp.asarray([jnp.inf])}))
+
+
+def test_broadcast():
+    x = tree()
+    low, high, same = tu.broadcast_pytrees(0.0, jnp.asarray(1.0), x)
+    assert jax.tree.structure(low) == jax.tree.structure(high) == jax.tree.structure(same)
+    assert tu.broadcast_pytrees(1.0, 2.0) == (1.0, 2.0)
+    with pytest.raises(ValueError, match="structure"):
+        tu.broadcast_pytrees({"a": 1.0, "b": 1.0}, {"c": 1.0, "b": 1.0})
