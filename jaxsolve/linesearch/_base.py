@@ -1,0 +1,458 @@
+r"""What the line searches share: one loop that evaluates one trial point a turn, and the bookkeeping around it.
+
+All of them look at :math:`\varphi(t) = f(x + t d)` for a descent direction :math:`d`, in units in which the slope at 0 is -1:
+
+.. math::
+
+    \hat\varphi(t) = \frac{\varphi(t) - \varphi(0)}{|\varphi'(0)|}, \qquad
+    \hat\varphi'(t) = \frac{\varphi'(t)}{|\varphi'(0)|}, \qquad \hat\varphi(0) = 0, \quad \hat\varphi'(0) = -1.
+
+In these units Armijo's condition is :math:`\hat\varphi(t) \le -c_1 t`, curvature is :math:`\hat\varphi'(t) \ge -c_2`, and
+nothing depends on the scale of the objective or of the direction. A search is a rule ``_judge`` that looks at one trial
+and says whether it is accepted, and which step to try next if it is not.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsolve._closure import Staged, merge_static, split_static
+from jaxsolve._compat import is_concrete, outside_transformations
+from jaxsolve._loop import LoopKind, loop
+from jaxsolve.tree_util import (
+    tree_add_scalar_mul,
+    tree_all_finite,
+    tree_cast_like,
+    tree_negative,
+    tree_real_dtype,
+    tree_vdot_real,
+    tree_zeros_like,
+)
+
+__all__ = ["LineSearch", "LineSearchState", "LineSearchStep", "Trial", "Verdict"]
+
+Array = jax.Array
+PyTree = Any
+
+
+class LineSearchState(NamedTuple):
+    r"""State of a line search; ``params``, ``value``, ``grad`` and ``aux`` belong to the best point found so far.
+
+    After the search that is the point it returns, and a solver need not evaluate anything there again.
+
+    Attributes:
+        iter_num: number of trial points evaluated, int32.
+        params: the point ``params + best_stepsize * descent_direction``.
+        value: ``fun`` at that point, in the dtype ``fun`` has.
+        grad: its gradient there, a pytree like the parameters.
+        error: the largest violation of the conditions at the last trial point, in units in which the slope at 0 is -1;
+            infinite where the value or the gradient is not finite. At most ``tol`` means accepted.
+        done: whether a step was accepted. A step that is as long as ``max_stepsize`` allows and still too short to meet
+            the curvature condition is accepted too; ``error`` then says by how much it is violated.
+        failed: whether the search gave up. Then the step is the one of the lowest value found that satisfies the
+            decrease condition, or 0 if there was none.
+        num_fun_eval: evaluations of ``fun``, int32.
+        num_grad_eval: evaluations of its gradient, int32.
+        aux: auxiliary output of ``fun`` at that point. If the search returns to the initial point without having been
+            given the ``aux`` there, it is filled with zeros.
+        best_stepsize: the step that leads to that point.
+        init_value: value at the initial point.
+        init_slope: derivative along the direction at the initial point, negative for a descent direction.
+        bracket: what the method knows about the step, a tuple of scalars.
+    """
+
+    iter_num: Array
+    params: Any
+    value: Array
+    grad: Any
+    error: Array
+    done: Array
+    failed: Array
+    num_fun_eval: Array
+    num_grad_eval: Array
+    aux: Any
+    best_stepsize: Array
+    init_value: Array
+    init_slope: Array
+    bracket: Any
+
+
+class LineSearchStep(NamedTuple):
+    """What ``update`` and ``run`` return.
+
+    Attributes:
+        stepsize: the step to try next while the search goes on, the step found when it has ended; a scalar.
+        state: a :class:`LineSearchState`.
+    """
+
+    stepsize: Any
+    state: Any
+
+
+class Trial(NamedTuple):
+    """A trial step in the units of the module; ``value`` and ``slope`` are 0 where ``finite`` does not hold."""
+
+    t: Array
+    value: Array
+    slope: Array
+    finite: Array
+    noise: Array
+    longest: Array
+
+
+class Verdict(NamedTuple):
+    """What a method says about a trial.
+
+    Attributes:
+        error: largest violation of the conditions of the method.
+        decreases: whether the trial satisfies its decrease condition.
+        stop: whether there is no use in going on.
+        stepsize: the next trial step.
+        bracket: the bracket that results.
+        too_short: whether the trial is good but for its being too short.
+    """
+
+    error: Array
+    decreases: Array
+    stop: Array
+    stepsize: Array
+    bracket: Any
+    too_short: Array
+
+
+class LineSearch:
+    """Base of the line searches: ``init_state``, ``update``, ``run``. A subclass gives ``_init_bracket`` and ``_judge``."""
+
+    fun: Callable
+    value_and_grad: bool
+    has_aux: bool
+    c1: float
+    c2: float
+    tol: float
+    maxiter: int
+    max_stepsize: float | None
+    verbose: bool
+    jit: bool | str
+    unroll: bool | str
+
+    def __post_init__(self):
+        self._validate()
+
+    # ---- The public methods ------------------------------------------------------------------------------------------
+
+    def init_state(
+        self,
+        init_stepsize: Any,
+        params: PyTree,
+        value: Any = None,
+        grad: PyTree = None,
+        descent_direction: PyTree = None,
+        fun_args: Sequence = (),
+        fun_kwargs: Mapping[str, Any] | None = None,
+        aux: Any = None,
+    ) -> LineSearchState:
+        """The state before the first trial; the arguments are those of :meth:`run`."""
+        del init_stepsize
+        evaluate = self._stage(value, grad, aux)
+        return self._start(evaluate, params, value, grad, descent_direction, fun_args, fun_kwargs or {}, aux)[0]
+
+    def update(
+        self,
+        stepsize: Any,
+        state: LineSearchState,
+        params: PyTree,
+        value: Any = None,
+        grad: PyTree = None,
+        descent_direction: PyTree = None,
+        fun_args: Sequence = (),
+        fun_kwargs: Mapping[str, Any] | None = None,
+    ) -> LineSearchStep:
+        """Evaluate one trial step and decide.
+
+        Args:
+            stepsize: the step to try, a scalar.
+            state: the state before it.
+            params: the initial point of the search, not that of the state.
+            value: value at ``params``; the state knows it already.
+            grad: gradient at ``params``; used only as the direction, if there is none.
+            descent_direction: the direction, a pytree like ``params``; ``None`` means ``-grad``.
+            fun_args: further positional arguments of ``fun``.
+            fun_kwargs: keyword arguments of ``fun``.
+
+        Returns:
+            ``LineSearchStep(stepsize, state)``: the step to try next, or the final one if ``state.done | state.failed``.
+        """
+        del value
+        fun_kwargs = fun_kwargs or {}
+        params = tree_cast_like(params, params)
+        if descent_direction is None:
+            if grad is None:
+                grad = self._evaluate(params, *fun_args, **fun_kwargs)[1]
+            descent_direction = tree_negative(grad)
+        stepsize = self._clip(jnp.asarray(stepsize).astype(state.best_stepsize.dtype))
+        return self._step(self._evaluate, stepsize, state, params, descent_direction, fun_args, fun_kwargs)
+
+    def run(
+        self,
+        init_stepsize: Any,
+        params: PyTree,
+        value: Any = None,
+        grad: PyTree = None,
+        descent_direction: PyTree = None,
+        fun_args: Sequence = (),
+        fun_kwargs: Mapping[str, Any] | None = None,
+        aux: Any = None,
+    ) -> LineSearchStep:
+        """Search for a step.
+
+        Args:
+            init_stepsize: first trial step, a positive scalar; no longer than ``max_stepsize``.
+            params: initial point, a pytree.
+            value: ``fun`` there; evaluated if missing.
+            grad: its gradient there, a pytree like ``params``; evaluated if missing.
+            descent_direction: the direction, a pytree like ``params``; ``None`` means ``-grad``.
+            fun_args: further positional arguments of ``fun``.
+            fun_kwargs: keyword arguments of ``fun``.
+            aux: auxiliary output at ``params``, for the case that the search returns there.
+
+        Returns:
+            ``LineSearchStep(stepsize, state)``; the new point, its value and its gradient are in the state.
+        """
+        arguments = (init_stepsize, params, value, grad, descent_direction, tuple(fun_args), dict(fun_kwargs or {}), aux)
+        if self.jit is not False and outside_transformations():
+            return self._compiled(*split_static(arguments))
+        return self._run(*arguments)
+
+    # ---- The loop ----------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _compiled(self) -> Callable:
+        # The compiled function must not keep the search and its `fun` alive.
+        reference = weakref.ref(self)
+
+        def call(leaves, static):
+            search = reference()
+            assert search is not None
+            return search._run(*merge_static(leaves, static))
+
+        return jax.jit(call, static_argnums=1)
+
+    def _run(self, init_stepsize, params, value, grad, descent_direction, fun_args, fun_kwargs, aux):
+        evaluate = self._stage(value, grad, aux)
+        state, params, direction = self._start(
+            evaluate, params, value, grad, descent_direction, fun_args, fun_kwargs, aux
+        )
+        stepsize = self._clip(jnp.asarray(init_stepsize).astype(state.best_stepsize.dtype))
+        stepsize = lax.select(state.failed, jnp.zeros_like(stepsize), stepsize)
+        return loop(
+            lambda step: ~(step.state.done | step.state.failed),
+            lambda step: self._step(evaluate, step.stepsize, step.state, params, direction, fun_args, fun_kwargs),
+            LineSearchStep(stepsize, state),
+            maxiter=self.maxiter,
+            kind=self._kind,
+        )
+
+    def _start(self, evaluate, params, value, grad, direction, fun_args, fun_kwargs, aux):
+        params = tree_cast_like(params, params)
+        missing = value is None or grad is None
+        if missing:
+            (value, aux), grad = evaluate(params, *fun_args, **fun_kwargs)
+        elif self.has_aux and aux is None and self._kind != "python":
+            # Only the shapes of the auxiliary output are wanted; they cost nothing at run time.
+            aux = tree_zeros_like(evaluate(params, *fun_args, **fun_kwargs)[0][1])
+        grad = tree_cast_like(grad, params)
+        direction = tree_negative(grad) if direction is None else tree_cast_like(direction, params)
+        dtype = tree_real_dtype(params)
+        value = lax.convert_element_type(value, jnp.result_type(value))
+        slope = tree_vdot_real(grad, direction).astype(dtype)
+        zero, count = jnp.zeros((), dtype), jnp.asarray(int(missing), jnp.int32)
+        # A NaN compares as not less: everything that is no descent from a finite point fails here.
+        hopeless = ~((slope < 0) & (slope > -jnp.inf) & jnp.isfinite(value))
+        state = LineSearchState(
+            iter_num=jnp.zeros((), jnp.int32),
+            params=params,
+            value=value,
+            grad=grad,
+            error=jnp.full((), jnp.inf, dtype),
+            done=jnp.asarray(False),
+            failed=hopeless,
+            num_fun_eval=count,
+            num_grad_eval=count,
+            aux=aux,
+            best_stepsize=zero,
+            init_value=value,
+            init_slope=slope,
+            bracket=self._init_bracket(dtype),
+        )
+        return state, params, direction
+
+    def _step(self, evaluate, t, state, params, direction, fun_args, fun_kwargs) -> LineSearchStep:
+        dtype = t.dtype
+        point = tree_add_scalar_mul(params, t, direction)
+        (value, aux), grad = evaluate(point, *fun_args, **fun_kwargs)
+        value = value.astype(state.value.dtype)
+        slope = tree_vdot_real(grad, direction).astype(dtype)
+        finite = jnp.isfinite(value) & jnp.isfinite(slope)
+        finite = finite & tree_all_finite(grad)
+        # Before a derivative is taken of a quotient its denominator is made safe, also in the case that is not used.
+        unit = 1 / lax.select(state.init_slope < 0, -state.init_slope, jnp.ones_like(t))
+        zero = jnp.zeros_like(t)
+        trial = Trial(
+            t=t,
+            value=lax.select(finite, (value - state.init_value).astype(dtype) * unit, zero),
+            slope=lax.select(finite, slope * unit, zero),
+            finite=finite,
+            noise=self._noise(state, dtype) * unit,
+            longest=self._longest(dtype),
+        )
+        verdict = self._judge(trial, state.bracket)
+        iter_num = state.iter_num + 1
+        error = lax.select(finite, verdict.error, jnp.full_like(t, jnp.inf))
+        done = (error <= self.tol) | (verdict.too_short & (t >= trial.longest))
+        stuck = functools.reduce(
+            jnp.logical_and, map(lambda x, y: jnp.all(x == y), jax.tree.leaves(point), jax.tree.leaves(params))
+        )
+        stop = verdict.stop | (stuck & ~verdict.too_short)
+        failed = ~done & (stop | (iter_num >= self.maxiter))
+        better = done | (verdict.decreases & ((value < state.value) | (state.best_stepsize == 0)))
+        new = (point, value, grad, aux, t)
+        old = (state.params, state.value, state.grad, state.aux, state.best_stepsize)
+        point, value, grad, aux, best = self._pick(better, new, old)
+        state = state._replace(
+            iter_num=iter_num,
+            params=point,
+            value=value,
+            grad=grad,
+            error=error,
+            done=done,
+            failed=failed,
+            num_fun_eval=state.num_fun_eval + 1,
+            num_grad_eval=state.num_grad_eval + 1,
+            aux=aux,
+            best_stepsize=best,
+            bracket=verdict.bracket,
+        )
+        if self.verbose:
+            jax.debug.print(
+                type(self).__name__ + ": iter {i:3d}  stepsize {t:.6e}  value {v:.6e}  error {e:.6e}",
+                i=iter_num, t=t, v=state.value, e=error,
+            )  # fmt: skip
+        return LineSearchStep(lax.select(done | failed, best, self._clip(verdict.stepsize)), state)
+
+    # ---- Parts of a method -------------------------------------------------------------------------------------------
+
+    def _init_bracket(self, dtype) -> Any:
+        raise NotImplementedError
+
+    def _judge(self, trial: Trial, bracket: Any) -> Verdict:
+        raise NotImplementedError
+
+    def _decrease_error(self, trial: Trial) -> Array:
+        r"""Violation of Armijo's condition, or of its form for values that differ by no more than rounding.
+
+        The latter is the first part of the approximate Wolfe conditions (Hager and Zhang 2005, equation 4.1):
+        :math:`\hat\varphi'(t) \le 1 - 2 c_1`, where the value has not risen beyond its rounding errors.
+        """
+        sufficient = trial.value + self.c1 * trial.t
+        return lax.min(sufficient, lax.max(trial.value - trial.noise, trial.slope - (1 - 2 * self.c1)))
+
+    def _noise(self, state: LineSearchState, dtype) -> Array:
+        """How much two values may differ by rounding alone."""
+        eps = max(jnp.finfo(dtype).eps, jnp.finfo(state.value.dtype).eps)
+        return (self._relative_noise * eps * jnp.abs(state.init_value)).astype(dtype)
+
+    # In units of the rounding error of the value; a sum of many terms loses a few of them.
+    _relative_noise: Any = 1e-6 / np.finfo(np.float32).eps
+
+    def _longest(self, dtype) -> Array:
+        return jnp.asarray(jnp.inf if self.max_stepsize is None else self.max_stepsize).astype(dtype)
+
+    def _clip(self, t: Array) -> Array:
+        return t if self.max_stepsize is None else lax.min(t, self._longest(t.dtype))
+
+    # ---- The objective -----------------------------------------------------------------------------------------------
+
+    def _evaluate(self, params, *args, **kwargs):
+        """``((value, aux), grad)`` with an array as value and the gradient in the dtypes of ``params``."""
+        if self.value_and_grad:
+            out, grad = self.fun(params, *args, **kwargs)
+        else:
+            out, grad = jax.value_and_grad(self.fun, has_aux=self.has_aux)(params, *args, **kwargs)
+        value, aux = out if self.has_aux else (out, None)
+        return (jnp.asarray(value), aux), tree_cast_like(grad, params)
+
+    def _stage(self, value, grad, aux) -> Callable:
+        """The evaluation, traced beforehand if it is needed in more than one place."""
+        once = value is not None and grad is not None and (aux is not None or not self.has_aux)
+        if self._kind == "python" or (once and self._kind != "checkpoint"):
+            return self._evaluate
+        return Staged(self._evaluate)
+
+    @property
+    def _kind(self) -> LoopKind:
+        if self.jit is False:
+            return "python"
+        if self.unroll == "checkpoint":
+            return "checkpoint"
+        return "scan" if self.unroll in (True, "scan") else "while"
+
+    def _pick(self, condition, new, old):
+        if self._kind == "python":
+            # Auxiliary output of host functions may be anything.
+            return new if condition else old
+        return jax.tree.map(lambda x, y: lax.select(condition, x, y), new, tree_cast_like(old, new))
+
+    # ---- Checks ------------------------------------------------------------------------------------------------------
+
+    def _validate(self) -> None:
+        if not callable(self.fun):
+            raise TypeError(f"fun must be a function fun(params, *args, **kwargs), got {self.fun!r}.")
+        for name in ("value_and_grad", "has_aux"):
+            check_choice(name, getattr(self, name), (True, False))
+        check_choice("jit", self.jit, ("auto", True, False))
+        check_choice("unroll", self.unroll, ("auto", True, False, "scan", "checkpoint"))
+        check_range("maxiter", self.maxiter, at_least=1)
+        check_range("tol", self.tol, at_least=0)
+        check_range("c1", self.c1, above=0, below=1)
+        check_range("c2", self.c2, above=0, below=1)
+        if self.max_stepsize is not None:
+            check_range("max_stepsize", self.max_stepsize, above=0)
+        if _known(self.c1) and _known(self.c2) and not self.c1 < self.c2:
+            raise ValueError(f"c1 must be less than c2, got c1={self.c1!r} and c2={self.c2!r}.")
+
+
+def _known(x) -> bool:
+    return is_concrete(x)
+
+
+def check_choice(name: str, value: Any, allowed: Sequence) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
+    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+
+
+def check_range(name: str, value: Any, *, at_least=None, above=None, below=None) -> None:
+    """Raise ``TypeError`` unless ``value`` is a number, ``ValueError`` unless it lies within the bounds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, jax.Array, np.ndarray, np.generic)):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
+    if not is_concrete(value):
+        return
+    wanted = [
+        text
+        for text, bad in (
+            (f"at least {at_least}", at_least is not None and not np.all(np.asarray(value) >= at_least)),
+            (f"greater than {above}", above is not None and not np.all(np.asarray(value) > above)),
+            (f"less than {below}", below is not None and not np.all(np.asarray(value) < below)),
+        )
+        if bad
+    ]
+    if wanted:
+        raise ValueError(f"{name} must be {' and '.join(wanted)}, got {value!r}.")

@@ -1,0 +1,184 @@
+r"""Zoom: a step that satisfies the strong Wolfe conditions.
+
+Problem: for :math:`\varphi(t) = f(x + t d)` with :math:`\varphi'(0) < 0` find :math:`t` with
+
+.. math::
+
+    \varphi(t) \le \varphi(0) + c_1 t \varphi'(0), \qquad |\varphi'(t)| \le c_2 |\varphi'(0)|.
+
+Method: the trial steps grow until an interval is known that contains such a step (Nocedal and Wright 2006, algorithm 3.5);
+then the interval shrinks around one (algorithm 3.6), by cubic interpolation (equation 3.59) with quadratic interpolation and
+bisection as safeguards. The two phases differ only in whether the upper end is finite, so both are one loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxsolve.linesearch._base import LineSearch, Trial, Verdict, check_range
+
+__all__ = ["ZoomLineSearch"]
+
+Array = jax.Array
+
+
+class ZoomBracket(NamedTuple):
+    """An interval with a strong Wolfe step in it; the lower end has the lowest value so far, and may be the right one.
+
+    Attributes:
+        low: step, value, slope at the lower end.
+        high: likewise at the upper end; the step is infinite as long as there is none.
+        smooth: whether value and slope are finite at the upper end.
+    """
+
+    low: tuple[Array, Array, Array]
+    high: tuple[Array, Array, Array]
+    smooth: Array
+
+
+@dataclasses.dataclass(eq=False, frozen=True)
+class ZoomLineSearch(LineSearch):
+    """Line search for the strong Wolfe conditions, by bracketing and zooming in.
+
+    A trial point where the value or the gradient is not finite is an upper end like one where the value is too high. Where
+    values differ by their rounding errors only, the slopes decide (see ``c3``). The search ends early, with ``failed``, when
+    the interval has become too short to contain anything but rounding errors.
+
+    Attributes:
+        fun: smooth function ``fun(params, *fun_args, **fun_kwargs)`` with a real scalar value.
+        value_and_grad: whether ``fun`` returns ``(value, grad)``.
+        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
+        c1: constant of Armijo's condition, in (0, 1).
+        c2: constant of the curvature condition, in (c1, 1).
+        c3: relative error of values in float32, on which the slopes are trusted rather than the values; in other dtypes it
+            is scaled in proportion to their precision.
+        rel_tol_cubic: minimisers of the cubic nearer than this fraction of the interval to its ends are not used.
+        rel_tol_quad: likewise for the quadratic.
+        interval_threshold: the search fails if the interval is shorter than this fraction of its upper end.
+        increase_factor: while steps grow, each lies between this multiple of the last increase and its square.
+        tol: violation of the conditions that is tolerated, in units in which the slope at 0 is -1.
+        maxiter: largest number of trial points, at least 1.
+        max_stepsize: largest step, ``None`` for no bound.
+        verbose: print a line an iteration, under ``jit`` too.
+        jit: ``False`` runs a Python loop over concrete values, which host functions need.
+        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so in
+            less memory; ``"auto"`` and ``False`` for a loop that cannot.
+
+    Raises:
+        TypeError: ``fun`` is not callable, or an option is not a number.
+        ValueError: an option is out of its range.
+
+    Reference:
+        Nocedal and Wright (2006), "Numerical optimization", second edition, section 3.5.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.linesearch import ZoomLineSearch
+        >>> search = ZoomLineSearch(lambda x: jnp.sum((x - 3.0) ** 4))
+        >>> stepsize, state = search.run(1.0, jnp.zeros(2))
+        >>> bool(state.done), bool(state.value < state.init_value)
+        (True, True)
+    """
+
+    fun: Callable
+    value_and_grad: bool = False
+    has_aux: bool = False
+    c1: float = 1e-4
+    c2: float = 0.9
+    c3: float = 1e-6
+    rel_tol_cubic: float = 0.2
+    rel_tol_quad: float = 0.1
+    interval_threshold: float = 1e-6
+    increase_factor: float = 2.0
+    tol: float = 0.0
+    maxiter: int = 30
+    max_stepsize: float | None = None
+    verbose: bool = False
+    jit: bool | str = "auto"
+    unroll: bool | str = "auto"
+
+    def _validate(self) -> None:
+        super()._validate()
+        check_range("c3", self.c3, at_least=0)
+        check_range("rel_tol_cubic", self.rel_tol_cubic, at_least=0, below=0.5)
+        check_range("rel_tol_quad", self.rel_tol_quad, at_least=0, below=0.5)
+        check_range("interval_threshold", self.interval_threshold, at_least=0, below=1)
+        check_range("increase_factor", self.increase_factor, above=1)
+
+    @property
+    def _relative_noise(self):
+        return self.c3 / jnp.finfo(jnp.float32).eps
+
+    def _init_bracket(self, dtype) -> ZoomBracket:
+        zero = jnp.zeros((), dtype)
+        return ZoomBracket((zero, zero, zero - 1), (zero + jnp.inf, zero, zero), jnp.asarray(True))
+
+    def _judge(self, trial: Trial, bracket: ZoomBracket) -> Verdict:
+        low, high = bracket.low, bracket.high
+        point = (trial.t, trial.value, trial.slope)
+        decrease_error = self._decrease_error(trial)
+        curvature_error = lax.abs(trial.slope) - self.c2
+        decreases = trial.finite & (decrease_error <= self.tol)
+
+        # Algorithm 3.6: the lowest point becomes the lower end, and the slope there points into the interval.
+        lower = decreases & (trial.value <= low[1] + trial.noise)
+        turned = lower & (trial.slope * (high[0] - low[0]) >= 0)
+        growing = lower & ~turned & (high[0] == jnp.inf)
+        new_low = _select(lower, point, low)
+        new_high = _select(turned, low, _select(lower, high, point))
+        smooth = turned | lax.select(lower, bracket.smooth, trial.finite)
+
+        # While growing the model is extrapolated from the last two lower ends. An interval that loses less than a third of
+        # its length is cut in half next.
+        other = _select(growing, low, new_high)
+        width, old_width = lax.abs(new_high[0] - new_low[0]), lax.abs(high[0] - low[0])
+        slow = (width > 0.66 * old_width) & (old_width < jnp.inf)
+        stepsize = self._model_step(new_low, other, smooth & ~slow, growing)
+        scale = lax.max(new_high[0], new_low[0])
+        shortest = jnp.maximum(self.interval_threshold, 4 * jnp.finfo(width.dtype).eps).astype(width.dtype) * scale
+        return Verdict(
+            error=lax.max(lax.max(decrease_error, curvature_error), jnp.zeros_like(width)),
+            decreases=decreases,
+            stop=(width <= shortest) & ~growing,
+            stepsize=stepsize,
+            bracket=ZoomBracket(new_low, new_high, smooth),
+            too_short=growing,
+        )
+
+    def _model_step(self, low, other, smooth, growing):
+        """The next step: a minimiser of the model through two points, or a safeguard."""
+        (a, fa, sa), (b, fb, sb) = low, other
+        w, one = b - a, jnp.ones_like(a)
+        w = lax.select(w != 0, w, one)
+        # In u = (t - a) / (b - a), with slopes per unit of u: the cubic has u = (-q + sqrt(q^2 - 3 p s)) / (3 p), written so
+        # that it does not divide by a small p.
+        s, e, h = sa * w, sb * w, fb - fa
+        p, q = s + e - 2 * h, 3 * h - 2 * s - e
+        root = q * q - 3 * p * s
+        real = root > 0
+        denominator = q + lax.sqrt(lax.select(real, root, one))
+        usable = real & (denominator != 0)
+        cubic = -s / lax.select(usable, denominator, one)
+        curve = h - s
+        quad = -s / lax.select(curve > 0, 2 * curve, one)
+        half = one / 2
+        rc, rq = self.rel_tol_cubic, self.rel_tol_quad
+        inner = lax.select(
+            usable & smooth & (cubic > rc) & (cubic < 1 - rc),
+            cubic,
+            lax.select(smooth & (curve > 0) & (quad > rq) & (quad < 1 - rq), quad, half),
+        )
+        # While growing b lies behind a, and u < 0 ahead of it.
+        rho = self.increase_factor
+        ahead = lax.select(usable & (cubic < 0), -cubic, jnp.full_like(a, rho**2))
+        return a + w * lax.select(growing, -jnp.clip(ahead, rho - 1, rho**2), inner)
+
+
+def _select(condition, new, old):
+    return tuple(lax.select(condition, x, y) for x, y in zip(new, old, strict=True))
