@@ -1,0 +1,100 @@
+"""Projections on a hyperplane and a halfspace."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve._compat import is_concrete
+from jaxsolve._types import PyTree
+from jaxsolve.projection._inputs import as_inexact, as_scalar, broadcast_like, scale_to_unit, unpack, widen
+from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_map, tree_real_dtype, tree_vdot, tree_where
+
+__all__ = ["projection_halfspace", "projection_hyperplane"]
+
+
+def projection_hyperplane(x: PyTree, hyperparams: tuple) -> PyTree:
+    r"""Project on the hyperplane :math:`\{z : \langle a, z \rangle = b\}`.
+
+    .. math::
+
+        x - \frac{\langle a, x \rangle - b}{\|a\|_2^2} \, a .
+
+    Args:
+        x: pytree of arrays.
+        hyperparams: the pair ``(a, b)``: ``a`` a pytree with the structure of ``x``, or a scalar or array that
+            broadcasts to every leaf; ``b`` a scalar. If ``a`` is 0 and traced, the result is ``x`` where the set is
+            the whole space, and NaN where it is empty.
+
+    Returns:
+        The projection, with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``hyperparams`` is not a pair, ``a`` does not fit ``x`` or is 0, ``b`` is not a scalar.
+        TypeError: ``x``, ``a`` or ``b`` is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_hyperplane
+        >>> projection_hyperplane(jnp.array([1.0, 3.0]), (jnp.array([1.0, 1.0]), 2.0)).tolist()
+        [0.0, 2.0]
+    """
+    x, wide, unit, residual, square = _prepare(x, hyperparams, "projection_hyperplane")
+    empty = (square == 0) & (residual != 0)
+    return _step(x, wide, unit, residual, square, empty)
+
+
+def projection_halfspace(x: PyTree, hyperparams: tuple) -> PyTree:
+    r"""Project on the halfspace :math:`\{z : \langle a, z \rangle \le b\}`.
+
+    .. math::
+
+        x - \frac{\max(\langle a, x \rangle - b, 0)}{\|a\|_2^2} \, a .
+
+    A point on the boundary counts as one outside, with the derivative of :func:`projection_hyperplane`.
+
+    Args:
+        x: pytree of arrays.
+        hyperparams: the pair ``(a, b)`` as in :func:`projection_hyperplane`.
+
+    Returns:
+        The projection, with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``hyperparams`` is not a pair, ``a`` does not fit ``x`` or is 0, ``b`` is not a scalar.
+        TypeError: ``x``, ``a`` or ``b`` is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_halfspace
+        >>> projection_halfspace(jnp.array([1.0, 3.0]), (jnp.array([1.0, 1.0]), 2.0)).tolist()
+        [0.0, 2.0]
+        >>> projection_halfspace(jnp.array([1.0, 3.0]), (jnp.array([1.0, 1.0]), 9.0)).tolist()
+        [1.0, 3.0]
+    """
+    x, wide, unit, residual, square = _prepare(x, hyperparams, "projection_halfspace")
+    empty = (square == 0) & (residual > 0)
+    inside = residual < 0
+    residual = jnp.where(inside, jnp.zeros_like(residual), residual)
+    return tree_where(inside, x, _step(x, wide, unit, residual, square, empty))
+
+
+def _prepare(x, hyperparams, name):
+    """``x``, it in working precision, and ``a``, ``<a, x> - b``, ``||a||^2``, all divided by the largest ``|a_i|``."""
+    a, b = unpack(hyperparams, ("a", "b"))
+    if all(is_concrete(leaf) and not np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(a)):
+        raise ValueError(f"{name}: a must not be 0, got {a}.")
+    x = as_inexact(x, "x")
+    wide = widen(x)
+    normal = tree_map(lambda v, leaf: jnp.broadcast_to(v, leaf.shape), broadcast_like(a, wide, "a"), wide)
+    scale, unit, _ = scale_to_unit(normal)
+    b = as_scalar(b, f"{name}: b", tree_real_dtype(wide))
+    square = tree_l2_norm(unit, squared=True).astype(b.dtype)
+    return x, wide, unit, tree_vdot(unit, wide).astype(b.dtype) - b / scale, square
+
+
+def _step(x, wide, unit, residual, square, empty):
+    length = residual / jnp.where(square == 0, jnp.ones_like(square), square)
+    length = jnp.where(empty, jnp.full_like(length, jnp.nan), length)
+    return tree_cast_like(tree_map(lambda v, u: v - length.astype(v.dtype) * u, wide, unit), x)

@@ -1,0 +1,170 @@
+"""What every projection and prox does with its arguments: checks, dtypes, shapes, and norms that do not overflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsolve._compat import is_concrete
+from jaxsolve._types import PyTree
+from jaxsolve.tree_util import broadcast_pytrees, tree_inf_norm, tree_l2_norm, tree_real_dtype, tree_scalar_mul
+
+__all__ = [
+    "as_inexact",
+    "as_scalar",
+    "broadcast_like",
+    "check_nonnegative",
+    "ravel",
+    "scale_to_unit",
+    "unpack",
+    "widen",
+]
+
+
+def as_inexact(tree: PyTree, name: str, *, allow_complex: bool = False) -> PyTree:
+    """Leaves as floating-point arrays; integers become the default float.
+
+    Args:
+        tree: pytree of arrays or numbers.
+        name: how messages call the argument.
+        allow_complex: accept complex leaves.
+
+    Raises:
+        TypeError: a leaf is not numeric, or is complex where that has no meaning.
+    """
+
+    def convert(leaf):
+        try:
+            array = jnp.asarray(leaf)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be a pytree of arrays, got a leaf of type {type(leaf).__name__}.") from error
+        if jnp.issubdtype(array.dtype, jnp.complexfloating):
+            if not allow_complex:
+                raise TypeError(f"{name} must be real, got dtype {array.dtype}.")
+            return array
+        return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
+
+    return jax.tree.map(convert, tree)
+
+
+def widen(tree: PyTree) -> PyTree:
+    """Leaves of fewer than 32 bits (bfloat16, float16) in float32; the others as they are."""
+
+    def up(leaf):
+        return leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
+
+    return jax.tree.map(up, tree)
+
+
+def broadcast_like(param: PyTree, tree: PyTree, name: str) -> PyTree:
+    """Bring a parameter to the structure, shapes and real dtypes of ``tree``.
+
+    Args:
+        param: a scalar, an array that broadcasts to each leaf, or a pytree with the structure of ``tree``.
+        tree: pytree of floating-point arrays.
+        name: how messages call the parameter.
+
+    Returns:
+        A pytree with the structure of ``tree``; its leaves have the shape of the leaf or are 0-d.
+
+    Raises:
+        ValueError: the structures or shapes do not fit.
+    """
+    if jax.tree.structure(param) not in (jax.tree.structure(0), jax.tree.structure(tree)):
+        raise ValueError(
+            f"{name} must be a scalar or have the structure of x, {jax.tree.structure(tree)}; "
+            f"got {jax.tree.structure(param)}."
+        )
+    param, _ = broadcast_pytrees(param, tree)
+    param = as_inexact(param, name)
+
+    def fit(value, leaf):
+        value = value.astype(jnp.finfo(leaf.dtype).dtype)
+        if value.ndim == 0 or value.shape == leaf.shape:
+            return value
+        try:
+            return jnp.broadcast_to(value, leaf.shape)
+        except ValueError as error:
+            raise ValueError(f"{name} of shape {value.shape} does not broadcast to x of shape {leaf.shape}.") from error
+
+    return jax.tree.map(fit, param, tree)
+
+
+def as_scalar(value: Any, name: str, dtype: Any) -> jax.Array:
+    """A real 0-d array of the given dtype.
+
+    Raises:
+        ValueError: ``value`` is not a scalar.
+        TypeError: ``value`` is complex or not a number.
+    """
+    if jax.tree.structure(value) != jax.tree.structure(0):
+        raise ValueError(f"{name} must be a scalar, got {jax.tree.structure(value)}.")
+    array = as_inexact(value, name)
+    if array.ndim != 0:
+        raise ValueError(f"{name} must be a scalar, got shape {array.shape}.")
+    return array.astype(dtype)
+
+
+def check_nonnegative(value: PyTree, name: str) -> None:
+    """Raise ``ValueError`` if a concrete leaf has a negative or NaN entry; traced leaves pass."""
+    for leaf in jax.tree.leaves(value):
+        if is_concrete(leaf) and not np.all(np.asarray(leaf) >= 0):
+            raise ValueError(f"{name} must be non-negative, got {leaf}.")
+
+
+def unpack(hyperparams: Any, names: tuple[str, ...]) -> tuple:
+    """The entries of a tuple of hyperparameters.
+
+    Raises:
+        ValueError: it is not a tuple or list with one entry for each name.
+    """
+    if not isinstance(hyperparams, (tuple, list)) or len(hyperparams) != len(names):
+        got = f"{len(hyperparams)} entries" if isinstance(hyperparams, (tuple, list)) else type(hyperparams).__name__
+        raise ValueError(f"hyperparams must be the tuple ({', '.join(names)}), got {got}.")
+    return tuple(hyperparams)
+
+
+def ravel(tree: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
+    """All leaves in one vector of the widest dtype, and the way back to the structure and dtypes of ``tree``."""
+    leaves, structure = jax.tree.flatten(tree)
+    dtype = tree_real_dtype(tree)
+    parts = [leaf.astype(dtype).reshape(-1) for leaf in leaves]
+    vector = parts[0] if len(parts) == 1 else jnp.concatenate([*parts, jnp.zeros(0, dtype)])
+    ends = np.cumsum([leaf.size for leaf in leaves])
+
+    def unravel(values):
+        out = [
+            values[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+            for leaf, end in zip(leaves, ends, strict=True)
+        ]
+        return jax.tree.unflatten(structure, out)
+
+    return vector, unravel
+
+
+def scale_to_unit(tree: PyTree) -> tuple[jax.Array, PyTree, jax.Array]:
+    r"""``tree`` divided by about its largest absolute entry, so that squares neither overflow nor vanish.
+
+    The scale :math:`s` is a power of two, so the division is exact. It is a constant for derivatives. That is right for the callers: their formulas do not depend on
+    it in exact arithmetic.
+
+    Args:
+        tree: pytree of arrays of 32 bits or more.
+
+    Returns:
+        The scale :math:`s` (1 if the tree is 0), the scaled tree :math:`x / s`, and its norm
+        :math:`\|x / s\|_2`, which has derivative 0 at 0.
+    """
+    dtype = tree_real_dtype(tree)
+    largest = lax.stop_gradient(tree_inf_norm(tree)).astype(dtype)
+    # Neither the scale nor its reciprocal may be subnormal: hardware takes such numbers for 0.
+    limit = -int(jnp.finfo(dtype).minexp)
+    exponent = jnp.clip(jnp.frexp(largest)[1], -limit, limit)
+    scale = jnp.where(largest > 0, jnp.ldexp(jnp.ones((), dtype), exponent), jnp.ones((), dtype))
+    unit = tree_scalar_mul(1 / scale, tree)
+    return scale, unit, tree_l2_norm(unit).astype(dtype)

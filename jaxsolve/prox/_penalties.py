@@ -1,0 +1,269 @@
+r"""Proximity operators of the lasso, ridge and elastic-net penalties.
+
+Each solves :math:`\operatorname{argmin}_y \tfrac12 \|y - x\|_2^2 + \text{scaling} \cdot g(y)` in closed form; see
+N. Parikh and S. Boyd, *Proximal algorithms*, Foundations and Trends in Optimization 1(3), 2014, chapter 6.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxsolve._types import PyTree
+from jaxsolve.projection._box import projection_non_negative
+from jaxsolve.projection._inputs import (
+    as_inexact,
+    as_scalar,
+    broadcast_like,
+    check_nonnegative,
+    scale_to_unit,
+    unpack,
+    widen,
+)
+from jaxsolve.tree_util import tree_cast_like, tree_scalar_mul, tree_where
+
+__all__ = ["prox_elastic_net", "prox_group_lasso", "prox_lasso", "prox_non_negative_lasso", "prox_non_negative_ridge"]
+__all__ += ["prox_ridge"]
+
+
+def prox_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
+    r"""Soft thresholding, the proximity operator of :math:`g(y) = \sum_i \text{l1reg}_i |y_i|`.
+
+    .. math::
+
+        \operatorname{sign}(x) \max(|x| - \text{scaling} \cdot \text{l1reg}, 0).
+
+    An entry on the threshold counts as below it (derivative 0), unless the threshold is 0: then this is the identity,
+    at 0 as elsewhere.
+
+    Args:
+        x: pytree of arrays, real or complex.
+        l1reg: non-negative weights: a scalar, an array that broadcasts to every leaf, or a pytree with the structure
+            of ``x``; None means 1.
+        scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``l1reg`` does not fit ``x``, ``scaling`` is not a scalar, or one of them is negative.
+        TypeError: ``x`` is not numeric, or a parameter is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_lasso
+        >>> prox_lasso({"w": jnp.array([3.0, -0.5]), "b": jnp.array(1.0)}, {"w": 1.0, "b": 0.0})["w"].tolist()
+        [2.0, 0.0]
+    """
+    x, wide, (weights,), scaling = _prepare(x, scaling, l1reg=l1reg)
+    return tree_cast_like(_map_scaled(_soft_threshold, wide, weights, scaling), x)
+
+
+def prox_non_negative_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of :math:`g(y) = \sum_i \text{l1reg}_i \, y_i` over :math:`y \ge 0`.
+
+    .. math::
+
+        \max(x - \text{scaling} \cdot \text{l1reg}, 0), \quad \text{with derivative 0 at the kink.}
+
+    Args:
+        x: pytree of real arrays.
+        l1reg: as in :func:`prox_lasso`.
+        scaling: as in :func:`prox_lasso`.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``l1reg`` does not fit ``x``, ``scaling`` is not a scalar, or one of them is negative.
+        TypeError: an argument is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_non_negative_lasso
+        >>> prox_non_negative_lasso(jnp.array([3.0, -3.0]), 1.0, 2.0).tolist()
+        [1.0, 0.0]
+    """
+    x, wide, (weights,), scaling = _prepare(x, scaling, allow_complex=False, l1reg=l1reg)
+    shifted = _map_scaled(lambda leaf, t: leaf - t, wide, weights, scaling)
+    return tree_cast_like(projection_non_negative(shifted), x)
+
+
+def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of :math:`g(y) = \sum_i \lambda_i |y_i| + \tfrac12 \lambda_i \gamma_i y_i^2`.
+
+    .. math::
+
+        \frac{\operatorname{sign}(x) \max(|x| - \text{scaling} \cdot \lambda, 0)}
+        {1 + \text{scaling} \cdot \lambda \gamma}.
+
+    Derivatives at the kinks are those of :func:`prox_lasso`.
+
+    Args:
+        x: pytree of arrays, real or complex.
+        hyperparams: the pair :math:`(\lambda, \gamma)` of non-negative weights, each a scalar, an array that
+            broadcasts to every leaf, or a pytree with the structure of ``x``; None means ``(1.0, 1.0)``.
+        scaling: as in :func:`prox_lasso`.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``hyperparams`` is not a pair or does not fit ``x``, ``scaling`` is not a scalar, or one of them is
+            negative.
+        TypeError: ``x`` is not numeric, or a parameter is not real.
+
+    References:
+        H. Zou and T. Hastie, *Regularization and variable selection via the elastic net*, JRSS B 67, 2005.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_elastic_net
+        >>> prox_elastic_net(jnp.array([3.0, -0.5]), (1.0, 3.0)).tolist()
+        [0.5, 0.0]
+    """
+    l1reg, gamma = unpack((1.0, 1.0) if hyperparams is None else hyperparams, ("l1reg", "gamma"))
+    x, wide, (weights, ratios), scaling = _prepare(x, scaling, l1reg=l1reg, gamma=gamma)
+
+    def shrink(leaf, threshold, ratio):
+        return _soft_threshold(leaf, threshold) / (1 + threshold * ratio).astype(leaf.dtype)
+
+    return tree_cast_like(_map_scaled(shrink, wide, weights, scaling, ratios), x)
+
+
+def prox_ridge(x: PyTree, l2reg: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of :math:`g(y) = \tfrac12 \sum_i \text{l2reg}_i \, y_i^2`.
+
+    .. math::
+
+        x / (1 + \text{scaling} \cdot \text{l2reg}).
+
+    Args:
+        x: pytree of arrays, real or complex.
+        l2reg: non-negative weights: a scalar, an array that broadcasts to every leaf, or a pytree with the structure
+            of ``x``; None means 1.
+        scaling: as in :func:`prox_lasso`.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``l2reg`` does not fit ``x``, ``scaling`` is not a scalar, or one of them is negative.
+        TypeError: ``x`` is not numeric, or a parameter is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_ridge
+        >>> prox_ridge(jnp.array([4.0, -2.0]), 0.5, 2.0).tolist()
+        [2.0, -1.0]
+    """
+    x, wide, (weights,), scaling = _prepare(x, scaling, l2reg=l2reg)
+    return tree_cast_like(_map_scaled(lambda leaf, t: leaf / (1 + t).astype(leaf.dtype), wide, weights, scaling), x)
+
+
+def prox_non_negative_ridge(x: PyTree, l2reg: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of :math:`g(y) = \tfrac12 \sum_i \text{l2reg}_i \, y_i^2` over :math:`y \ge 0`.
+
+    .. math::
+
+        \max(x, 0) / (1 + \text{scaling} \cdot \text{l2reg}), \quad \text{with derivative 0 at the kink.}
+
+    Args:
+        x: pytree of real arrays.
+        l2reg: as in :func:`prox_ridge`.
+        scaling: as in :func:`prox_lasso`.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``l2reg`` does not fit ``x``, ``scaling`` is not a scalar, or one of them is negative.
+        TypeError: an argument is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_non_negative_ridge
+        >>> prox_non_negative_ridge(jnp.array([4.0, -2.0]), 0.5, 2.0).tolist()
+        [2.0, 0.0]
+    """
+    return prox_ridge(projection_non_negative(x), l2reg, scaling)
+
+
+def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
+    r"""Block soft thresholding, the proximity operator of :math:`g(y) = \text{l2reg} \, \|y\|_2`.
+
+    .. math::
+
+        \max\!\left(1 - \frac{\text{scaling} \cdot \text{l2reg}}{\|x\|_2}, 0\right) x .
+
+    The norm is over all entries of the pytree: one group. For many groups of one size use ``jax.vmap``. A point whose
+    norm is the threshold counts as below it (derivative 0), unless the threshold is 0: then this is the identity, at 0
+    as elsewhere.
+
+    Args:
+        x: pytree of arrays, real or complex.
+        l2reg: non-negative weight, a scalar; None means 1.
+        scaling: as in :func:`prox_lasso`.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``l2reg`` or ``scaling`` is not a scalar, or is negative.
+        TypeError: ``x`` is not numeric, or a parameter is not real.
+
+    References:
+        M. Yuan and Y. Lin, *Model selection and estimation in regression with grouped variables*, JRSS B 68, 2006.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_group_lasso
+        >>> prox_group_lasso(jnp.array([0.0, 4.0]), 1.0).tolist()
+        [0.0, 3.0]
+        >>> jax.jacobian(prox_group_lasso)(jnp.zeros(2)).tolist()
+        [[0.0, 0.0], [0.0, 0.0]]
+    """
+    l2reg = 1.0 if l2reg is None else l2reg
+    check_nonnegative(l2reg, "l2reg")
+    check_nonnegative(scaling, "scaling")
+    x = as_inexact(x, "x", allow_complex=True)
+    wide = widen(x)
+    scale, _, norm = scale_to_unit(wide)
+    threshold = as_scalar(l2reg, "l2reg", norm.dtype) * as_scalar(scaling, "scaling", norm.dtype) / scale
+    zero = (norm <= threshold) & (threshold > 0)
+    # Both sides of the quotient are made harmless where it is not used, so that its derivative is finite too.
+    shrink = jnp.where(zero, 0, threshold) / jnp.where(norm == 0, jnp.ones_like(norm), norm)
+    shrunk = tree_scalar_mul(1 - shrink, wide)
+    return tree_cast_like(tree_where(zero, jax.tree.map(jnp.zeros_like, wide), shrunk), x)
+
+
+def _prepare(x, scaling, *, allow_complex=True, **weights):
+    """``x``, it in working precision, the weights brought to its structure, and the scaling; all checked."""
+    x = as_inexact(x, "x", allow_complex=allow_complex)
+    wide = widen(x)
+    fitted = []
+    for name, value in weights.items():
+        value = 1.0 if value is None else value
+        check_nonnegative(value, name)
+        fitted.append(broadcast_like(value, wide, name))
+    check_nonnegative(scaling, "scaling")
+    return x, wide, fitted, as_scalar(scaling, "scaling", jnp.result_type(float))
+
+
+def _map_scaled(function, x, weights, scaling, *rest):
+    """``function(x, scaling * weights, *rest)`` leaf by leaf, the scaling in the dtype of the leaf."""
+    return jax.tree.map(
+        lambda leaf, weight, *r: function(leaf, scaling.astype(weight.dtype) * weight, *r), x, weights, *rest
+    )
+
+
+def _soft_threshold(x, threshold):
+    # `abs` has derivative 0 at 0, where it is not used unless the threshold is 0, and then as a factor of 0.
+    modulus = jnp.abs(x)
+    zero = (modulus <= threshold) & (threshold > 0)
+    if jnp.iscomplexobj(x):
+        shrink = jnp.where(zero, 0, threshold) / jnp.where(zero | (modulus == 0), 1, modulus)
+        return jnp.where(zero, jnp.zeros_like(x), x * (1 - shrink).astype(x.dtype))
+    return jnp.where(zero, jnp.zeros_like(x), x - jnp.sign(x) * threshold)
