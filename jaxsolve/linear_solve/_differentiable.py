@@ -54,11 +54,12 @@ class RightHandSide(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an algorithm returns: the solution (shape ``(n,)``) and two fields of :class:`SolveInfo`."""
+    """What an algorithm returns: the solution (shape ``(n,)``), two fields of :class:`SolveInfo`, its residual norm."""
 
     x: jax.Array
     num_iter: Any = 0
     rank_deficient: Any = False
+    error: Any = None
 
 
 Kernel = Callable[[Operator, RightHandSide], Outcome]

@@ -87,7 +87,7 @@ class Best(NamedTuple):
 
     def outcome(self) -> Outcome:
         """What the kernel returns."""
-        return Outcome(self.x, self.num_iter)
+        return Outcome(self.x, self.num_iter, error=self.error)
 
 
 def map_scale(operator: Operator) -> jax.Array:

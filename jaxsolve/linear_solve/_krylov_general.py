@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._loop import loop
+from jaxsolve._loop import loop, run_if_any
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
 from jaxsolve.linear_solve._krylov_common import Best, KrylovOptions, krylov_options, real_vdot, safe_divide
 from jaxsolve.linear_solve._operators import Operator, check_options
 from jaxsolve.linear_solve._preconditioners import preconditioner_on_vectors
 
-__all__ = ["gmres_kernel", "solve_bicgstab", "solve_gmres", "solve_lsqr"]
+__all__ = ["gmres_kernel", "least_squares_if", "solve_bicgstab", "solve_gmres", "solve_lsqr"]
 
 PyTree = Any
 
@@ -292,8 +292,32 @@ class _Lsqr(NamedTuple):
     best: Best
 
 
-def _lsqr_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOptions) -> Outcome:
-    adjoint, dtype = operator.adjoint(), rhs.vector.dtype
+def least_squares_if(
+    condition: Any, operator: Operator, rhs: RightHandSide, outcome: Outcome, *, adjoint: Callable | None = None
+) -> Outcome:
+    """Where a method failed by far (residual above the root of the rounding unit) and ``condition`` holds: LSQR's result.
+
+    Args:
+        condition: boolean scalar.
+        operator: the map.
+        rhs: the right-hand side.
+        outcome: what the method returned, with its residual norm.
+        adjoint: the product with the conjugate transpose if it is known.
+    """
+    failed = condition & (outcome.error > jnp.sqrt(jnp.asarray(operator.eps).astype(rhs.norm.dtype)) * rhs.norm)
+
+    def again(state):
+        found = _lsqr_kernel(operator, rhs, options=KrylovOptions(), adjoint=adjoint)
+        return found.x, state[1] + found.num_iter
+
+    x, num_iter = run_if_any(failed, again, (outcome.x, outcome.num_iter))
+    return Outcome(x, num_iter)
+
+
+def _lsqr_kernel(
+    operator: Operator, rhs: RightHandSide, *, options: KrylovOptions, adjoint: Callable | None = None
+) -> Outcome:
+    adjoint, dtype = adjoint or operator.adjoint(), rhs.vector.dtype
     target = options.target(operator, rhs)
 
     def normalize(vector):

@@ -3,7 +3,7 @@
 References:
     Hestenes and Stiefel 1952 (CG; section 10 for the normal equations, "CGLS"). Paige and Saunders 1975 (MINRES).
     Elman, Silvester and Wathen 2014, *Finite Elements and Fast Iterative Solvers*, algorithm 4.1 (MINRES with a
-    preconditioner). Liu, Milzarek and Roosta 2022 (minimal-norm solutions from MINRES).
+    preconditioner).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from jaxsolve.linear_solve._krylov_common import (
     real_vdot,
     safe_divide,
 )
+from jaxsolve.linear_solve._krylov_general import least_squares_if
 from jaxsolve.linear_solve._operators import Codec, Operator, check_options, make_operator
 from jaxsolve.linear_solve._preconditioners import preconditioner_on_vectors
 
@@ -146,8 +147,9 @@ def solve_minres(
         info: return ``(x, SolveInfo)``.
 
     Returns:
-        The solution, like ``b``. For a singular system, consistent or not, it is the least-squares solution of minimal
-        norm (without a preconditioner, and up to the square root of the tolerance if inconsistent).
+        The solution, like ``b``. For a singular system it is the least-squares solution of minimal norm: MINRES finds
+        it if the system is consistent (without a preconditioner), and else hands over to LSQR, because its iterates
+        grow without bound in the null space.
 
     Raises:
         ValueError: the map is not square, or an option is out of range.
@@ -187,10 +189,11 @@ class _Minres(NamedTuple):
 
 
 def minres_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOptions) -> Outcome:
-    """Preconditioned MINRES from 0, ended at a least-squares solution if there is no solution."""
+    """Preconditioned MINRES from 0; LSQR takes over if there is no solution."""
     precondition = preconditioner_on_vectors(options.preconditioner, operator)
     target = options.target(operator, rhs)
     dtype = rhs.vector.dtype
+    least = 10 * operator.eps * operator.size**0.5
 
     def times(scalar, vector):
         return scalar.astype(dtype) * vector
@@ -212,15 +215,19 @@ def minres_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOpti
         above_two = s.sin_old * s.gamma
         # |A r| = |r| hypot(bar, cos * gamma) (Paige and Saunders): small means least-squares solution reached, and the
         # next step would divide by this.
-        exhausted = jnp.hypot(bar, s.cos * gamma) <= 10 * operator.eps * size
+        exhausted = jnp.hypot(bar, s.cos * gamma) <= least * size
         cos, sin = safe_divide(bar, diagonal), safe_divide(gamma, diagonal)
         over = safe_divide(jnp.ones_like(diagonal), diagonal)
         w = times(over, z - times(above_two, s.w_old) - times(above, s.w))
         image = times(over, product - times(above_two, s.image_old) - times(above, s.image))
         x = s.best.x + times(cos * s.eta, w)
         r = s.r - times(cos * s.eta, image)
-        error = jnp.where(exhausted, s.best.error, jnp.linalg.norm(r))
-        # With a preconditioner it is another norm that falls, and the 2-norm may rise: x goes on all the same.
+        error = jnp.linalg.norm(r)
+        if options.preconditioner is None:
+            # The images of the directions have length 1 in theory, and the residual falls. If a direction is so long
+            # that its image can only be rounding errors, it is one of the null space.
+            exhausted = exhausted | (jnp.linalg.norm(w) * size * least > 1) | (error > 1.01 * s.best.error)
+        error = jnp.where(exhausted, s.best.error, error)
         best = s.best.update(jnp.where(exhausted, s.best.x, x), error, exhausted | (gamma == 0), always=True)
         r = jnp.where(exhausted, s.r, r)
         return _Minres(
@@ -240,14 +247,8 @@ def minres_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOpti
     final = loop(
         lambda s: (s.best.error > target) & ~s.best.stop, body, init, maxiter=options.bound(operator), kind="while"
     )
-    x, r, error = final.best.x, final.r, final.best.error
-    if options.preconditioner is None:
-        # What is left of an inconsistent right-hand side lies in the null space, and it is all of the null space that
-        # the iterates have seen: without its component x has minimal norm (Liu, Milzarek and Roosta 2022).
-        inconsistent = final.best.stop & (error > jnp.sqrt(jnp.asarray(operator.eps).astype(error.dtype)) * rhs.norm)
-        overlap = safe_divide(jnp.vdot(r, x), jnp.vdot(r, r))
-        x = x - jnp.where(inconsistent, overlap, jnp.zeros_like(overlap)) * r
-    return Outcome(x, final.best.num_iter)
+    # Broken down far from a solution: the system is inconsistent, or the preconditioner not positive definite.
+    return least_squares_if(final.best.stop, operator, rhs, final.best.outcome(), adjoint=operator.matvec)
 
 
 def solve_normal_cg(

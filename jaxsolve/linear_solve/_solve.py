@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from jaxsolve.linear_solve import _direct, _krylov_general, _krylov_symmetric, _neumann, _refinement
 from jaxsolve.linear_solve._differentiable import Kernel, Outcome, differentiable_solve
@@ -58,7 +59,8 @@ def solve(
     ``"general"``    LU                                      GMRES
     ===============  ======================================  ==========================
 
-    and a singular or nearly singular system of direct size has the least-squares solution of minimal norm.
+    A singular or nearly singular system gets its least-squares solution of minimal norm: a direct method falls back on
+    singular values, an iterative one that fails (``maxiter`` not being given) on LSQR.
 
     Args:
         matvec: linear map from pytrees like ``b`` to pytrees with the same leaf shapes, perhaps in other containers; or
@@ -120,12 +122,20 @@ def _automatic(matvec, b, structure, options) -> Kernel:
     size = matvec.shape[0] if is_matrix(matvec) else Codec(b).size
     if size <= DIRECT_MAX_SIZE:
         return _direct.direct_kernel("cholesky" if structure == "psd" else "lu", symmetric=structure != "general")
-    kernel = {
+    method = {
         "psd": _krylov_symmetric.cg_kernel,
         "symmetric": _krylov_symmetric.minres_kernel,
         "general": _krylov_general.gmres_kernel,
     }[structure]
-    return functools.partial(kernel, options=options)
+
+    def kernel(operator, rhs):
+        outcome = method(operator, rhs, options=options)
+        if structure == "symmetric" or options.maxiter is not None:
+            return outcome  # MINRES sees to this itself; a bound on the iterations is a bound on the work
+        adjoint = operator.matvec if structure == "psd" else None
+        return _krylov_general.least_squares_if(jnp.asarray(True), operator, rhs, outcome, adjoint=adjoint)
+
+    return kernel
 
 
 def _known(options):
