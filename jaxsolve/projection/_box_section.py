@@ -70,7 +70,8 @@ def projection_box_section(x: PyTree, hyperparams: tuple, check_feasible: bool =
     )
     check_bounds(lower, upper, "alpha", "beta")
     point, unravel = ravel(x)
-    data = (*(ravel(p)[0] for p in (lower, upper, weights)), as_scalar(c, "projection_box_section: c", point.dtype))
+    lower, upper, weights = ravel(lower)[0], ravel(upper)[0], ravel(weights)[0]
+    data = (lower, upper, weights, as_scalar(c, "projection_box_section: c", point.dtype))
     if check_feasible and all(is_concrete(leaf) for leaf in data):
         _raise_if_empty(*data)
     return unravel(_project(point, *data))
@@ -117,7 +118,6 @@ class _Piece(NamedTuple):
 def _project(x, lower, upper, w, c):
     fixed = lax.stop_gradient((x, lower, upper, w, c))
     low, high, slack = _range(*fixed[1:])
-    # A sum is NaN if an entry is; infinite bounds of both signs must not make one.
     nan = jnp.isnan(fixed[4]) | jnp.any(jnp.stack([jnp.any(jnp.isnan(v)) for v in fixed[:4]]))
     empty = (fixed[4] > high + slack) | (fixed[4] < low - slack) | jnp.any(fixed[1] > fixed[2]) | nan
     # Only the ratio of w and c matters.
@@ -126,19 +126,14 @@ def _project(x, lower, upper, w, c):
     w, c = w / largest, c / largest
     # Neither does a multiple of w added to x. With the multiplier brought near 0 the second search does not suffer
     # from cancellation, even where entries of x are huge beside the box.
-    z_first = _on_piece(
-        _find_piece(*fixed[:3], *lax.stop_gradient((w, c))), *lax.stop_gradient((x, lower, upper, w, c))
-    )
-    x = x - _where(w == 0, 0, z_first[1] * w)
+    fixed = lax.stop_gradient((x, lower, upper, w, c))
+    _, mu = _on_piece(_find_piece(*fixed), *fixed)
+    x = x - mu * w
     piece = _find_piece(*lax.stop_gradient((x, lower, upper, w, c)))
-    z = _on_piece(piece, x, lower, upper, w, c)[0]
+    z, _ = _on_piece(piece, x, lower, upper, w, c)
     # Rounding must not leave the box; the derivative stays that of the linear formula.
     z = z + lax.stop_gradient(jnp.clip(z, lower, upper) - z)
     return jnp.where(empty, jnp.full_like(z, jnp.nan), z)
-
-
-def _where(condition, a, b):
-    return jnp.where(condition, jnp.asarray(a, b.dtype), b)
 
 
 def _ends(x, lower, upper, w):

@@ -150,8 +150,8 @@ def ravel(tree: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
 def scale_to_unit(tree: PyTree) -> tuple[jax.Array, PyTree, jax.Array]:
     r"""``tree`` divided by about its largest absolute entry, so that squares neither overflow nor vanish.
 
-    The scale :math:`s` is a power of two, so the division is exact. It is a constant for derivatives. That is right for the callers: their formulas do not depend on
-    it in exact arithmetic.
+    The scale :math:`s` is a power of two, so the division is exact. It is a constant for derivatives, which is right
+    for the callers: their formulas do not depend on it in exact arithmetic.
 
     Args:
         tree: pytree of arrays of 32 bits or more.

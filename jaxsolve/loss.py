@@ -1,0 +1,357 @@
+r"""Losses for classification and regression, with the ground truth as first argument.
+
+Labels are integers: 0 or 1 in the binary losses, 0 to ``k - 1`` in the multiclass ones. The binary losses and
+:func:`huber_loss` work entry by entry. The multiclass losses take scores of shape ``(k,)`` and one label, or a batch:
+scores of shape ``(..., k)`` with labels of shape ``(...)``. A traced label out of range gives NaN in the multiclass
+losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxsolve._compat import is_concrete
+from jaxsolve._types import PyTree
+from jaxsolve.projection import projection_simplex
+from jaxsolve.projection._inputs import as_inexact, check_nonnegative
+from jaxsolve.tree_util import tree_vdot
+
+__all__ = [
+    "binary_hinge_loss",
+    "binary_logistic_loss",
+    "binary_perceptron_loss",
+    "binary_sparsemax_loss",
+    "huber_loss",
+    "make_fenchel_young_loss",
+    "multiclass_hinge_loss",
+    "multiclass_logistic_loss",
+    "multiclass_perceptron_loss",
+    "multiclass_sparsemax_loss",
+    "sparse_plus",
+    "sparse_sigmoid",
+]
+
+sparse_plus = jax.nn.sparse_plus
+sparse_sigmoid = jax.nn.sparse_sigmoid
+
+
+def binary_logistic_loss(label: Any, logit: Any) -> jax.Array:
+    r"""Logistic loss :math:`\log(1 + e^{-s t})`, with :math:`s = 2 \cdot \text{label} - 1` and :math:`t` the logit.
+
+    Args:
+        label: 0 or 1, of the shape of ``logit``.
+        logit: real array.
+
+    Returns:
+        The loss of each entry.
+
+    Raises:
+        ValueError: the shapes differ, or a concrete label is neither 0 nor 1.
+
+    Example:
+        >>> from jaxsolve.loss import binary_logistic_loss
+        >>> print(f"{binary_logistic_loss(1, 0.0):.4f}")
+        0.6931
+    """
+    label, logit = _binary(label, logit, "logit")
+    return jax.nn.softplus(jnp.where(label, -logit, logit))
+
+
+def binary_sparsemax_loss(label: Any, logit: Any) -> jax.Array:
+    r"""Binary sparsemax loss: :func:`sparse_plus` of :math:`-s t`, with :math:`s = 2 \cdot \text{label} - 1`.
+
+    It is 0 exactly where :func:`sparse_sigmoid` of the logit is the label.
+
+    Args:
+        label: 0 or 1, of the shape of ``logit``.
+        logit: real array.
+
+    Returns:
+        The loss of each entry.
+
+    Raises:
+        ValueError: the shapes differ, or a concrete label is neither 0 nor 1.
+
+    References:
+        M. Blondel, A. Martins, V. Niculae, *Learning with Fenchel-Young losses*, JMLR 21, 2020, section 4.4.
+
+    Example:
+        >>> from jaxsolve.loss import binary_sparsemax_loss
+        >>> float(binary_sparsemax_loss(0, 0.0)), float(binary_sparsemax_loss(1, 1.5))
+        (0.25, 0.0)
+    """
+    label, logit = _binary(label, logit, "logit")
+    return optax.losses.sparsemax_loss(logit, label)
+
+
+def binary_hinge_loss(label: Any, score: Any) -> jax.Array:
+    r"""Hinge loss :math:`\max(0, 1 - s t)`, with :math:`s = 2 \cdot \text{label} - 1` and :math:`t` the score.
+
+    Args:
+        label: 0 or 1, of the shape of ``score``.
+        score: real array.
+
+    Returns:
+        The loss of each entry.
+
+    Raises:
+        ValueError: the shapes differ, or a concrete label is neither 0 nor 1.
+
+    Example:
+        >>> from jaxsolve.loss import binary_hinge_loss
+        >>> float(binary_hinge_loss(1, 0.25)), float(binary_hinge_loss(0, 0.25))
+        (0.75, 1.25)
+    """
+    label, score = _binary(label, score, "score")
+    return optax.losses.hinge_loss(score, jnp.where(label, jnp.ones_like(score), -jnp.ones_like(score)))
+
+
+def binary_perceptron_loss(label: Any, score: Any) -> jax.Array:
+    r"""Perceptron loss :math:`\max(0, -s t)`, with :math:`s = 2 \cdot \text{label} - 1` and :math:`t` the score.
+
+    Args:
+        label: 0 or 1, of the shape of ``score``.
+        score: real array.
+
+    Returns:
+        The loss of each entry.
+
+    Raises:
+        ValueError: the shapes differ, or a concrete label is neither 0 nor 1.
+
+    Example:
+        >>> from jaxsolve.loss import binary_perceptron_loss
+        >>> float(binary_perceptron_loss(1, 0.25)), float(binary_perceptron_loss(0, 0.25))
+        (0.0, 0.25)
+    """
+    label, score = _binary(label, score, "score")
+    return optax.losses.perceptron_loss(score, jnp.where(label, jnp.ones_like(score), -jnp.ones_like(score)))
+
+
+def huber_loss(target: Any, pred: Any, delta: Any = 1.0) -> jax.Array:
+    r"""Huber loss: :math:`\tfrac12 r^2` for :math:`|r| \le \delta`, else :math:`\delta (|r| - \tfrac12 \delta)`.
+
+    Here :math:`r = \text{pred} - \text{target}`. At :math:`|r| = \delta` the second derivative is that of the square.
+
+    Args:
+        target: real array of the shape of ``pred``, or a scalar.
+        pred: real array.
+        delta: non-negative scalar, where the square turns into a line.
+
+    Returns:
+        The loss of each entry.
+
+    Raises:
+        ValueError: ``delta`` is negative.
+
+    References:
+        P. Huber, *Robust estimation of a location parameter*, Annals of Mathematical Statistics 35, 1964.
+
+    Example:
+        >>> from jaxsolve.loss import huber_loss
+        >>> float(huber_loss(0.0, 0.5)), float(huber_loss(0.0, 3.0))
+        (0.125, 2.5)
+    """
+    check_nonnegative(delta, "delta")
+    pred = as_inexact(pred, "pred")
+    target, delta = (as_inexact(v, name).astype(pred.dtype) for v, name in ((target, "target"), (delta, "delta")))
+    # Not optax's, whose |r| under the square makes the second derivative 0 at r = 0.
+    error = pred - target
+    square = jnp.abs(error) <= delta
+    small = jnp.where(square, error, jnp.zeros_like(error))
+    return jnp.where(square, 0.5 * small * small, delta * (jnp.abs(error) - 0.5 * delta))
+
+
+def multiclass_logistic_loss(label: Any, logits: Any) -> jax.Array:
+    r"""Multinomial logistic loss :math:`\log \sum_j e^{t_j - t_{\text{label}}}`.
+
+    Logits of ``-inf`` (impossible classes) other than the label's contribute nothing.
+
+    Args:
+        label: integers of shape ``(...)``, from 0 to ``k - 1``.
+        logits: real array of shape ``(..., k)``.
+
+    Returns:
+        The loss of each label, of shape ``(...)``.
+
+    Raises:
+        ValueError: the shapes do not fit, or a concrete label is out of range.
+        TypeError: the labels are not integers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.loss import multiclass_logistic_loss
+        >>> print(f"{multiclass_logistic_loss(2, jnp.zeros(3)):.4f}")
+        1.0986
+    """
+    _, excess = _excess(label, logits, "logits")
+    return jax.nn.logsumexp(excess, axis=-1)
+
+
+def multiclass_hinge_loss(label: Any, scores: Any) -> jax.Array:
+    r"""Multiclass hinge loss :math:`\max_j \, (t_j + [j \ne \text{label}]) - t_{\text{label}}`.
+
+    Where several classes attain the maximum, the subgradient is the mean of theirs.
+
+    Args:
+        label: integers of shape ``(...)``, from 0 to ``k - 1``.
+        scores: real array of shape ``(..., k)``.
+
+    Returns:
+        The loss of each label, of shape ``(...)``.
+
+    Raises:
+        ValueError: the shapes do not fit, or a concrete label is out of range.
+        TypeError: the labels are not integers.
+
+    References:
+        K. Crammer and Y. Singer, *On the algorithmic implementation of multiclass kernel-based vector machines*,
+        JMLR 2, 2001.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.loss import multiclass_hinge_loss
+        >>> float(multiclass_hinge_loss(0, jnp.array([1.0, 0.5, -3.0])))
+        0.5
+    """
+    is_label, excess = _excess(label, scores, "scores")
+    return jnp.max(jnp.where(is_label, excess, 1 + excess), axis=-1)
+
+
+def multiclass_perceptron_loss(label: Any, scores: Any) -> jax.Array:
+    r"""Multiclass perceptron loss :math:`\max_j t_j - t_{\text{label}}`.
+
+    Where several classes attain the maximum, the subgradient is the mean of theirs.
+
+    Args:
+        label: integers of shape ``(...)``, from 0 to ``k - 1``.
+        scores: real array of shape ``(..., k)``.
+
+    Returns:
+        The loss of each label, of shape ``(...)``.
+
+    Raises:
+        ValueError: the shapes do not fit, or a concrete label is out of range.
+        TypeError: the labels are not integers.
+
+    References:
+        M. Collins, *Discriminative training methods for hidden Markov models*, EMNLP 2002.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.loss import multiclass_perceptron_loss
+        >>> float(multiclass_perceptron_loss(1, jnp.array([1.0, 0.5, -3.0])))
+        0.5
+    """
+    return jnp.max(_excess(label, scores, "scores")[1], axis=-1)
+
+
+def multiclass_sparsemax_loss(label: Any, scores: Any) -> jax.Array:
+    r"""Sparsemax loss: the Fenchel-Young loss whose prediction is the projection on the simplex.
+
+    .. math::
+
+        \max_{p \in \Delta} \left( \langle p, t \rangle - \tfrac12 \|p\|_2^2 \right) + \tfrac12 - t_{\text{label}}
+
+    Its gradient is :math:`P_\Delta(t) - e_{\text{label}}`.
+
+    Args:
+        label: integers of shape ``(...)``, from 0 to ``k - 1``.
+        scores: real array of shape ``(..., k)``.
+
+    Returns:
+        The loss of each label, of shape ``(...)``.
+
+    Raises:
+        ValueError: the shapes do not fit, or a concrete label is out of range.
+        TypeError: the labels are not integers.
+
+    References:
+        A. Martins and R. Astudillo, *From softmax to sparsemax*, ICML 2016, section 3.2.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.loss import multiclass_sparsemax_loss
+        >>> float(multiclass_sparsemax_loss(0, jnp.array([1.0, 0.5, -3.0])))
+        0.0625
+    """
+    _, excess = _excess(label, scores, "scores")
+    flat = excess.reshape(-1, excess.shape[-1])
+    p = jax.vmap(projection_simplex)(flat).reshape(excess.shape)
+    # Where p is 0 the score may be -inf.
+    gain = jnp.sum(p * jnp.where(p == 0, jnp.zeros_like(excess), excess), axis=-1)
+    return gain + 0.5 * (1 - jnp.sum(p * p, axis=-1))
+
+
+def make_fenchel_young_loss(max_fun: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    r"""The Fenchel-Young loss of a maximum function.
+
+    For :math:`F(t) = \max_p \langle p, t \rangle - \Omega(p)` the loss is :math:`F(t) - \langle y, t \rangle`: up to
+    the constant :math:`\Omega(y)` the Fenchel-Young loss of :math:`\Omega`, with gradient :math:`\nabla F(t) - y`.
+
+    Args:
+        max_fun: ``max_fun(scores, *args, **kwargs)``, convex, with a scalar result.
+
+    Returns:
+        ``loss(y_true, scores, *args, **kwargs)``, where ``y_true`` and ``scores`` are pytrees of one structure. Use
+        ``jax.vmap`` for batches.
+
+    Raises:
+        TypeError: ``max_fun`` is not callable.
+
+    References:
+        M. Blondel, A. Martins, V. Niculae, *Learning with Fenchel-Young losses*, JMLR 21, 2020.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsolve.loss import make_fenchel_young_loss
+        >>> loss = make_fenchel_young_loss(jax.nn.logsumexp)
+        >>> print(f"{loss(jnp.array([1.0, 0.0]), jnp.array([0.0, 0.0])):.4f}")
+        0.6931
+    """
+    if not callable(max_fun):
+        raise TypeError(f"max_fun must be a function max_fun(scores), got {type(max_fun).__name__}.")
+
+    def fenchel_young_loss(y_true: PyTree, scores: PyTree, *args: Any, **kwargs: Any) -> jax.Array:
+        scores = as_inexact(scores, "scores")
+        y_true = jax.tree.map(lambda y, s: jnp.asarray(y).astype(s.dtype), y_true, scores)
+        value = max_fun(scores, *args, **kwargs)
+        return value - tree_vdot(y_true, scores).astype(value.dtype)
+
+    return fenchel_young_loss
+
+
+def _binary(label, score, name):
+    score = as_inexact(score, name)
+    label = jnp.asarray(label)
+    if label.shape != score.shape:
+        raise ValueError(f"label and {name} must have one shape, got {label.shape} and {score.shape}.")
+    if is_concrete(label) and not np.all((np.asarray(label) == 0) | (np.asarray(label) == 1)):
+        raise ValueError(f"label must be 0 or 1 everywhere, got {label}.")
+    return label > 0, score
+
+
+def _excess(label, scores, name):
+    """Which entry is the label's, and the scores less that of the label, which is exactly 0 at the label."""
+    scores = as_inexact(scores, name)
+    label = jnp.asarray(label)
+    if not jnp.issubdtype(label.dtype, jnp.integer):
+        raise TypeError(f"label must be an integer class, got dtype {label.dtype}.")
+    if scores.ndim == 0 or label.shape != scores.shape[:-1]:
+        raise ValueError(
+            f"label must have the shape of {name} without its last axis, got {label.shape} and {scores.shape}."
+        )
+    num_classes = scores.shape[-1]
+    if is_concrete(label) and not np.all((np.asarray(label) >= 0) & (np.asarray(label) < num_classes)):
+        raise ValueError(f"label must be from 0 to {num_classes - 1}, got {label}.")
+    classes = jnp.arange(num_classes, dtype=label.dtype).reshape((1,) * label.ndim + (num_classes,))
+    is_label = jnp.expand_dims(label, -1) == classes
+    of_label = jnp.sum(jnp.where(is_label, scores, jnp.zeros_like(scores)), axis=-1, keepdims=True)
+    of_label = jnp.where(jnp.any(is_label, axis=-1, keepdims=True), of_label, jnp.nan)
+    return is_label, jnp.where(is_label, jnp.zeros_like(scores), scores - of_label)
