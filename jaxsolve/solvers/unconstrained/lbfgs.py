@@ -5,8 +5,9 @@ Hessian approximation :math:`H_k` is built from the last ``history_size`` pairs
 :math:`s_i = x_{i+1} - x_i`, :math:`y_i = \nabla f(x_{i+1}) - \nabla f(x_i)`. Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
 
 The product with :math:`H_k` uses the compact representation (Byrd, Nocedal and Schnabel 1994, equation 3.1) rather than the
-two-loop recursion (Nocedal and Wright 2006, algorithm 7.4): a handful of matrix-vector products with the histories and two
-triangular solves of the size of the memory, where the recursion needs twice as many dependent steps as there are pairs.
+two-loop recursion (Nocedal and Wright 2006, algorithm 7.4): a handful of matrix-vector products with the histories, where
+the recursion needs twice as many dependent steps as there are pairs. The triangular matrix in it is kept as its inverse,
+which a new pair extends by one column and an old one leaves by losing its row and column.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
@@ -26,10 +26,8 @@ from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
     tree_l2_norm,
-    tree_negative,
     tree_real_dtype,
     tree_sub,
-    tree_vdot,
     tree_where,
 )
 
@@ -56,8 +54,9 @@ class LBFGSState(NamedTuple):
         num_grad_eval: evaluations of its gradient, int32.
         num_linesearch_iter: trial steps of all line searches, int32.
         status: a :class:`jaxsolve.Status`, int32.
-        sy: inner products <s_i, y_j>, shape (history_size, history_size).
-        yy: inner products <y_i, y_j>, likewise.
+        r_inverse: inverse of the triangular matrix of the inner products <s_i, y_j>, i no newer than j, in the order of the
+            ring buffer, shape (history_size, history_size); rows and columns of unused pairs are 0.
+        yy: inner products <y_i, y_j>, in the same order.
     """
 
     iter_num: Array
@@ -75,7 +74,7 @@ class LBFGSState(NamedTuple):
     num_grad_eval: Any = 0
     num_linesearch_iter: Any = 0
     status: Any = 0
-    sy: Any = None
+    r_inverse: Any = None
     yy: Any = None
 
 
@@ -145,19 +144,13 @@ class LBFGS(DescentMethod):
             num_grad_eval=one,
             num_linesearch_iter=jnp.zeros((), jnp.int32),
             status=self.status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
-            sy=jnp.zeros((size, size), dtype),
+            r_inverse=jnp.zeros((size, size), dtype),
             yy=jnp.zeros((size, size), dtype),
         )
 
     def update(self, params: PyTree, state: LBFGSState, *args: Any, **kwargs: Any) -> OptStep:
         """One step along the L-BFGS direction; returns ``OptStep(params, state)``."""
         direction = self._direction(state)
-        slope = tree_vdot(state.grad, direction)
-        # Rounding may turn a direction uphill; the negative gradient never is.
-        downhill = slope < 0
-        direction = tree_where(downhill, direction, tree_negative(state.grad))
-        state = state._replace(rho_history=jnp.where(downhill, state.rho_history, 0))
-
         if self._fixed_stepsize:
             step = self._fixed_step(params, state, direction, args, kwargs)
         else:
@@ -198,14 +191,11 @@ class LBFGS(DescentMethod):
         return new_params, new, finite
 
     def _searched_step(self, params, state, direction, args, kwargs):
-        # Without curvature information the direction is the bare gradient, and its length says nothing about that of the
-        # step: the first trial moves by 1 at most.
         bare = ~jnp.any(state.rho_history > 0)
-        trial = self._first_trial(params, state.stepsize)
-        short = jnp.minimum(trial, 1 / jnp.maximum(state.error, jnp.finfo(state.error.dtype).tiny))
-        trial = jnp.where(bare, short, trial)
+        longest = jnp.asarray(self.max_stepsize).astype(state.stepsize.dtype)
+        trial = jnp.where(bare, longest, self._first_trial(params, state.stepsize))
         stepsize, search = self._line_search().run(
-            trial, params, state.value, state.grad, direction, fun_args=args, fun_kwargs=kwargs
+            trial, params, state.value, state.grad, direction, args, kwargs, aux=state.aux
         )
         moved = stepsize > 0
         new = state._replace(
@@ -213,7 +203,7 @@ class LBFGS(DescentMethod):
             grad=search.grad,
             aux=search.aux,
             # The next search starts from the last step that was one.
-            stepsize=jnp.where(moved & ~bare, stepsize, jnp.asarray(self.max_stepsize).astype(stepsize.dtype)),
+            stepsize=jnp.where(moved & ~bare, stepsize, longest),
             failed_linesearch=search.failed,
             num_fun_eval=state.num_fun_eval + search.num_fun_eval,
             num_grad_eval=state.num_grad_eval + search.num_grad_eval,
@@ -232,56 +222,51 @@ class LBFGS(DescentMethod):
         .. math::
 
             H g = \gamma g + S w - \gamma Y u, \qquad u = R^{-1} S^T g, \qquad
-            w = R^{-T} \bigl((D + \gamma Y^T Y) u - \gamma Y^T g\bigr).
-        """
-        size = self.history_size
-        gamma = jnp.where(jnp.any(state.rho_history > 0), state.gamma, jnp.ones_like(state.gamma))
-        oldest_first = (state.iter_num + jnp.arange(size)) % size
-        newest_last = jnp.argsort(oldest_first)
-        used = (state.rho_history > 0)[oldest_first]
-        both = used[:, None] & used[None, :]
-        sy = jnp.where(both, state.sy[oldest_first][:, oldest_first], 0)
-        yy = jnp.where(both, state.yy[oldest_first][:, oldest_first], 0)
-        diagonal = jnp.diagonal(sy)
-        # Unused rows become those of the identity, and take no part.
-        upper = jnp.where(jnp.eye(size, dtype=bool), jnp.diag(jnp.where(used, diagonal, 1)), jnp.triu(sy, 1))
+            w = R^{-T} \bigl(D u + \gamma (Y^T Y u - Y^T g)\bigr).
 
-        s_dot_g = jnp.where(used, _rows_dot(state.s_history, state.grad, gamma.dtype)[oldest_first], 0)
-        y_dot_g = jnp.where(used, _rows_dot(state.y_history, state.grad, gamma.dtype)[oldest_first], 0)
-        u = solve_triangular(upper, s_dot_g)
-        w = solve_triangular(upper, diagonal * u + gamma * (yy @ u) - gamma * y_dot_g, trans="T")
-        u, w = jnp.where(used, u, 0)[newest_last], jnp.where(used, w, 0)[newest_last]
+        A permutation of the pairs permutes rows and columns of every matrix alike, so the order of the ring buffer serves.
+        """
+        dtype, rho = state.gamma.dtype, state.rho_history
+        used = rho > 0
+        gamma = state.gamma
+        if self.use_gamma:
+            # Without a pair to tell the scale, a step of 1 moves by 1.
+            shortest = jnp.finfo(dtype).tiny
+            gamma = jnp.where(jnp.any(used), gamma, 1 / jnp.maximum(state.error, shortest))
+        u = state.r_inverse @ _rows_dot(state.s_history, state.grad, dtype)
+        diagonal = jnp.where(used, 1 / jnp.where(used, rho, 1), 0)
+        along = diagonal * u + gamma * (state.yy @ u - _rows_dot(state.y_history, state.grad, dtype))
+        w, v = along @ state.r_inverse, gamma * u
 
         def combine(grad, s_rows, y_rows):
-            weights = jnp.stack([w, -gamma * u]).astype(s_rows.dtype)
-            along = _weighted_sum(weights[0], s_rows) + _weighted_sum(weights[1], y_rows)
-            return -(gamma.astype(s_rows.dtype) * grad.astype(s_rows.dtype) + along).astype(grad.dtype)
+            of_s, of_y = _weighted_sum(w, s_rows), _weighted_sum(v, y_rows)
+            return (of_y - of_s - gamma.astype(s_rows.dtype) * grad.astype(s_rows.dtype)).astype(grad.dtype)
 
         return jax.tree.map(combine, state.grad, state.s_history, state.y_history)
 
     def _remember(self, params, new_params, state: LBFGSState, new_state: LBFGSState, moved: Array) -> LBFGSState:
         """Write the new pair over the oldest one, or forget everything if the search went nowhere."""
         dtype, row = state.gamma.dtype, state.iter_num % self.history_size
-        s = jax.tree.map(lambda a, b: a.astype(_history_dtype(a)) - b.astype(_history_dtype(b)), new_params, params)
-        y = jax.tree.map(lambda a, b: a.astype(_history_dtype(a)) - b.astype(_history_dtype(b)), new_state.grad, state.grad)
+        s, y = _difference(new_params, params), _difference(new_state.grad, state.grad)
         s_history, y_history = _write(state.s_history, s, row), _write(state.y_history, y, row)
-        s_dot_y = tree_vdot(s, y).astype(dtype)
-        y_dot_y = tree_vdot(y, y).astype(dtype)
+        s_dot_y, y_dot_y = _rows_dot(s_history, y, dtype), _rows_dot(y_history, y, dtype)
+        curvature, length = s_dot_y[row], y_dot_y[row]
         # Without positive curvature the pair would make H indefinite (Nocedal and Wright, section 7.2).
-        curved = moved & (s_dot_y > jnp.finfo(dtype).eps * y_dot_y)
-        rho = jnp.where(curved, 1 / jnp.where(curved, s_dot_y, 1), 0)
-        rho_history = jnp.where(moved, state.rho_history, 0).at[row].set(rho)
-        gamma = jnp.where(curved, s_dot_y / jnp.where(curved, y_dot_y, 1), state.gamma) if self.use_gamma else state.gamma
+        curved = moved & (curvature > jnp.finfo(dtype).eps * length)
+        rho = jnp.where(curved, 1 / jnp.where(curved, curvature, 1), 0)
+        gamma = jnp.where(curved, curvature / jnp.where(curved, length, 1), state.gamma)
 
-        s_dot_ys, ss_dot_y = _rows_dot(y_history, s, dtype), _rows_dot(s_history, y, dtype)
-        ys_dot_y = _rows_dot(y_history, y, dtype)
+        new = jnp.arange(self.history_size, dtype=jnp.int32) == row
+        new_row, new_column = new[:, None], new[None, :]
+        r_inverse = jnp.where(new_row | new_column | ~moved, 0, state.r_inverse)
+        column = rho * (new.astype(dtype) - r_inverse @ jnp.where(new, 0, s_dot_y))
         return new_state._replace(
             s_history=s_history,
             y_history=y_history,
-            rho_history=rho_history,
-            gamma=gamma,
-            sy=state.sy.at[row, :].set(s_dot_ys).at[:, row].set(ss_dot_y),
-            yy=state.yy.at[row, :].set(ys_dot_y).at[:, row].set(ys_dot_y),
+            rho_history=jnp.where(new, rho, jnp.where(moved, state.rho_history, 0)),
+            gamma=gamma if self.use_gamma else state.gamma,
+            r_inverse=jnp.where(new_column, column[:, None], r_inverse),
+            yy=jnp.where(new_row, y_dot_y[None, :], jnp.where(new_column, y_dot_y[:, None], state.yy)),
         )
 
 
@@ -290,8 +275,12 @@ def _history_dtype(leaf):
     return tree_real_dtype(leaf)
 
 
+def _difference(new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: a.astype(_history_dtype(a)) - b.astype(_history_dtype(b)), new, old)
+
+
 def _write(history: PyTree, pair: PyTree, row: Array) -> PyTree:
-    return jax.tree.map(lambda rows, new: rows.at[row].set(new), history, pair)
+    return jax.tree.map(lambda rows, new: lax.dynamic_update_index_in_dim(rows, new, row, 0), history, pair)
 
 
 def _rows_dot(history: PyTree, tree: PyTree, dtype) -> Array:

@@ -1,0 +1,164 @@
+"""run: what is not in the contract of every single solver."""
+
+import copy
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsolve
+from jaxsolve import Status
+from jaxsolve.linear_solve import solve_cg, solve_lu
+
+D = np.array([1.0, 4.0, 9.0])
+
+
+def quadratic(x, theta):
+    return 0.5 * jnp.sum(D * (x - theta) ** 2)
+
+
+def host_quadratic(x, theta):
+    """NumPy only: fails on tracers."""
+    x = np.asarray(x)
+    return 0.5 * float(np.sum(D * (x - theta) ** 2)), D * (x - theta)
+
+
+def test_host_functions_without_jit():
+    solver = jaxsolve.GradientDescent(host_quadratic, value_and_grad=True, jit=False, tol=1e-8)
+    params, state = solver.run(jnp.zeros(3), 2.0)
+    np.testing.assert_allclose(params, 2.0, atol=1e-7)
+    assert int(state.status) == Status.CONVERGED
+    fixed_point = jaxsolve.FixedPointIteration(lambda x: np.cos(np.asarray(x)), jit=False, tol=1e-8)
+    np.testing.assert_allclose(fixed_point.run(1.0).params, 0.7390851332, atol=1e-7)
+    root = jaxsolve.Bisection(lambda x: np.asarray(x) ** 3 - 8.0, 0.0, 4.0, jit=False, tol=1e-8, maxiter=60)
+    np.testing.assert_allclose(root.run().params, 2.0, atol=1e-8)
+
+
+def test_without_jit_traceable_functions_differentiate_implicitly():
+    solver = jaxsolve.GradientDescent(quadratic, jit=False, tol=1e-10)
+    solution = lambda theta: solver.run(jnp.zeros(3), theta).params  # noqa: E731
+    np.testing.assert_allclose(jax.jacfwd(solution)(2.0), 1.0, atol=1e-8)
+    np.testing.assert_allclose(jax.jacrev(solution)(2.0), 1.0, atol=1e-8)
+
+
+def test_implicit_diff_solve_is_used_by_every_kind_of_solver():
+    for make in (
+        lambda **o: jaxsolve.GradientDescent(quadratic, **o),
+        lambda **o: jaxsolve.ProjectedGradient(quadratic, lambda x, h: jnp.maximum(x, h), **o),
+        lambda **o: jaxsolve.ProximalGradient(quadratic, lambda x, h, s: x, **o),
+        lambda **o: jaxsolve.LBFGS(quadratic, **o),
+    ):
+        calls = []
+
+        def spy(matvec, b, calls=calls):
+            calls.append(1)
+            return solve_lu(matvec, b)
+
+        solver = make(implicit_diff_solve=spy, tol=1e-9)
+        args = () if isinstance(solver, (jaxsolve.GradientDescent, jaxsolve.LBFGS)) else (-5.0,)
+        np.testing.assert_allclose(jax.jacrev(lambda t: solver.run(jnp.zeros(3), *args, t).params)(1.0), 1.0, atol=1e-7)
+        assert calls
+
+
+def test_a_wrong_solve_gives_a_wrong_gradient():
+    """The check above can fail: the result is that of the solve."""
+    solver = jaxsolve.GradientDescent(quadratic, implicit_diff_solve=lambda matvec, b: jax.tree.map(jnp.zeros_like, b))
+    assert not np.any(jax.jacrev(lambda t: solver.run(jnp.zeros(3), t).params)(1.0))
+
+
+@pytest.mark.float32
+def test_accuracy_of_the_implicit_jacobian_at_condition_1e4():
+    """n = 20, float32, condition 1e4: relative error at most 1e-4 (0.19 elsewhere)."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(20, 20)))[0]
+    H = basis @ np.diag(np.logspace(-4, 0, 20)) @ basis.T
+    target = rng.normal(size=(20, 20))
+    H32, target32 = jnp.asarray(H, jnp.float32), jnp.asarray(target, jnp.float32)
+
+    def fun(x, theta):
+        return 0.5 * x @ (H32 @ x) - x @ (target32 @ theta)
+
+    solver = jaxsolve.LBFGS(fun, tol=1e-5, maxiter=2000)
+    theta = jnp.ones(20, jnp.float32)
+    exact = np.linalg.solve(np.asarray(H32, np.float64), np.asarray(target32, np.float64))
+    for mode in (jax.jacrev, jax.jacfwd):
+        got = jax.jit(mode(lambda t: solver.run(jnp.zeros(20, jnp.float32), t).params))(theta)
+        assert np.linalg.norm(got - exact) <= 1e-4 * np.linalg.norm(exact)
+
+
+def test_degenerate_points_have_finite_derivatives():
+    # An active bound with zero multiplier: the generalised Jacobian of the projection decides.
+    solver = jaxsolve.ProjectedGradient(quadratic, lambda x, h: jnp.maximum(x, h), tol=1e-10)
+    got = jax.jacrev(lambda t: solver.run(jnp.ones(3), 0.0, t).params)(jnp.zeros(3))
+    assert np.all(np.isfinite(got))
+    # A singular Hessian: the shortest tangent.
+    flat = jaxsolve.LBFGS(lambda x, t: 0.5 * (jnp.sum(x) - t) ** 2, tol=1e-12)
+    for mode in (jax.jacrev, jax.jacfwd):
+        np.testing.assert_allclose(mode(lambda t: flat.run(jnp.zeros(2), t).params)(1.0), [0.5, 0.5], atol=1e-9)
+
+
+def test_cotangents_of_any_size():
+    solver = jaxsolve.GradientDescent(quadratic, tol=1e-10)
+    for scale in (1e-25, 1e25):
+        got = jax.grad(lambda t, scale=scale: scale * solver.run(jnp.zeros(3), t).params.sum())(1.0)
+        np.testing.assert_allclose(got, 3 * scale, rtol=1e-6)
+
+
+def test_array_valued_fields_are_differentiated_and_batched():
+    """A bound given as a field is data like any other."""
+    roots = jaxsolve.Bisection(lambda x, t: x - t, lower=jnp.asarray(-1.0), upper=jnp.asarray(5.0), tol=1e-9, maxiter=60)
+    assert float(jax.grad(lambda t: roots.run(None, t).params)(2.0)) == pytest.approx(1.0)
+
+    def run(tol):
+        return jaxsolve.GradientDescent(quadratic, tol=tol).run(jnp.zeros(3), 1.0).state.iter_num
+
+    few, many = jax.vmap(run)(jnp.asarray([1.0, 1e-8]))
+    assert int(few) < int(many)
+
+
+def test_solvers_can_be_copied_and_changed():
+    solver = jaxsolve.GradientDescent(quadratic, maxiter=1, tol=0.0)
+    other = copy.copy(solver)
+    other.maxiter = 2
+    assert int(solver.run(jnp.zeros(3), 1.0).state.iter_num) == 1
+    assert int(other.run(jnp.zeros(3), 1.0).state.iter_num) == 2
+    assert pickle.loads(pickle.dumps(solver)).maxiter == 1
+
+
+def test_sharded_inputs():
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("i"))
+    init = jax.device_put(jnp.zeros(3), sharding)
+    params, _ = jaxsolve.LBFGS(quadratic, tol=1e-8).run(init, 1.0)
+    np.testing.assert_allclose(params, 1.0, atol=1e-6)
+
+
+def test_too_long_a_step_ends_with_a_status():
+    for solver in (
+        jaxsolve.GradientDescent(quadratic, stepsize=1.0, maxiter=100_000),
+        jaxsolve.GradientDescent(quadratic, stepsize=1.0, acceleration=False, maxiter=100_000),
+        jaxsolve.LBFGS(lambda x, t: jnp.sum(jnp.cosh(x - t)), stepsize=50.0),
+    ):
+        params, state = solver.run(jnp.zeros(3), 1.0)
+        assert int(state.status) not in (Status.CONVERGED, Status.RUNNING)
+        assert np.all(np.abs(params) < 1e8), "a diverging iterate is not an answer"
+
+
+def test_flax_style_module_functions_and_bound_methods():
+    class Model:
+        def __init__(self, scale):
+            self.scale = scale
+
+        def loss(self, x, theta):
+            return self.scale * quadratic(x, theta)
+
+    solution = lambda s: jaxsolve.GradientDescent(Model(s).loss, tol=1e-8).run(jnp.zeros(3), 1.0).state.value  # noqa: E731
+    assert float(jax.grad(solution)(2.0)) == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(jaxsolve.GradientDescent(Model(2.0).loss, tol=1e-8).run(jnp.zeros(3), 1.0).params, 1.0)
+
+
+def test_cg_in_place_of_the_dense_solve():
+    solver = jaxsolve.LBFGS(quadratic, implicit_diff_solve=solve_cg, tol=1e-10)
+    np.testing.assert_allclose(jax.hessian(lambda t: solver.run(jnp.zeros(3), t).params.sum())(2.0), 0.0, atol=1e-7)
