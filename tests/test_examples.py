@@ -56,8 +56,8 @@ def test_svm_dual_solution_is_that_of_scikit_learn(svm, svm_data):
 
 
 def test_svm_tuning_lowers_the_outer_loss(svm, svm_data, capsys):
-    start, _ = svm.outer_loss(jnp.log(300.0), svm_data, maxiter=5000, tol=1e-4)
-    best, accuracy, _ = svm.tune(svm_data, num_steps=12)
+    start, _ = svm.outer_loss(jnp.log(20.0), svm_data, maxiter=5000, tol=1e-4)
+    best, accuracy, _ = svm.tune(svm_data, num_steps=12, theta=20.0)
     assert best < 0.9 * start
     assert 0.5 < accuracy <= 1.0
     assert "outer loss" in capsys.readouterr().out
