@@ -2,8 +2,8 @@ r"""The one place with ``lax.custom_linear_solve``: any algorithm becomes a diff
 
 With :math:`x = A^{-1} b` the tangent is :math:`\dot x = A^{-1} (\dot b - \dot A x)` and the cotangent of ``b`` is
 :math:`A^{-T} \bar x`: two more solves with the same algorithm, whatever it does inside. Derivatives of every order and
-in both modes follow. For a singular ``A`` the algorithms return least-squares solutions, and the same formulas hold with
-the pseudo-inverse, which is exact for perturbations that keep the range of ``A``.
+in both modes follow. For a singular ``A`` the algorithms return least-squares solutions, and the same formulas hold
+with the pseudo-inverse, which is exact for perturbations that keep the range of ``A``.
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ def differentiable_solve(
     if is_multicolumn(matvec, b):
 
         def solve_column(column, start):
-            return differentiable_solve(
-                kernel, matvec, column, ridge=ridge, init=start, symmetric=symmetric, info=info
-            )
+            return differentiable_solve(kernel, matvec, column, ridge=ridge, init=start, symmetric=symmetric, info=info)
 
         axes, out_axes = (1, None if init is None else 1), ((1, 0) if info else 1)
         return jax.vmap(solve_column, in_axes=axes, out_axes=out_axes)(jnp.asarray(b), init)
@@ -145,7 +143,7 @@ def _scales(vector):
 def _starting_point(operator, unit, start, scale):
     if start is None:
         return None, unit
-    # The solve for a tangent has another right-hand side, for which the starting point may be far off: then 0 is better.
+    # The solve for a tangent has another right-hand side, for which the starting point may be far off: 0 is better then.
     guess = start / scale.astype(start.dtype)
     remainder = unit - operator.matvec(guess)
     helps = _norm(remainder) < _norm(unit)

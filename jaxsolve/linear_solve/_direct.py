@@ -312,4 +312,4 @@ def _reciprocal(lengths):
 
 def _irregular_vector(size):
     """A fixed vector that is, for practical purposes, orthogonal to nobody's null space."""
-    return np.random.RandomState(0).standard_normal(size)
+    return np.random.default_rng(0).standard_normal(size)

@@ -109,4 +109,6 @@ def real_vdot(x: jax.Array, y: jax.Array) -> jax.Array:
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """The quotient, 0 where the denominator is 0."""
     zero = denominator == 0
-    return jnp.where(zero, jnp.zeros_like(numerator), numerator / jnp.where(zero, jnp.ones_like(denominator), denominator))
+    return jnp.where(
+        zero, jnp.zeros_like(numerator), numerator / jnp.where(zero, jnp.ones_like(denominator), denominator)
+    )

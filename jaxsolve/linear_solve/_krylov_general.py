@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxsolve._loop import loop, run_if_any
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
-from jaxsolve.linear_solve._krylov_common import Best, KrylovOptions, krylov_options, real_vdot, safe_divide
+from jaxsolve.linear_solve._krylov_common import Best, KrylovOptions, krylov_options, safe_divide
 from jaxsolve.linear_solve._operators import Operator, check_options
 from jaxsolve.linear_solve._preconditioners import preconditioner_on_vectors
 
@@ -276,9 +276,7 @@ def solve_lsqr(
         [1.0, 1.0]
     """
     options = krylov_options(tol, atol, maxiter, None, None)
-    return differentiable_solve(
-        partial(_lsqr_kernel, options=options), matvec, b, ridge=ridge, init=init, info=info
-    )
+    return differentiable_solve(partial(_lsqr_kernel, options=options), matvec, b, ridge=ridge, init=init, info=info)
 
 
 class _Lsqr(NamedTuple):
@@ -295,7 +293,7 @@ class _Lsqr(NamedTuple):
 def least_squares_if(
     condition: Any, operator: Operator, rhs: RightHandSide, outcome: Outcome, *, adjoint: Callable | None = None
 ) -> Outcome:
-    """Where a method failed by far (residual above the root of the rounding unit) and ``condition`` holds: LSQR's result.
+    """The result of LSQR where ``condition`` holds and a method failed by far (residual above the root of rounding).
 
     Args:
         condition: boolean scalar.

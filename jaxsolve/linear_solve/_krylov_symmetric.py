@@ -228,7 +228,10 @@ def minres_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOpti
             # that its image can only be rounding errors, it is one of the null space.
             exhausted = exhausted | (jnp.linalg.norm(w) * size * least > 1) | (error > 1.01 * s.best.error)
         error = jnp.where(exhausted, s.best.error, error)
-        best = s.best.update(jnp.where(exhausted, s.best.x, x), error, exhausted | (gamma == 0), always=True)
+        # A residual at the level of rounding in A x stays there: no backward stable method does better.
+        settled = error <= 2 * operator.eps * size * jnp.linalg.norm(x)
+        stop = exhausted | settled | (gamma == 0)
+        best = s.best.update(jnp.where(exhausted, s.best.x, x), error, stop, always=True)
         r = jnp.where(exhausted, s.r, r)
         return _Minres(
             v, s.v, z_new, gamma, s.gamma, -sin * s.eta, cos, s.cos, sin, s.sin, w, s.w, r, image, s.image, size, best

@@ -49,8 +49,8 @@ def solve_neumann(
         matvec: the map ``A`` on pytrees like ``b``, or a dense matrix.
         b: pytree of floating point arrays.
         num_terms: number K of terms, at least 1. One term is one-step differentiation: ``x = -b`` or ``x = b``.
-        residual: which optimality mapping ``A`` is the Jacobian of: ``"T(x) - x"``, so ``A = J - I`` (what the derivative
-            rule of this package solves for fixed points), or ``"x - T(x)"``, so ``A = I - J``.
+        residual: which optimality mapping ``A`` is the Jacobian of: ``"T(x) - x"``, so ``A = J - I`` (what the
+            derivative rule of this package solves for fixed points), or ``"x - T(x)"``, so ``A = I - J``.
         damping: the factor λ in (0, 1]; 1 is the plain series.
         ridge: non-negative multiple of the identity to add to ``A``.
         info: return ``(x, SolveInfo)``, whose residual says how good the truncation is.
@@ -66,8 +66,8 @@ def solve_neumann(
         >>> import jax.numpy as jnp
         >>> from jaxsolve.linear_solve import solve_neumann
         >>> A = lambda x: 0.5 * x - x                       # T(x) = x / 2
-        >>> float(solve_neumann(A, jnp.asarray(1.0), num_terms=1)), float(solve_neumann(A, jnp.asarray(1.0), num_terms=2))
-        (-1.0, -1.5)
+        >>> [float(solve_neumann(A, jnp.asarray(1.0), num_terms=k)) for k in (1, 2)]
+        [-1.0, -1.5]
     """
     if is_concrete(num_terms) and (num_terms < 1 or int(num_terms) != num_terms):
         raise ValueError(f"num_terms must be a whole number of at least 1, got {num_terms}.")

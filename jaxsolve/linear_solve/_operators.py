@@ -81,8 +81,8 @@ class Codec:
         """Raise a ``ValueError`` unless ``shapes`` are the leaf shapes of the model."""
         if shapes != self.shapes:
             raise ValueError(
-                f"{name} must have the leaf shapes of b, {self.shapes}, but has {shapes}. A linear map to be solved for "
-                "is square: it maps the structure of b to itself."
+                f"{name} must have the leaf shapes of b, {self.shapes}, but has {shapes}. A linear map to be solved "
+                "for is square: it maps the structure of b to itself."
             )
 
 
@@ -298,13 +298,17 @@ def _linear_transpose(matvec, operator):
 def _inexact_dtype(leaf, name):
     dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(f"{name} must consist of floating point arrays, but a leaf has dtype {dtype}: convert it first.")
+        raise TypeError(
+            f"{name} must consist of floating point arrays, but a leaf has dtype {dtype}: convert it first."
+        )
     return jnp.dtype(dtype)
 
 
 def _working_dtype(dtypes, name):
     complex_leaves = {jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes}
     if len(complex_leaves) > 1:
-        raise TypeError(f"{name} mixes real and complex arrays, dtypes {[str(d) for d in dtypes]}: convert the real ones.")
+        raise TypeError(
+            f"{name} mixes real and complex arrays, dtypes {[str(d) for d in dtypes]}: convert the real ones."
+        )
     widest = max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits, default=jnp.dtype(jnp.float32))
     return jnp.dtype(jnp.float32) if jnp.finfo(widest).bits < 32 else widest
