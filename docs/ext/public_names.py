@@ -1,7 +1,7 @@
 """Fails the build when a public name has no entry in the API pages.
 
-Public are the names in ``__all__`` of every module without a leading underscore in its path. A name counts as documented if
-an entry of the API pages resolves to the same object, for a class may be public in more than one place.
+Public are the names in ``__all__`` of every module without a leading underscore in its path. A name counts as
+documented if an entry of the API pages resolves to the same object, for a class may be public in more than one place.
 """
 
 import importlib
