@@ -51,7 +51,8 @@ def projection_box(x: PyTree, hyperparams: tuple) -> PyTree:
         \quad \text{subject to} \quad \text{lower} \le p \le \text{upper}.
 
     An entry that lies on a bound counts as cut: its derivative is 0 in ``x`` and 1 in that bound. So a variable that
-    is fixed by ``lower == upper`` follows its bound. Where ``lower > upper`` is traced, the result is ``lower``.
+    is fixed by ``lower == upper`` follows its bound. Traced bounds are not checked: where
+    ``lower > upper`` the result is one of the two.
 
     Args:
         x: pytree of arrays.

@@ -175,8 +175,10 @@ def _find_piece(x, lower, upper, w, c):
 
     free = movable & (leaves_first <= start) & (reaches_last >= end)
     freed_next = movable & jnp.where(jnp.isfinite(end), leaves_first == end, reaches_last == start)
-    direction = jnp.where(jnp.any(free), free, freed_next)
-    return _Piece(free, ~free & (leaves_first >= end), direction, start, end)
+    # Without a weight an entry inside its bounds is free too: it is x - mu w, whose derivative in w is not 0.
+    unweighted = (w == 0) & (x > lower) & (x < upper)
+    direction = unweighted | jnp.where(jnp.any(free), free, freed_next)
+    return _Piece(free | unweighted, ~free & (leaves_first >= end), direction, start, end)
 
 
 def _on_piece(piece, x, lower, upper, w, c):
@@ -185,7 +187,7 @@ def _on_piece(piece, x, lower, upper, w, c):
     z = jnp.where(piece.free, x, jnp.where(piece.at_first, first, last))
     step = jnp.where(piece.direction, w, jnp.zeros_like(w))
     square = jnp.sum(step * step)
-    excess = jnp.sum(jnp.where(w == 0, jnp.zeros_like(w), w * z)) - c
+    excess = jnp.sum(w * z) - c
     mu = excess / jnp.where(square > 0, square, jnp.ones_like(square))
-    within = jnp.clip(jnp.where(jnp.any(piece.free), mu, jnp.zeros_like(mu)), piece.start, piece.end)
+    within = jnp.clip(jnp.where(jnp.any(piece.free & (w != 0)), mu, jnp.zeros_like(mu)), piece.start, piece.end)
     return z - mu * step, jnp.where(jnp.isfinite(within), within, jnp.zeros_like(within))
