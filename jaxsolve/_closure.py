@@ -6,6 +6,7 @@ Tracing the function to a jaxpr finds all captures, whatever their dtype: they a
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from jaxsolve._compat import ClosedJaxpr, jaxpr_as_fun
 
-__all__ = ["DYNAMIC", "Hoisted", "Staged", "check_signature", "hoist", "is_dynamic", "merge_static", "split_static"]
+__all__ = ["DYNAMIC", "Hoisted", "Staged", "check_signature", "hoist", "is_dynamic", "merge_static", "output_shape", "split_static"]
 
 
 def is_dynamic(x: Any) -> bool:
@@ -131,17 +132,27 @@ class Staged:
         self._traced: list[tuple[Any, Hoisted]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.trace(*args, **kwargs)(*args, **kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Hoisted:
+        """The function traced for these arguments, now or before."""
         leaves, static = split_static((args, kwargs))
         key = (static, [_signature(leaf) for leaf in leaves])
         for known, hoisted in self._traced:
             if known == key:
-                return hoisted(*args, **kwargs)
+                return hoisted
         check_signature(self._name, self._fun, args, kwargs)
         hoisted = hoist(self._fun, *args, **kwargs)
         if self._check is not None:
             self._check(hoisted.out_shape)
         self._traced.append((key, hoisted))
-        return hoisted(*args, **kwargs)
+        return hoisted
+
+
+def output_shape(fun: Callable, *args: Any, **kwargs: Any) -> Any:
+    """The output as a pytree of ``jax.ShapeDtypeStruct``, of a function that may take static arguments."""
+    traced = fun.trace if isinstance(fun, Staged) else functools.partial(hoist, fun)
+    return traced(*args, **kwargs).out_shape
 
 
 def check_signature(name: str, fun: Callable, args: tuple, kwargs: dict) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._closure import Staged
+from jaxsolve._closure import Staged, output_shape
 
 __all__ = ["Objective"]
 
@@ -33,6 +33,12 @@ class Objective:
     def value(self, params: Any, *args: Any, **kwargs: Any) -> tuple[jax.Array, Any]:
         """``(value, aux)``; ``aux`` is ``None`` without one."""
         out = self._fun(params, *args, **kwargs)
+        out = out[0] if self._gives_grad else out
+        return out if self._has_aux else (out, None)
+
+    def value_shape(self, params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """``(value, aux)`` as a pytree of ``jax.ShapeDtypeStruct``, without evaluating anything."""
+        out = output_shape(self._fun, params, *args, **kwargs)
         out = out[0] if self._gives_grad else out
         return out if self._has_aux else (out, None)
 

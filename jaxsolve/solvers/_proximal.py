@@ -129,7 +129,7 @@ class ProximalMethod(IterativeSolver):
         dtype = tree_real_dtype(init_params)
         aux, value_dtype = None, dtype
         if self.jit:
-            value, aux = jax.eval_shape(self.objective.value, init_params, *args, **kwargs)
+            value, aux = self.objective.value_shape(init_params, *args, **kwargs)
             aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
             value_dtype = value.dtype
         first = 1.0 if self._searches() else self.stepsize

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._closure import output_shape
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, check_choice, option, required
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_real_dtype, tree_sub
@@ -75,7 +76,7 @@ class FixedPointIteration(IterativeSolver):
         """The state before the first iteration; the arguments are those of ``run``."""
         aux = None
         if self.jit and self.has_aux:
-            _, aux = jax.eval_shape(self._apply, init_params, *args, **kwargs)
+            _, aux = output_shape(self.fixed_point_fun, init_params, *args, **kwargs)
             aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
         zero = jnp.zeros((), jnp.int32)
         return FixedPointState(zero, jnp.asarray(jnp.inf, tree_real_dtype(init_params)), aux, zero, zero)

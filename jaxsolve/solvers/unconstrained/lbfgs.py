@@ -295,4 +295,5 @@ def _rows_dot(history: PyTree, tree: PyTree, dtype) -> Array:
 
 
 def _weighted_sum(weights: Array, rows: Array) -> Array:
+    weights = weights.astype(rows.dtype)
     return lax.dot_general(weights, rows, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
