@@ -334,7 +334,7 @@ def _binary(label, score, name):
         raise ValueError(f"label and {name} must have one shape, got {label.shape} and {score.shape}.")
     if is_concrete(label) and not np.all((np.asarray(label) == 0) | (np.asarray(label) == 1)):
         raise ValueError(f"label must be 0 or 1 everywhere, got {label}.")
-    return label > 0, score
+    return label.astype(bool), score
 
 
 def _excess(label, scores, name):

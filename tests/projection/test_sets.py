@@ -54,29 +54,29 @@ def test_non_negative_at_zero():
 def test_hypercube_and_linf_ball():
     np.testing.assert_array_equal(P.projection_hypercube(X, jnp.array([2.0, 1.0])), [2.0, 0.0])
     np.testing.assert_array_equal(P.projection_linf_ball({"a": X, "b": 0.5}, 2.0)["a"], [2.0, -2.0])
-    np.testing.assert_array_equal(jax.jacobian(P.projection_linf_ball, 1)(X, 2.0), [1.0, -1.0])
+    np.testing.assert_array_equal(jax.jit(jax.jacobian(P.projection_linf_ball, 1))(X, 2.0), [1.0, -1.0])
 
 
 def test_l2_ball_by_cases():
     np.testing.assert_allclose(P.projection_l2_ball(X, 1.0), [0.6, -0.8])
     np.testing.assert_array_equal(P.projection_l2_ball(X, 6.0), X)
     # At 0, where the norm has no derivative.
-    np.testing.assert_array_equal(jax.jacobian(P.projection_l2_ball)(jnp.zeros(2), 1.0), np.eye(2))
+    np.testing.assert_array_equal(jax.jit(jax.jacobian(P.projection_l2_ball))(jnp.zeros(2), 1.0), np.eye(2))
     # On the boundary: that of the sphere.
     unit = np.array([0.6, -0.8])
     tangent = np.eye(2) - np.outer(unit, unit)
-    np.testing.assert_allclose(jax.jacobian(P.projection_l2_ball)(X, 5.0), tangent, atol=1e-15)
-    np.testing.assert_allclose(jax.jacobian(P.projection_l2_ball, 1)(X, 5.0), unit, atol=1e-15)
-    np.testing.assert_allclose(jax.jacobian(P.projection_l2_ball)(X, 1.0), tangent / 5, atol=1e-15)
-    np.testing.assert_allclose(jax.jacobian(P.projection_l2_ball, 1)(X, 0.0), unit, atol=1e-15)
+    np.testing.assert_allclose(jax.jit(jax.jacobian(P.projection_l2_ball))(X, 5.0), tangent, atol=1e-15)
+    np.testing.assert_allclose(jax.jit(jax.jacobian(P.projection_l2_ball, 1))(X, 5.0), unit, atol=1e-15)
+    np.testing.assert_allclose(jax.jit(jax.jacobian(P.projection_l2_ball))(X, 1.0), tangent / 5, atol=1e-15)
+    np.testing.assert_allclose(jax.jit(jax.jacobian(P.projection_l2_ball, 1))(X, 0.0), unit, atol=1e-15)
 
 
 def test_l2_sphere_at_zero():
     out = P.projection_l2_sphere({"a": jnp.zeros((3, 2)), "b": jnp.zeros(3)}, 6.0)
     np.testing.assert_allclose(out["a"], np.full((3, 2), 2.0))
-    np.testing.assert_array_equal(jax.jacobian(P.projection_l2_sphere)(jnp.zeros(4)), np.zeros((4, 4)))
-    np.testing.assert_allclose(jax.jacobian(P.projection_l2_sphere, 1)(jnp.zeros(4), 1.0), np.full(4, 0.5))
-    hessian = jax.hessian(lambda x: P.projection_l2_sphere(x)[0])(jnp.zeros(4))
+    np.testing.assert_array_equal(jax.jit(jax.jacobian(P.projection_l2_sphere))(jnp.zeros(4)), np.zeros((4, 4)))
+    np.testing.assert_allclose(jax.jit(jax.jacobian(P.projection_l2_sphere, 1))(jnp.zeros(4), 1.0), np.full(4, 0.5))
+    hessian = jax.jit(jax.hessian(lambda x: P.projection_l2_sphere(x)[0]))(jnp.zeros(4))
     assert np.all(np.isfinite(hessian))
 
 

@@ -19,9 +19,7 @@ def oracle(x, value):
     return np.maximum(x - taus[np.flatnonzero(u > taus)[-1]], 0)
 
 
-@hypothesis.given(
-    x=hnp.arrays(np.float64, 9, elements=st.floats(-1e3, 1e3, width=32)), value=st.floats(2**-10, 1e4)
-)
+@hypothesis.given(x=hnp.arrays(np.float64, 9, elements=st.floats(-1e3, 1e3, width=32)), value=st.floats(2**-10, 1e4))
 def test_against_sort(x, value):
     np.testing.assert_allclose(simplex(x, value), oracle(x, value), rtol=1e-11, atol=1e-11)
 
@@ -75,7 +73,7 @@ def test_size_zero_has_the_one_sided_derivative():
 
 
 def test_second_derivative_is_zero_in_float32_too():
-    hessian = jax.hessian(lambda x: projection_simplex(x)[0])(jnp.array([0.5, 0.4, -3.0], jnp.float32))
+    hessian = jax.jit(jax.hessian(lambda x: projection_simplex(x)[0]))(jnp.array([0.5, 0.4, -3.0], jnp.float32))
     assert hessian.dtype == jnp.float32 and not np.any(hessian)
 
 

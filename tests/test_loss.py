@@ -1,0 +1,164 @@
+"""Losses: closed forms, gradients, labels, dtypes, bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from jaxsolve import loss
+from jaxsolve.projection import projection_simplex
+from tests.projection.checks import check_derivatives
+
+BINARY = ["binary_hinge_loss", "binary_logistic_loss", "binary_perceptron_loss", "binary_sparsemax_loss"]
+MULTICLASS = [name for name in loss.__all__ if name.startswith("multiclass")]
+T = np.array([-3.0, -0.6, 0.25, 0.7, 2.5, 40.0])
+SCORES = np.array([[0.5, -1.2, 2.0, 0.1], [3.0, 2.8, 2.9, -5.0], [0.0, 0.4, -0.3, 0.2]])
+LABELS = np.array([2, 1, 3])
+
+
+def test_binary_losses_of_margin():
+    label = jnp.array([0, 1, 0, 1, 1, 0])
+    margin = np.where(label, T, -T)
+    expected = {
+        "binary_hinge_loss": np.maximum(0, 1 - margin),
+        "binary_perceptron_loss": np.maximum(0, -margin),
+        "binary_logistic_loss": np.logaddexp(0, -margin),
+        "binary_sparsemax_loss": np.where(margin >= 1, 0, np.where(margin <= -1, -margin, (1 - margin) ** 2 / 4)),
+    }
+    for name in BINARY:
+        fun = getattr(loss, name)
+        np.testing.assert_allclose(fun(label, jnp.asarray(T)), expected[name], atol=1e-15)
+        np.testing.assert_allclose(jax.vmap(fun)(label, jnp.asarray(T)), expected[name], atol=1e-15)
+        np.testing.assert_allclose(fun(label.astype(bool), jnp.asarray(T)), expected[name], atol=1e-15)
+
+
+def test_binary_losses_against_sklearn():
+    label, t = np.array([0, 1, 0, 1, 1]), T[:5]
+    p = 1 / (1 + np.exp(-t))
+    np.testing.assert_allclose(jnp.mean(loss.binary_logistic_loss(label, t)), sklearn.metrics.log_loss(label, p))
+    np.testing.assert_allclose(jnp.mean(loss.binary_hinge_loss(label, t)), sklearn.metrics.hinge_loss(2 * label - 1, t))
+
+
+def test_multiclass_losses_against_their_definitions():
+    rows = np.arange(3)
+    own = SCORES[rows, LABELS]
+    rival = np.array([np.delete(s, y).max() for s, y in zip(SCORES, LABELS, strict=True)])
+    p = np.asarray(jax.vmap(projection_simplex)(SCORES))
+    expected = {
+        "multiclass_logistic_loss": np.log(np.sum(np.exp(SCORES), 1)) - own,
+        "multiclass_hinge_loss": np.maximum(0, 1 + rival - own),
+        "multiclass_perceptron_loss": np.maximum(0, rival - own),
+        "multiclass_sparsemax_loss": np.sum(p * SCORES - 0.5 * p**2, 1) + 0.5 - own,
+    }
+    for name in MULTICLASS:
+        fun = getattr(loss, name)
+        np.testing.assert_allclose(fun(LABELS, SCORES), expected[name], atol=1e-15)
+        np.testing.assert_allclose(jax.vmap(fun)(LABELS, SCORES), expected[name], atol=1e-15)
+        np.testing.assert_allclose(fun(2, jnp.asarray(SCORES[0])), expected[name][0], atol=1e-15)
+        np.testing.assert_allclose(fun(LABELS.reshape(1, 3), SCORES.reshape(1, 3, 4))[0], expected[name], atol=1e-15)
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_binary_derivatives(name):
+    label = jnp.array([0, 1, 0, 1, 1, 0])
+    check_derivatives(lambda t: getattr(loss, name)(label, t), (jnp.asarray(T),))
+
+
+@pytest.mark.parametrize("name", MULTICLASS)
+def test_multiclass_derivatives(name):
+    check_derivatives(lambda s: getattr(loss, name)(jnp.asarray(LABELS), s), (jnp.asarray(SCORES),))
+
+
+def test_gradients_of_logistic_and_sparsemax_are_predictions_less_labels():
+    one_hot = np.eye(4)[LABELS]
+    for name, predict in (("logistic", jax.nn.softmax), ("sparsemax", jax.vmap(projection_simplex))):
+        fun = getattr(loss, f"multiclass_{name}_loss")
+        gradient = jax.grad(lambda s, fun=fun: jnp.sum(fun(LABELS, s)))(jnp.asarray(SCORES))
+        np.testing.assert_allclose(gradient, predict(SCORES) - one_hot, atol=1e-15)
+
+
+def test_huber():
+    r = jnp.array([-3.0, -2.0, 0.0, 1.0, 5.0])
+    np.testing.assert_allclose(loss.huber_loss(0.0, r, 2.0), [4.0, 2.0, 0.0, 0.5, 8.0])
+    np.testing.assert_allclose(loss.huber_loss(r, jnp.zeros(5), 2.0), [4.0, 2.0, 0.0, 0.5, 8.0])
+    np.testing.assert_allclose(jax.vmap(jax.grad(loss.huber_loss, 1), (None, 0, None))(0.0, r, 2.0), [-2, -2, 0, 1, 2])
+    # 1 at the minimum, where the square of an absolute value would give 0.
+    second = jax.vmap(jax.grad(jax.grad(loss.huber_loss, 1), 1), (None, 0, None))(0.0, r, 2.0)
+    np.testing.assert_array_equal(second, [0, 1, 1, 1, 0])
+    check_derivatives(loss.huber_loss, (jnp.zeros(3), jnp.array([0.3, -3.0, 5.0]), jnp.array(2.0)))
+    assert np.isnan(loss.huber_loss(0.0, jnp.nan))
+    with pytest.raises(ValueError, match="delta must be non-negative"):
+        loss.huber_loss(0.0, r, -1.0)
+
+
+def test_sparse_plus_and_sigmoid():
+    x = jnp.array([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
+    np.testing.assert_allclose(loss.sparse_plus(x), [0, 0, 0.25, 0.5625, 1, 3])
+    np.testing.assert_allclose(loss.sparse_sigmoid(x), [0, 0, 0.5, 0.75, 1, 1])
+    np.testing.assert_allclose(jax.vmap(jax.grad(loss.sparse_plus))(x), loss.sparse_sigmoid(x))
+
+
+def test_fenchel_young_loss():
+    fun = loss.make_fenchel_young_loss(lambda s, scale: jax.nn.logsumexp(scale * s) / scale)
+    y, s = jnp.eye(4)[2], jnp.asarray(SCORES[0])
+    np.testing.assert_allclose(fun(y, s, 1.0), loss.multiclass_logistic_loss(2, s))
+    np.testing.assert_allclose(fun(y, s, scale=1.0), loss.multiclass_logistic_loss(2, s))
+    np.testing.assert_allclose(fun(jnp.array([0, 0, 1, 0]), s, 1.0), loss.multiclass_logistic_loss(2, s))
+    gradient = jax.grad(fun, 1)(y, s, 3.0)
+    np.testing.assert_allclose(gradient, jax.nn.softmax(3.0 * s) - y, atol=1e-15)
+    with pytest.raises(TypeError, match="max_fun must be a function"):
+        loss.make_fenchel_young_loss(1.0)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", BINARY + MULTICLASS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtype_is_kept(name, dtype):
+    fun = getattr(loss, name)
+    args = (jnp.array([0, 1], jnp.int32), jnp.array([0.5, 2.0], dtype))
+    if name in MULTICLASS:
+        args = (jnp.array([1, 2], jnp.int32), jnp.asarray(SCORES[:2], dtype))
+    assert fun(*args).dtype == dtype
+    gradient = jax.grad(lambda s: jnp.sum(fun(args[0], s)))(args[1])
+    assert gradient.dtype == dtype and np.all(np.isfinite(gradient))
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", MULTICLASS)
+def test_huge_and_impossible_scores(name):
+    fun = getattr(loss, name)
+    scores = jnp.array([1e30, -1e30, -jnp.inf], jnp.float32)
+    np.testing.assert_array_equal(fun(0, scores), 0.0)
+    np.testing.assert_allclose(fun(1, scores), 2e30, rtol=1e-6)
+    np.testing.assert_array_equal(jax.grad(fun, 1)(0, scores), np.zeros(3))
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", BINARY)
+def test_huge_logits(name):
+    fun = getattr(loss, name)
+    value, slope = jax.value_and_grad(fun, 1)(0, jnp.float32(1e30))
+    np.testing.assert_allclose(value, 1e30, rtol=1e-6)
+    assert slope == 1 and fun(1, jnp.float32(1e30)) == 0
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_bad_binary_input(name):
+    fun = getattr(loss, name)
+    with pytest.raises(ValueError, match="label must be 0 or 1"):
+        fun(jnp.array([-1, 1]), jnp.zeros(2))
+    with pytest.raises(ValueError, match=r"must have one shape, got \(2,\) and \(3,\)"):
+        fun(jnp.array([0, 1]), jnp.zeros(3))
+
+
+@pytest.mark.parametrize("name", MULTICLASS)
+def test_bad_multiclass_input(name):
+    fun = getattr(loss, name)
+    with pytest.raises(ValueError, match="label must be from 0 to 2, got 3"):
+        fun(3, jnp.zeros(3))
+    with pytest.raises(ValueError, match="without its last axis"):
+        fun(jnp.array([0, 1]), jnp.zeros(3))
+    with pytest.raises(TypeError, match="integer class"):
+        fun(0.5, jnp.zeros(3))
+    assert np.isnan(jax.jit(fun)(5, jnp.zeros(3)))
