@@ -1,7 +1,7 @@
 """L-BFGS on logistic regression: jaxsolve, JAXopt, Optimistix, optax and SciPy side by side in one process.
 
-n = 1000 samples, float64, gradient norm 1e-8; every result is checked to have it. Four rows: a warm eager run against its
-own compiled time, a cold first run, a compiled run, a compiled gradient in the regularization.
+n = 1000 samples, float64, gradient norm 1e-8; every result is checked to have it. Four rows: a warm eager run against
+its own compiled time, a cold first run, a compiled run, a compiled gradient in the regularization.
 """
 
 import argparse
