@@ -29,7 +29,6 @@ from jaxsolve._compat import is_concrete, outside_transformations
 from jaxsolve._loop import LoopKind, loop
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
-    tree_all_finite,
     tree_cast_like,
     tree_negative,
     tree_real_dtype,
@@ -300,8 +299,8 @@ class LineSearch:
         (value, aux), grad = evaluate(point, *fun_args, **fun_kwargs)
         value = value.astype(state.value.dtype)
         slope = tree_vdot_real(grad, direction).astype(dtype)
-        finite = jnp.isfinite(value) & jnp.isfinite(slope)
-        finite = finite & tree_all_finite(grad)
+        # One entry of the gradient that is not finite suffices to make the slope so, even where the direction is 0.
+        finite = lax.is_finite(value) & lax.is_finite(slope)
         # Before a derivative is taken of a quotient its denominator is made safe, also in the case that is not used.
         unit = 1 / lax.select(state.init_slope < 0, -state.init_slope, jnp.ones_like(t))
         zero = jnp.zeros_like(t)
@@ -317,12 +316,11 @@ class LineSearch:
         iter_num = state.iter_num + 1
         error = lax.select(finite, verdict.error, jnp.full_like(t, jnp.inf))
         done = (error <= self.tol) | (verdict.too_short & (t >= trial.longest))
-        stuck = functools.reduce(
-            jnp.logical_and, map(lambda x, y: jnp.all(x == y), jax.tree.leaves(point), jax.tree.leaves(params))
-        )
-        stop = verdict.stop | (stuck & ~verdict.too_short)
-        failed = ~done & (stop | (iter_num >= self.maxiter))
-        better = done | (verdict.decreases & ((value < state.value) | (state.best_stepsize == 0)))
+        # Where neither value nor slope has changed, rounding has eaten the step, and so it will any shorter one.
+        eps = jnp.finfo(dtype).eps
+        stuck = (lax.abs(trial.value) <= trial.noise) & (lax.abs(trial.slope + 1) <= 8 * eps) & ~verdict.too_short
+        failed = ~done & (verdict.stop | stuck | (iter_num >= self.maxiter))
+        better = done | (verdict.decreases & ~stuck & ((value < state.value) | (state.best_stepsize == 0)))
         new = (point, value, grad, aux, t)
         old = (state.params, state.value, state.grad, state.aux, state.best_stepsize)
         point, value, grad, aux, best = self._pick(better, new, old)
@@ -356,13 +354,13 @@ class LineSearch:
         raise NotImplementedError
 
     def _decrease_error(self, trial: Trial) -> Array:
-        r"""Violation of Armijo's condition, or of its form for values that differ by no more than rounding.
+        r"""Violation of Armijo's condition, or of its form for values that cannot be told apart.
 
-        The latter is the first part of the approximate Wolfe conditions (Hager and Zhang 2005, equation 4.1):
-        :math:`\hat\varphi'(t) \le 1 - 2 c_1`, where the value has not risen beyond its rounding errors.
+        Where they differ by rounding only, :math:`\hat\varphi'(t) \le 1 - 2 c_1` stands for it: for a quadratic function the
+        two are the same (Hager and Zhang 2005, equation 4.1).
         """
-        sufficient = trial.value + self.c1 * trial.t
-        return lax.min(sufficient, lax.max(trial.value - trial.noise, trial.slope - (1 - 2 * self.c1)))
+        rounded = lax.max(lax.abs(trial.value) - trial.noise, trial.slope - (1 - 2 * self.c1))
+        return lax.min(trial.value + self.c1 * trial.t, rounded)
 
     def _noise(self, state: LineSearchState, dtype) -> Array:
         """How much two values may differ by rounding alone."""

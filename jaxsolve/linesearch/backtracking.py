@@ -122,7 +122,7 @@ class BacktrackingLineSearch(LineSearch):
         return Verdict(
             error=lax.max(lax.max(short_error, long_error), zero),
             decreases=decreases,
-            stop=high - low <= 4 * jnp.finfo(low.dtype).eps * high,
+            stop=(high - low <= 4 * jnp.finfo(low.dtype).eps * high) & (high < jnp.inf),
             stepsize=stepsize,
             bracket=BacktrackingBracket(low, high),
             too_short=short & (high == jnp.inf),

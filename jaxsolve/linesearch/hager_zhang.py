@@ -120,6 +120,11 @@ class HagerZhangLineSearch(LineSearch):
         zero, infinite, no = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype), jnp.asarray(False)
         return HagerZhangBracket(zero, zero - 1, infinite, zero, no, infinite, no)
 
+    def _decrease_error(self, trial: Trial) -> Array:
+        """Violation of Armijo's condition or of its approximate form, whichever is less (T1 and T2)."""
+        approximate = lax.max(trial.value - trial.noise, trial.slope - (1 - 2 * self.c1))
+        return lax.min(trial.value + self.c1 * trial.t, approximate)
+
     def _judge(self, trial: Trial, bracket: Any) -> Verdict:
         old = bracket
         decrease_error = self._decrease_error(trial)

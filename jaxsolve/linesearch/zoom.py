@@ -32,13 +32,13 @@ class ZoomBracket(NamedTuple):
     """An interval with a strong Wolfe step in it; the lower end has the lowest value so far, and may be the right one.
 
     Attributes:
-        low: step, value, slope at the lower end.
+        low: step, value and slope at the lower end, shape (3,).
         high: likewise at the upper end; the step is infinite as long as there is none.
         smooth: whether value and slope are finite at the upper end.
     """
 
-    low: tuple[Array, Array, Array]
-    high: tuple[Array, Array, Array]
+    low: Array
+    high: Array
     smooth: Array
 
 
@@ -116,12 +116,11 @@ class ZoomLineSearch(LineSearch):
         return self.c3 / jnp.finfo(jnp.float32).eps
 
     def _init_bracket(self, dtype) -> ZoomBracket:
-        zero = jnp.zeros((), dtype)
-        return ZoomBracket((zero, zero, zero - 1), (zero + jnp.inf, zero, zero), jnp.asarray(True))
+        return ZoomBracket(jnp.asarray([0, 0, -1], dtype), jnp.asarray([jnp.inf, 0, 0], dtype), jnp.asarray(True))
 
     def _judge(self, trial: Trial, bracket: ZoomBracket) -> Verdict:
         low, high = bracket.low, bracket.high
-        point = (trial.t, trial.value, trial.slope)
+        point = lax.concatenate([x.reshape(1) for x in (trial.t, trial.value, trial.slope)], 0)
         decrease_error = self._decrease_error(trial)
         curvature_error = lax.abs(trial.slope) - self.c2
         decreases = trial.finite & (decrease_error <= self.tol)
@@ -130,13 +129,13 @@ class ZoomLineSearch(LineSearch):
         lower = decreases & (trial.value <= low[1] + trial.noise)
         turned = lower & (trial.slope * (high[0] - low[0]) >= 0)
         growing = lower & ~turned & (high[0] == jnp.inf)
-        new_low = _select(lower, point, low)
-        new_high = _select(turned, low, _select(lower, high, point))
+        new_low = lax.select(lower, point, low)
+        new_high = lax.select(turned, low, lax.select(lower, high, point))
         smooth = turned | lax.select(lower, bracket.smooth, trial.finite)
 
         # While growing the model is extrapolated from the last two lower ends. An interval that loses less than a third of
         # its length is cut in half next.
-        other = _select(growing, low, new_high)
+        other = lax.select(growing, low, new_high)
         width, old_width = lax.abs(new_high[0] - new_low[0]), lax.abs(high[0] - low[0])
         slow = (width > 0.66 * old_width) & (old_width < jnp.inf)
         stepsize = self._model_step(new_low, other, smooth & ~slow, growing)
@@ -153,7 +152,7 @@ class ZoomLineSearch(LineSearch):
 
     def _model_step(self, low, other, smooth, growing):
         """The next step: a minimiser of the model through two points, or a safeguard."""
-        (a, fa, sa), (b, fb, sb) = low, other
+        (a, fa, sa), (b, fb, sb) = low, other  # unpacks the arrays
         w, one = b - a, jnp.ones_like(a)
         w = lax.select(w != 0, w, one)
         # In u = (t - a) / (b - a), with slopes per unit of u: the cubic has u = (-q + sqrt(q^2 - 3 p s)) / (3 p), written so
@@ -179,6 +178,3 @@ class ZoomLineSearch(LineSearch):
         ahead = lax.select(usable & (cubic < 0), -cubic, jnp.full_like(a, rho**2))
         return a + w * lax.select(growing, -jnp.clip(ahead, rho - 1, rho**2), inner)
 
-
-def _select(condition, new, old):
-    return tuple(lax.select(condition, x, y) for x, y in zip(new, old, strict=True))
