@@ -143,7 +143,7 @@ def _scales(vector):
 def _starting_point(operator, unit, start, scale):
     if start is None:
         return None, unit
-    # The solve for a tangent has another right-hand side, for which the starting point may be far off: 0 is better then.
+    # A solve for a tangent has another right-hand side, for which the starting point may be far off; then 0 is better.
     guess = start / scale.astype(start.dtype)
     remainder = unit - operator.matvec(guess)
     helps = _norm(remainder) < _norm(unit)
