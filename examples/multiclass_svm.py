@@ -174,6 +174,8 @@ def plot(rows, path):
             points = [(row[1], row[column]) for row in rows if row[0] == mode]
             axis.loglog(*zip(*points, strict=True), marker="o", label=mode)
         axis.set(xlabel="inner iterations", title=label)
+        axis.set_xticks(sorted({row[1] for row in rows}), labels=sorted({row[1] for row in rows}))
+        axis.minorticks_off()
     axes[0].legend()
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
