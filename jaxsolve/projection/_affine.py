@@ -40,9 +40,7 @@ def projection_hyperplane(x: PyTree, hyperparams: tuple) -> PyTree:
         >>> projection_hyperplane(jnp.array([1.0, 3.0]), (jnp.array([1.0, 1.0]), 2.0)).tolist()
         [0.0, 2.0]
     """
-    x, wide, unit, residual, square = _prepare(x, hyperparams, "projection_hyperplane")
-    empty = (square == 0) & (residual != 0)
-    return _step(x, wide, unit, residual, square, empty)
+    return _hyperplane(*_prepare(x, hyperparams, "projection_hyperplane"))
 
 
 def projection_halfspace(x: PyTree, hyperparams: tuple) -> PyTree:
@@ -73,25 +71,40 @@ def projection_halfspace(x: PyTree, hyperparams: tuple) -> PyTree:
         >>> projection_halfspace(jnp.array([1.0, 3.0]), (jnp.array([1.0, 1.0]), 9.0)).tolist()
         [1.0, 3.0]
     """
-    x, wide, unit, residual, square = _prepare(x, hyperparams, "projection_halfspace")
+    return _halfspace(*_prepare(x, hyperparams, "projection_halfspace"))
+
+
+def _prepare(x, hyperparams, name):
+    a, b = unpack(hyperparams, ("a", "b"))
+    if all(is_concrete(leaf) and not np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(a)):
+        raise ValueError(f"{name}: a must not be 0, got {a}.")
+    x = as_inexact(x, "x")
+    return x, broadcast_like(a, widen(x), "a"), as_scalar(b, f"{name}: b", tree_real_dtype(x))
+
+
+# Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
+@jax.jit
+def _hyperplane(x, a, b):
+    wide, unit, residual, square = _residual(x, a, b)
+    empty = (square == 0) & (residual != 0)
+    return _step(x, wide, unit, residual, square, empty)
+
+
+@jax.jit
+def _halfspace(x, a, b):
+    wide, unit, residual, square = _residual(x, a, b)
     empty = (square == 0) & (residual > 0)
     inside = residual < 0
     residual = jnp.where(inside, jnp.zeros_like(residual), residual)
     return tree_where(inside, x, _step(x, wide, unit, residual, square, empty))
 
 
-def _prepare(x, hyperparams, name):
-    """``x``, it in working precision, and ``a``, ``<a, x> - b``, ``||a||^2``, all divided by the largest ``|a_i|``."""
-    a, b = unpack(hyperparams, ("a", "b"))
-    if all(is_concrete(leaf) and not np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(a)):
-        raise ValueError(f"{name}: a must not be 0, got {a}.")
-    x = as_inexact(x, "x")
+def _residual(x, a, b):
+    """``x`` in working precision, and ``a``, ``<a, x> - b``, ``||a||^2``, divided by about the largest ``|a_i|``."""
     wide = widen(x)
-    normal = tree_map(lambda v, leaf: jnp.broadcast_to(v, leaf.shape), broadcast_like(a, wide, "a"), wide)
-    scale, unit, _ = scale_to_unit(normal)
-    b = as_scalar(b, f"{name}: b", tree_real_dtype(wide))
+    scale, unit, _ = scale_to_unit(tree_map(lambda v, leaf: jnp.broadcast_to(v, leaf.shape), a, wide))
     square = tree_l2_norm(unit, squared=True).astype(b.dtype)
-    return x, wide, unit, tree_vdot(unit, wide).astype(b.dtype) - b / scale, square
+    return wide, unit, tree_vdot(unit, wide).astype(b.dtype) - b / scale, square
 
 
 def _step(x, wide, unit, residual, square, empty):

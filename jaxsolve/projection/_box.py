@@ -136,6 +136,7 @@ def projection_linf_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     return jax.tree.map(clip, x, tree_negative(radius), radius)
 
 
+@jax.jit
 def clip(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
     """``x`` cut at its bounds; an entry on a bound moves with the bound, and NaN in any argument shows."""
     cut = jnp.where(~(x > lower), lower, jnp.where(~(x < upper), upper, x))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxsolve._types import PyTree
 from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, scale_to_unit, widen
-from jaxsolve.tree_util import tree_cast_like, tree_scalar_mul, tree_size, tree_where
+from jaxsolve.tree_util import tree_cast_like, tree_real_dtype, tree_scalar_mul, tree_size, tree_where
 
 __all__ = ["projection_l2_ball", "projection_l2_sphere"]
 
@@ -40,16 +40,7 @@ def projection_l2_sphere(x: PyTree, value: Any = 1.0) -> PyTree:
         [0.5, 0.5, 0.5, 0.5]
     """
     x = as_inexact(x, "x", allow_complex=True)
-    wide = widen(x)
-    _, unit, norm = scale_to_unit(wide)
-    radius = _radius(value, "projection_l2_sphere: value", norm.dtype)
-    even = 1.0 / max(tree_size(wide), 1) ** 0.5
-    direction = tree_where(
-        norm == 0,
-        jax.tree.map(lambda leaf: jnp.full_like(leaf, even), unit),
-        tree_scalar_mul(1 / jnp.where(norm == 0, jnp.ones_like(norm), norm), unit),
-    )
-    return tree_cast_like(tree_scalar_mul(radius, direction), x)
+    return _sphere(x, _radius(value, "projection_l2_sphere: value", x))
 
 
 def projection_l2_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
@@ -78,9 +69,32 @@ def projection_l2_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
         [[1.0, 0.0], [0.0, 1.0]]
     """
     x = as_inexact(x, "x", allow_complex=True)
-    wide = widen(x)
+    return _ball(x, _radius(max_value, "projection_l2_ball: max_value", x))
+
+
+def _radius(value, name, x):
+    value = 1.0 if value is None else value
+    check_nonnegative(value, name)
+    return as_scalar(value, name, tree_real_dtype(x))
+
+
+# Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
+@jax.jit
+def _sphere(x, radius):
+    _, unit, norm = scale_to_unit(widen(x))
+    even = 1.0 / max(tree_size(x), 1) ** 0.5
+    direction = tree_where(
+        norm == 0,
+        jax.tree.map(lambda leaf: jnp.full_like(leaf, even), unit),
+        tree_scalar_mul(1 / jnp.where(norm == 0, jnp.ones_like(norm), norm), unit),
+    )
+    return tree_cast_like(tree_scalar_mul(_or_nan(radius), direction), x)
+
+
+@jax.jit
+def _ball(x, radius):
+    wide, radius = widen(x), _or_nan(radius)
     scale, unit, norm = scale_to_unit(wide)
-    radius = _radius(max_value, "projection_l2_ball: max_value", norm.dtype)
     inside = norm < radius / scale
     # An infinite radius would leave NaN in the derivative of the branch that is not taken.
     radius = jnp.where(inside, jnp.zeros_like(radius), radius)
@@ -88,8 +102,5 @@ def projection_l2_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     return tree_cast_like(tree_where(inside, wide, tree_scalar_mul(radius / safe_norm, unit)), x)
 
 
-def _radius(value, name, dtype):
-    value = 1.0 if value is None else value
-    check_nonnegative(value, name)
-    radius = as_scalar(value, name, dtype)
+def _or_nan(radius):
     return jnp.where(radius < 0, jnp.full_like(radius, jnp.nan), radius)

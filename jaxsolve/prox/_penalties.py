@@ -22,7 +22,7 @@ from jaxsolve.projection._inputs import (
     unpack,
     widen,
 )
-from jaxsolve.tree_util import tree_cast_like, tree_scalar_mul, tree_where
+from jaxsolve.tree_util import tree_cast_like, tree_real_dtype, tree_scalar_mul, tree_where
 
 __all__ = ["prox_elastic_net", "prox_group_lasso", "prox_lasso", "prox_non_negative_lasso", "prox_non_negative_ridge"]
 __all__ += ["prox_ridge"]
@@ -229,9 +229,16 @@ def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
     check_nonnegative(l2reg, "l2reg")
     check_nonnegative(scaling, "scaling")
     x = as_inexact(x, "x", allow_complex=True)
+    dtype = tree_real_dtype(x)
+    return _block_soft_threshold(x, as_scalar(l2reg, "l2reg", dtype) * as_scalar(scaling, "scaling", dtype))
+
+
+# Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
+@jax.jit
+def _block_soft_threshold(x, threshold):
     wide = widen(x)
     scale, _, norm = scale_to_unit(wide)
-    threshold = as_scalar(l2reg, "l2reg", norm.dtype) * as_scalar(scaling, "scaling", norm.dtype) / scale
+    threshold = threshold / scale
     zero = (norm <= threshold) & (threshold > 0)
     # Both sides of the quotient are made harmless where it is not used, so that its derivative is finite too.
     shrink = jnp.where(zero, 0, threshold) / jnp.where(norm == 0, jnp.ones_like(norm), norm)
@@ -259,6 +266,7 @@ def _map_scaled(function, x, weights, scaling, *rest):
     )
 
 
+@jax.jit
 def _soft_threshold(x, threshold):
     # `abs` has derivative 0 at 0, where it is not used unless the threshold is 0, and then as a factor of 0.
     modulus = jnp.abs(x)

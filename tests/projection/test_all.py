@@ -135,7 +135,7 @@ def test_scalar_parameters_and_numbers_in_trees(name):
 
 @pytest.mark.float32
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dtype_is_kept(name, dtype):
     fun, params = CASES[name]
     x = jnp.asarray(X, dtype)
