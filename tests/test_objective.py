@@ -56,8 +56,9 @@ def test_sparse_data(name):
     fun, dense = getattr(objective, name), arguments(name, jnp.asarray(X))
     args = arguments(name, sparse.BCOO.fromdense(jnp.asarray(X)))
     np.testing.assert_allclose(fun(*args), CASES[name][2], rtol=1e-13)
-    gradient, expected = jax.jit(jax.grad(fun))(*args), jax.jit(jax.grad(fun))(*dense)
-    jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=1e-13), gradient, expected)
+    if name in ("least_squares", "multiclass_linear_svm_dual"):
+        gradient, expected = jax.jit(jax.grad(fun))(*args), jax.jit(jax.grad(fun))(*dense)
+        np.testing.assert_allclose(gradient, expected, atol=1e-13)
 
 
 @pytest.mark.float32
