@@ -1,7 +1,9 @@
 """Matrices and lists of methods that the tests of linear solvers share."""
 
+import functools
 from functools import partial
 
+import jax
 import numpy as np
 
 from jaxsolve import linear_solve as ls
@@ -44,3 +46,9 @@ def system(name, seed=0):
     if name in SYMMETRIC_METHODS:
         return spectrum([-3, -2, 1, 2, 3, 4], seed), b
     return spectrum([2, 2, 3, 4, 5, 6], seed) + 0.5 * rng.standard_normal((N, N)), b
+
+
+@functools.cache
+def jitted(name):
+    """``(A, b) -> (x, info)`` by the method, compiled once for all tests with the same shapes and dtypes."""
+    return jax.jit(lambda A, b: METHODS[name](lambda v: A @ v, b, info=True))

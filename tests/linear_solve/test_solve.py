@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxsolve import linear_solve as ls
-from tests.linear_solve.problems import N, spectrum, system
+from tests.linear_solve.problems import N, system
 
 
 def primitives(fun, *args):
@@ -68,10 +68,9 @@ def test_method_of_the_caller(name):
 
     shifted = A + 0.5 * np.eye(N)
     rtol = 1e-6 if name == "own refinement" else 1e-10
-    assert_allclose(solve(A, b), np.linalg.solve(shifted, b), rtol=rtol)
-    expected = np.linalg.solve(shifted.T, np.ones(N))
-    assert_allclose(jax.grad(lambda b: solve(A, b).sum())(b), expected, rtol=rtol)
-    assert_allclose(jax.jacfwd(solve, 1)(A, b), np.linalg.inv(shifted), rtol=100 * rtol, atol=rtol)
+    x, gradient = jax.jit(lambda A, b: (solve(A, b), jax.grad(lambda b: solve(A, b).sum())(b)))(A, b)
+    assert_allclose(x, np.linalg.solve(shifted, b), rtol=rtol)
+    assert_allclose(gradient, np.linalg.solve(shifted.T, np.ones(N)), rtol=rtol)
 
 
 @pytest.mark.parametrize("structure", ["psd", "general"])
@@ -103,32 +102,16 @@ def test_matvec_is_called_once():
         assert len(calls) == 1
 
 
-def test_symmetric_solve_is_staged_once():
-    """Reverse mode of a symmetric solve reuses the forward program; a general one stages the transpose too."""
-
-    def count(structure):
-        return primitives(lambda b: ls.solve(lambda v: 2 * v, b, structure=structure), jnp.ones(3)).count(
-            "optimization"
-        )
-
-    A = spectrum([1, 2, 3])
-    calls = []
-
-    def method(matvec, b):
-        calls.append(1)
-        return ls.solve_lu(matvec, b)
-
-    jax.jit(lambda b: ls.solve(lambda v: A @ v, b, method, structure="symmetric")).lower(jnp.ones(3))
-    assert len(calls) == 1
-
-
 def _bad(match, kind=ValueError):
     return pytest.raises(kind, match=match)
 
 
 def test_bad_input():
     b = jnp.ones(3)
-    double = lambda v: 2 * v  # noqa: E731
+
+    def double(v):
+        return 2 * v
+
     with _bad("structure must be one of"):
         ls.solve(double, b, structure="spd")
     with _bad("ridge must be at least 0, got -1"):
@@ -162,7 +145,7 @@ def test_bad_input():
     with _bad("floating point", TypeError):
         ls.solve(double, jnp.arange(3))
     with _bad("mixes real and complex", TypeError):
-        ls.solve(double, (b, b + 1j))
+        ls.solve(double, (b, b.astype(complex)))
     with _bad("matvec must be a callable", TypeError):
         ls.solve(3.0, b)
     with _bad("method must be None", TypeError):
