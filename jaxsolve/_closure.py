@@ -1,7 +1,7 @@
 """Closure conversion: every array a function captures becomes an explicit argument.
 
-A custom derivative rule must not close over traced values, and ``jax.closure_convert`` lifts only floating-point tracers.
-Tracing the function to a jaxpr finds all captures, whatever their dtype: they are the jaxpr's constants.
+A custom derivative rule must not close over traced values, and ``jax.closure_convert`` lifts only floating-point
+tracers. Tracing the function to a jaxpr finds all captures, whatever their dtype: they are the jaxpr's constants.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ import numpy as np
 
 from jaxsolve._compat import ClosedJaxpr, jaxpr_as_fun
 
-__all__ = ["DYNAMIC", "Hoisted", "Staged", "check_signature", "hoist", "is_dynamic", "merge_static", "output_shape", "split_static"]
+__all__ = [
+    "DYNAMIC",
+    "Hoisted",
+    "Staged",
+    "check_signature",
+    "hoist",
+    "is_dynamic",
+    "merge_static",
+    "output_shape",
+    "split_static",
+]
 
 
 def is_dynamic(x: Any) -> bool:
@@ -34,8 +44,8 @@ def split_static(tree: Any) -> tuple[list, tuple]:
         tree: any pytree; leaves that are not array-like (strings, flags, callables) are static.
 
     Returns:
-        ``(leaves, static)`` with ``static = (treedef, slots)`` such that ``merge_static(leaves, static)`` gives ``tree``
-        back. ``slots`` holds each static leaf in its place and ``DYNAMIC`` elsewhere.
+        ``(leaves, static)`` with ``static = (treedef, slots)`` such that ``merge_static(leaves, static)`` gives
+        ``tree`` back. ``slots`` holds each static leaf in its place and ``DYNAMIC`` elsewhere.
     """
     leaves, treedef = jax.tree.flatten(tree)
     dynamic = [leaf for leaf in leaves if is_dynamic(leaf)]
@@ -166,7 +176,8 @@ def check_signature(name: str, fun: Callable, args: tuple, kwargs: dict) -> None
     except TypeError as error:
         called = ", ".join(["params", *["..."] * (len(args) - 1), *(f"{k}=..." for k in kwargs)])
         raise TypeError(
-            f"{name} has the signature {signature}, but the arguments given to the solver make it {name}({called}): {error}."
+            f"{name} has the signature {signature}, but the arguments given to the solver make it "
+            f"{name}({called}): {error}."
         ) from None
 
 

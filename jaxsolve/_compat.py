@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
@@ -75,7 +76,8 @@ def _jvp(primals, tangents, *, num_out, rule):
         out_tangents = rule([*outputs, *primals[num_out:]], active, [tangents[i] for i in active])
     else:
         out_tangents = [None] * num_out
-    zeros = [ad.Zero.from_primal_value(x) if t is None else t for x, t in zip(outputs, out_tangents, strict=True)]
+    zero = ad.Zero.from_primal_value  # type: ignore[attr-defined]  # missing in jax's type stub
+    zeros = [zero(x) if t is None else t for x, t in zip(outputs, out_tangents, strict=True)]
     return outputs, zeros
 
 

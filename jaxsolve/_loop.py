@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._compat import is_concrete
+
 __all__ = ["LoopKind", "LOOP_KINDS", "loop", "run_if_any"]
 
 LoopKind = Literal["while", "scan", "checkpoint", "python"]
@@ -56,7 +58,7 @@ def loop(
         return _python_loop(proceed, body, init, maxiter)
     if kind == "while":
         return _while_loop(proceed, body, init, maxiter)
-    if isinstance(maxiter, jax.core.Tracer):
+    if not is_concrete(maxiter):
         raise ValueError(
             "maxiter is traced, but unrolling needs a bound known at compile time: pass a Python int, or use "
             "implicit_diff=True."
@@ -112,8 +114,8 @@ def _checkpointed_scan(step, init, maxiter):
 def run_if_any(condition: jax.Array, fun: Callable[[Any], Any], operand: Any) -> Any:
     """``fun(operand)`` where ``condition`` holds, else ``operand``, at no cost under ``vmap`` if it holds in no lane.
 
-    ``lax.cond`` under ``vmap`` becomes a select and pays for both branches in every lane. A ``while_loop`` of at most one
-    turn does not: it runs its body only if some lane asks for it. Not for reverse-mode differentiation.
+    ``lax.cond`` under ``vmap`` becomes a select and pays for both branches in every lane. A ``while_loop`` of at most
+    one turn does not: it runs its body only if some lane asks for it. Not for reverse-mode differentiation.
 
     Args:
         condition: boolean scalar.

@@ -5,6 +5,10 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+import numpy as np
+
+from jaxsolve._compat import is_concrete
+
 __all__ = ["Status", "SolverError", "check"]
 
 
@@ -28,6 +32,7 @@ class Status(enum.IntEnum):
     LINESEARCH_FAILED = 6
     STALLED = 7
     INVALID_BRACKET = 8
+    DIVERGED = 9
 
     @property
     def sentence(self) -> str:
@@ -58,6 +63,10 @@ _SENTENCES = {
     ),
     Status.INVALID_BRACKET: (
         "The function has the same sign at both ends of the interval, so it need not have a root there."
+    ),
+    Status.DIVERGED: (
+        "The objective and its gradient grew far beyond their initial size: the step size is too long; "
+        "shorten it, or leave it to the solver with stepsize=0."
     ),
 }
 
@@ -90,14 +99,11 @@ def check(state: Any) -> None:
         >>> step = jaxsolve.GradientDescent(lambda x: jnp.sum((x - 1.0) ** 2)).run(jnp.zeros(2))
         >>> jaxsolve.check(step.state)
     """
-    import jax
-    import numpy as np
-
     state = getattr(state, "state", state)
     status = getattr(state, "status", None)
     if status is None:
         raise TypeError(f"check expects a solver state with a field `status`, got {type(state).__name__}.")
-    if isinstance(status, jax.core.Tracer):
+    if not is_concrete(status):
         raise TypeError("check reads concrete values: call it outside jit, vmap and grad.")
     codes = np.atleast_1d(np.asarray(status))
     failed = codes != Status.CONVERGED

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
-__all__ = ["Array", "Callable", "KKTSolution", "OptStep", "PyTree", "Scalar"]
+__all__ = ["Array", "Callable", "KKTSolution", "OptStep", "PyTree", "Scalar", "Structure"]
 
 Array = jax.Array
 PyTree = Any
 Scalar = float | int | jax.Array
+#: What is known of a square matrix: nothing, that it is symmetric, or symmetric and positive semidefinite.
+Structure = Literal["general", "symmetric", "psd"]
 
 
 class OptStep(NamedTuple):

@@ -127,7 +127,8 @@ def tree_cast_like(tree: PyTree, like: PyTree) -> PyTree:
 def tree_real_dtype(tree: PyTree) -> jnp.dtype:
     """The real dtype in which scalars over ``tree`` (norms, step sizes) are kept.
 
-    It is the widest real dtype among the inexact leaves, and float32 at least: a step size in bfloat16 has too few bits.
+    It is the widest real dtype among the inexact leaves, and float32 at least: a step size in bfloat16 has too few
+    bits.
     """
     dtypes = [jnp.finfo(jnp.result_type(x)).dtype for x in jax.tree.leaves(tree) if _is_inexact(x)]
     widest = max(dtypes, key=lambda d: jnp.finfo(d).bits, default=jnp.dtype(jnp.float32))

@@ -1,7 +1,7 @@
 """One case per solver and problem: what the contract tests know of them.
 
-A case says how to build the solver around a function, from where to start, the parameters of the problem, and the solution
-by other means. A public solver without a case fails ``test_registry.py``.
+A case says how to build the solver around a function, from where to start, the parameters of the problem, and the
+solution by other means. A public solver without a case fails ``test_registry.py``.
 """
 
 from __future__ import annotations

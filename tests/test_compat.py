@@ -10,7 +10,7 @@ from jaxsolve._compat import outside_transformations, with_tangents
 def cube_root(theta):
     """x with x ** 3 = theta, computed without autodiff and given its derivative by a rule."""
     value = jax.lax.stop_gradient(jnp.cbrt(theta))
-    rule = lambda args, active, tangents: [tangents[0] / (3 * args[0] ** 2)]  # noqa: E731
+    rule = lambda args, active, tangents: [tangents[0] / (3 * args[0] ** 2)]
     return with_tangents([value], [theta], rule)[0]
 
 
@@ -46,7 +46,7 @@ def test_batching():
     thetas = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])
     got = jax.vmap(jax.vmap(jax.grad(cube_root)), in_axes=1)(thetas)
     np.testing.assert_allclose(got, jax.vmap(jax.vmap(jax.grad(jnp.cbrt)), in_axes=1)(thetas))
-    product = lambda f: lambda t, s: jnp.sum(jax.vmap(lambda s: f(t) * s)(s))  # noqa: E731
+    product = lambda f: lambda t, s: jnp.sum(jax.vmap(lambda s: f(t) * s)(s))
     np.testing.assert_allclose(
         jax.grad(product(cube_root))(2.0, thetas[0]), jax.grad(product(jnp.cbrt))(2.0, thetas[0]), rtol=1e-12
     )

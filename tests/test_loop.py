@@ -10,7 +10,7 @@ from jaxsolve._loop import LOOP_KINDS, loop, run_if_any
 
 def power(x, kind, maxiter, stop=10):
     """x ** (2 ** min(maxiter, stop)) by repeated squaring."""
-    body = lambda c: (c[0] + 1, c[1] * c[1])  # noqa: E731
+    body = lambda c: (c[0] + 1, c[1] * c[1])
     return loop(lambda c: c[0] < stop, body, (jnp.asarray(0), x), maxiter=maxiter, kind=kind)
 
 
@@ -25,7 +25,7 @@ def test_values(kind, maxiter):
 @pytest.mark.parametrize("kind", ["scan", "checkpoint", "python"])
 @pytest.mark.parametrize("maxiter", [1, 3, 4, 7])
 def test_both_modes_through_unrolled_loops(kind, maxiter):
-    f = lambda x: power(x, kind, maxiter, stop=6)[1]  # noqa: E731
+    f = lambda x: power(x, kind, maxiter, stop=6)[1]
     n = 2 ** min(maxiter, 6)
     for derivative in (jax.grad(f), jax.jacfwd(f)):
         np.testing.assert_allclose(derivative(1.01), n * 1.01 ** (n - 1), rtol=1e-9)
@@ -36,7 +36,7 @@ def test_a_finished_loop_keeps_bad_steps_out_of_the_derivative():
     """The body divides by zero at the end; the steps after it must not poison the gradient."""
 
     def f(x, kind):
-        step = lambda c: (c[0] - 1, c[1] / jnp.sqrt(c[0]))  # noqa: E731
+        step = lambda c: (c[0] - 1, c[1] / jnp.sqrt(c[0]))
         return loop(lambda c: c[0] > 0, step, (3.0, x), maxiter=8, kind=kind)[1]
 
     for kind in ("scan", "checkpoint"):

@@ -1,8 +1,8 @@
 """Options of a solver: dataclass fields with defaults one can see, checked when the solver is made.
 
 A solver declares its own fields; those common to all solvers are declared once, in the base classes. A class lists in
-``order`` the order in which its constructor takes them, because positional calls of the field's older libraries must keep
-their meaning.
+``order`` the order in which its constructor takes them, because positional calls of the field's older libraries must
+keep their meaning.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ def call_back(callback: Callable, params: Any, state: Any) -> None:
 class History:
     """Records fields of the state at every iteration, also of a run under ``jit``.
 
-    Hand one to a solver as its ``callback``. Records are kept in the order of the iterations. A new run is recognised by
-    its iteration number starting again, and starts the record again.
+    Hand one to a solver as its ``callback``. Records are kept in the order of the iterations. A new run is recognised
+    by its iteration number starting again, and starts the record again.
 
     Args:
         *names: fields of the state to record; ``"params"`` records the iterate.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import chex
 import jax
@@ -18,7 +18,7 @@ from jax import lax
 from jaxsolve._closure import Staged, hoist, merge_static, split_static
 from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._status import Status
-from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base._compile import compiled_call, merge_fields, split_fields
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._options import Options, check_callable, check_choice, check_number, option
@@ -32,12 +32,12 @@ __all__ = ["IterativeSolver", "Solver", "as_params"]
 class Solver(Options):
     """A mapping from problem data to a solution that behaves like any other jax function.
 
-    A subclass defines ``optimality_fun(params, *args, **kwargs)``, zero at a solution, and ``solve``; iterative ones derive
-    from :class:`IterativeSolver` instead.
+    A subclass defines ``optimality_fun(params, *args, **kwargs)``, zero at a solution, and ``solve``; iterative ones
+    derive from :class:`IterativeSolver` instead.
 
     Attributes:
-        implicit_diff: differentiate the solution implicitly, through the optimality conditions (the default), or else by
-            unrolling the iterations.
+        implicit_diff: differentiate the solution implicitly, through the optimality conditions (the default), or else
+            by unrolling the iterations.
         implicit_diff_solve: linear solver ``solve(matvec, b) -> x`` of the implicit derivative: one of
             :mod:`jaxsolve.linear_solve`, a ``functools.partial`` of one, a callable of your own, or a lineax solver.
             ``None`` chooses by structure and size.
@@ -51,7 +51,7 @@ class Solver(Options):
     #: Names of the fields that hold functions of the user: each is traced once.
     oracles: ClassVar[tuple[str, ...]] = ()
     #: What is known of the Jacobian of the optimality function: ``"psd"``, ``"symmetric"`` or ``"general"``.
-    structure: ClassVar[str] = "general"
+    structure: ClassVar[Structure] = "general"
 
     def validate(self) -> None:
         super().validate()
@@ -129,7 +129,7 @@ class Solver(Options):
             staged=staged,
         )
 
-    def _staged(self) -> Solver:
+    def staged(self) -> Self:
         """A copy whose functions are traced once, however often the algorithm mentions them."""
         if not self.jit:
             return self
@@ -145,7 +145,7 @@ class Solver(Options):
 def _run(solver: Solver, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
     """The body of ``run``: inside the compiled function, or called as it is with ``jit=False``."""
     init_params = as_params(init_params)
-    solver = solver._staged()
+    solver = solver.staged()
     if not solver.implicit_diff:
         return solver.solve(init_params, *args, **kwargs)
 
@@ -205,14 +205,14 @@ class IterativeSolver(Solver):
     """A solver that repeats ``update`` until its optimality error is at most ``tol``.
 
     A subclass defines ``init_state(init_params, *args, **kwargs) -> state``,
-    ``update(params, state, *args, **kwargs) -> OptStep`` and ``optimality_fun``. The state is a named tuple of arrays with
-    at least ``iter_num``, ``error`` and ``status``; ``update`` keeps its structure, shapes and dtypes.
+    ``update(params, state, *args, **kwargs) -> OptStep`` and ``optimality_fun``. The state is a named tuple of arrays
+    with at least ``iter_num``, ``error`` and ``status``; ``update`` keeps its structure, shapes and dtypes.
 
     Attributes:
         maxiter: largest number of iterations; may be traced, unless the iterations are unrolled.
         tol: the run has converged when ``state.error`` is at most ``tol``; may be traced.
-        unroll: how iterations are run when they are to be differentiated. ``"auto"`` unrolls them if ``implicit_diff`` is
-            ``False``; ``True`` always does; ``"checkpoint"`` does with memory that grows like the square root of
+        unroll: how iterations are run when they are to be differentiated. ``"auto"`` unrolls them if ``implicit_diff``
+            is ``False``; ``True`` always does; ``"checkpoint"`` does with memory that grows like the square root of
             ``maxiter``; ``False`` never does (then only forward mode differentiates them).
         verbose: print a line an iteration, under ``jit`` too.
         callback: called as ``callback(params, state)`` on the host after every iteration, under ``jit`` too;
@@ -291,7 +291,7 @@ class IterativeSolver(Solver):
 
     def next_step(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """``update``, and what every solver's update is followed by: checks, and reports."""
-        new = self.update(step.params, step.state, *args, **kwargs)  # type: ignore[attr-defined]  # defined by every solver
+        new = self.update(step.params, step.state, *args, **kwargs)  # type: ignore[attr-defined]  # defined by solvers
         if self.jit:
             chex.assert_trees_all_equal_shapes_and_dtypes(step, new)
         if self.surrogate_error:
@@ -332,4 +332,6 @@ class IterativeSolver(Solver):
 
 def _as(value, like: Array) -> Array:
     """A number or array in the dtype of ``like``."""
-    return jnp.asarray(value).astype(like.dtype) if not isinstance(value, (int, float)) else jnp.asarray(value, like.dtype)
+    return (
+        jnp.asarray(value).astype(like.dtype) if not isinstance(value, (int, float)) else jnp.asarray(value, like.dtype)
+    )

@@ -26,8 +26,8 @@ class StochasticSolver(IterativeSolver):
 
         Args:
             init_params: initial point, a pytree of floating-point arrays.
-            iterator: yields pytrees of arrays, all of the same shapes, each of which is passed on as the keyword argument
-                ``data``. At most ``maxiter`` of them are drawn.
+            iterator: yields pytrees of arrays, all of the same shapes, each of which is passed on as the keyword
+                argument ``data``. At most ``maxiter`` of them are drawn.
             *args: further data, the same at every iteration.
             **kwargs: likewise.
 
@@ -40,7 +40,9 @@ class StochasticSolver(IterativeSolver):
             ValueError: the iterator yields nothing although ``maxiter`` is positive.
         """
         if "data" in kwargs:
-            raise TypeError("run_iterator passes each batch as the keyword argument `data`; it cannot be given as well.")
+            raise TypeError(
+                "run_iterator passes each batch as the keyword argument `data`; it cannot be given as well."
+            )
         step = None
         for batch in itertools.islice(iterator, self.maxiter):
             if step is None:
@@ -57,11 +59,11 @@ class StochasticSolver(IterativeSolver):
 
 
 def _first_step(solver: StochasticSolver, init_params, args, kwargs) -> OptStep:
-    return solver._staged().first_step(as_params(init_params), args, kwargs)
+    return solver.staged().first_step(as_params(init_params), args, kwargs)
 
 
 def _next_step(solver: StochasticSolver, step: OptStep, args, kwargs) -> OptStep:
-    return solver._staged().next_step(step, args, kwargs)
+    return solver.staged().next_step(step, args, kwargs)
 
 
 def _is_final(status) -> bool:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxsolve._closure import hoist
 from jaxsolve._compat import outside_transformations
+from jaxsolve._types import Structure
 from jaxsolve.implicit_diff._rule import attach_derivative, check_residual_shapes, solve_tangent, stop_gradient
 from jaxsolve.tree_util import tree_negative, tree_sub
 
@@ -32,15 +33,15 @@ def custom_root(
     has_aux: bool = False,
     solve: Callable | None = None,
     reference_signature: Callable | inspect.Signature | None = None,
-    structure: str = "general",
+    structure: Structure = "general",
 ) -> Callable[[Callable], Callable]:
     r"""Decorate a solver of :math:`F(x, \theta) = 0` with implicit differentiation.
 
     The solver may be anything: a closed form, a loop, another package, a call of host code. It is never differentiated,
     only run; the derivative is that of the root, see :mod:`jaxsolve.implicit_diff`.
 
-    **Which argument is which.** ``optimality_fun(x, *args, **kwargs)`` takes the solution first. The decorated solver is
-    called as the user wrote it, and the arguments of ``optimality_fun`` after the first are found like this:
+    **Which argument is which.** ``optimality_fun(x, *args, **kwargs)`` takes the solution first. The decorated solver
+    is called as the user wrote it, and the arguments of ``optimality_fun`` after the first are found like this:
 
     1. by name, if each of them that has no default has a namesake among the solver's parameters, and at least one has;
        parameters of the solver without a namesake (an initial point, a tolerance) are left out;
@@ -49,8 +50,8 @@ def custom_root(
     3. keyword arguments that neither rule uses are passed on if ``optimality_fun`` accepts them, and dropped if not.
 
     Args:
-        optimality_fun: ``F(x, *args, **kwargs)``; a pytree with the leaf shapes of ``x``. It must be traceable by jax, and
-            may capture arrays and traced values: the solution is differentiable with respect to those too.
+        optimality_fun: ``F(x, *args, **kwargs)``; a pytree with the leaf shapes of ``x``. It must be traceable by jax,
+            and may capture arrays and traced values: the solution is differentiable with respect to those too.
         has_aux: whether the solver returns ``(x, aux)``. ``aux`` gets no derivative.
         solve: linear solver ``solve(matvec, b) -> x`` of the tangent system: one of :mod:`jaxsolve.linear_solve`, a
             ``functools.partial`` of one, a callable of your own, or a lineax solver. ``None`` chooses by size and
@@ -144,7 +145,8 @@ def run_without_derivative(fun: Callable, *args: Any, **kwargs: Any) -> Any:
     """Call ``fun`` so that no derivative flows through it, not even through the arrays it captured.
 
     Under a transformation the function is traced and its captures cut off from differentiation; a host function, which
-    cannot be traced, gets its arguments cut off and is called as it is, with concrete values wherever they are concrete.
+    cannot be traced, gets its arguments cut off and is called as it is, with concrete values wherever they are
+    concrete.
     """
     args, kwargs = stop_gradient((args, kwargs))
     if outside_transformations():
@@ -162,7 +164,7 @@ def root_jvp(
     args: tuple,
     tangents: tuple,
     solve: Callable | None = None,
-    structure: str = "general",
+    structure: Structure = "general",
 ) -> Any:
     r"""Tangent of a root: :math:`\dot x = -(\partial_1 F)^{-1} \partial_2 F\, \dot\theta`.
 
@@ -199,7 +201,7 @@ def root_vjp(
     args: tuple,
     cotangent: Any,
     solve: Callable | None = None,
-    structure: str = "general",
+    structure: Structure = "general",
 ) -> tuple:
     r"""Cotangents of the arguments of a root: :math:`\bar\theta = -(\partial_2 F)^T (\partial_1 F)^{-T}\, \bar x`.
 
@@ -301,8 +303,8 @@ class _Matcher:
             return tuple(args[1:]), keywords
         required = [p for p in self._positional if p.name not in keywords]
         least = sum(not _optional(p) for p in required)
-        # A call that fills every parameter wins over one that leaves defaults; then an initial point in front is dropped
-        # rather than passed on.
+        # A call that fills every parameter wins over one that leaves defaults; then an initial point in front is
+        # dropped rather than passed on.
         candidates = [taken for taken in (args[1:], args) if least <= len(taken) <= len(required)]
         if candidates:
             return tuple(max(candidates, key=len)), keywords

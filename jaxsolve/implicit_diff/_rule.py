@@ -20,13 +20,14 @@ from jax import lax
 
 from jaxsolve._closure import Hoisted, hoist, is_dynamic, merge_static, split_static
 from jaxsolve._compat import with_tangents
+from jaxsolve._types import Structure
 from jaxsolve.linear_solve import solve as linear_solve
 
 __all__ = ["attach_derivative", "check_residual_shapes", "solve_tangent", "stop_gradient"]
 
 
 def solve_tangent(
-    matvec: Callable, rhs: Any, like: Any, *, solve: Callable | None = None, structure: str = "general"
+    matvec: Callable, rhs: Any, like: Any, *, solve: Callable | None = None, structure: Structure = "general"
 ) -> Any:
     """Solve ``matvec(x) = rhs`` for ``x`` with the structure and dtypes of ``like``.
 
@@ -52,13 +53,13 @@ def attach_derivative(
     derived_fun: Callable | None = None,
     derived: Any = None,
     solve: Callable | None = None,
-    structure: str = "general",
+    structure: Structure = "general",
 ) -> tuple[Any, Any]:
     """Give a solution the derivative that the implicit function theorem assigns to it.
 
     Args:
-        optimality_fun: ``F(sol, data)``, with the leaf shapes of ``sol``. It may capture arrays and tracers of any dtype;
-            the solution is differentiable with respect to them too.
+        optimality_fun: ``F(sol, data)``, with the leaf shapes of ``sol``. It may capture arrays and tracers of any
+            dtype; the solution is differentiable with respect to them too.
         sol: pytree of inexact arrays, a root of ``F(., data)``. Its own tangents are ignored.
         data: pytree; leaves that are no arrays are passed on as they are.
         derived_fun: ``D(sol, data)``, further outputs that are functions of the solution (its objective value, say).

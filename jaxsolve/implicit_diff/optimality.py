@@ -1,7 +1,7 @@
 r"""The catalogue of optimality mappings.
 
-Each function builds, from the oracles of a problem, a mapping that characterises its solutions: either a residual ``F`` with
-``F(x, ...) = 0``, to be used with ``custom_root``, or a map ``T`` with ``T(x, ...) = x``, to be used with
+Each function builds, from the oracles of a problem, a mapping that characterises its solutions: either a residual ``F``
+with ``F(x, ...) = 0``, to be used with ``custom_root``, or a map ``T`` with ``T(x, ...) = x``, to be used with
 ``custom_fixed_point``. They decouple the derivative of a solution from the algorithm that found it: any solver may be
 combined with any mapping its solutions satisfy.
 
@@ -27,6 +27,7 @@ Reference:
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +53,7 @@ __all__ = [
 
 
 def _like(fun: Callable, mapping: Callable, hyperparams: str | None = None) -> Callable:
-    """Give a mapping the signature of ``fun``, with the hyperparameters in second place: `custom_root` matches by it."""
+    """Give a mapping the signature of ``fun``, with the hyperparameters in second place, for `custom_root` to match."""
     try:
         parameters = list(inspect.signature(fun).parameters.values())
     except (TypeError, ValueError):
@@ -161,15 +162,19 @@ def kkt(obj_fun: Callable, eq_fun: Callable | None = None, ineq_fun: Callable | 
         _check_multiplier("dual_ineq", dual_ineq, "ineq_fun", ineq_fun)
         stationarity, feasibility, slackness = grad(primal, params_obj), None, None
         if eq_fun is not None:
-            feasibility, pull_back = jax.vjp(lambda z: eq_fun(z, params_eq), primal)
+            feasibility, pull_back = jax.vjp(functools.partial(_swapped, eq_fun, params_eq), primal)
             stationarity = tree_add(stationarity, pull_back(dual_eq)[0])
         if ineq_fun is not None:
-            slack, pull_back = jax.vjp(lambda z: ineq_fun(z, params_ineq), primal)
+            slack, pull_back = jax.vjp(functools.partial(_swapped, ineq_fun, params_ineq), primal)
             stationarity = tree_add(stationarity, pull_back(dual_ineq)[0])
             slackness = tree_mul(dual_ineq, slack)
         return KKTSolution(stationarity, feasibility, slackness)
 
     return residual
+
+
+def _swapped(constraint, params, primal):
+    return constraint(primal, params)
 
 
 def _check_multiplier(name, multiplier, constraint_name, constraint):
@@ -229,12 +234,15 @@ def projected_gradient_fixed_point(
 def mirror_descent_fixed_point(
     fun: Callable, bregman_projection: Callable, mirror_map: Callable, stepsize: Any = 1.0, has_aux: bool = False
 ) -> Callable:
-    r"""Fixed point of mirror descent: :math:`T = \operatorname{proj}^\varphi_C(\nabla\varphi(x) - \eta \nabla_1 f(x, \theta))`.
+    r"""Fixed point of mirror descent.
+
+    :math:`T(x, \theta) = \operatorname{proj}^\varphi_C(\nabla\varphi(x) - \eta \nabla_1 f(x, \theta))`.
 
     Args:
         fun: ``fun(x, *args, **kwargs)``, a real scalar.
-        bregman_projection: ``bregman_projection(y, hyperparams_proj)``, the point of the set nearest to the *dual* point
-            ``y`` in the Bregman divergence of :math:`\varphi`; for the negative entropy on the simplex it is the softmax.
+        bregman_projection: ``bregman_projection(y, hyperparams_proj)``, the point of the set nearest to the *dual*
+            point ``y`` in the Bregman divergence of :math:`\varphi`; for the negative entropy on the simplex it is the
+            softmax.
         mirror_map: :math:`\nabla\varphi`; for the negative entropy it is the logarithm (plus a constant).
         stepsize: :math:`\eta`, any positive number.
         has_aux: whether ``fun`` returns ``(value, aux)``.
@@ -254,7 +262,8 @@ def mirror_descent_fixed_point(
 def newton_fixed_point(residual_fun: Callable, stepsize: Any = 1.0, solve: Callable | None = None) -> Callable:
     r"""Fixed point of Newton's method for :math:`G(x, \theta) = 0`: :math:`T = x - \eta\, [\partial_1 G]^{-1} G`.
 
-    With :math:`\eta = 1` the Jacobian of :math:`T` in :math:`x` vanishes at a root, so the tangent system is the identity.
+    With :math:`\eta = 1` the Jacobian of :math:`T` in :math:`x` vanishes at a root, so the tangent system is the
+    identity.
 
     Args:
         residual_fun: ``G(x, *args, **kwargs)``, with the leaf shapes of ``x``; a gradient, for minimisation.
@@ -311,8 +320,8 @@ def conic_residual(dual_cone_projection: Callable) -> Callable:
         Q = \begin{pmatrix} 0 & A^T & c \\ -A & 0 & b \\ -c^T & -b^T & 0 \end{pmatrix},
 
     where :math:`\Pi` projects onto :math:`\mathbb{R}^n \times K^* \times \mathbb{R}_+`; from a root,
-    :math:`(x, y, s) = (u, \Pi v, \Pi v - v) / w`. Roots form rays, so the Jacobian is singular along ``z``: the tangent of
-    least norm is taken, and scaling leaves :math:`(x, y, s)` as they are.
+    :math:`(x, y, s) = (u, \Pi v, \Pi v - v) / w`. Roots form rays, so the Jacobian is singular along ``z``: the tangent
+    of least norm is taken, and scaling leaves :math:`(x, y, s)` as they are.
 
     Args:
         dual_cone_projection: ``dual_cone_projection(v)``, the Euclidean projection of an array of shape (m,) onto
@@ -322,8 +331,8 @@ def conic_residual(dual_cone_projection: Callable) -> Callable:
         ``F(z, A, b, c)`` for ``z = (u, v, w)`` of shapes (n,), (m,) and (), returning a triple of the same shapes.
 
     Reference:
-        Busseti, Moursi and Boyd (2019), "Solution refinement at regular points of conic problems", section 3; Agrawal et
-        al. (2019), "Differentiating through a cone program".
+        Busseti, Moursi and Boyd (2019), "Solution refinement at regular points of conic problems", section 3; Agrawal
+        et al. (2019), "Differentiating through a cone program".
     """
 
     def residual(z, A, b, c):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._types import Structure
 from jaxsolve.linear_solve import _direct, _krylov_general, _krylov_symmetric, _neumann, _refinement
 from jaxsolve.linear_solve._differentiable import Kernel, Outcome, differentiable_solve
 from jaxsolve.linear_solve._krylov_common import krylov_options
@@ -17,7 +18,6 @@ from jaxsolve.linear_solve._operators import Codec, is_matrix, make_operator
 __all__ = ["DIRECT_MAX_SIZE", "solve"]
 
 PyTree = Any
-Structure = Literal["general", "symmetric", "psd"]
 _STRUCTURES = ("general", "symmetric", "psd")
 
 # Where materialising and factorising stop to be worth it. Milliseconds a solve (float32, two busy CPU cores, Hessian

@@ -1,7 +1,7 @@
 r"""Proximal gradient iterations, shared by gradient descent, proximal gradient and projected gradient.
 
-Problem: minimise :math:`f(x, \theta) + g(x, \eta)` with :math:`f` smooth and the proximity operator of :math:`g` at hand.
-From a base point :math:`y` and a step size :math:`s` the method goes to
+Problem: minimise :math:`f(x, \theta) + g(x, \eta)` with :math:`f` smooth and the proximity operator of :math:`g` at
+hand. From a base point :math:`y` and a step size :math:`s` the method goes to
 
 .. math::  x^+ = \operatorname{prox}_{s g}(y - s \nabla f(y)),
 
@@ -50,6 +50,11 @@ def prox_none(x: PyTree, hyperparams: Any = None, scaling: float = 1.0) -> PyTre
     return x
 
 
+# A fixed step diverges when the objective is above its first value although it is to be minimised, and the gradient has
+# grown by orders of magnitude: neither alone says so (momentum overshoots, a start near a saddle has a tiny gradient).
+_MUCH_LOWER = 1e-3
+
+
 class ProximalState(NamedTuple):
     """State of the proximal gradient iterations.
 
@@ -65,6 +70,8 @@ class ProximalState(NamedTuple):
         status: a :class:`jaxsolve.Status`, int32.
         num_fun_eval: evaluations of ``fun`` without its gradient.
         num_grad_eval: evaluations of ``fun`` with its gradient.
+        first_value: ``fun`` at the initial point (``None`` where the step size is searched for).
+        first_error: norm of the gradient mapping there, likewise.
     """
 
     iter_num: Array
@@ -77,6 +84,8 @@ class ProximalState(NamedTuple):
     status: Any = 0
     num_fun_eval: Any = 0
     num_grad_eval: Any = 0
+    first_value: Any = None
+    first_error: Any = None
 
 
 class ProximalMethod(IterativeSolver):
@@ -86,8 +95,8 @@ class ProximalMethod(IterativeSolver):
         fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
         value_and_grad: whether ``fun`` returns ``(value, grad)``.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
-        stepsize: step size. Zero, the default, and negative values mean backtracking; it may be traced, and is a fixed one
-            then.
+        stepsize: step size. Zero, the default, and negative values mean backtracking; it may be traced, and is a fixed
+            one then.
         maxls: largest number of trial steps in one backtracking search. A search that ends without success leaves the
             iterate where it is, and the next one goes on from the shorter step.
         acceleration: whether to use momentum.
@@ -144,6 +153,8 @@ class ProximalMethod(IterativeSolver):
             status=jnp.zeros((), jnp.int32),
             num_fun_eval=jnp.zeros((), jnp.int32),
             num_grad_eval=jnp.zeros((), jnp.int32),
+            first_value=None if self._searches() else jnp.zeros((), value_dtype),
+            first_error=None if self._searches() else jnp.zeros((), dtype),
         )
 
     def advance(self, params: PyTree, state: ProximalState, hyperparams: Any, args: tuple, kwargs: dict) -> OptStep:
@@ -152,7 +163,9 @@ class ProximalMethod(IterativeSolver):
         (value, aux), grad = self.objective.value_and_grad(base, *args, **kwargs)
 
         if self._searches():
-            new_params, stepsize, trials, found = self._backtrack(base, state.stepsize, value, grad, hyperparams, args, kwargs)
+            new_params, stepsize, trials, found = self._backtrack(
+                base, state.stepsize, value, grad, hyperparams, args, kwargs
+            )
         else:
             new_params = self._prox_step(base, state.stepsize, grad, hyperparams)
             stepsize, trials, found = (state.stepsize, state.stepsize), 0, True
@@ -163,6 +176,12 @@ class ProximalMethod(IterativeSolver):
         move = tree_sub(new_params, base)
         error = tree_l2_norm(grad) if self.smooth else tree_l2_norm(move) / used
         error = error.astype(state.error.dtype)
+        # A point that is optimal is not left: near the precision of the objective no comparison of values tells whether
+        # the step from it would be too long. An extrapolated point need not be feasible, and is left.
+        settled = error <= jnp.asarray(self.tol).astype(error.dtype)
+        if self.acceleration and not self.smooth:
+            settled = settled & (state.t <= 1)
+        new_params = tree_where(settled, base, new_params)
         # In floating point a step may be too short to move the base point, and no later step will be longer.
         stuck = found & ~jnp.any(jnp.stack([jnp.any(m != 0) for m in jax.tree.leaves(move)]))
 
@@ -179,6 +198,14 @@ class ProximalMethod(IterativeSolver):
             error = jnp.where(blame, state.error, error)
             stuck = stuck & ~blame & (state.t <= 1)
 
+        status, first_value, first_error = self.status_of(error, failed=stuck), None, None
+        if not self._searches():
+            starting = state.iter_num == 0
+            first_value = jnp.where(starting, value, state.first_value)
+            first_error = jnp.where(starting, error, state.first_error)
+            diverged = (value > first_value + _MUCH_LOWER * jnp.abs(first_value)) & (error > first_error / _MUCH_LOWER)
+            status = jnp.where(diverged, int(Status.DIVERGED), status).astype(jnp.int32)
+
         return OptStep(
             new_params,
             ProximalState(
@@ -189,9 +216,11 @@ class ProximalMethod(IterativeSolver):
                 velocity=velocity,
                 t=t,
                 value=value,
-                status=self.status_of(error, failed=stuck),
+                status=status,
                 num_fun_eval=state.num_fun_eval + trials,
                 num_grad_eval=state.num_grad_eval + 1,
+                first_value=first_value,
+                first_error=first_error,
             ),
         )
 

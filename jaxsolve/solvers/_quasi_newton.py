@@ -22,8 +22,8 @@ class DescentMethod(IterativeSolver):
         fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
         value_and_grad: whether ``fun`` returns ``(value, grad)``.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
-        stepsize: fixed step size, a positive number, in place of a line search; it may be traced. Zero, the default, and
-            negative numbers mean a line search.
+        stepsize: fixed step size, a positive number, in place of a line search; it may be traced. Zero, the default,
+            and negative numbers mean a line search.
         linesearch: ``"zoom"``, ``"backtracking"`` or ``"hager-zhang"``.
         linesearch_init: first trial step of a search: ``"increase"`` multiplies the last step by ``increase_factor``,
             ``"value"`` repeats it, ``"max"`` takes ``max_stepsize``.

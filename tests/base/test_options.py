@@ -11,11 +11,11 @@ from jaxsolve.projection import projection_simplex
 
 # Field orders and defaults that code in the wild relies on.
 SIGNATURES = {
-    "GradientDescent": "fun, prox, value_and_grad=False, has_aux=False, stepsize=0.0, maxiter=500, maxls=15, tol=0.001, "
-    "acceleration=True, decrease_factor=0.5, verbose=False, implicit_diff=True, implicit_diff_solve=None, jit=True, "
+    "GradientDescent": "fun, prox, value_and_grad=False, has_aux=False, stepsize=0.0, maxiter=500, maxls=15, "
+    "tol=0.001, acceleration=True, decrease_factor=0.5, verbose=False, implicit_diff=True, implicit_diff_solve=None, jit=True, "
     "unroll='auto'",
-    "ProximalGradient": "fun, prox, value_and_grad=False, has_aux=False, stepsize=0.0, maxiter=500, maxls=15, tol=0.001, "
-    "acceleration=True, decrease_factor=0.5, verbose=False, implicit_diff=True, implicit_diff_solve=None, jit=True, "
+    "ProximalGradient": "fun, prox, value_and_grad=False, has_aux=False, stepsize=0.0, maxiter=500, maxls=15, "
+    "tol=0.001, acceleration=True, decrease_factor=0.5, verbose=False, implicit_diff=True, implicit_diff_solve=None, jit=True, "
     "unroll='auto'",
     "ProjectedGradient": "fun, projection, value_and_grad=False, has_aux=False, stepsize=0.0, maxiter=500, maxls=15, "
     "tol=0.001, acceleration=True, decrease_factor=0.5, verbose=False, implicit_diff=True, implicit_diff_solve=None, "

@@ -43,7 +43,7 @@ def test_history_records_the_loss_curve():
 
 def test_callbacks_are_called_in_gradients_too():
     seen = []
-    callback = lambda params, state: seen.append(int(state.iter_num))  # noqa: E731
+    callback = lambda params, state: seen.append(int(state.iter_num))
     solver = jaxsolve.GradientDescent(fun, callback=callback, maxiter=3, tol=0.0)
     jax.jit(jax.grad(lambda t: solver.run(jnp.zeros(2), t).params.sum()))(1.0)
     jax.effects_barrier()

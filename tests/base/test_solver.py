@@ -38,7 +38,7 @@ def test_host_functions_without_jit():
 
 def test_without_jit_traceable_functions_differentiate_implicitly():
     solver = jaxsolve.GradientDescent(quadratic, jit=False, tol=1e-10)
-    solution = lambda theta: solver.run(jnp.zeros(3), theta).params  # noqa: E731
+    solution = lambda theta: solver.run(jnp.zeros(3), theta).params
     np.testing.assert_allclose(jax.jacfwd(solution)(2.0), 1.0, atol=1e-8)
     np.testing.assert_allclose(jax.jacrev(solution)(2.0), 1.0, atol=1e-8)
 
@@ -108,7 +108,9 @@ def test_cotangents_of_any_size():
 
 def test_array_valued_fields_are_differentiated_and_batched():
     """A bound given as a field is data like any other."""
-    roots = jaxsolve.Bisection(lambda x, t: x - t, lower=jnp.asarray(-1.0), upper=jnp.asarray(5.0), tol=1e-9, maxiter=60)
+    roots = jaxsolve.Bisection(
+        lambda x, t: x - t, lower=jnp.asarray(-1.0), upper=jnp.asarray(5.0), tol=1e-9, maxiter=60
+    )
     assert float(jax.grad(lambda t: roots.run(None, t).params)(2.0)) == pytest.approx(1.0)
 
     def run(tol):
@@ -154,7 +156,7 @@ def test_flax_style_module_functions_and_bound_methods():
         def loss(self, x, theta):
             return self.scale * quadratic(x, theta)
 
-    solution = lambda s: jaxsolve.GradientDescent(Model(s).loss, tol=1e-8).run(jnp.zeros(3), 1.0).state.value  # noqa: E731
+    solution = lambda s: jaxsolve.GradientDescent(Model(s).loss, tol=1e-8).run(jnp.zeros(3), 1.0).state.value
     assert float(jax.grad(solution)(2.0)) == pytest.approx(0.0, abs=1e-6)
     np.testing.assert_allclose(jaxsolve.GradientDescent(Model(2.0).loss, tol=1e-8).run(jnp.zeros(3), 1.0).params, 1.0)
 

@@ -70,14 +70,17 @@ def test_run_iterator_reaches_the_solution_and_compiles_once(batches):
 
 
 def test_run_iterator_stops_where_it_converges_and_where_data_end(batches):
-    assert int(SGD(loss, maxiter=1000, tol=1e-3).run_iterator(jnp.zeros(3), itertools.cycle(batches), 1.0).state.iter_num) < 1000
+    assert (
+        int(SGD(loss, maxiter=1000, tol=1e-3).run_iterator(jnp.zeros(3), itertools.cycle(batches), 1.0).state.iter_num)
+        < 1000
+    )
     assert int(SGD(loss, maxiter=1000, tol=0.0).run_iterator(jnp.zeros(3), batches, 1.0).state.iter_num) == 4
     assert int(SGD(loss, maxiter=2, tol=0.0).run_iterator(jnp.zeros(3), batches, 1.0).state.iter_num) == 2
 
 
 def test_run_iterator_is_differentiable_by_unrolling(batches):
     solver = SGD(loss, maxiter=3, tol=0.0)
-    solution = lambda scale: solver.run_iterator(jnp.zeros(3), batches, scale).params  # noqa: E731
+    solution = lambda scale: solver.run_iterator(jnp.zeros(3), batches, scale).params
     # From zero the iterates are linear in the scale.
     np.testing.assert_allclose(jax.jacfwd(solution)(2.0), solution(1.0), rtol=1e-10)
     np.testing.assert_allclose(jax.jacrev(solution)(2.0), solution(1.0), rtol=1e-10)

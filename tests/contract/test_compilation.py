@@ -106,7 +106,7 @@ def test_solvers_over_fresh_lambdas_are_freed():
     alive = []
 
     def one(i, run):
-        fun = lambda x, theta: 0.5 * x + theta + 0.0 * i  # noqa: E731
+        fun = lambda x, theta: 0.5 * x + theta + 0.0 * i
         solver = jaxsolve.FixedPointIteration(fun, maxiter=2)
         if run:
             if i % 200 == 0:

@@ -56,15 +56,19 @@ def test_against_finite_differences_to_order_two(name):
         pytest.skip("finite differences of second order need float64")
     case = get_case(name)
     solver = case.make()
-    check_grads(lambda t: case.run(solver, t).params, (case.theta,), order=2, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4)
+    check_grads(
+        lambda t: case.run(solver, t).params, (case.theta,), order=2, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["LBFGS-zoom", "FixedPointIteration-affine"])
 def test_third_order(name):
     case = get_case(name)
     solver = case.make()
-    third = lambda f: jax.jit(jax.jacfwd(jax.jacrev(jax.jacfwd(f))))  # noqa: E731
-    close(third(lambda t: case.run(solver, t).params)(case.theta), third(case.exact)(case.theta), 100 * case.tolerance())
+    third = lambda f: jax.jit(jax.jacfwd(jax.jacrev(jax.jacfwd(f))))
+    close(
+        third(lambda t: case.run(solver, t).params)(case.theta), third(case.exact)(case.theta), 100 * case.tolerance()
+    )
 
 
 def test_unrolled_equals_implicit(case):
@@ -105,7 +109,9 @@ def test_transformations_around_a_run(name):
     close(jax.jit(jax.grad(lambda ts: jnp.sum(jax.vmap(solution)(ts))))(thetas), want, case.tolerance())
 
     def scanned(thetas):
-        return jax.lax.scan(lambda total, theta: (total + solution(theta), None), jnp.zeros((), thetas.dtype), thetas)[0]
+        return jax.lax.scan(lambda total, theta: (total + solution(theta), None), jnp.zeros((), thetas.dtype), thetas)[
+            0
+        ]
 
     def looped(thetas):
         return sum(exact(theta) for theta in thetas)
@@ -118,9 +124,7 @@ def test_transformations_around_a_run(name):
         return jax.lax.cond(theta[0] > 0, solution, lambda t: jnp.zeros((), t.dtype), theta)
 
     close(jax.jit(jax.grad(branched))(thetas[0]), want[0], case.tolerance())
-    close(
-        jax.jit(jax.hessian(branched))(thetas[0]), jax.jit(jax.hessian(exact))(thetas[0]), 30 * case.tolerance()
-    )
+    close(jax.jit(jax.hessian(branched))(thetas[0]), jax.jit(jax.hessian(exact))(thetas[0]), 30 * case.tolerance())
 
 
 def test_derivative_in_the_initial_point_is_zero(case):

@@ -23,7 +23,12 @@ def test_solution_agrees_with_the_oracle(case):
     exact = jax.jit(case.exact)(case.theta)
     np.testing.assert_allclose(params, exact, rtol=0, atol=case.tolerance() * max(1, float(jnp.max(jnp.abs(exact)))))
     if case.oracle is not None:
-        np.testing.assert_allclose(params, case.oracle(np.asarray(case.theta, np.float64)), rtol=0, atol=2e-3 if float_dtype() == jnp.float32 else 2e-6)
+        np.testing.assert_allclose(
+            params,
+            case.oracle(np.asarray(case.theta, np.float64)),
+            rtol=0,
+            atol=2e-3 if float_dtype() == jnp.float32 else 2e-6,
+        )
     assert int(state.status) == Status.CONVERGED
     jaxsolve.check(state)
 
@@ -58,7 +63,9 @@ def test_jit_vmap_and_a_python_loop_agree(case):
     thetas = case.theta[None] * jnp.asarray([[1.0], [1.05]], float_dtype())
     batched = jax.jit(jax.vmap(lambda t: case.run(solver, t).params))(thetas)
     for theta, lane in zip(thetas, batched, strict=True):
-        np.testing.assert_allclose(lane, jax.jit(lambda t: case.run(solver, t).params)(theta), rtol=0, atol=case.tolerance())
+        np.testing.assert_allclose(
+            lane, jax.jit(lambda t: case.run(solver, t).params)(theta), rtol=0, atol=case.tolerance()
+        )
     python = case.make(jit=False, maxiter=4, tol=0.0)
     compiled = case.make(maxiter=4, tol=0.0)
     np.testing.assert_allclose(
@@ -175,7 +182,7 @@ def test_bad_input_is_refused(case):
         with pytest.raises(TypeError, match="floating"):
             case.run(case.make(), case.theta, jnp.arange(4))
         with pytest.raises(TypeError, match="floating"):
-            case.run(case.make(), case.theta, case.init + 1j)
+            case.run(case.make(), case.theta, case.init.astype(complex))
     if case.scalar:
         with pytest.raises(ValueError, match="scalar"):
             case.run(case.make(lambda params, theta: params), case.theta)

@@ -1,6 +1,7 @@
 r"""Proximal gradient, plain and accelerated (ISTA and FISTA).
 
-Problem: minimise :math:`f(x, \theta) + g(x, \eta)`, with :math:`f` smooth and :math:`g` given by its proximity operator.
+Problem: minimise :math:`f(x, \theta) + g(x, \eta)`, with :math:`f` smooth and :math:`g` given by its proximity
+operator.
 Method: see :mod:`jaxsolve.solvers._proximal`. Optimality: the fixed point
 :math:`x = \operatorname{prox}_g(x - \nabla_1 f(x, \theta), \eta)`.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from jaxsolve._types import OptStep, PyTree
+from jaxsolve._types import OptStep, PyTree, Structure
 from jaxsolve.solvers._proximal import ProximalMethod, ProximalState, prox_none
 
 __all__ = ["ProximalGradient"]
@@ -52,7 +53,7 @@ class ProximalGradient(ProximalMethod):
         return self.prox is prox_none
 
     @property
-    def structure(self) -> str:  # type: ignore[override]  # a constant of the other solvers
+    def structure(self) -> Structure:  # type: ignore[override]  # a constant of the other solvers
         """The optimality function is a gradient if there is no proximity operator."""
         return "psd" if self.smooth else "general"
 
@@ -67,7 +68,7 @@ class ProximalGradient(ProximalMethod):
         return self.advance(params, state, hyperparams_prox, args, kwargs)
 
     def optimality_fun(self, params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> PyTree:
-        """The residual ``prox(x - grad(x)) - x`` (the gradient if ``prox`` is ``prox_none``), a pytree like ``params``."""
+        """The residual ``prox(x - grad(x)) - x``, like ``params``; the gradient if ``prox`` is ``prox_none``."""
         return self.optimality_residual(params, hyperparams_prox, args, kwargs)
 
     def derived_state(self, params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:

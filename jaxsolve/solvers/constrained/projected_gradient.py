@@ -1,7 +1,8 @@
 r"""Projected gradient, plain and accelerated.
 
-Problem: minimise a smooth :math:`f(x, \theta)` over a convex set :math:`C(\eta)` given by its Euclidean projection. Method:
-proximal gradient iterations in which the projection is the proximity operator, see :mod:`jaxsolve.solvers._proximal`.
+Problem: minimise a smooth :math:`f(x, \theta)` over a convex set :math:`C(\eta)` given by its Euclidean projection.
+Method: proximal gradient iterations in which the projection is the proximity operator, see
+:mod:`jaxsolve.solvers._proximal`.
 Optimality: the fixed point :math:`x = \operatorname{proj}_C(x - \nabla_1 f(x, \theta), \eta)`.
 """
 

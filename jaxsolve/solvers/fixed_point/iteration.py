@@ -1,7 +1,7 @@
 r"""Fixed-point iteration.
 
-Problem: find :math:`x = T(x, \theta)`. Method: :math:`x_{k+1} = T(x_k, \theta)`, which converges linearly if :math:`T` is a
-contraction (Banach). Optimality: :math:`T(x, \theta) - x = 0`.
+Problem: find :math:`x = T(x, \theta)`. Method: :math:`x_{k+1} = T(x_k, \theta)`, which converges linearly if :math:`T`
+is a contraction (Banach). Optimality: :math:`T(x, \theta) - x = 0`.
 """
 
 from __future__ import annotations
@@ -61,14 +61,13 @@ class FixedPointIteration(IterativeSolver):
     maxiter: int = option(100)
     tol: float = option(1e-5)
 
-    order: ClassVar[str] = (
-        "fixed_point_fun maxiter tol has_aux verbose implicit_diff implicit_diff_solve jit unroll"
-    )
+    order: ClassVar[str] = "fixed_point_fun maxiter tol has_aux verbose implicit_diff implicit_diff_solve jit unroll"
     oracles: ClassVar[tuple[str, ...]] = ("fixed_point_fun",)
     surrogate_error = True
     derived_fields = ("aux",)
 
     def validate(self) -> None:
+        """Raise for an impossible option."""
         super().validate()
         check_choice("has_aux", self.has_aux, (True, False))
 

@@ -1,7 +1,8 @@
 r"""Bisection.
 
-Problem: find a root of a continuous scalar function :math:`F(x, \theta)` between two points where it has opposite signs, or
-of many such functions at once, one an entry. Method: halve the interval. Optimality: :math:`F(x, \theta) = 0`.
+Problem: find a root of a continuous scalar function :math:`F(x, \theta)` between two points where it has opposite
+signs, or of many such functions at once, one an entry. Method: halve the interval. Optimality: :math:`F(x, \theta) =
+0`.
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ class BisectionState(NamedTuple):
 class Bisection(IterativeSolver):
     """Bisection on an interval, or on many at once.
 
-    ``run(None, *args, **kwargs)`` finds ``x`` with ``optimality_fun(x, *args, **kwargs) = 0``. An initial point is accepted
-    for uniformity; only its dtype is used, and that only if ``lower`` and ``upper`` are Python numbers.
+    ``run(None, *args, **kwargs)`` finds ``x`` with ``optimality_fun(x, *args, **kwargs) = 0``. An initial point is
+    accepted for uniformity; only its dtype is used, and that only if ``lower`` and ``upper`` are Python numbers.
 
     Attributes:
-        optimality_fun: continuous function of an array, applied entry by entry: its result has the shape of its argument.
+        optimality_fun: continuous function of an array, applied entry by entry: its result has the shape of its
+            argument.
         lower: lower end of the interval, a number or an array.
         upper: upper end, of a shape that broadcasts with that of ``lower``.
         check_bracket: raise ``ValueError`` after an eager run whose function has the same sign at both ends. Under a
@@ -87,11 +89,12 @@ class Bisection(IterativeSolver):
     derived_fields = ("aux",)
 
     def validate(self) -> None:
+        """Raise for an impossible option."""
         super().validate()
         if not self.implicit_diff:
             raise ValueError(
-                "Bisection has implicit_diff=True only: its iterates are midpoints, which do not move with the data, so "
-                "unrolling them gives a zero derivative."
+                "Bisection has implicit_diff=True only: its iterates are midpoints, which do not move with the data, "
+                "so unrolling them gives a zero derivative."
             )
         for name in ("check_bracket", "has_aux"):
             check_choice(name, getattr(self, name), (True, False))
@@ -101,7 +104,11 @@ class Bisection(IterativeSolver):
                 raise TypeError(f"{name} must be a number or an array, got {end!r} of type {type(end).__name__}.")
             if is_concrete(end) and not np.all(np.isfinite(end)):
                 raise ValueError(f"{name} must be finite, got {end!r}.")
-        if is_concrete(self.lower) and is_concrete(self.upper) and np.any(np.asarray(self.lower) > np.asarray(self.upper)):
+        if (
+            is_concrete(self.lower)
+            and is_concrete(self.upper)
+            and np.any(np.asarray(self.lower) > np.asarray(self.upper))
+        ):
             raise ValueError(f"lower must not exceed upper, got lower={self.lower!r} and upper={self.upper!r}.")
 
     def init_point(self, init_params: Any, *args: Any, **kwargs: Any) -> Array:

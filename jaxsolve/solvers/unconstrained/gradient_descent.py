@@ -1,7 +1,7 @@
 r"""Gradient descent, plain and accelerated.
 
-Problem: minimise a smooth function :math:`f(x, \theta)`. Method: proximal gradient iterations without a proximity operator,
-see :mod:`jaxsolve.solvers._proximal`. Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
+Problem: minimise a smooth function :math:`f(x, \theta)`. Method: proximal gradient iterations without a proximity
+operator, see :mod:`jaxsolve.solvers._proximal`. Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class GradientDescent(ProximalMethod):
     structure = "psd"
 
     def validate(self) -> None:
+        """Raise for an impossible option."""
         super().validate()
         if self.prox is not prox_none:
             raise ValueError("GradientDescent takes no proximity operator: use ProximalGradient(fun, prox=...).")

@@ -1,13 +1,14 @@
 r"""Limited-memory BFGS.
 
-Problem: minimise a smooth function :math:`f(x, \theta)`. Method: descent along :math:`-H_k \nabla f(x_k)`, where the inverse
-Hessian approximation :math:`H_k` is built from the last ``history_size`` pairs
-:math:`s_i = x_{i+1} - x_i`, :math:`y_i = \nabla f(x_{i+1}) - \nabla f(x_i)`. Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
+Problem: minimise a smooth function :math:`f(x, \theta)`. Method: descent along :math:`-H_k \nabla f(x_k)`, where the
+inverse Hessian approximation :math:`H_k` is built from the last ``history_size`` pairs
+:math:`s_i = x_{i+1} - x_i`, :math:`y_i = \nabla f(x_{i+1}) - \nabla f(x_i)`. Optimality: :math:`\nabla_1 f(x, \theta) =
+0`.
 
-The product with :math:`H_k` uses the compact representation (Byrd, Nocedal and Schnabel 1994, equation 3.1) rather than the
-two-loop recursion (Nocedal and Wright 2006, algorithm 7.4): a handful of matrix-vector products with the histories, where
-the recursion needs twice as many dependent steps as there are pairs. The triangular matrix in it is kept as its inverse,
-which a new pair extends by one column and an old one leaves by losing its row and column.
+The product with :math:`H_k` uses the compact representation (Byrd, Nocedal and Schnabel 1994, equation 3.1) rather than
+the two-loop recursion (Nocedal and Wright 2006, algorithm 7.4): a handful of matrix-vector products with the histories,
+where the recursion needs twice as many dependent steps as there are pairs. The triangular matrix in it is kept as its
+inverse, which a new pair extends by one column and an old one leaves by losing its row and column.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from jaxsolve.tree_util import (
     tree_all_finite,
     tree_l2_norm,
     tree_real_dtype,
-    tree_sub,
     tree_where,
 )
 
@@ -35,7 +35,7 @@ __all__ = ["LBFGS", "LBFGSState"]
 
 
 class LBFGSState(NamedTuple):
-    """State of L-BFGS.
+    r"""State of L-BFGS.
 
     Attributes:
         iter_num: number of iterations done, int32.
@@ -43,8 +43,8 @@ class LBFGSState(NamedTuple):
         grad: its gradient there, a pytree like the parameters.
         stepsize: last step size.
         error: Euclidean norm of ``grad``.
-        s_history: differences of parameters, one pytree leaf of shape (history_size, \\*leaf.shape) a leaf; a ring buffer
-            in which iteration ``k`` writes row ``k % history_size``.
+        s_history: differences of parameters, one pytree leaf of shape (history_size, \*leaf.shape) a leaf; a ring
+            buffer in which iteration ``k`` writes row ``k % history_size``.
         y_history: differences of gradients, likewise.
         rho_history: 1 / <s, y> for each row, shape (history_size,); 0 marks a row that is not used.
         gamma: the scaling of the initial inverse Hessian.
@@ -54,8 +54,8 @@ class LBFGSState(NamedTuple):
         num_grad_eval: evaluations of its gradient, int32.
         num_linesearch_iter: trial steps of all line searches, int32.
         status: a :class:`jaxsolve.Status`, int32.
-        r_inverse: inverse of the triangular matrix of the inner products <s_i, y_j>, i no newer than j, in the order of the
-            ring buffer, shape (history_size, history_size); rows and columns of unused pairs are 0.
+        r_inverse: inverse of the triangular matrix of the inner products <s_i, y_j>, i no newer than j, in the order of
+            the ring buffer, shape (history_size, history_size); rows and columns of unused pairs are 0.
         yy: inner products <y_i, y_j>, in the same order.
     """
 
@@ -116,6 +116,7 @@ class LBFGS(DescentMethod):
     )
 
     def validate(self) -> None:
+        """Raise for an impossible option."""
         super().validate()
         for name in ("stop_if_linesearch_fails", "use_gamma"):
             check_choice(name, getattr(self, name), (True, False))
@@ -182,7 +183,9 @@ class LBFGS(DescentMethod):
         new = state._replace(
             value=value, grad=grad, aux=aux, stepsize=jnp.asarray(self.stepsize).astype(state.stepsize.dtype)
         )
-        new = new._replace(**{k: tree_where(finite, getattr(new, k), getattr(state, k)) for k in ("value", "grad", "aux")})
+        new = new._replace(
+            **{k: tree_where(finite, getattr(new, k), getattr(state, k)) for k in ("value", "grad", "aux")}
+        )
         new = new._replace(
             num_fun_eval=state.num_fun_eval + 1,
             num_grad_eval=state.num_grad_eval + 1,
@@ -224,7 +227,8 @@ class LBFGS(DescentMethod):
             H g = \gamma g + S w - \gamma Y u, \qquad u = R^{-1} S^T g, \qquad
             w = R^{-T} \bigl(D u + \gamma (Y^T Y u - Y^T g)\bigr).
 
-        A permutation of the pairs permutes rows and columns of every matrix alike, so the order of the ring buffer serves.
+        A permutation of the pairs permutes rows and columns of every matrix alike, so the order of the ring buffer
+        serves.
         """
         dtype, rho = state.gamma.dtype, state.rho_history
         used = rho > 0
