@@ -15,7 +15,7 @@ def symmetrized(name, A):
     return (A + A.T) / 2 if name in PSD_METHODS or name in SYMMETRIC_METHODS else A
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("qr", "inv")])
 def test_derivatives_of_both_orders_and_modes(name):
     """Tangent, gradient, forward over reverse and (for one method of each kind) reverse over reverse."""
     A, b = system(name)
