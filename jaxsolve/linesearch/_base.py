@@ -1,23 +1,25 @@
 r"""What the line searches share: one loop that evaluates one trial point a turn, and the bookkeeping around it.
 
-All of them look at :math:`\varphi(t) = f(x + t d)` for a descent direction :math:`d`, in units in which the slope at 0 is -1:
+All of them look at :math:`\varphi(t) = f(x + t d)` for a descent direction :math:`d`, in units in which the slope at 0
+is -1:
 
 .. math::
 
     \hat\varphi(t) = \frac{\varphi(t) - \varphi(0)}{|\varphi'(0)|}, \qquad
     \hat\varphi'(t) = \frac{\varphi'(t)}{|\varphi'(0)|}, \qquad \hat\varphi(0) = 0, \quad \hat\varphi'(0) = -1.
 
-In these units Armijo's condition is :math:`\hat\varphi(t) \le -c_1 t`, curvature is :math:`\hat\varphi'(t) \ge -c_2`, and
-nothing depends on the scale of the objective or of the direction. A search is a rule ``_judge`` that looks at one trial
-and says whether it is accepted, and which step to try next if it is not.
+In these units Armijo's condition is :math:`\hat\varphi(t) \le -c_1 t`, curvature is :math:`\hat\varphi'(t) \ge -c_2`,
+and nothing depends on the scale of the objective or of the direction. A search is a rule ``_judge`` that looks at one
+trial and says whether it is accepted, and which step to try next if it is not.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,7 @@ from jax import lax
 from jaxsolve._closure import Staged, merge_static, split_static
 from jaxsolve._compat import is_concrete, outside_transformations
 from jaxsolve._loop import LoopKind, loop
+from jaxsolve.linesearch._state import LineSearchState, LineSearchStep, Trial, Verdict
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_cast_like,
@@ -36,99 +39,14 @@ from jaxsolve.tree_util import (
     tree_zeros_like,
 )
 
-__all__ = ["LineSearch", "LineSearchState", "LineSearchStep", "Trial", "Verdict"]
+__all__ = ["LineSearch", "check_choice", "check_range"]
 
 Array = jax.Array
 PyTree = Any
 
 
-class LineSearchState(NamedTuple):
-    r"""State of a line search; ``params``, ``value``, ``grad`` and ``aux`` belong to the best point found so far.
-
-    After the search that is the point it returns, and a solver need not evaluate anything there again.
-
-    Attributes:
-        iter_num: number of trial points evaluated, int32.
-        params: the point ``params + best_stepsize * descent_direction``.
-        value: ``fun`` at that point, in the dtype ``fun`` has.
-        grad: its gradient there, a pytree like the parameters.
-        error: the largest violation of the conditions at the last trial point, in units in which the slope at 0 is -1;
-            infinite where the value or the gradient is not finite. At most ``tol`` means accepted.
-        done: whether a step was accepted. A step that is as long as ``max_stepsize`` allows and still too short to meet
-            the curvature condition is accepted too; ``error`` then says by how much it is violated.
-        failed: whether the search gave up. Then the step is the one of the lowest value found that satisfies the
-            decrease condition, or 0 if there was none.
-        num_fun_eval: evaluations of ``fun``, int32.
-        num_grad_eval: evaluations of its gradient, int32.
-        aux: auxiliary output of ``fun`` at that point. If the search returns to the initial point without having been
-            given the ``aux`` there, it is filled with zeros.
-        best_stepsize: the step that leads to that point.
-        init_value: value at the initial point.
-        init_slope: derivative along the direction at the initial point, negative for a descent direction.
-        bracket: what the method knows about the step, a tuple of scalars.
-    """
-
-    iter_num: Array
-    params: Any
-    value: Array
-    grad: Any
-    error: Array
-    done: Array
-    failed: Array
-    num_fun_eval: Array
-    num_grad_eval: Array
-    aux: Any
-    best_stepsize: Array
-    init_value: Array
-    init_slope: Array
-    bracket: Any
-
-
-class LineSearchStep(NamedTuple):
-    """What ``update`` and ``run`` return.
-
-    Attributes:
-        stepsize: the step to try next while the search goes on, the step found when it has ended; a scalar.
-        state: a :class:`LineSearchState`.
-    """
-
-    stepsize: Any
-    state: Any
-
-
-class Trial(NamedTuple):
-    """A trial step in the units of the module; ``value`` and ``slope`` are 0 where ``finite`` does not hold."""
-
-    t: Array
-    value: Array
-    slope: Array
-    finite: Array
-    noise: Array
-    longest: Array
-
-
-class Verdict(NamedTuple):
-    """What a method says about a trial.
-
-    Attributes:
-        error: largest violation of the conditions of the method.
-        decreases: whether the trial satisfies its decrease condition.
-        stop: whether there is no use in going on.
-        stepsize: the next trial step.
-        bracket: the bracket that results.
-        too_short: whether the trial is good but for its being too short.
-    """
-
-    error: Array
-    decreases: Array
-    stop: Array
-    stepsize: Array
-    bracket: Any
-    too_short: Array
-
-
 class LineSearch:
-    """Base of the line searches: ``init_state``, ``update``, ``run``. A subclass gives ``_init_bracket`` and ``_judge``."""
+    """Base of the line searches. A subclass gives ``_init_bracket`` and ``_judge``."""
 
     fun: Callable
     value_and_grad: bool
@@ -187,7 +105,8 @@ class LineSearch:
             fun_kwargs: keyword arguments of ``fun``.
 
         Returns:
-            ``LineSearchStep(stepsize, state)``: the step to try next, or the final one if ``state.done | state.failed``.
+            ``LineSearchStep(stepsize, state)``: the step to try next, or the final one once the state is
+            ``done`` or ``failed``.
         """
         del value
         fun_kwargs = fun_kwargs or {}
@@ -197,7 +116,8 @@ class LineSearch:
                 grad = self._evaluate(params, *fun_args, **fun_kwargs)[1]
             descent_direction = tree_negative(grad)
         stepsize = self._clip(jnp.asarray(stepsize).astype(state.best_stepsize.dtype))
-        return self._step(self._evaluate, stepsize, state, params, descent_direction, fun_args, fun_kwargs)
+        search = self._in_dtype(stepsize.dtype)
+        return search._step(self._evaluate, stepsize, state, params, descent_direction, fun_args, fun_kwargs)
 
     def run(
         self,
@@ -225,7 +145,16 @@ class LineSearch:
         Returns:
             ``LineSearchStep(stepsize, state)``; the new point, its value and its gradient are in the state.
         """
-        arguments = (init_stepsize, params, value, grad, descent_direction, tuple(fun_args), dict(fun_kwargs or {}), aux)
+        arguments = (
+            init_stepsize,
+            params,
+            value,
+            grad,
+            descent_direction,
+            tuple(fun_args),
+            dict(fun_kwargs or {}),
+            aux,
+        )
         if self.jit is not False and outside_transformations():
             return self._compiled(*split_static(arguments))
         return self._run(*arguments)
@@ -251,15 +180,16 @@ class LineSearch:
         )
         stepsize = self._clip(jnp.asarray(init_stepsize).astype(state.best_stepsize.dtype))
         stepsize = lax.select(state.failed, jnp.zeros_like(stepsize), stepsize)
+        search = self._in_dtype(stepsize.dtype)
         return loop(
             lambda step: ~(step.state.done | step.state.failed),
-            lambda step: self._step(evaluate, step.stepsize, step.state, params, direction, fun_args, fun_kwargs),
+            lambda step: search._step(evaluate, step.stepsize, step.state, params, direction, fun_args, fun_kwargs),
             LineSearchStep(stepsize, state),
-            maxiter=self.maxiter,
+            maxiter=search.maxiter,
             kind=self._kind,
         )
 
-    def _start(self, evaluate, params, value, grad, direction, fun_args, fun_kwargs, aux):
+    def _start(self, evaluate, params, value: Any, grad, direction, fun_args, fun_kwargs, aux):
         params = tree_cast_like(params, params)
         missing = value is None or grad is None
         if missing:
@@ -301,13 +231,18 @@ class LineSearch:
         slope = tree_vdot_real(grad, direction).astype(dtype)
         # One entry of the gradient that is not finite suffices to make the slope so, even where the direction is 0.
         finite = lax.is_finite(value) & lax.is_finite(slope)
-        # Before a derivative is taken of a quotient its denominator is made safe, also in the case that is not used.
-        unit = 1 / lax.select(state.init_slope < 0, -state.init_slope, jnp.ones_like(t))
         zero = jnp.zeros_like(t)
+        if self._kind != "while":
+            # A derivative that is 0 times NaN is NaN: what is not used must be finite if it is to be differentiated.
+            safe_grad = jax.tree.map(lambda g: lax.select(finite, g, jnp.zeros_like(g)), grad)
+            slope = tree_vdot_real(safe_grad, direction).astype(dtype)
+        rise = lax.select(finite, (value - state.init_value).astype(dtype), zero)
+        slope = lax.select(finite, slope, zero)
+        unit = 1 / lax.select(state.init_slope < 0, -state.init_slope, jnp.ones_like(t))
         trial = Trial(
             t=t,
-            value=lax.select(finite, (value - state.init_value).astype(dtype) * unit, zero),
-            slope=lax.select(finite, slope * unit, zero),
+            value=rise * unit,
+            slope=slope * unit,
             finite=finite,
             noise=self._noise(state, dtype) * unit,
             longest=self._longest(dtype),
@@ -317,7 +252,7 @@ class LineSearch:
         error = lax.select(finite, verdict.error, jnp.full_like(t, jnp.inf))
         done = (error <= self.tol) | (verdict.too_short & (t >= trial.longest))
         # Where neither value nor slope has changed, rounding has eaten the step, and so it will any shorter one.
-        eps = jnp.finfo(dtype).eps
+        eps = float(jnp.finfo(dtype).eps)
         stuck = (lax.abs(trial.value) <= trial.noise) & (lax.abs(trial.slope + 1) <= 8 * eps) & ~verdict.too_short
         failed = ~done & (verdict.stop | stuck | (iter_num >= self.maxiter))
         better = done | (verdict.decreases & ~stuck & ((value < state.value) | (state.best_stepsize == 0)))
@@ -356,22 +291,22 @@ class LineSearch:
     def _decrease_error(self, trial: Trial) -> Array:
         r"""Violation of Armijo's condition, or of its form for values that cannot be told apart.
 
-        Where they differ by rounding only, :math:`\hat\varphi'(t) \le 1 - 2 c_1` stands for it: for a quadratic function the
-        two are the same (Hager and Zhang 2005, equation 4.1).
+        Where they differ by rounding only, :math:`\hat\varphi'(t) \le 1 - 2 c_1` stands for it: for a quadratic
+        function the two are the same (Hager and Zhang 2005, equation 4.1).
         """
         rounded = lax.max(lax.abs(trial.value) - trial.noise, trial.slope - (1 - 2 * self.c1))
         return lax.min(trial.value + self.c1 * trial.t, rounded)
 
     def _noise(self, state: LineSearchState, dtype) -> Array:
         """How much two values may differ by rounding alone."""
-        eps = max(jnp.finfo(dtype).eps, jnp.finfo(state.value.dtype).eps)
-        return (self._relative_noise * eps * jnp.abs(state.init_value)).astype(dtype)
+        eps = float(max(jnp.finfo(dtype).eps, jnp.finfo(state.value.dtype).eps))
+        return self._relative_noise * eps * jnp.abs(state.init_value.astype(dtype))
 
     # In units of the rounding error of the value; a sum of many terms loses a few of them.
-    _relative_noise: Any = 1e-6 / np.finfo(np.float32).eps
+    _relative_noise: Any = 1e-6 / float(np.finfo(np.float32).eps)
 
     def _longest(self, dtype) -> Array:
-        return jnp.asarray(jnp.inf if self.max_stepsize is None else self.max_stepsize).astype(dtype)
+        return jnp.full((), jnp.inf, dtype) if self.max_stepsize is None else jnp.asarray(self.max_stepsize, dtype)
 
     def _clip(self, t: Array) -> Array:
         return t if self.max_stepsize is None else lax.min(t, self._longest(t.dtype))
@@ -408,6 +343,15 @@ class LineSearch:
             return new if condition else old
         return jax.tree.map(lambda x, y: lax.select(condition, x, y), new, tree_cast_like(old, new))
 
+    def _in_dtype(self, dtype) -> LineSearch:
+        """The same search with array-valued options in the working precision, which strict promotion asks for."""
+        arrays = {k: v for k, v in vars(self).items() if isinstance(v, (jax.Array, np.ndarray, np.generic))}
+        if not arrays:
+            return self
+        search = copy.copy(self)
+        vars(search).update({k: jnp.asarray(v, jnp.int32 if k == "maxiter" else dtype) for k, v in arrays.items()})
+        return search
+
     # ---- Checks ------------------------------------------------------------------------------------------------------
 
     def _validate(self) -> None:
@@ -423,12 +367,8 @@ class LineSearch:
         check_range("c2", self.c2, above=0, below=1)
         if self.max_stepsize is not None:
             check_range("max_stepsize", self.max_stepsize, above=0)
-        if _known(self.c1) and _known(self.c2) and not self.c1 < self.c2:
+        if is_concrete(self.c1) and is_concrete(self.c2) and not self.c1 < self.c2:
             raise ValueError(f"c1 must be less than c2, got c1={self.c1!r} and c2={self.c2!r}.")
-
-
-def _known(x) -> bool:
-    return is_concrete(x)
 
 
 def check_choice(name: str, value: Any, allowed: Sequence) -> None:

@@ -40,9 +40,10 @@ def make_linesearch(
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         maxls: largest number of trial points.
         condition: condition of the backtracking search; ``None`` means ``"strong-wolfe"``. The other searches have
-            conditions of their own and take no other than them: ``"strong-wolfe"`` for zoom, ``"wolfe"`` for Hager-Zhang.
-        decrease_factor: factor of the backtracking search, or by which the interval of the Hager-Zhang search must shrink;
-            ``None`` means their defaults. The zoom search has none.
+            conditions of their own and take no other than them: ``"strong-wolfe"`` for zoom, ``"wolfe"`` for
+            Hager-Zhang.
+        decrease_factor: factor of the backtracking search, or by which the interval of the Hager-Zhang search must
+            shrink; ``None`` means their defaults. The zoom search has none.
         max_stepsize: largest step, ``None`` for no bound.
         tol: violation of the conditions that is tolerated.
         jit: see the line searches.

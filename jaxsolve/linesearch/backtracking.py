@@ -1,9 +1,10 @@
 r"""Backtracking: shorten the step until a condition holds, and lengthen it again where it became too short.
 
 Problem: for :math:`\varphi(t) = f(x + t d)` with :math:`\varphi'(0) < 0` find :math:`t` with
-:math:`\varphi(t) \le \varphi(0) + c_1 t \varphi'(0)` (Armijo) and, if asked for, a condition that keeps :math:`t` from being
-too short. Method: multiply the step by a constant while it is too long. Conditions other than Armijo's can also find it too
-short; then the interval between the two is searched, as in Lewis and Overton (2013, algorithm 2.6), and the search ends.
+:math:`\varphi(t) \le \varphi(0) + c_1 t \varphi'(0)` (Armijo) and, if asked for, a condition that keeps :math:`t` from
+being too short. Method: multiply the step by a constant while it is too long. Conditions other than Armijo's can also
+find it too short; then the interval between the two is searched, as in Lewis and Overton (2013, algorithm 2.6), and
+the search ends.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve.linesearch._base import LineSearch, Trial, Verdict, check_choice, check_range
+from jaxsolve.linesearch._base import LineSearch, check_choice, check_range
+from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["BacktrackingLineSearch"]
 
@@ -45,8 +47,8 @@ class BacktrackingLineSearch(LineSearch):
     ``goldstein``     Armijo's and :math:`\varphi(t) \ge \varphi(0) + (1 - c_1) t \varphi'(0)`
     ================  ==================================================================================================
 
-    A trial point where the value or the gradient is not finite is too long. Where values differ by their rounding errors
-    only, :math:`\varphi'(t) \le (2 c_1 - 1) \varphi'(0)` stands for Armijo's condition.
+    A trial point where the value or the gradient is not finite is too long. Where values differ by their rounding
+    errors only, :math:`\varphi'(t) \le (2 c_1 - 1) \varphi'(0)` stands for Armijo's condition.
 
     Attributes:
         fun: smooth function ``fun(params, *fun_args, **fun_kwargs)`` with a real scalar value.
@@ -61,8 +63,8 @@ class BacktrackingLineSearch(LineSearch):
         max_stepsize: largest step, ``None`` for no bound.
         verbose: print a line an iteration, under ``jit`` too.
         jit: ``False`` runs a Python loop over concrete values, which host functions need.
-        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so in
-            less memory; ``"auto"`` and ``False`` for a loop that cannot.
+        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so
+            in less memory; ``"auto"`` and ``False`` for a loop that cannot.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.
@@ -122,7 +124,7 @@ class BacktrackingLineSearch(LineSearch):
         return Verdict(
             error=lax.max(lax.max(short_error, long_error), zero),
             decreases=decreases,
-            stop=(high - low <= 4 * jnp.finfo(low.dtype).eps * high) & (high < jnp.inf),
+            stop=(high - low <= 4 * float(jnp.finfo(low.dtype).eps) * high) & (high < jnp.inf),
             stepsize=stepsize,
             bracket=BacktrackingBracket(low, high),
             too_short=short & (high == jnp.inf),

@@ -1,6 +1,7 @@
 r"""The line search of Hager and Zhang: approximate Wolfe conditions by a double secant step.
 
-Problem: for :math:`\varphi(t) = f(x + t d)` with :math:`\varphi'(0) < 0` find :math:`t` that satisfies the Wolfe conditions
+Problem: for :math:`\varphi(t) = f(x + t d)` with :math:`\varphi'(0) < 0` find :math:`t` that satisfies the Wolfe
+conditions
 
 .. math::
 
@@ -12,10 +13,10 @@ or the approximate ones, which hold near a minimum where the values differ by th
 
     (2 c_1 - 1) \varphi'(0) \ge \varphi'(t) \ge c_2 \varphi'(0), \qquad \varphi(t) \le \varphi(0) + \epsilon.
 
-Method: an interval :math:`[a, b]` with :math:`\varphi(a) \le \varphi(0) + \epsilon`, :math:`\varphi'(a) < 0 \le \varphi'(b)` is
-found and shrunk (Hager and Zhang 2005, section 4: L0 to L3, U0 to U3, S1 to S4; Hager and Zhang 2006, B0 to B3). The paper
-nests three loops; here the same steps are the states of a small machine, so that there is one loop, which evaluates one trial
-step a turn.
+Method: an interval :math:`[a, b]` with :math:`\varphi(a) \le \varphi(0) + \epsilon`, :math:`\varphi'(a) < 0 \le
+\varphi'(b)` is found and shrunk (Hager and Zhang 2005, section 4: L0 to L3, U0 to U3, S1 to S4; Hager and Zhang 2006,
+B0 to B3). The paper nests three loops; here the same steps are the states of a small machine, so that there is one
+loop, which evaluates one trial step a turn.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve.linesearch._base import LineSearch, Trial, Verdict, check_range
+from jaxsolve.linesearch._base import LineSearch, check_range
+from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["HagerZhangLineSearch"]
 
@@ -72,12 +74,13 @@ class HagerZhangLineSearch(LineSearch):
         c1: constant of the decrease, in (0, 1/2); ``delta`` of the paper.
         c2: constant of the curvature condition, in (c1, 1); ``sigma`` of the paper.
         expansion_factor: factor by which steps grow while there is no interval, above 1; ``rho`` of the paper.
-        shrinkage_factor: if a round leaves more than this fraction of the interval it is cut in half; ``gamma`` of the paper.
+        shrinkage_factor: if a round leaves more than this fraction of the interval it is cut in half; ``gamma`` of the
+            paper.
         max_stepsize: largest step, ``None`` for no bound.
         verbose: print a line an iteration, under ``jit`` too.
         jit: ``False`` runs a Python loop over concrete values, which host functions need.
-        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so in
-            less memory; ``"auto"`` and ``False`` for a loop that cannot.
+        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so
+            in less memory; ``"auto"`` and ``False`` for a loop that cannot.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.
@@ -130,7 +133,8 @@ class HagerZhangLineSearch(LineSearch):
         decrease_error = self._decrease_error(trial)
         error = lax.max(lax.max(decrease_error, -self.c2 - trial.slope), jnp.zeros_like(trial.t))
 
-        # U1, B1: the trial is an upper end with the right slope. U2, B3: a better lower end. U3, B2: the value is too high.
+        # U1, B1: the trial is an upper end with the right slope. U2, B3: a better lower end. U3, B2: the value is too
+        # high.
         rises = trial.finite & (trial.slope >= 0)
         low = trial.finite & (trial.slope < 0) & (trial.value <= trial.noise)
         growing = low & (old.b == jnp.inf)
@@ -155,7 +159,7 @@ class HagerZhangLineSearch(LineSearch):
         return Verdict(
             error=error,
             decreases=trial.finite & (decrease_error <= self.tol),
-            stop=(width <= 4 * jnp.finfo(b.dtype).eps * b) & (b < jnp.inf),
+            stop=(width <= 4 * float(jnp.finfo(b.dtype).eps) * b) & (b < jnp.inf),
             stepsize=lax.select(growing, trial.t * self.expansion_factor, stepsize),
             # After halving, and while there is no proper interval, the next trial begins a new round.
             bracket=HagerZhangBracket(a, slope_a, b, slope_b, rising, lax.select(use_second, old.width, width), first),

@@ -6,9 +6,10 @@ Problem: for :math:`\varphi(t) = f(x + t d)` with :math:`\varphi'(0) < 0` find :
 
     \varphi(t) \le \varphi(0) + c_1 t \varphi'(0), \qquad |\varphi'(t)| \le c_2 |\varphi'(0)|.
 
-Method: the trial steps grow until an interval is known that contains such a step (Nocedal and Wright 2006, algorithm 3.5);
-then the interval shrinks around one (algorithm 3.6), by cubic interpolation (equation 3.59) with quadratic interpolation and
-bisection as safeguards. The two phases differ only in whether the upper end is finite, so both are one loop.
+Method: the trial steps grow until an interval is known that contains such a step (Nocedal and Wright 2006, algorithm
+3.5); then the interval shrinks around one (algorithm 3.6), by cubic interpolation (equation 3.59) with quadratic
+interpolation and bisection as safeguards. The two phases differ only in whether the upper end is finite, so both are
+one loop.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve.linesearch._base import LineSearch, Trial, Verdict, check_range
+from jaxsolve.linesearch._base import LineSearch, check_range
+from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["ZoomLineSearch"]
 
@@ -46,9 +48,9 @@ class ZoomBracket(NamedTuple):
 class ZoomLineSearch(LineSearch):
     """Line search for the strong Wolfe conditions, by bracketing and zooming in.
 
-    A trial point where the value or the gradient is not finite is an upper end like one where the value is too high. Where
-    values differ by their rounding errors only, the slopes decide (see ``c3``). The search ends early, with ``failed``, when
-    the interval has become too short to contain anything but rounding errors.
+    A trial point where the value or the gradient is not finite is an upper end like one where the value is too high.
+    Where values differ by their rounding errors only, the slopes decide (see ``c3``). The search ends early, with
+    ``failed``, when the interval has become too short to contain anything but rounding errors.
 
     Attributes:
         fun: smooth function ``fun(params, *fun_args, **fun_kwargs)`` with a real scalar value.
@@ -56,8 +58,8 @@ class ZoomLineSearch(LineSearch):
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         c1: constant of Armijo's condition, in (0, 1).
         c2: constant of the curvature condition, in (c1, 1).
-        c3: relative error of values in float32, on which the slopes are trusted rather than the values; in other dtypes it
-            is scaled in proportion to their precision.
+        c3: relative error of values in float32, on which the slopes are trusted rather than the values; in other
+            dtypes it is scaled in proportion to their precision.
         rel_tol_cubic: minimisers of the cubic nearer than this fraction of the interval to its ends are not used.
         rel_tol_quad: likewise for the quadratic.
         interval_threshold: the search fails if the interval is shorter than this fraction of its upper end.
@@ -67,8 +69,8 @@ class ZoomLineSearch(LineSearch):
         max_stepsize: largest step, ``None`` for no bound.
         verbose: print a line an iteration, under ``jit`` too.
         jit: ``False`` runs a Python loop over concrete values, which host functions need.
-        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so in
-            less memory; ``"auto"`` and ``False`` for a loop that cannot.
+        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so
+            in less memory; ``"auto"`` and ``False`` for a loop that cannot.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.
@@ -113,7 +115,7 @@ class ZoomLineSearch(LineSearch):
 
     @property
     def _relative_noise(self):
-        return self.c3 / jnp.finfo(jnp.float32).eps
+        return self.c3 / float(jnp.finfo(jnp.float32).eps)
 
     def _init_bracket(self, dtype) -> ZoomBracket:
         return ZoomBracket(jnp.asarray([0, 0, -1], dtype), jnp.asarray([jnp.inf, 0, 0], dtype), jnp.asarray(True))
@@ -133,14 +135,15 @@ class ZoomLineSearch(LineSearch):
         new_high = lax.select(turned, low, lax.select(lower, high, point))
         smooth = turned | lax.select(lower, bracket.smooth, trial.finite)
 
-        # While growing the model is extrapolated from the last two lower ends. An interval that loses less than a third of
-        # its length is cut in half next.
+        # While growing the model is extrapolated from the last two lower ends. An interval that loses less than a
+        # third of its length is cut in half next.
         other = lax.select(growing, low, new_high)
         width, old_width = lax.abs(new_high[0] - new_low[0]), lax.abs(high[0] - low[0])
         slow = (width > 0.66 * old_width) & (old_width < jnp.inf)
         stepsize = self._model_step(new_low, other, smooth & ~slow, growing)
         scale = lax.max(new_high[0], new_low[0])
-        shortest = jnp.maximum(self.interval_threshold, 4 * jnp.finfo(width.dtype).eps).astype(width.dtype) * scale
+        eps = float(jnp.finfo(width.dtype).eps)
+        shortest = jnp.maximum(self.interval_threshold, 4 * eps).astype(width.dtype) * scale
         return Verdict(
             error=lax.max(lax.max(decrease_error, curvature_error), jnp.zeros_like(width)),
             decreases=decreases,
@@ -152,11 +155,11 @@ class ZoomLineSearch(LineSearch):
 
     def _model_step(self, low, other, smooth, growing):
         """The next step: a minimiser of the model through two points, or a safeguard."""
-        (a, fa, sa), (b, fb, sb) = low, other  # unpacks the arrays
+        (a, fa, sa), (b, fb, sb) = low, other
         w, one = b - a, jnp.ones_like(a)
         w = lax.select(w != 0, w, one)
-        # In u = (t - a) / (b - a), with slopes per unit of u: the cubic has u = (-q + sqrt(q^2 - 3 p s)) / (3 p), written so
-        # that it does not divide by a small p.
+        # In u = (t - a) / (b - a), with slopes per unit of u: the cubic has u = (-q + sqrt(q^2 - 3 p s)) / (3 p),
+        # written so that it does not divide by a small p.
         s, e, h = sa * w, sb * w, fb - fa
         p, q = s + e - 2 * h, 3 * h - 2 * s - e
         root = q * q - 3 * p * s
@@ -177,4 +180,3 @@ class ZoomLineSearch(LineSearch):
         rho = self.increase_factor
         ahead = lax.select(usable & (cubic < 0), -cubic, jnp.full_like(a, rho**2))
         return a + w * lax.select(growing, -jnp.clip(ahead, rho - 1, rho**2), inner)
-

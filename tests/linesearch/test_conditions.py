@@ -98,8 +98,8 @@ def test_conditions_hold_where_the_search_succeeds(kind):
     t, state, phi0, phi, slope0, slope, grad, new = jax.tree.map(np.asarray, jax.jit(jax.vmap(problem))(*data))
 
     assert np.all(state.done != state.failed)
-    # All functions are smooth and bounded below, so acceptable steps exist. Those of Goldstein's conditions need not lie
-    # between the two ends that the search knows, if the function has many minima.
+    # All functions are smooth and bounded below, so acceptable steps exist. Those of Goldstein's conditions need not
+    # lie between the two ends that the search knows, if the function has many minima.
     assert np.all(state.done[index != WAVY]) and np.mean(state.done[index == WAVY]) >= 0.9
     ok = conditions_hold(kind, options, t, phi0, slope0, phi, slope)
     np.testing.assert_array_equal(ok | ~state.done, True)
@@ -160,7 +160,7 @@ def test_max_stepsize_is_kept_and_accepted_when_longer_steps_are_wanted(kind):
 
 
 def test_tolerance_accepts_small_violations():
-    fun = lambda x: 0.5 * jnp.sum(x**2)  # noqa: E731
+    fun = lambda x: 0.5 * jnp.sum(x**2)
     # phi'(t) / |phi'(0)| = t - 1: at t = 0.05 the curvature condition is violated by 0.05.
     strict = ZoomLineSearch(fun).run(0.05, jnp.ones(2))
     loose = ZoomLineSearch(fun, tol=0.06).run(0.05, jnp.ones(2))

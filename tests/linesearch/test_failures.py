@@ -33,7 +33,7 @@ def test_log_barrier(cls):
 @pytest.mark.parametrize("cls", SEARCHES)
 def test_growing_into_a_barrier(cls):
     """The steps grow until they leave the domain; the search ends inside it."""
-    fun = lambda x: -jnp.log(1 - x) - 5.0 * x  # noqa: E731
+    fun = lambda x: -jnp.log(1 - x) - 5.0 * x
     t, state = cls(fun, maxiter=60, max_stepsize=None).run(1e-3, jnp.asarray(0.0))
     assert bool(state.done) and all_finite((state.params, state.value, state.grad))
     assert float(state.params) < 1
@@ -84,7 +84,7 @@ def test_directions_that_do_not_descend_fail_at_once(cls):
 
 @pytest.mark.parametrize("cls", SEARCHES)
 def test_maxiter_returns_the_best_point(cls):
-    fun = lambda x: jnp.sum((x - 1.0) ** 4)  # noqa: E731
+    fun = lambda x: jnp.sum((x - 1.0) ** 4)
     # A decrease, but far from flat enough.
     t, state = cls(fun, c1=1e-4, c2=1e-3, maxiter=2, max_stepsize=None).run(1e-3, jnp.zeros(2))
     assert bool(state.failed) and not bool(state.done)
@@ -103,7 +103,7 @@ def test_slopes_decide_where_values_are_rounded(cls, dtype):
     """The value is 1 to the last digit, but the gradient knows better."""
     eps = jnp.finfo(dtype).eps
     scale = float(eps) / 4
-    fun = lambda x: 1 + scale * 0.5 * jnp.vdot(x, x)  # noqa: E731
+    fun = lambda x: 1 + scale * 0.5 * jnp.vdot(x, x)
     t, state = cls(fun, max_stepsize=None).run(dtype(1 / scale), jnp.ones(2, dtype))
     assert bool(state.done) and int(state.iter_num) == 1
     # Steps that are too long or too short are still told apart.
@@ -129,7 +129,7 @@ def test_below_rounding_the_search_stops_early(cls):
 @pytest.mark.parametrize("cls", [ZoomLineSearch, HagerZhangLineSearch])
 def test_an_interval_without_a_solution_stops_early(cls):
     """At the kink of abs no slope is small: the interval shrinks to nothing."""
-    fun = lambda x: jnp.abs(x[0] - 0.3) + 0.01 * x[0]  # noqa: E731
+    fun = lambda x: jnp.abs(x[0] - 0.3) + 0.01 * x[0]
     t, state = cls(fun, c2=0.5, maxiter=500).run(jnp.float32(1.0), jnp.array([1.0], jnp.float32))
     if cls is HagerZhangLineSearch:
         # Rising slopes are good enough for the Wolfe conditions.
