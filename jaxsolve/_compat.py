@@ -76,9 +76,11 @@ def _jvp(primals, tangents, *, num_out, rule):
         out_tangents = rule([*outputs, *primals[num_out:]], active, [tangents[i] for i in active])
     else:
         out_tangents = [None] * num_out
-    zero = ad.Zero.from_primal_value  # type: ignore[attr-defined]  # missing in jax's type stub
-    zeros = [zero(x) if t is None else t for x, t in zip(outputs, out_tangents, strict=True)]
-    return outputs, zeros
+    return outputs, [_zero(x) if t is None else t for x, t in zip(outputs, out_tangents, strict=True)]
+
+
+def _zero(primal):
+    return ad.Zero(jax.typeof(primal).to_tangent_aval())
 
 
 def _is_zero(tangent) -> bool:

@@ -34,7 +34,8 @@ class Objective:
         """``(value, aux)``; ``aux`` is ``None`` without one."""
         out = self._fun(params, *args, **kwargs)
         out = out[0] if self._gives_grad else out
-        return out if self._has_aux else (out, None)
+        value, aux = out if self._has_aux else (out, None)
+        return jnp.asarray(value), aux
 
     def value_shape(self, params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """``(value, aux)`` as a pytree of ``jax.ShapeDtypeStruct``, without evaluating anything."""

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._closure import Staged, hoist, merge_static, split_static
+from jaxsolve._compat import outside_transformations
 from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree, Structure
@@ -146,7 +147,8 @@ def _run(solver: Solver, init_params: PyTree, args: tuple, kwargs: dict) -> OptS
     """The body of ``run``: inside the compiled function, or called as it is with ``jit=False``."""
     init_params = as_params(init_params)
     solver = solver.staged()
-    if not solver.implicit_diff:
+    # Without jit and outside of every transformation nobody differentiates, and a host function could not be traced.
+    if not solver.implicit_diff or (not solver.jit and outside_transformations()):
         return solver.solve(init_params, *args, **kwargs)
 
     # Everything that the solution may depend on becomes an explicit argument: array-valued fields, data, and, by

@@ -10,22 +10,20 @@ import jaxsolve
 from jaxsolve.projection import projection_simplex
 
 # Field orders and defaults that code in the wild relies on.
+PROXIMAL = (
+    "value_and_grad=False, has_aux=False, stepsize=0.0, maxiter=500, maxls=15, tol=0.001, acceleration=True, "
+    "decrease_factor=0.5, verbose=False, implicit_diff=True, implicit_diff_solve=None, jit=True, unroll='auto'"
+)
 SIGNATURES = {
-    "GradientDescent": "fun, prox, value_and_grad=False, has_aux=False, stepsize=0.0, maxiter=500, maxls=15, "
-    "tol=0.001, acceleration=True, decrease_factor=0.5, verbose=False, implicit_diff=True, implicit_diff_solve=None, jit=True, "
-    "unroll='auto'",
-    "ProximalGradient": "fun, prox, value_and_grad=False, has_aux=False, stepsize=0.0, maxiter=500, maxls=15, "
-    "tol=0.001, acceleration=True, decrease_factor=0.5, verbose=False, implicit_diff=True, implicit_diff_solve=None, jit=True, "
-    "unroll='auto'",
-    "ProjectedGradient": "fun, projection, value_and_grad=False, has_aux=False, stepsize=0.0, maxiter=500, maxls=15, "
-    "tol=0.001, acceleration=True, decrease_factor=0.5, verbose=False, implicit_diff=True, implicit_diff_solve=None, "
-    "jit=True, unroll='auto'",
+    "GradientDescent": f"fun, prox, {PROXIMAL}",
+    "ProximalGradient": f"fun, prox, {PROXIMAL}",
+    "ProjectedGradient": f"fun, projection, {PROXIMAL}",
     "LBFGS": "fun, value_and_grad=False, has_aux=False, maxiter=500, tol=0.001, stepsize=0.0, linesearch='zoom', "
     "linesearch_init='increase', stop_if_linesearch_fails=False, condition=None, maxls=30, decrease_factor=None, "
     "increase_factor=1.5, max_stepsize=1.0, min_stepsize=1e-06, history_size=10, use_gamma=True, implicit_diff=True, "
     "implicit_diff_solve=None, jit=True, unroll='auto', verbose=False",
-    "FixedPointIteration": "fixed_point_fun, maxiter=100, tol=1e-05, has_aux=False, verbose=False, implicit_diff=True, "
-    "implicit_diff_solve=None, jit=True, unroll='auto'",
+    "FixedPointIteration": "fixed_point_fun, maxiter=100, tol=1e-05, has_aux=False, verbose=False, "
+    "implicit_diff=True, implicit_diff_solve=None, jit=True, unroll='auto'",
     "Bisection": "optimality_fun, lower, upper, maxiter=30, tol=1e-05, check_bracket=True, verbose=False, "
     "implicit_diff_solve=None, has_aux=False, jit=True, unroll='auto'",
 }

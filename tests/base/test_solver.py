@@ -85,7 +85,7 @@ def test_accuracy_of_the_implicit_jacobian_at_condition_1e4():
     exact = np.linalg.solve(np.asarray(H32, np.float64), np.asarray(target32, np.float64))
     for mode in (jax.jacrev, jax.jacfwd):
         got = jax.jit(mode(lambda t: solver.run(jnp.zeros(20, jnp.float32), t).params))(theta)
-        assert np.linalg.norm(got - exact) <= 1e-4 * np.linalg.norm(exact)
+        assert np.linalg.norm(np.asarray(got) - exact) <= 1e-4 * np.linalg.norm(exact)
 
 
 def test_degenerate_points_have_finite_derivatives():

@@ -36,7 +36,7 @@ class SGD(StochasticSolver):
     def update(self, params, state, *args, **kwargs):
         type(self).traces += 1
         (value, _), grad = self.objective.value_and_grad(params, *args, **kwargs)
-        step = 0.5 / jnp.sqrt(1.0 + state.iter_num)
+        step = 0.5 / jnp.sqrt(1.0 + state.iter_num.astype(float))
         error = tree_l2_norm(grad)
         return OptStep(
             tree_add_scalar_mul(params, -step, grad), State(state.iter_num + 1, error, value, self.status_of(error))
