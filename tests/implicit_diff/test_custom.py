@@ -61,9 +61,9 @@ def test_signatures_need_not_agree():
     check_all_modes(lambda t: custom_root(wide)(lambda theta, *, offset: exact(theta + offset))(t - 1.0, offset=1.0))
     check_all_modes(lambda t: custom_root(wide)(lambda init, theta, verbose=False: exact(theta))(None, t, verbose=True))
     # Of two optional arguments the ones given are meant.
-    optional = lambda w, theta=1.0: F(w, theta)  # noqa: E731
+    optional = lambda w, theta=1.0: F(w, theta)
     check_all_modes(custom_root(optional)(lambda lam: exact(lam)))
-    anything = lambda w, *args, **kwargs: F(w, *args, **kwargs)  # noqa: E731
+    anything = lambda w, *args, **kwargs: F(w, *args, **kwargs)
     check_all_modes(lambda t: custom_root(anything)(lambda init, t: exact(t))(None, t))
     with pytest.raises(TypeError, match="cannot be matched"):
         custom_root(F)(lambda a, b, c, d: exact(b))(1.0, 2.0, 3.0, 4.0)
@@ -86,7 +86,7 @@ def test_captured_traced_parameters():
 
         def solver(init):
             H = X.T @ X + theta * jnp.eye(3)
-            step = lambda c: (c[0] + 1, c[1] - jnp.linalg.solve(H, F(c[1], theta)))  # noqa: E731
+            step = lambda c: (c[0] + 1, c[1] - jnp.linalg.solve(H, F(c[1], theta)))
             return jax.lax.while_loop(lambda c: c[0] < 3, step, (0, init))[1]
 
         return custom_root(lambda w: F(w, theta))(solver)(jnp.zeros(3))
@@ -112,7 +112,7 @@ def test_scipy_and_scikit_learn():
     from sklearn.linear_model import Ridge
 
     def scipy_solver(theta):
-        jac = lambda w: np.asarray(F(jnp.asarray(w), theta))  # noqa: E731
+        jac = lambda w: np.asarray(F(jnp.asarray(w), theta))
         return scipy.optimize.minimize(lambda w: float(fun(w, theta)), np.zeros(3), jac=jac, method="BFGS", tol=1e-12).x
 
     def sklearn_solver(theta):
@@ -142,13 +142,15 @@ def test_the_linear_solver_is_the_one_given():
         calls.append(1)
         return solve_lu(matvec, b)
 
-    np.testing.assert_allclose(jax.grad(lambda t: custom_root(F, solve=spy)(exact)(t).sum())(2.0), jax.grad(lambda t: exact(t).sum())(2.0))
+    np.testing.assert_allclose(
+        jax.grad(lambda t: custom_root(F, solve=spy)(exact)(t).sum())(2.0), jax.grad(lambda t: exact(t).sum())(2.0)
+    )
     assert calls
     check_all_modes(custom_root(F, solve=solve_cg, structure="psd")(exact))
 
 
 def test_fixed_points():
-    T = lambda w, theta: w - 0.01 * F(w, theta)  # noqa: E731
+    T = lambda w, theta: w - 0.01 * F(w, theta)
     check_all_modes(custom_fixed_point(T)(lambda theta: exact(theta)))
     check_all_modes(lambda t: custom_fixed_point(T, has_aux=True)(lambda init, theta: (exact(theta), 0))(None, t)[0])
 
@@ -185,8 +187,8 @@ def test_root_jvp_and_root_vjp():
     np.testing.assert_allclose(theta_bar, jax.vjp(exact, theta)[1](cotangent)[0], atol=1e-12)
 
     # A residual without symmetry, two arguments, one of them integer.
-    G = lambda x, a, i: jnp.stack([x[0] ** 2 - a[0], x[1] - 3 * x[0] - a[1]])[i]  # noqa: E731
-    solve = lambda a: jnp.stack([jnp.sqrt(a[0]), 3 * jnp.sqrt(a[0]) + a[1]])  # noqa: E731
+    G = lambda x, a, i: jnp.stack([x[0] ** 2 - a[0], x[1] - 3 * x[0] - a[1]])[i]
+    solve = lambda a: jnp.stack([jnp.sqrt(a[0]), 3 * jnp.sqrt(a[0]) + a[1]])
     a, i = jnp.asarray([4.0, 1.0]), jnp.asarray([0, 1])
     a_bar, i_bar = root_vjp(G, solve(a), (a, i), cotangent[:2])
     np.testing.assert_allclose(a_bar, jax.vjp(solve, a)[1](cotangent[:2])[0], atol=1e-12)
@@ -197,7 +199,7 @@ def test_root_jvp_and_root_vjp():
 
 def test_singular_systems_give_the_least_squares_tangent():
     """F(x) = (x0 + x1 - theta, x0 + x1 - theta): the solutions form a line, the tangent is the shortest."""
-    residual = lambda x, theta: jnp.full(2, jnp.sum(x) - theta)  # noqa: E731
+    residual = lambda x, theta: jnp.full(2, jnp.sum(x) - theta)
     solver = custom_root(residual)(lambda theta: jnp.full(2, theta / 2))
     np.testing.assert_allclose(jax.jacfwd(solver)(1.0), [0.5, 0.5], atol=1e-10)
     np.testing.assert_allclose(jax.jacrev(solver)(1.0), [0.5, 0.5], atol=1e-10)

@@ -57,7 +57,7 @@ def test_newton_has_the_identity_as_tangent_system():
     mapping = opt.newton_fixed_point(jax.grad(fun))
     assert np.max(np.abs(jax.jacfwd(mapping)(exact(1.5), 1.5))) < 1e-10
     # So one term of the Neumann series is the derivative, which it is far from being for gradient descent.
-    one_step = lambda matvec, b: solve_neumann(matvec, b, num_terms=1)  # noqa: E731
+    one_step = lambda matvec, b: solve_neumann(matvec, b, num_terms=1)
     got = jax.jacfwd(custom_fixed_point(mapping, solve=one_step)(lambda theta: exact(theta)))(1.5)
     np.testing.assert_allclose(got, jax.jacfwd(exact)(1.5), atol=1e-8)
 
@@ -83,7 +83,9 @@ def test_proximal_and_projected_mappings():
         block = opt.block_proximal_gradient_fixed_point(diagonal, soft, jnp.asarray([0.1, 0.2, 1.0, 3.0]) * stepsize)
         fixed_point(lambda x, theta: block(x, 0.3, theta), want=lasso)
         nonneg = opt.projected_gradient_fixed_point(diagonal, lambda x: jnp.maximum(x, 0), stepsize)
-        fixed_point(lambda x, theta: nonneg(x, None, theta), want=lambda t: jnp.maximum(t * C, 0) / jnp.arange(1.0, 5.0))
+        fixed_point(
+            lambda x, theta: nonneg(x, None, theta), want=lambda t: jnp.maximum(t * C, 0) / jnp.arange(1.0, 5.0)
+        )
     with_parameter = opt.projected_gradient_fixed_point(diagonal, lambda x, low: jnp.maximum(x, low))
     x = jnp.maximum(C / jnp.arange(1.0, 5.0), 0.1)
     np.testing.assert_allclose(with_parameter(x, 0.1, 1.0), x, atol=1e-12)
@@ -91,8 +93,8 @@ def test_proximal_and_projected_mappings():
 
 def test_mirror_descent():
     """Entropy-regularised linear problem on the simplex: the solution is a softmax."""
-    entropic = lambda x, theta: jnp.sum(x * jnp.log(x)) - theta * (C @ x)  # noqa: E731
-    want = lambda theta: jax.nn.softmax(theta * C)  # noqa: E731
+    entropic = lambda x, theta: jnp.sum(x * jnp.log(x)) - theta * (C @ x)
+    want = lambda theta: jax.nn.softmax(theta * C)
     mapping = opt.mirror_descent_fixed_point(entropic, jax.nn.softmax, jnp.log, stepsize=0.5)
     fixed_point(lambda x, theta: mapping(x, None, theta), want=want)
 
@@ -139,7 +141,11 @@ def test_general_kkt_with_a_nonlinear_constraint():
         z = r * c / 5.0
         return KKTSolution(z, None, 5.0 / r - 1)
 
-    agree(lambda r: custom_root(F)(lambda params_obj, params_ineq: want(params_ineq))(jnp.asarray([3.0, 4.0]), r), want, 1.0)
+    agree(
+        lambda r: custom_root(F)(lambda params_obj, params_ineq: want(params_ineq))(jnp.asarray([3.0, 4.0]), r),
+        want,
+        1.0,
+    )
 
 
 def test_conic_residual_of_a_linear_program():
