@@ -45,6 +45,16 @@ Array = jax.Array
 PyTree = Any
 
 
+class _NotGiven:
+    """The default of an argument for which None means something."""
+
+    def __repr__(self):
+        return "<not given>"
+
+
+NOT_GIVEN = _NotGiven()
+
+
 class LineSearch:
     """Base of the line searches. A subclass gives ``_init_bracket`` and ``_judge``."""
 
@@ -74,7 +84,7 @@ class LineSearch:
         descent_direction: PyTree = None,
         fun_args: Sequence = (),
         fun_kwargs: Mapping[str, Any] | None = None,
-        aux: Any = None,
+        aux: Any = NOT_GIVEN,
     ) -> LineSearchState:
         """The state before the first trial; the arguments are those of :meth:`run`."""
         del init_stepsize
@@ -128,7 +138,7 @@ class LineSearch:
         descent_direction: PyTree = None,
         fun_args: Sequence = (),
         fun_kwargs: Mapping[str, Any] | None = None,
-        aux: Any = None,
+        aux: Any = NOT_GIVEN,
     ) -> LineSearchStep:
         """Search for a step.
 
@@ -140,7 +150,8 @@ class LineSearch:
             descent_direction: the direction, a pytree like ``params``; ``None`` means ``-grad``.
             fun_args: further positional arguments of ``fun``.
             fun_kwargs: keyword arguments of ``fun``.
-            aux: auxiliary output at ``params``, for the case that the search returns there.
+            aux: auxiliary output at ``params``, for the case that the search returns there. To give it together with
+                ``value`` and ``grad`` also saves a trace of ``fun``.
 
         Returns:
             ``LineSearchStep(stepsize, state)``; the new point, its value and its gradient are in the state.
@@ -194,13 +205,15 @@ class LineSearch:
         missing = value is None or grad is None
         if missing:
             (value, aux), grad = evaluate(params, *fun_args, **fun_kwargs)
-        elif self.has_aux and aux is None and self._kind != "python":
+        elif not self.has_aux or (aux is NOT_GIVEN and self._kind == "python"):
+            aux = None
+        elif aux is NOT_GIVEN:
             # Only the shapes of the auxiliary output are wanted; they cost nothing at run time.
             aux = tree_zeros_like(evaluate(params, *fun_args, **fun_kwargs)[0][1])
         grad = tree_cast_like(grad, params)
         direction = tree_negative(grad) if direction is None else tree_cast_like(direction, params)
         dtype = tree_real_dtype(params)
-        value = lax.convert_element_type(value, jnp.result_type(value))
+        value = jnp.asarray(value, jnp.result_type(value))
         slope = tree_vdot_real(grad, direction).astype(dtype)
         zero, count = jnp.zeros((), dtype), jnp.asarray(int(missing), jnp.int32)
         # A NaN compares as not less: everything that is no descent from a finite point fails here.
@@ -324,7 +337,7 @@ class LineSearch:
 
     def _stage(self, value, grad, aux) -> Callable:
         """The evaluation, traced beforehand if it is needed in more than one place."""
-        once = value is not None and grad is not None and (aux is not None or not self.has_aux)
+        once = value is not None and grad is not None and (aux is not NOT_GIVEN or not self.has_aux)
         if self._kind == "python" or (once and self._kind != "checkpoint"):
             return self._evaluate
         return Staged(self._evaluate)

@@ -153,6 +153,19 @@ def evaluations_of_scipy(fun, x):
     return 1 + int(np.argmax(np.asarray(norms) <= 1e-8))
 
 
+@pytest.mark.parametrize("cls", SEARCHES)
+def test_auxiliary_output_of_nothing(cls):
+    """What solvers do that give every objective the same form."""
+    fun = counted(lambda x: ((rosenbrock(x), None), jax.grad(rosenbrock)(x)))
+    search = cls(fun, value_and_grad=True, has_aux=True)
+    x = jnp.array([-1.2, 1.0])
+    (value, _), grad = fun(x)
+    for given in ({}, {"aux": None}):
+        fun.calls = 0
+        t, state = jax.jit(lambda x, v, g, given=given: search.run(1.0, x, v, g, **given))(x, value, grad)
+        assert fun.calls == 1 and state.aux is None and bool(state.done)
+
+
 # ---- Derivatives ----------------------------------------------------------------------------------------------------
 
 
