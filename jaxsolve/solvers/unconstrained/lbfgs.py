@@ -85,6 +85,8 @@ class LBFGS(DescentMethod):
     history and is tried again along the negative gradient; if it fails there too, the run ends with
     ``Status.LINESEARCH_FAILED``.
 
+    With ``linesearch_init="increase"`` no search starts below a step of 1.
+
     Attributes:
         stop_if_linesearch_fails: end the run at the first line search that fails.
         history_size: number of pairs that are kept, at least 1.
@@ -196,7 +198,11 @@ class LBFGS(DescentMethod):
     def _searched_step(self, params, state, direction, args, kwargs):
         bare = ~jnp.any(state.rho_history > 0)
         longest = jnp.asarray(self.max_stepsize).astype(state.stepsize.dtype)
-        trial = jnp.where(bare, longest, self._first_trial(params, state.stepsize))
+        trial = self._first_trial(params, state.stepsize)
+        if self.linesearch_init == "increase":
+            # A quasi-Newton direction has a length of its own: nothing is won by starting below it.
+            trial = jnp.minimum(jnp.maximum(trial, 1), longest)
+        trial = jnp.where(bare, longest, trial)
         stepsize, search = self._line_search().run(
             trial, params, state.value, state.grad, direction, args, kwargs, aux=state.aux
         )
