@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import sparse
 
 from jaxsolve import loss
+from jaxsolve.base import LinearOperator
 from jaxsolve.projection._inputs import as_scalar
 from jaxsolve.tree_util import tree_l2_norm, tree_vdot
 
@@ -29,67 +29,6 @@ __all__ = [
 ]
 
 
-class LinearOperator:
-    """A matrix, dense or BCOO, with the products that coordinate methods need.
-
-    Args:
-        A: matrix of shape ``(m, d)``.
-    """
-
-    def __init__(self, A: Any):
-        if getattr(A, "ndim", None) != 2:
-            raise ValueError(f"A must be a matrix, got shape {getattr(A, 'shape', type(A).__name__)}.")
-        self.A = A
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the matrix."""
-        return self.A.shape
-
-    def matvec(self, x: jax.Array) -> jax.Array:
-        """``A x``, of shape ``(m,)`` or ``(m, k)``."""
-        return self.A @ x
-
-    def rmatvec(self, y: jax.Array) -> jax.Array:
-        """``A^T y``, of shape ``(d,)`` or ``(d, k)``."""
-        return self.A.T @ y
-
-    def column(self, idx: Any) -> jax.Array:
-        """Column ``idx``, of shape ``(m,)``; the index may be traced."""
-        if isinstance(self.A, sparse.BCOO):
-            pick = jnp.arange(self.shape[1]) == idx
-            return self.A @ pick.astype(self.A.dtype)
-        return jnp.take(self.A, idx, axis=1)
-
-    def matvec_element(self, x: jax.Array, idx: Any) -> jax.Array:
-        """Entry (or row) ``idx`` of ``A x``."""
-        if isinstance(self.A, sparse.BCOO):
-            return jnp.take(self.matvec(x), idx, axis=0)
-        return jnp.take(self.A, idx, axis=0) @ x
-
-    def rmatvec_element(self, y: jax.Array, idx: Any) -> jax.Array:
-        """Entry (or row) ``idx`` of ``A^T y``."""
-        return self.column(idx) @ y
-
-    def update_matvec(self, Ax: jax.Array, delta: jax.Array, idx: Any) -> jax.Array:
-        """``A x`` after ``delta`` is added to entry (or row) ``idx`` of ``x``."""
-        column = self.column(idx)
-        return Ax + (column * delta if Ax.ndim == 1 else jnp.outer(column, delta))
-
-    def update_rmatvec(self, ATy: jax.Array, delta: jax.Array, idx: Any) -> jax.Array:
-        """``A^T y`` after ``delta`` is added to entry (or row) ``idx`` of ``y``."""
-        return LinearOperator(self.A.T).update_matvec(ATy, delta, idx)
-
-    def column_l2_norms(self, squared: bool = False) -> jax.Array:
-        """Euclidean norm of each column, or its square; of shape ``(d,)``."""
-        if isinstance(self.A, sparse.BCOO):
-            entries = sparse.bcoo_sum_duplicates(self.A, nse=self.A.nse)
-            squared_entries = sparse.BCOO((entries.data**2, entries.indices), shape=self.shape)
-            squares = squared_entries.transpose() @ jnp.ones(self.shape[0], self.A.dtype)
-            return squares if squared else jnp.sqrt(squares)
-        return jax.vmap(lambda column: tree_l2_norm(column, squared=squared), in_axes=1)(self.A)
-
-
 class CompositeLinearFunction:
     r"""A function of the form :math:`f(w) = h(A w) + \langle w, b \rangle`.
 
@@ -98,7 +37,8 @@ class CompositeLinearFunction:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxsolve.objective import CompositeLinearFunction, LinearOperator
+        >>> from jaxsolve.objective import CompositeLinearFunction
+        >>> from jaxsolve.base import LinearOperator
         >>> class Poisson(CompositeLinearFunction):
         ...     def subfun(self, predictions, data):
         ...         return jnp.sum(jnp.exp(predictions))

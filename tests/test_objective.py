@@ -9,7 +9,8 @@ import sklearn.linear_model
 from jax.experimental import sparse
 
 from jaxsolve import objective
-from jaxsolve.objective import CompositeLinearFunction, LinearOperator
+from jaxsolve.base import LinearOperator
+from jaxsolve.objective import CompositeLinearFunction
 
 RNG = np.random.default_rng(0)
 N, D, K = 7, 3, 4

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["AutoOrBoolean", "LinearOperator"]
 
@@ -14,10 +17,13 @@ AutoOrBoolean = str | bool
 
 
 class LinearOperator:
-    """A dense matrix seen through its products.
+    """A matrix, dense or BCOO, with the products that coordinate methods need.
 
     Args:
-        A: array of shape (m, n).
+        A: matrix of shape ``(m, d)``.
+
+    Raises:
+        ValueError: ``A`` is not a matrix.
 
     Example:
         >>> import jax.numpy as jnp
@@ -27,32 +33,62 @@ class LinearOperator:
     """
 
     def __init__(self, A: Any):
-        if jnp.ndim(A) != 2:
-            raise ValueError(f"LinearOperator expects a matrix, got an array of shape {jnp.shape(A)}.")
+        if getattr(A, "ndim", None) != 2:
+            raise ValueError(f"A must be a matrix, got shape {getattr(A, 'shape', type(A).__name__)}.")
         self.A = A
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The shape (m, n) of the matrix."""
+        """Shape of the matrix."""
         return self.A.shape
 
     def matvec(self, x: jax.Array) -> jax.Array:
-        """``A x`` for ``x`` of shape (n,) or (n, k)."""
+        """``A x``, of shape ``(m,)`` or ``(m, k)``."""
         return self.A @ x
 
-    def rmatvec(self, x: jax.Array) -> jax.Array:
-        """``A^T x`` for ``x`` of shape (m,) or (m, k)."""
-        return self.A.T @ x
+    def rmatvec(self, y: jax.Array) -> jax.Array:
+        """``A^T y``, of shape ``(d,)`` or ``(d, k)``."""
+        return self.A.T @ y
 
-    def normal_matvec(self, x: jax.Array) -> jax.Array:
-        """``A^T A x`` for ``x`` of shape (n,) or (n, k)."""
-        return self.rmatvec(self.matvec(x))
+    def column(self, idx: Any) -> jax.Array:
+        """Column ``idx``, of shape ``(m,)``; the index may be traced."""
+        if _is_bcoo(self.A):
+            pick = jnp.arange(self.shape[1]) == idx
+            return self.A @ pick.astype(self.A.dtype)
+        return jnp.take(self.A, idx, axis=1)
 
-    def diag(self) -> jax.Array:
-        """The diagonal, of shape (min(m, n),)."""
-        return jnp.diag(self.A)
+    def matvec_element(self, x: jax.Array, idx: Any) -> jax.Array:
+        """Entry (or row) ``idx`` of ``A x``."""
+        if _is_bcoo(self.A):
+            return jnp.take(self.matvec(x), idx, axis=0)
+        return jnp.take(self.A, idx, axis=0) @ x
 
-    def columns_l2_norms(self, squared: bool = False) -> jax.Array:
-        """Euclidean norms of the columns, of shape (n,)."""
-        squares = jnp.sum(self.A**2, axis=0)
-        return squares if squared else jnp.sqrt(squares)
+    def rmatvec_element(self, y: jax.Array, idx: Any) -> jax.Array:
+        """Entry (or row) ``idx`` of ``A^T y``."""
+        return self.column(idx) @ y
+
+    def update_matvec(self, Ax: jax.Array, delta: jax.Array, idx: Any) -> jax.Array:
+        """``A x`` after ``delta`` is added to entry (or row) ``idx`` of ``x``."""
+        column = self.column(idx)
+        return Ax + (column * delta if Ax.ndim == 1 else jnp.outer(column, delta))
+
+    def update_rmatvec(self, ATy: jax.Array, delta: jax.Array, idx: Any) -> jax.Array:
+        """``A^T y`` after ``delta`` is added to entry (or row) ``idx`` of ``y``."""
+        return LinearOperator(self.A.T).update_matvec(ATy, delta, idx)
+
+    def column_l2_norms(self, squared: bool = False) -> jax.Array:
+        """Euclidean norm of each column, or its square; of shape ``(d,)``."""
+        if _is_bcoo(self.A):
+            from jax.experimental import sparse
+
+            entries = sparse.bcoo_sum_duplicates(self.A, nse=self.A.nse)
+            squared_entries = sparse.BCOO((entries.data**2, entries.indices), shape=self.shape)
+            squares = squared_entries.transpose() @ jnp.ones(self.shape[0], self.A.dtype)
+            return squares if squared else jnp.sqrt(squares)
+        return jax.vmap(lambda column: tree_l2_norm(column, squared=squared), in_axes=1)(self.A)
+
+
+def _is_bcoo(matrix: Any) -> bool:
+    # Importing jax's sparse arrays takes a tenth of a second; whoever made one has imported them.
+    sparse = sys.modules.get("jax.experimental.sparse")
+    return sparse is not None and isinstance(matrix, sparse.BCOO)
