@@ -34,7 +34,8 @@ class ProjectedGradient(ProximalMethod):
         >>> import jax.numpy as jnp, jaxsolve
         >>> from jaxsolve.projection import projection_simplex
         >>> solver = jaxsolve.ProjectedGradient(lambda x, y: 0.5 * jnp.sum((x - y) ** 2), projection_simplex)
-        >>> solver.run(jnp.ones(3) / 3, 1.0, jnp.array([0.9, 0.3, -1.0])).params.round(4).tolist()
+        >>> params, state = solver.run(jnp.ones(3) / 3, 1.0, jnp.array([0.9, 0.3, -1.0]))
+        >>> [round(x, 4) for x in params.tolist()]
         [0.8, 0.2, 0.0]
     """
 
