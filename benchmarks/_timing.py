@@ -1,5 +1,6 @@
 """Timing helpers: medians over rounds in which the competitors take turns, so that a busy moment hits all of them."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -15,10 +16,15 @@ def seconds(call: Callable) -> float:
 
 
 def interleaved(calls: dict[str, Callable], rounds: int, inner: int = 1) -> dict[str, float]:
-    """Median seconds of each call over rounds; a round runs every call ``inner`` times and keeps the mean."""
+    """Median seconds of each call over rounds; a round runs every call ``inner`` times and keeps the mean.
+
+    The order is drawn anew each round: who runs after a call whose threads are still spinning pays for it.
+    """
     times = {name: [] for name in calls}
+    order, shuffle = list(calls.items()), random.Random(0).shuffle
     for _ in range(rounds):
-        for name, call in calls.items():
+        shuffle(order)
+        for name, call in order:
             times[name].append(sum(seconds(call) for _ in range(inner)) / inner)
     return {name: statistics.median(values) for name, values in times.items()}
 
