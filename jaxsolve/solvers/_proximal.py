@@ -236,8 +236,10 @@ class ProximalMethod(IterativeSolver):
         The model at :math:`x` is :math:`f(y) + \langle \nabla f(y), x - y\rangle + \|x - y\|^2 / 2s`.
         """
         dtype = stepsize.dtype
+        # The value may be less precise than the widest parameters.
+        eps = max(float(jnp.finfo(d).eps) for d in (dtype, value.dtype))
         value = value.astype(dtype)
-        slack = 10 * jnp.finfo(dtype).eps * jnp.abs(value)
+        slack = 10 * eps * jnp.abs(value)
 
         def attempt(carry):
             _, stepsize, _, _, trials, _ = carry
