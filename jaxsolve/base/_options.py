@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete
+from jaxsolve.linesearch._base import check_choice
 
 __all__ = ["Options", "check_callable", "check_choice", "check_number", "option", "required"]
 
@@ -85,13 +85,6 @@ def _parameter(field, kind) -> inspect.Parameter:
 
 
 # ---- Checks -------------------------------------------------------------------------------------------------------
-
-
-def check_choice(name: str, value: Any, allowed: Iterable) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
-    allowed = tuple(allowed)
-    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
 
 
 def check_number(

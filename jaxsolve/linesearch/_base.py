@@ -296,9 +296,11 @@ class LineSearch:
     # ---- Parts of a method -------------------------------------------------------------------------------------------
 
     def _init_bracket(self, dtype) -> Any:
+        """What is known before the first trial; every subclass defines it."""
         raise NotImplementedError
 
     def _judge(self, trial: Trial, bracket: Any) -> Verdict:
+        """Accept a trial or say what to try next; every subclass defines it."""
         raise NotImplementedError
 
     def _decrease_error(self, trial: Trial) -> Array:

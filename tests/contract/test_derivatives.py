@@ -52,8 +52,6 @@ def test_first_and_second_order_in_every_mode(case):
 
 @pytest.mark.parametrize("name", ["LBFGS-zoom", "ProximalGradient-lasso", "Bisection-cubic"])
 def test_against_finite_differences_to_order_two(name):
-    if float_dtype() != jnp.float64:
-        pytest.skip("finite differences of second order need float64")
     case = get_case(name)
     solver = case.make()
     check_grads(
