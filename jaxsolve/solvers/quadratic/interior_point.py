@@ -32,11 +32,10 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_number, option
 from jaxsolve.solvers.quadratic._base import BoxConstrained, Problem
+from jaxsolve.solvers.quadratic._certificates import proves_primal_infeasible, proves_unbounded
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import (
     Products,
-    is_dual_certificate,
-    is_primal_certificate,
     norm,
     optimality_error,
     residuals,
@@ -174,8 +173,9 @@ class InteriorPointQP(BoxConstrained):
         if not (isinstance(self.smoothing, (int, float)) and self.smoothing == 0):
             res = res._replace(gap=_distance_from_path(qp, y, at.Ax, jnp.asarray(self.smoothing).astype(x.dtype)))
         error = optimality_error(res, *self.tolerances(x.dtype))
-        infeasible = is_primal_certificate(qp, y, at.Aty, x)
-        unbounded = is_dual_certificate(qp, x, at.Px, at.Ax, jnp.zeros_like(x))
+        scaled, scaling, origin = problem.scaled, problem.scaling, jnp.zeros_like(x)
+        infeasible = proves_primal_infeasible(qp, scaled, scaling, y, at.Aty, origin, 1e-3)
+        unbounded = proves_unbounded(qp, scaled, scaling, x, at.Px, at.Ax, origin, 1e-3)
         status = self.status_of(error, failed=regularization > 1e8)
         undecided = status != int(Status.CONVERGED)
         status = jnp.where(undecided & unbounded, int(Status.DUAL_INFEASIBLE), status)
