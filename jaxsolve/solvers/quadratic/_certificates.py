@@ -7,6 +7,7 @@ that looks like one is first projected onto the linear conditions a certificate 
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
@@ -25,6 +26,9 @@ from jaxsolve.solvers.quadratic._scaling import Scaling
 __all__ = ["proves_primal_infeasible", "proves_unbounded"]
 
 _REPEATS = 3
+# What is tiny belongs to rows that take no part, and is in the way; how tiny that is depends on how far the algorithm
+# has come, so two thresholds are tried.
+_NEGLIGIBLE = (1e-3, 1e-6)
 
 
 def proves_primal_infeasible(
@@ -50,19 +54,24 @@ def proves_primal_infeasible(
     size = norm(y_scaled)
     likely = (value < 0) & (norm(variables * Aty) <= tol * size) & jnp.isfinite(size) & (size > 0)
 
-    def refine(y_scaled):
-        A = scaled.A.dense()
-        # Entries move in proportion to their squares: none changes its sign, and those that are 0 stay so.
-        unit = y_scaled / jnp.maximum(size, jnp.finfo(y.dtype).tiny)
-        weight = unit**2
-        gram = A.T @ (weight[:, None] * A) + _epsilon(y) * jnp.eye(A.shape[1], dtype=y.dtype)
-        L = jnp.linalg.cholesky(gram)
-        for _ in range(_REPEATS):
-            unit = unit - weight * (A @ cho_solve((L, True), A.T @ unit))
-        return unit
+    def refine(_):
+        A, identity = scaled.A.dense(), jnp.eye(scaled.num_variables, dtype=y.dtype)
 
-    candidate = feasible_signs(qp, rows * run_if_any(likely & ~proved, refine, y_scaled))
-    return proved | (likely & is_primal_certificate(qp, candidate, qp.A.rmatvec(candidate), x))
+        def at_threshold(negligible):
+            # Entries move in proportion to their squares: none changes its sign, and those that are 0 stay so.
+            unit = y_scaled / jnp.maximum(size, jnp.finfo(y.dtype).tiny)
+            unit = jnp.where(jnp.abs(unit) > negligible, unit, 0)
+            weight = unit**2
+            L = jnp.linalg.cholesky(A.T @ (weight[:, None] * A) + _epsilon(y) * identity)
+            for _ in range(_REPEATS):
+                unit = unit - weight * (A @ cho_solve((L, True), A.T @ unit))
+            return feasible_signs(qp, rows * unit)
+
+        return jax.vmap(at_threshold)(jnp.asarray(_NEGLIGIBLE, y.dtype))
+
+    candidates = run_if_any(likely & ~proved, refine, jnp.zeros((len(_NEGLIGIBLE), *y.shape), y.dtype))
+    refined = jax.vmap(lambda y: is_primal_certificate(qp, y, qp.A.rmatvec(y), x))(candidates)
+    return proved | (likely & jnp.any(refined))
 
 
 def proves_unbounded(
@@ -99,21 +108,26 @@ def proves_unbounded(
     near = norm(cost * variables * Pd) + jnp.max(growth, initial=0) <= tol * size
     likely = (qp.q @ d < 0) & near & jnp.isfinite(size) & (size > 0)
 
-    def refine(d_scaled):
-        P, A = scaled.P.dense(), scaled.A.dense()
-        # Rows that grow, or would with a little less precision, are held.
-        tight = (jnp.where(upper, along, -jnp.inf) > -tol * size) | (jnp.where(lower, -along, -jnp.inf) > -tol * size)
-        held = jnp.where(tight[:, None], A, 0)
-        epsilon = _epsilon(d)
-        L = jnp.linalg.cholesky(P @ P + held.T @ held + epsilon * jnp.eye(P.shape[0], dtype=d.dtype))
-        unit = d_scaled / jnp.maximum(size, jnp.finfo(d.dtype).tiny)
-        for _ in range(_REPEATS):
-            unit = epsilon * cho_solve((L, True), unit)
-        return unit
+    def refine(_):
+        P, A, epsilon = scaled.P.dense(), scaled.A.dense(), _epsilon(d)
+        identity = jnp.eye(scaled.num_variables, dtype=d.dtype)
 
-    candidate = variables * run_if_any(likely & ~proved, refine, d_scaled)
-    refined = is_dual_certificate(qp, candidate, qp.P.matvec(candidate), qp.A.matvec(candidate), x)
-    return proved | (likely & refined)
+        def at_threshold(negligible):
+            # Rows that grow, or would with a little less precision, are held.
+            slack = -negligible * size
+            tight = (jnp.where(upper, along, -jnp.inf) > slack) | (jnp.where(lower, -along, -jnp.inf) > slack)
+            held = jnp.where(tight[:, None], A, 0)
+            L = jnp.linalg.cholesky(P @ P + held.T @ held + epsilon * identity)
+            unit = d_scaled / jnp.maximum(size, jnp.finfo(d.dtype).tiny)
+            for _ in range(_REPEATS):
+                unit = epsilon * cho_solve((L, True), unit)
+            return variables * unit
+
+        return jax.vmap(at_threshold)(jnp.asarray(_NEGLIGIBLE, d.dtype))
+
+    candidates = run_if_any(likely & ~proved, refine, jnp.zeros((len(_NEGLIGIBLE), *d.shape), d.dtype))
+    refined = jax.vmap(lambda d: is_dual_certificate(qp, d, qp.P.matvec(d), qp.A.matvec(d), x))(candidates)
+    return proved | (likely & jnp.any(refined))
 
 
 def _epsilon(array: Array) -> float:
