@@ -15,6 +15,7 @@ from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import (
+    Products,
     feasible_signs,
     is_dual_certificate,
     is_primal_certificate,
@@ -23,7 +24,7 @@ from jaxsolve.solvers.quadratic._residuals import (
 )
 from jaxsolve.solvers.quadratic._scaling import Scaling
 
-__all__ = ["proves_primal_infeasible", "proves_unbounded"]
+__all__ = ["find_certificates"]
 
 _REPEATS = 3
 # What is tiny belongs to rows that take no part, and is in the way; how tiny that is depends on how far the algorithm
@@ -31,103 +32,84 @@ _REPEATS = 3
 _NEGLIGIBLE = (1e-3, 1e-6)
 
 
-def proves_primal_infeasible(
-    qp: QuadraticProgram, scaled: QuadraticProgram, scaling: Scaling, y: Array, Aty: Array, x: Array, tol: Array | float
-) -> Array:
-    """Whether multipliers, or certificates near them, prove that the constraints contradict each other.
-
-    Args:
-        qp: the problem of the user.
-        scaled: the equilibrated problem.
-        scaling: its scaling.
-        y: multipliers with feasible signs, or a direction in which they move.
-        Aty: ``A^T y``.
-        x: a point that says how large solutions might be.
-        tol: how closely, relative to its size, ``y`` must meet ``A^T y = 0`` to be worth refining.
-    """
-    proved = is_primal_certificate(qp, y, Aty, x)
-    if not scaled.is_dense:
-        return proved
-    variables, rows, _ = scaling
-    value, _ = support(qp, y)
-    y_scaled = y / rows
-    size = norm(y_scaled)
-    likely = (value < 0) & (norm(variables * Aty) <= tol * size) & jnp.isfinite(size) & (size > 0)
-
-    def refine(_):
-        A, identity = scaled.A.dense(), jnp.eye(scaled.num_variables, dtype=y.dtype)
-
-        def at_threshold(negligible):
-            # Entries move in proportion to their squares: none changes its sign, and those that are 0 stay so.
-            unit = y_scaled / jnp.maximum(size, jnp.finfo(y.dtype).tiny)
-            unit = jnp.where(jnp.abs(unit) > negligible, unit, 0)
-            weight = unit**2
-            L = jnp.linalg.cholesky(A.T @ (weight[:, None] * A) + _epsilon(y) * identity)
-            for _ in range(_REPEATS):
-                unit = unit - weight * (A @ cho_solve((L, True), A.T @ unit))
-            return feasible_signs(qp, rows * unit)
-
-        return jax.vmap(at_threshold)(jnp.asarray(_NEGLIGIBLE, y.dtype))
-
-    candidates = run_if_any(likely & ~proved, refine, jnp.zeros((len(_NEGLIGIBLE), *y.shape), y.dtype))
-    refined = jax.vmap(lambda y: is_primal_certificate(qp, y, qp.A.rmatvec(y), x))(candidates)
-    return proved | (likely & jnp.any(refined))
-
-
-def proves_unbounded(
+def find_certificates(
     qp: QuadraticProgram,
     scaled: QuadraticProgram,
     scaling: Scaling,
     d: Array,
-    Pd: Array,
-    Ad: Array,
-    x: Array,
-    tol: Array | float,
-) -> Array:
-    """Whether a direction, or certificates near it, prove that the objective decreases forever.
+    y: Array,
+    at: Products,
+    tol: tuple[Array | float, Array | float],
+) -> tuple[Array, Array]:
+    """Whether the constraints are proved to contradict each other, and the objective to be unbounded below.
 
     Args:
         qp: the problem of the user.
         scaled: the equilibrated problem.
         scaling: its scaling.
-        d: direction.
-        Pd: ``P d``.
-        Ad: ``A d``.
-        x: a point that says how large solutions might be.
-        tol: how closely ``d`` must meet the conditions of a certificate to be worth refining.
+        d: a direction in which the primal iterates move, shape ``(n,)``.
+        y: one in which the multipliers move, with feasible signs, shape ``(m,)``.
+        at: the products at ``(d, y)``.
+        tol: how closely, relative to its size, ``y`` and ``d`` must meet the conditions of a certificate to be worth
+            refining.
+
+    Returns:
+        Two booleans: primal infeasible, unbounded.
     """
-    proved = is_dual_certificate(qp, d, Pd, Ad, x)
+    origin = jnp.zeros_like(d)
+    infeasible = is_primal_certificate(qp, y, at.Aty, origin)
+    unbounded = is_dual_certificate(qp, d, at.Px, at.Ax, origin)
     if not scaled.is_dense:
-        return proved
+        return infeasible, unbounded
     variables, rows, cost = scaling
-    d_scaled = d / variables
-    size = norm(d_scaled)
+    tiny = jnp.finfo(y.dtype).tiny
+
+    y_size, (value, _) = norm(y / rows), support(qp, y)
+    y_likely = (value < 0) & (norm(variables * at.Aty) <= tol[0] * y_size) & jnp.isfinite(y_size) & (y_size > 0)
+
+    d_size, along = norm(d / variables), rows * at.Ax
     upper, lower = jnp.isfinite(qp.upper), jnp.isfinite(qp.lower)
-    along = rows * Ad
     growth = jnp.maximum(jnp.where(upper, along, 0), jnp.where(lower, -along, 0))
-    near = norm(cost * variables * Pd) + jnp.max(growth, initial=0) <= tol * size
-    likely = (qp.q @ d < 0) & near & jnp.isfinite(size) & (size > 0)
+    d_near = norm(cost * variables * at.Px) + jnp.max(growth, initial=0) <= tol[1] * d_size
+    d_likely = (qp.q @ d < 0) & d_near & jnp.isfinite(d_size) & (d_size > 0)
 
     def refine(_):
         P, A, epsilon = scaled.P.dense(), scaled.A.dense(), _epsilon(d)
-        identity = jnp.eye(scaled.num_variables, dtype=d.dtype)
 
-        def at_threshold(negligible):
-            # Rows that grow, or would with a little less precision, are held.
-            slack = -negligible * size
-            tight = (jnp.where(upper, along, -jnp.inf) > slack) | (jnp.where(lower, -along, -jnp.inf) > slack)
-            held = jnp.where(tight[:, None], A, 0)
-            L = jnp.linalg.cholesky(P @ P + held.T @ held + epsilon * identity)
-            unit = d_scaled / jnp.maximum(size, jnp.finfo(d.dtype).tiny)
-            for _ in range(_REPEATS):
-                unit = epsilon * cho_solve((L, True), unit)
-            return variables * unit
+        # Entries of y move in proportion to their squares: none changes its sign, and those that are 0 stay so.
+        y_unit = y / rows / jnp.maximum(y_size, tiny)
+        y_unit = jnp.stack([jnp.where(jnp.abs(y_unit) > small, y_unit, 0) for small in _NEGLIGIBLE])
+        weight = y_unit**2
+        # Rows that grow along d, or would with a little less precision, are held.
+        d_unit = jnp.stack([d / variables / jnp.maximum(d_size, tiny)] * len(_NEGLIGIBLE))
+        up, down = jnp.where(upper, along, -jnp.inf), jnp.where(lower, -along, -jnp.inf)
+        held = jnp.stack([(jnp.maximum(up, down) > -small * d_size).astype(d.dtype) for small in _NEGLIGIBLE])
+        curvature = jnp.stack([jnp.zeros_like(P), jnp.zeros_like(P), P @ P, P @ P])
 
-        return jax.vmap(at_threshold)(jnp.asarray(_NEGLIGIBLE, d.dtype))
+        # All four systems in one batched call: two such calls at the same time can block each other in the thread pool
+        # of jaxlib's CPU backend.
+        gram = jax.vmap(lambda w: A.T @ (w[:, None] * A))(jnp.concatenate([weight, held]))
+        cholesky = jnp.linalg.cholesky(curvature + gram + (epsilon * jnp.eye(P.shape[0], dtype=d.dtype))[None])
+        for _ in range(_REPEATS):
+            right = jnp.concatenate([y_unit @ A, epsilon * d_unit])
+            solved = jax.vmap(lambda L, b: cho_solve((L, True), b))(cholesky, right)
+            y_unit, d_unit = y_unit - weight * (solved[:2] @ A.T), solved[2:]
+        return y_unit, d_unit
 
-    candidates = run_if_any(likely & ~proved, refine, jnp.zeros((len(_NEGLIGIBLE), *d.shape), d.dtype))
-    refined = jax.vmap(lambda d: is_dual_certificate(qp, d, qp.P.matvec(d), qp.A.matvec(d), x))(candidates)
-    return proved | (likely & jnp.any(refined))
+    none = (jnp.zeros((2, *y.shape), y.dtype), jnp.zeros((2, *d.shape), d.dtype))
+    y_units, d_units = run_if_any((y_likely & ~infeasible) | (d_likely & ~unbounded), refine, none)
+
+    def test_y(unit):
+        candidate = feasible_signs(qp, rows * unit)
+        return is_primal_certificate(qp, candidate, qp.A.rmatvec(candidate), origin)
+
+    def test_d(unit):
+        candidate = variables * unit
+        return is_dual_certificate(qp, candidate, qp.P.matvec(candidate), qp.A.matvec(candidate), origin)
+
+    infeasible |= y_likely & jnp.any(jax.vmap(test_y)(y_units))
+    unbounded |= d_likely & jnp.any(jax.vmap(test_d)(d_units))
+    return infeasible, unbounded
 
 
 def _epsilon(array: Array) -> float:

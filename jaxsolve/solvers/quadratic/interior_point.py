@@ -32,7 +32,7 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_number, option
 from jaxsolve.solvers.quadratic._base import BoxConstrained, Problem
-from jaxsolve.solvers.quadratic._certificates import proves_primal_infeasible, proves_unbounded
+from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import (
     Products,
@@ -141,12 +141,10 @@ class InteriorPointQP(BoxConstrained):
         point = _cold_start(problem.scaled) if warm is None else _warm_start(problem, *warm)
         return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype))
 
-    def init_point(self, init_params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The starting point in the user's form."""
-        problem = self.problem(self.primal_of(init_params), *args, **kwargs)
-        warm = self.initial_values(init_params, problem)
-        point = _cold_start(problem.scaled) if warm is None else _warm_start(problem, *warm)
-        return self._to_params(problem, point)
+    def first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
+        """The starting point and its state."""
+        state = self.init_state(init_params, *args, **kwargs)
+        return OptStep(self._to_params(self.problem(None), state.point), state)
 
     def update(
         self, params: PyTree, state: InteriorPointState, params_obj: Any = None, params_eq: Any = None,
@@ -173,9 +171,7 @@ class InteriorPointQP(BoxConstrained):
         if not (isinstance(self.smoothing, (int, float)) and self.smoothing == 0):
             res = res._replace(gap=_distance_from_path(qp, y, at.Ax, jnp.asarray(self.smoothing).astype(x.dtype)))
         error = optimality_error(res, *self.tolerances(x.dtype))
-        scaled, scaling, origin = problem.scaled, problem.scaling, jnp.zeros_like(x)
-        infeasible = proves_primal_infeasible(qp, scaled, scaling, y, at.Aty, origin, 1e-3)
-        unbounded = proves_unbounded(qp, scaled, scaling, x, at.Px, at.Ax, origin, 1e-3)
+        infeasible, unbounded = find_certificates(qp, problem.scaled, problem.scaling, x, y, at, (1e-3, 1e-3))
         status = self.status_of(error, failed=regularization > 1e8)
         undecided = status != int(Status.CONVERGED)
         status = jnp.where(undecided & unbounded, int(Status.DUAL_INFEASIBLE), status)
