@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._closure import hoist
 from jaxsolve._compat import is_concrete
 
 __all__ = ["LoopKind", "LOOP_KINDS", "loop", "run_if_any"]
@@ -122,4 +123,12 @@ def run_if_any(condition: jax.Array, fun: Callable[[Any], Any], operand: Any) ->
         fun: maps ``operand`` to a pytree of the same structure, shapes and dtypes.
         operand: pytree of arrays.
     """
-    return lax.while_loop(lambda c: c[0], lambda c: (jnp.zeros_like(c[0]), fun(c[1])), (condition, operand))[1]
+    hoisted = hoist(fun, operand)
+
+    def body(carry):
+        # Whatever does not depend on the carry XLA computes before the loop, whether the loop runs or not. Behind the
+        # barrier everything depends on it.
+        condition, operand, consts = lax.optimization_barrier((*carry, hoisted.consts))
+        return jnp.zeros_like(condition), hoisted.pure(operand, consts=consts)
+
+    return lax.while_loop(lambda carry: carry[0], body, (condition, operand))[1]

@@ -18,7 +18,16 @@ import jaxsolve
 from jaxsolve.projection import projection_non_negative, projection_simplex
 from jaxsolve.prox import prox_lasso
 
-__all__ = ["CASES", "Case", "by_name", "float_dtype", "get_case"]
+__all__ = [
+    "CASES",
+    "QUADRATIC_CASES",
+    "Case",
+    "QuadraticCase",
+    "by_name",
+    "float_dtype",
+    "get_case",
+    "get_quadratic_case",
+]
 
 
 def float_dtype():
@@ -311,3 +320,137 @@ def get_case(name: str) -> Case:
 def by_name() -> dict[str, Case]:
     """All cases."""
     return {name: get_case(name) for name in CASES}
+
+
+# ---- Quadratic programs -------------------------------------------------------------------------------------------
+
+# Four variables; an equality, an active upper bound, an active lower bound, and two rows that are slack. Theta scales the
+# data and moves them.
+_P = X[:5].T @ X[:5] / 5 + 0.2 * np.eye(4)
+_A = X[5:10]
+
+
+def _quadratic_data(theta):
+    """``(Q, c, A, l, u)``; every one of them depends on theta."""
+    dtype = theta.dtype
+    P, A, c = jnp.asarray(_P, dtype), jnp.asarray(_A, dtype), jnp.asarray(Y[:4], dtype)
+    infinite = jnp.asarray(jnp.inf, dtype)
+    lower = jnp.stack([0.3 * theta[1], -4 * theta[0], -infinite, -5 * theta[1], -infinite])
+    upper = jnp.stack([0.3 * theta[1], 9 * theta[1], 0.8 * theta[0], infinite, 9 * theta[1]])
+    first = jnp.zeros_like(A).at[:, 0].set(1)
+    return theta[0] * P, theta[1] * c, A + 0.1 * theta[0] * first, lower, upper
+
+
+_ACTIVE, _AT_UPPER = np.array([0, 1, 2]), np.array([True, False, True])
+
+
+def _quadratic_exact(theta):
+    """Primal solution and multipliers from the system of the active rows (which SciPy finds too)."""
+    P, c, A, lower, upper = _quadratic_data(theta)
+    held, zeros = A[_ACTIVE], jnp.zeros((3, 3), A.dtype)
+    bound = jnp.where(_AT_UPPER, upper[_ACTIVE], lower[_ACTIVE])
+    solution = jnp.linalg.solve(jnp.block([[P, held.T], [held, zeros]]), jnp.concatenate([-c, bound]))
+    return solution[:4], jnp.zeros(5, A.dtype).at[_ACTIVE].set(solution[4:])
+
+
+def _quadratic_oracle(theta):
+    from scipy.optimize import minimize
+
+    P, c, A, lower, upper = (np.asarray(part, np.float64) for part in _quadratic_data(jnp.asarray(theta)))
+    rows = np.concatenate([A[1:][np.isfinite(lower[1:])], -A[1:][np.isfinite(upper[1:])]])
+    bounds = np.concatenate([lower[1:][np.isfinite(lower[1:])], -upper[1:][np.isfinite(upper[1:])]])
+    return minimize(
+        lambda x: 0.5 * x @ P @ x + c @ x,
+        np.zeros(4),
+        jac=lambda x: P @ x + c,
+        constraints=[
+            {"type": "eq", "fun": lambda x: A[0] @ x - lower[0], "jac": lambda x: A[0]},
+            {"type": "ineq", "fun": lambda x: rows @ x - bounds, "jac": lambda x: rows},
+        ],
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 1000},
+    ).x
+
+
+@dataclasses.dataclass(frozen=True)
+class QuadraticCase:
+    """A solver of quadratic programs.
+
+    Attributes:
+        name: of the case; the solver's class comes first.
+        solver: ``solver(**options)``.
+        data: ``data(theta)``, the positional arguments of ``run`` behind the initial point.
+        exact: ``exact(theta)``, the parameters that ``run`` returns, by a formula that jax can differentiate.
+        primal: the primal variables among the parameters.
+        theta: parameters of the problem.
+        unroll_iters: iterations after which unrolling agrees with the exact derivative.
+        unrolls: whether the iterations can be unrolled.
+    """
+
+    name: str
+    solver: Callable[..., Any]
+    data: Callable
+    exact: Callable
+    primal: Callable
+    theta: Any
+    unroll_iters: int = 25
+    unrolls: bool = True
+
+    def make(self, **options: Any) -> Any:
+        """The solver, tight enough for derivatives to be compared."""
+        return self.solver(**{"tol": 1e-5 if self.single else 1e-10, **options})
+
+    def run(self, solver: Any, theta: Any, init: Any = None) -> Any:
+        """Run the solver at ``theta``."""
+        return solver.run(init, *self.data(theta))
+
+    @property
+    def single(self) -> bool:
+        """Whether this job is in single precision."""
+        return float_dtype() == jnp.float32
+
+    def tolerance(self) -> float:
+        """Relative tolerance in this job's dtype."""
+        return 2e-3 if self.single else 1e-7
+
+    def oracle(self, theta: Any) -> Any:
+        """The primal solution by SciPy."""
+        return _quadratic_oracle(theta)
+
+    def value(self, theta: Any) -> Any:
+        """The optimal value."""
+        P, c, *_ = _quadratic_data(theta)
+        x, _ = _quadratic_exact(theta)
+        return 0.5 * (x @ P @ x) + c @ x
+
+
+def _box_form(theta):
+    P, c, A, lower, upper = _quadratic_data(theta)
+    return (P, c), A, (lower, upper)
+
+
+def _box_params(theta):
+    x, y = _quadratic_exact(theta)
+    z = _quadratic_data(theta)[2] @ x
+    return jaxsolve.KKTSolution((x, z), y, (jnp.maximum(y, 0), jnp.maximum(-y, 0)))
+
+
+def _quadratic_cases():
+    yield QuadraticCase(
+        "InteriorPointQP",
+        jaxsolve.InteriorPointQP,
+        _box_form,
+        _box_params,
+        lambda params: params.primal[0],
+        THETA,
+        unrolls=False,
+    )
+
+
+QUADRATIC_CASES = [case.name for case in _quadratic_cases()]
+
+
+def get_quadratic_case(name: str) -> QuadraticCase:
+    """The case of that name, in this job's dtype."""
+    case = next(case for case in _quadratic_cases() if case.name == name)
+    return dataclasses.replace(case, theta=jnp.asarray(case.theta, float_dtype()))

@@ -68,8 +68,8 @@ def attach_derivative(
         derived: the value of ``derived_fun`` at the solution.
         solve: linear solver for the tangent system, or ``None`` for the automatic choice.
         structure: what is known of ``A``: ``"psd"``, ``"symmetric"`` or ``"general"``.
-        tangent_solver: ``tangent_solver(sol, data, rhs, transposed)``, which solves with ``A`` or its transpose by means
-            of its own, for problems that know more of ``A`` than its products. Used if ``solve`` is ``None``.
+        tangent_solver: ``tangent_solver(sol, data, rhs, transposed)``, which solves with ``A`` or its transpose in its
+            own way, for problems that know more of ``A`` than its products. Used if ``solve`` is ``None``.
 
     Returns:
         ``(sol, derived)``, unchanged in value.
@@ -86,7 +86,7 @@ def attach_derivative(
     data_leaves, data_static = split_static(data)
     solvers = None
     if tangent_solver is not None and solve is None:
-        solvers = tuple(hoist(tangent_solver, sol, data, sol, flag) for flag in (False, True))
+        solvers = (hoist(tangent_solver, sol, data, sol, False), hoist(tangent_solver, sol, data, sol, True))
     rule = _ImplicitRule(optimality, derive, solvers, sol_tree, data_static, len(data_leaves), solve, structure)
     consts = [const for hoisted in rule.hoisted for const in hoisted.consts]
     outputs = with_tangents(

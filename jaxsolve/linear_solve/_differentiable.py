@@ -183,7 +183,6 @@ def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callabl
     Returns:
         The solution, a pytree like ``b``.
     """
-
     # One vector: a right-hand side of which a part is constant could not be transposed.
     flat, unravel = ravel_pytree(b)
 

@@ -3,7 +3,7 @@
 import inspect
 
 import jaxsolve
-from tests.registry import CASES
+from tests.registry import CASES, QUADRATIC_CASES
 
 
 def test_every_public_solver_has_a_case():
@@ -15,4 +15,4 @@ def test_every_public_solver_has_a_case():
         and getattr(jaxsolve, name).__module__.startswith("jaxsolve.solvers.")
     }
     assert len(solvers) >= 6
-    assert solvers - {case.split("-")[0] for case in CASES} == set()
+    assert solvers - {case.split("-")[0] for case in [*CASES, *QUADRATIC_CASES]} == set()

@@ -108,7 +108,7 @@ class QuadraticSolver(IterativeSolver):
         """The problem in one form, and the maps from vectors to the user's variables and multipliers."""
         raise TypeError(f"{type(self).__name__} must define quadratic_program.")
 
-    def to_params(self, problem: tuple, x: Array, y: Array, Ax: Array) -> KKTSolution:
+    def to_params(self, problem: Problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
         """The user's form of a solution."""
         raise TypeError(f"{type(self).__name__} must define to_params.")
 
@@ -170,7 +170,11 @@ class QuadraticSolver(IterativeSolver):
                 return (state.status == int(Status.RUNNING)) & (state.error > until) & (state.iter_num < self.maxiter)
 
             return loop(
-                proceed, lambda s: solver.next_step(s, args, kwargs), step, maxiter=self.max_updates, kind=self.loop_kind
+                proceed,
+                lambda s: solver.next_step(s, args, kwargs),
+                step,
+                maxiter=self.max_updates,
+                kind=self.loop_kind,
             )
 
         if direct:
@@ -210,9 +214,7 @@ class QuadraticSolver(IterativeSolver):
 
         over = (step.state.status != int(Status.RUNNING)) | (step.state.iter_num >= self.maxiter)
         carry = (step, jnp.asarray(first, dtype), active, cholesky, over & False)
-        step, _, active, cholesky, _ = loop(
-            lambda carry: ~carry[-1], stage, carry, maxiter=100, kind=self.loop_kind
-        )
+        step, _, active, cholesky, _ = loop(lambda carry: ~carry[-1], stage, carry, maxiter=100, kind=self.loop_kind)
         valid = _is_valid(step)
         return step, Factors(active, problem.scaling, cholesky, valid)
 
@@ -306,7 +308,7 @@ class QuadraticSolver(IterativeSolver):
         return {"value": problem[0].value(x)}
 
     def optimality_fun(self, params: KKTSolution, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
-        r"""The natural residual :math:`(Px + q + A^T y,\; Ax - \Pi_{[l,u]}(Ax + y))`; vectors of shapes (n,) and (m,)."""
+        r"""The natural residual :math:`(Px + q + A^T y,\; Ax - \Pi_{[l,u]}(Ax + y))`, of shapes (n,) and (m,)."""
         problem, x, y = self._at(self.unknowns(params), args, kwargs)
         qp, at = problem[0], products(problem[0], x, y)
         return at.Px + qp.q + at.Aty, at.Ax - jnp.clip(at.Ax + y, qp.lower, qp.upper)
@@ -361,7 +363,7 @@ class BoxConstrained(QuadraticSolver):
         )
         return qp, objective.unravel, unravel_rows
 
-    def to_params(self, problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
+    def to_params(self, problem: Problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
         """``KKTSolution((x, z), y, (mu, phi))``."""
         qp, rows = problem.qp, problem.unravel_rows
         z = jnp.clip(Ax, qp.lower, qp.upper)
@@ -434,7 +436,7 @@ class StandardForm(QuadraticSolver):
         )
         return qp, objective.unravel, unravel_rows
 
-    def to_params(self, problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
+    def to_params(self, problem: Problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
         """``KKTSolution(x, dual_eq, dual_ineq)``."""
         del Ax
         return KKTSolution(problem.unravel_x(x), *problem.unravel_rows(y))

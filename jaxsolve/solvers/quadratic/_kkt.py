@@ -30,7 +30,7 @@ x is not unique               the change of least norm: no movement along direct
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -63,13 +63,13 @@ class Factors(NamedTuple):
     Attributes:
         active: the active set.
         scaling: the scaling in which the system was factorised.
-        cholesky: lower triangular factor of H, shape ``(n, n)``.
+        cholesky: lower triangular factor of H, shape ``(n, n)``; ``None`` without one.
         valid: whether there is a solution to differentiate; if not, derivatives are zero.
     """
 
     active: ActiveSet
     scaling: Scaling
-    cholesky: Array
+    cholesky: Any
     valid: Array
 
 
@@ -110,9 +110,7 @@ def classify(
     return ActiveSet(weight, at_upper)
 
 
-def kkt_residual(
-    qp: QuadraticProgram, x: Array, y: Array, active: ActiveSet, scaling: Scaling
-) -> tuple[Array, Array]:
+def kkt_residual(qp: QuadraticProgram, x: Array, y: Array, active: ActiveSet, scaling: Scaling) -> tuple[Array, Array]:
     """The mapping ``F`` of this module; linear in the point, differentiable in the data."""
     weight, rows = active.weight, scaling.rows
     bound = jnp.where(active.at_upper, qp.upper, qp.lower)
@@ -141,7 +139,7 @@ def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
         # Along the directions that are not held a stiff spring takes the place of the missing curvature.
         values, vectors = jnp.linalg.eigh(H)
         spring = jnp.where(values > loose, jnp.maximum(values, epsilon), 1 / delta)
-        basis = vectors * jnp.sqrt(spring)
+        basis = vectors * jnp.sqrt(spring)[None, :]
         del L
         return jnp.linalg.cholesky(basis @ basis.T)
 
@@ -180,7 +178,9 @@ def solve_kkt(
 
     # In scaled units both systems are symmetric but for the place of `a`.
     def matvec(x, y):
-        stationarity = variables * (qp.P.matvec(variables * x) * cost + qp.A.rmatvec(rows * (a * y if transposed else y)))
+        stationarity = variables * (
+            qp.P.matvec(variables * x) * cost + qp.A.rmatvec(rows * (a * y if transposed else y))
+        )
         Ax = rows * qp.A.matvec(variables * x)
         return stationarity, (Ax if transposed else a * Ax) - (1 - a) * y
 
@@ -202,7 +202,7 @@ def solve_kkt(
             dx, dy = once(*left)
             return (x + dx, y + dy), jnp.maximum(norm(left[0]), norm(left[1]))
 
-        wanted = 4 * jnp.finfo(r1.dtype).eps * jnp.maximum(norm(r1), norm(r2))
+        wanted = 1e2 * jnp.finfo(r1.dtype).eps * jnp.maximum(norm(r1), norm(r2))
         x, y = _improve(step, (jnp.zeros_like(r1), jnp.zeros_like(r2)), wanted)
     return variables * x, (y / cost if transposed else rows * y / cost)
 
@@ -216,7 +216,7 @@ def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[
         dx, dy = solve_kkt(qp, F1, F2, factors, refine=False)
         return (x - dx, y - dy), jnp.maximum(norm(cost * variables * F1), norm(F2))
 
-    wanted = 4 * jnp.finfo(x.dtype).eps * (1 + norm(x / variables))
+    wanted = 1e2 * jnp.finfo(x.dtype).eps * (1 + norm(x / variables))
     return _improve(step, (x, y), wanted)
 
 
@@ -232,7 +232,7 @@ def _improve(step, start, wanted):
 
     def proceed(carry):
         count, _, residual, before = carry
-        helps = (residual > wanted) & (residual <= 0.5 * before)
+        helps = (residual > wanted) & (residual <= 0.2 * before)
         return (count < 2) | ((count < _MAX_STEPS) & helps)
 
     def body(carry):

@@ -47,7 +47,7 @@ class DenseMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.array.shape
+        return self.array.shape[0], self.array.shape[1]
 
     def matvec(self, x: Array) -> Array:
         return self.array @ x
@@ -60,11 +60,11 @@ class DenseMatrix:
 
     def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
         """Largest absolute entry of each row and column of ``diag(rows) |A| diag(columns)``."""
-        scaled = jnp.abs(self.array) * rows[:, None] * columns
+        scaled = jnp.abs(self.array) * rows[:, None] * columns[None, :]
         return jnp.max(scaled, axis=1, initial=0), jnp.max(scaled, axis=0, initial=0)
 
     def scaled(self, rows: Array, columns: Array) -> DenseMatrix:
-        return DenseMatrix(self.array * rows[:, None] * columns)
+        return DenseMatrix(self.array * rows[:, None] * columns[None, :])
 
     def squared_column_sums(self, weights: Array) -> Array:
         """Diagonal of ``A^T diag(weights) A``."""
@@ -91,7 +91,7 @@ class SparseMatrix:
         return self.transposed().matvec(y)
 
     def transposed(self) -> SparseMatrix:
-        return SparseMatrix(self.data, self.columns, self.rows, self.shape[::-1])
+        return SparseMatrix(self.data, self.columns, self.rows, (self.shape[1], self.shape[0]))
 
     def dense(self) -> Array:
         return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.columns].add(self.data, mode="drop")

@@ -7,7 +7,8 @@ step that share one Cholesky factorisation. With slacks :math:`s_l = A x - l,\ s
 
 .. math::
 
-    \Bigl(P + \rho I + A^T \operatorname{diag}\bigl(\tfrac{1}{s_l / z_l + \delta} + \tfrac{1}{s_u / z_u + \delta}\bigr) A
+    \Bigl(P + \rho I
+    + A^T \operatorname{diag}\bigl(\tfrac{1}{s_l / z_l + \delta} + \tfrac{1}{s_u / z_u + \delta}\bigr) A
     + \tfrac1\delta A_=^T A_=\Bigr)\, \Delta x = r,
 
 symmetric positive definite whatever the ranks of P and A. The proximal terms :math:`\rho, \delta` shrink with the
@@ -23,7 +24,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_solve
@@ -91,8 +91,8 @@ class InteriorPointQP(BoxConstrained):
     """Interior-point solver for quadratic programs, accurate to 1e-9 in float64.
 
     ``run(init_params=None, params_obj=(Q, c), params_eq=A, params_ineq=(l, u))`` minimises
-    ``0.5 x^T Q x + c^T x`` subject to ``l <= A x <= u``. ``Q`` (shape ``(n, n)``, may be singular or ``None``) and ``A``
-    (shape ``(m, n)``, of any rank) are dense, or made so. Bounds may be infinite, equal, or numbers. The result is
+    ``0.5 x^T Q x + c^T x`` subject to ``l <= A x <= u``. ``Q`` (shape ``(n, n)``, may be singular or ``None``) and
+    ``A`` (shape ``(m, n)``, of any rank) are dense, or made so. Bounds may be infinite, equal, or numbers. The result is
     ``KKTSolution((x, z), y, (mu, phi))`` with ``z = A x``, the multipliers ``y`` of the rows, and their positive and
     negative parts ``mu`` and ``phi``. All are differentiable with respect to ``Q, c, A, l, u``, and so is
     ``state.value``.
@@ -126,6 +126,11 @@ class InteriorPointQP(BoxConstrained):
     def validate(self) -> None:
         """Raise for an impossible option."""
         super().validate()
+        if not self.implicit_diff:
+            raise ValueError(
+                "InteriorPointQP has implicit_diff=True only: its linear systems are refined in loops of data-dependent "
+                "length, which cannot be unrolled."
+            )
         check_number("smoothing", self.smoothing, at_least=0)
 
     def wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
@@ -204,7 +209,7 @@ def _proximal(dtype) -> tuple[float, float]:
 
 
 def _cold_start(qp: QuadraticProgram) -> Point:
-    """The minimiser of the objective plus a penalty of the rows, and slacks and multipliers of the size of its errors."""
+    """The minimiser of the objective plus a penalty of the rows, with slacks as large as its violations."""
     equality, lower, upper = _kinds(qp)
     dtype = qp.q.dtype
     weight = jnp.where(equality, 1e4, jnp.where(lower | upper, 1, 0)).astype(dtype)
@@ -291,7 +296,13 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Arr
             size = norm(left)
             return (count == 0) | ((count < 5) & (size > wanted * norm(rhs)) & (size < 0.5 * before))
 
-        start = (jnp.zeros((), jnp.int32), jnp.zeros_like(rhs), jnp.zeros_like(qp.lower), rhs, jnp.asarray(jnp.inf, dtype))
+        start = (
+            jnp.zeros((), jnp.int32),
+            jnp.zeros_like(rhs),
+            jnp.zeros_like(qp.lower),
+            rhs,
+            jnp.asarray(jnp.inf, dtype),
+        )
         _, dx, Adx, left, _ = lax.while_loop(proceed, refine, start)
         return dx, Adx, norm(left) <= 1e-3 * norm(rhs)
 
@@ -314,7 +325,9 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Arr
         return step, accurate
 
     def longest(values, steps, where):
-        return jnp.min(jnp.where(where & (steps < 0), -values / jnp.where(steps < 0, steps, -1), jnp.inf), initial=jnp.inf)
+        return jnp.min(
+            jnp.where(where & (steps < 0), -values / jnp.where(steps < 0, steps, -1), jnp.inf), initial=jnp.inf
+        )
 
     def lengths(step):
         primal = jnp.minimum(longest(s_lower, step.s_lower, lower), longest(s_upper, step.s_upper, upper))

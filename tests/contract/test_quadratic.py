@@ -1,0 +1,151 @@
+"""The contract of the solvers for quadratic programs: their data are matrices, not a function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsolve
+from jaxsolve import Status
+from tests.registry import QUADRATIC_CASES, float_dtype, get_quadratic_case
+
+
+@pytest.fixture(params=QUADRATIC_CASES)
+def case(request):
+    return get_quadratic_case(request.param)
+
+
+def close(got, want, tol):
+    got, want = np.asarray(got), np.asarray(want)
+    scale = max(np.max(np.abs(want), initial=0), 1e-3)
+    np.testing.assert_allclose(got / scale, want / scale, rtol=0, atol=tol)
+
+
+def flat(params):
+    return jax.flatten_util.ravel_pytree(params)[0]
+
+
+@pytest.mark.float32
+def test_solution_status_and_optimality(case):
+    solver = case.make()
+    params, state = case.run(solver, case.theta)
+    close(flat(params), flat(case.exact(case.theta)), case.tolerance())
+    close(case.primal(params), case.oracle(np.asarray(case.theta, np.float64)), 1e-2 if case.single else 1e-6)
+    assert int(state.status) == Status.CONVERGED
+    assert float(state.error) <= float(solver.tol)
+    assert float(solver.l2_optimality_error(params, *case.data(case.theta))) <= case.tolerance()
+    close(state.value, case.value(case.theta), case.tolerance())
+    for leaf in jax.tree.leaves((params, state)):
+        assert leaf.dtype in (float_dtype(), jnp.int32, jnp.bool_)
+
+
+@pytest.mark.float32
+def test_derivatives_in_every_mode(case):
+    solver = case.make()
+
+    def solution(theta):
+        return flat(case.run(solver, theta).params)
+
+    def exact(theta):
+        return flat(case.exact(theta))
+
+    def derivatives(f):
+        return jax.jacfwd(f), jax.jacrev(f), jax.hessian(f), jax.jacrev(jax.jacrev(f))
+
+    got = jax.jit(lambda t: [d(t) for d in derivatives(solution)])(case.theta)
+    want = jax.jit(lambda t: [d(t) for d in derivatives(exact)])(case.theta)
+    for g, w, tol in zip(got, want, (1, 1, 30, 30), strict=True):
+        close(g, w, tol * case.tolerance())
+
+
+def test_derivative_of_the_value(case):
+    solver = case.make()
+    got = jax.jit(jax.grad(lambda t: case.run(solver, t).state.value))(case.theta)
+    close(got, jax.jit(jax.grad(case.value))(case.theta), case.tolerance())
+
+
+def test_against_finite_differences(case):
+    solver = case.make()
+    f = jax.jit(lambda t: flat(case.run(solver, t).params))
+    step = 1e-5
+    for e in jnp.eye(case.theta.size):
+        numeric = (f(case.theta + step * e) - f(case.theta - step * e)) / (2 * step)
+        close(jax.jvp(f, (case.theta,), (e,))[1], numeric, 1e-5)
+
+
+def test_transformations(case):
+    solver = case.make()
+    thetas = case.theta[None] * jnp.asarray([[1.0], [1.01], [0.99]], float_dtype())
+
+    def scalar(theta):
+        return jnp.sum(jnp.sin(flat(case.run(solver, theta).params)))
+
+    want = jax.jit(jax.vmap(jax.grad(lambda t: jnp.sum(jnp.sin(flat(case.exact(t)))))))(thetas)
+    close(jax.jit(jax.vmap(jax.grad(scalar)))(thetas), want, case.tolerance())
+    scanned = jax.jit(jax.grad(lambda ts: jax.lax.scan(lambda s, t: (s + scalar(t), None), jnp.zeros(()), ts)[0]))
+    close(scanned(thetas), want, case.tolerance())
+
+
+def test_unrolled_equals_implicit(case):
+    if not case.unrolls:
+        with pytest.raises(ValueError, match="implicit_diff"):
+            case.make(implicit_diff=False)
+        return
+    solver = case.make(implicit_diff=False, maxiter=case.unroll_iters)
+    want = jax.jit(jax.jacfwd(lambda t: flat(case.exact(t))))(case.theta)
+
+    def solution(theta):
+        return flat(case.run(solver, theta).params)
+
+    for mode in (jax.jacfwd, jax.jacrev):
+        close(jax.jit(mode(solution))(case.theta), want, 1e-4)
+
+
+def test_iteration_limits_and_warm_start(case):
+    none = case.run(case.make(maxiter=0, tol=0.0), case.theta)
+    assert (int(none.state.iter_num), int(none.state.status)) == (0, Status.MAXITER)
+    one = case.run(case.make(maxiter=1, tol=0.0), case.theta)
+    assert (int(one.state.iter_num), int(one.state.status)) == (1, Status.MAXITER)
+    assert np.all(np.isfinite(flat(one.params)))
+    solver = case.make()
+    params, cold = case.run(solver, case.theta)
+    again, warm = case.run(solver, case.theta, params)
+    assert int(warm.status) == Status.CONVERGED
+    assert int(warm.iter_num) <= int(cold.iter_num)
+    close(flat(again), flat(params), case.tolerance())
+
+
+def test_nonfinite_data_end_with_a_status(case):
+    params, state = case.run(case.make(), case.theta * jnp.nan)
+    assert int(state.status) == Status.NONFINITE
+    gradient = jax.grad(lambda t: jnp.sum(case.primal(case.run(case.make(), t).params)))(case.theta * jnp.nan)
+    assert np.all(gradient == 0) or np.all(np.isnan(case.primal(params)))
+
+
+def test_second_run_compiles_nothing(case):
+    compiled = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    data = case.data(case.theta)
+    case.make().run(None, *data)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        case.make().run(None, *data)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+
+
+def test_bad_options_are_refused(case):
+    for option, value in (("tol", -1.0), ("maxiter", -1), ("weak", "perhaps"), ("polish", 3), ("rtol", -1.0)):
+        with pytest.raises((ValueError, TypeError), match=option):
+            case.make(**{option: value})
+    with pytest.raises(TypeError, match="params_obj"):
+        case.make().run(None, jnp.eye(2))
+    with pytest.raises(ValueError, match="Q must"):
+        case.make().run(None, (jnp.ones((2, 3)), jnp.ones(2)))
+    with pytest.raises(jaxsolve.SolverError):
+        jaxsolve.check(case.run(case.make(maxiter=0, tol=0.0), case.theta))
