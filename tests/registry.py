@@ -324,8 +324,8 @@ def by_name() -> dict[str, Case]:
 
 # ---- Quadratic programs -------------------------------------------------------------------------------------------
 
-# Four variables; an equality, an active upper bound, an active lower bound, and two rows that are slack. Theta scales the
-# data and moves them.
+# Four variables; an equality, an active lower and an active upper bound, and two rows that are slack. Theta scales and
+# moves the data.
 _P = X[:5].T @ X[:5] / 5 + 0.2 * np.eye(4)
 _A = X[5:10]
 

@@ -162,7 +162,7 @@ class QuadraticSolver(IterativeSolver):
         problem = solver.problem(None)
         step = solver.first_step(init_params, args, kwargs)
         unrolls = self.loop_kind in ("scan", "checkpoint")
-        direct = problem.qp.is_dense and self.polish and not unrolls
+        direct = problem.qp.is_dense and self.polishes and not unrolls
 
         def iterate(step: OptStep, until: Any) -> OptStep:
             def proceed(step):
@@ -188,6 +188,15 @@ class QuadraticSolver(IterativeSolver):
         if factors is None and self.implicit_diff:
             factors = self._factors_at(problem, step, status)
         return OptStep(step.params, state._replace(status=status, factors=factors))
+
+    @property
+    def polishes(self) -> bool:
+        """Whether the solution is one that an active set determines."""
+        return self.polish
+
+    def active_set(self, qp: QuadraticProgram, x: Array, y: Array, scaling: Scaling, Ax: Array) -> ActiveSet:
+        """The rows as they count in derivatives."""
+        return classify(qp, x, y, scaling, Ax, weak=self.weak)
 
     @property
     def max_updates(self) -> Any:
@@ -254,7 +263,7 @@ class QuadraticSolver(IterativeSolver):
     def _factors_at(self, problem, step, status) -> Factors:
         qp, scaling = problem.qp, problem.scaling
         x, y = self._vectors(problem, step)
-        active = classify(qp, x, y, scaling, qp.A.matvec(x), weak=self.weak)
+        active = self.active_set(qp, x, y, scaling, qp.A.matvec(x))
         cholesky = factorize(problem.scaled, active) if qp.is_dense else None
         return Factors(active, scaling, cholesky, _is_valid(step._replace(state=step.state._replace(status=status))))
 

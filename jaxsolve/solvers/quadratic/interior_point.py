@@ -33,6 +33,7 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_number, option
 from jaxsolve.solvers.quadratic._base import BoxConstrained, Problem
 from jaxsolve.solvers.quadratic._certificates import find_certificates
+from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import (
     Products,
@@ -40,6 +41,7 @@ from jaxsolve.solvers.quadratic._residuals import (
     optimality_error,
     residuals,
 )
+from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["InteriorPointQP", "InteriorPointState"]
@@ -92,8 +94,8 @@ class InteriorPointQP(BoxConstrained):
 
     ``run(init_params=None, params_obj=(Q, c), params_eq=A, params_ineq=(l, u))`` minimises
     ``0.5 x^T Q x + c^T x`` subject to ``l <= A x <= u``. ``Q`` (shape ``(n, n)``, may be singular or ``None``) and
-    ``A`` (shape ``(m, n)``, of any rank) are dense, or made so. Bounds may be infinite, equal, or numbers. The result is
-    ``KKTSolution((x, z), y, (mu, phi))`` with ``z = A x``, the multipliers ``y`` of the rows, and their positive and
+    ``A`` (shape ``(m, n)``, of any rank) are dense, or made so. Bounds may be infinite, equal, or numbers. The result
+    is ``KKTSolution((x, z), y, (mu, phi))`` with ``z = A x``, the multipliers ``y`` of the rows, and their positive and
     negative parts ``mu`` and ``phi``. All are differentiable with respect to ``Q, c, A, l, u``, and so is
     ``state.value``.
 
@@ -128,10 +130,44 @@ class InteriorPointQP(BoxConstrained):
         super().validate()
         if not self.implicit_diff:
             raise ValueError(
-                "InteriorPointQP has implicit_diff=True only: its linear systems are refined in loops of data-dependent "
-                "length, which cannot be unrolled."
+                "InteriorPointQP has implicit_diff=True only: its linear systems are refined in loops whose length "
+                "depends on the data, which cannot be unrolled."
             )
         check_number("smoothing", self.smoothing, at_least=0)
+
+    @property
+    def smooths(self) -> bool:
+        """Whether the relaxed problem is solved."""
+        return not (isinstance(self.smoothing, (int, float)) and self.smoothing == 0)
+
+    @property
+    def polishes(self) -> bool:
+        """Whether the solution is one that an active set determines."""
+        return self.polish and not self.smooths
+
+    def active_set(self, qp: QuadraticProgram, x: Array, y: Array, scaling: Scaling, Ax: Array) -> ActiveSet:
+        """The rows as they count in derivatives: between active and inactive, in the relaxed problem."""
+        if not self.smooths:
+            return super().active_set(qp, x, y, scaling, Ax)
+        _, slope = _relaxed_multipliers(qp, Ax, self.smoothing)
+        stiffness = scaling.cost * slope / scaling.rows**2
+        weight = jnp.where(qp.lower == qp.upper, 1, stiffness / (1 + stiffness))
+        return ActiveSet(weight, jnp.ones(weight.shape, bool))
+
+    def residual(self, params: PyTree, *args: Any, factors: Factors | None = None, **kwargs: Any) -> PyTree:
+        """The mapping that is differentiated."""
+        if not self.smooths or factors is None:
+            return super().residual(params, *args, factors=factors, **kwargs)
+        problem, x, y = self._at(params, args, kwargs)
+        qp, scaling, weight = problem.qp, factors.scaling, factors.active.weight
+        Ax = qp.A.matvec(x)
+        equality = qp.lower == qp.upper
+        wanted, _ = _relaxed_multipliers(qp, Ax, self.smoothing)
+        bound = jnp.where(equality, qp.upper, 0)
+        rows = jnp.where(
+            equality, scaling.rows * (Ax - bound), (1 - weight) * (scaling.cost / scaling.rows) * (wanted - y)
+        )
+        return self._like(problem, params, (qp.P.matvec(x) + qp.q + qp.A.rmatvec(y), rows))
 
     def wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         """The problem with dense matrices."""
@@ -173,8 +209,8 @@ class InteriorPointQP(BoxConstrained):
         x, y = variables * point.x, rows * _multipliers(point) / cost
         at = Products(qp.P.matvec(x), qp.A.matvec(x), qp.A.rmatvec(y))
         res = residuals(qp, x, y, at)
-        if not (isinstance(self.smoothing, (int, float)) and self.smoothing == 0):
-            res = res._replace(gap=_distance_from_path(qp, y, at.Ax, jnp.asarray(self.smoothing).astype(x.dtype)))
+        if self.smooths:
+            res = res._replace(gap=_distance_from_path(qp, y, at.Ax, self.smoothing))
         error = optimality_error(res, *self.tolerances(x.dtype))
         infeasible, unbounded = find_certificates(qp, problem.scaled, problem.scaling, x, y, at, (1e-3, 1e-3))
         status = self.status_of(error, failed=regularization > 1e8)
@@ -217,6 +253,7 @@ def _cold_start(qp: QuadraticProgram) -> Point:
     A, identity = qp.A.dense(), jnp.eye(qp.num_variables, dtype=dtype)
     H = qp.P.dense() + 1e-2 * identity + A.T @ (weight[:, None] * A)
     x = cho_solve((jnp.linalg.cholesky(H), True), A.T @ (weight * target) - qp.q)
+    x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
     Ax = A @ x
     s_lower, s_upper = Ax - jnp.where(lower, qp.lower, 0), jnp.where(upper, qp.upper, 0) - Ax
     violation = jnp.maximum(_largest(-s_lower, lower), _largest(-s_upper, upper))
@@ -334,7 +371,7 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Arr
         dual = jnp.minimum(longest(z_lower, step.z_lower, lower), longest(z_upper, step.z_upper, upper))
         return primal, dual
 
-    affine, _ = direction(-s_lower * z_lower, -s_upper * z_upper)
+    affine, _ = direction(target - s_lower * z_lower, target - s_upper * z_upper)
     primal, dual = (jnp.minimum(length, 1) for length in lengths(affine))
     after = jnp.sum(
         jnp.where(lower, (s_lower + primal * affine.s_lower) * (z_lower + dual * affine.z_lower), 0)
@@ -361,9 +398,20 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Arr
     return new, accurate
 
 
-def _distance_from_path(qp: QuadraticProgram, y: Array, Ax: Array, smoothing: Array) -> Array:
+def _relaxed_multipliers(qp: QuadraticProgram, Ax: Array, smoothing: Any) -> tuple[Array, Array]:
+    """The multipliers of the relaxed problem as a function of the rows, and their derivative."""
+    _, lower, upper = _kinds(qp)
+    smoothing = jnp.asarray(smoothing).astype(Ax.dtype)
+    above = jnp.where(upper, jnp.where(upper, qp.upper, 0) - Ax, 1)
+    below = jnp.where(lower, Ax - jnp.where(lower, qp.lower, 0), 1)
+    wanted = jnp.where(upper, smoothing / above, 0) - jnp.where(lower, smoothing / below, 0)
+    slope = jnp.where(upper, smoothing / above**2, 0) + jnp.where(lower, smoothing / below**2, 0)
+    return wanted, slope
+
+
+def _distance_from_path(qp: QuadraticProgram, y: Array, Ax: Array, smoothing: Any) -> Array:
     """The largest error of a complementary product, for the relaxed problem."""
     _, lower, upper = _kinds(qp)
     above, below = jnp.where(upper, qp.upper - Ax, 1), jnp.where(lower, Ax - qp.lower, 1)
-    wanted = jnp.where(upper, smoothing / above, 0) - jnp.where(lower, smoothing / below, 0)
+    wanted, _ = _relaxed_multipliers(qp, Ax, smoothing)
     return jnp.max(jnp.abs(jnp.where(lower | upper, jnp.minimum(above, below) * (wanted - y), 0)), initial=0)

@@ -1,0 +1,256 @@
+"""The hard cases of quadratic programming: degenerate, redundant, infeasible, unbounded, badly scaled, empty."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+import jaxsolve
+from jaxsolve import KKTSolution, Status
+from tests.registry import float_dtype
+
+INF = np.inf
+
+
+def solve(Q, c, A=None, lower=None, upper=None, **options):
+    rows = None if lower is None else (lower, upper)
+    return jaxsolve.InteriorPointQP(**options).run(None, (Q, c), A, rows)
+
+
+def problem(seed, n=6, m=9, rank=4):
+    """A feasible problem with a singular Q."""
+    rng = np.random.default_rng(seed)
+    M = rng.normal(size=(n, rank))
+    A, x = rng.normal(size=(m, n)), rng.normal(size=n)
+    y = np.maximum(rng.normal(size=m), 0)
+    return M @ M.T, -M @ (M.T @ x) - A.T @ y, A, np.full(m, -INF), A @ x + np.where(y > 0, 0, rng.uniform(0.1, 1, m))
+
+
+def test_kkt_to_machine_precision():
+    for seed in range(4):
+        Q, c, A, lower, upper = problem(seed)
+        params, state = solve(Q, c, A, lower, upper)
+        x, y = np.asarray(params.primal[0]), np.asarray(params.dual_eq)
+        assert int(state.status) == Status.CONVERGED
+        np.testing.assert_allclose(Q @ x + c + A.T @ y, 0, atol=1e-9)
+        assert np.all(A @ x <= upper + 1e-9)
+        assert np.all(y >= 0)
+        np.testing.assert_allclose(y * (upper - A @ x), 0, atol=1e-9)
+
+
+@pytest.mark.float32
+def test_blocks_may_be_empty_or_infinite():
+    Q, c = jnp.diag(jnp.asarray([1.0, 2.0])), jnp.asarray([-1.0, 4.0])
+    free = solve(Q, c, tol=1e-5).params
+    np.testing.assert_allclose(free.primal[0], [1, -2], atol=1e-5)
+    assert free.dual_eq.shape == (0,)
+    infinite = solve(Q, c, jnp.eye(2), -INF, INF, tol=1e-5).params
+    np.testing.assert_allclose(infinite.primal[0], [1, -2], atol=1e-5)
+    # Without a matrix the bounds are those of x.
+    box = solve(Q, c, None, 0.0, jnp.asarray([0.5, INF]), tol=1e-5).params
+    np.testing.assert_allclose(box.primal[0], [0.5, 0], atol=1e-4)
+    np.testing.assert_allclose(box.dual_eq, [0.5, -4], atol=1e-3)
+
+
+def test_dependent_equalities():
+    """The same equality three times: x has its derivative, the multipliers the one of least norm."""
+    c = jnp.asarray([1.0, -1.0])
+
+    def run(total):
+        A = jnp.ones((3, 2))
+        return solve(jnp.eye(2), c, A, jnp.full(3, total), jnp.full(3, total)).params
+
+    params = run(1.0)
+    np.testing.assert_allclose(params.primal[0], [-0.5, 1.5], atol=1e-9)
+    derivative = jax.jacfwd(lambda t: run(t).primal[0])(1.0)
+    np.testing.assert_allclose(derivative, [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(jax.jacrev(lambda t: run(t).primal[0])(1.0), derivative, atol=1e-6)
+    np.testing.assert_allclose(jax.jacfwd(lambda t: run(t).dual_eq)(1.0), -np.ones(3) / 6, atol=1e-5)
+
+
+def test_an_equality_whose_multiplier_is_zero():
+    """The constraint is met by the free minimiser; elsewhere the gradient of this is NaN."""
+
+    def first(total):
+        return solve(jnp.eye(2), -jnp.ones(2), jnp.ones((1, 2)), total, total).params.primal[0][0]
+
+    np.testing.assert_allclose(first(2.0), 1, atol=1e-9)
+    np.testing.assert_allclose(jax.grad(first)(2.0), 0.5, atol=1e-7)
+
+
+@pytest.mark.parametrize("weak, expected", [("half", 0.5), ("active", 1.0), ("inactive", 0.0)])
+def test_weakly_active_rows(weak, expected):
+    """x = min(1, u) at u = 1: on the one side the derivative is 1, on the other 0."""
+
+    def x(u):
+        return solve(jnp.eye(1), -jnp.ones(1), jnp.ones((1, 1)), -INF, u, weak=weak).params.primal[0][0]
+
+    np.testing.assert_allclose(jax.grad(x)(1.0), expected, atol=1e-6)
+    np.testing.assert_allclose(jax.jvp(x, (1.0,), (1.0,))[1], expected, atol=1e-6)
+
+
+def test_gradient_with_respect_to_the_matrix_of_inequalities():
+    rng = np.random.default_rng(3)
+    Q, c, A = jnp.diag(jnp.asarray([1.0, 2.0, 3.0, 4.0])), jnp.ones(4), jnp.asarray(rng.normal(size=(6, 4)))
+    # Two of the six rows cut off the free minimiser.
+    free = A @ (-c / jnp.diagonal(Q))
+    lower, upper = jnp.full(6, -INF), free + jnp.asarray([-0.3, 2.0, -0.2, 2.0, 2.0, 2.0])
+
+    @jax.jit
+    def f(A):
+        params = solve(Q, c, A, lower, upper, tol=1e-10).params
+        return jnp.sum(jnp.sin(params.primal[0])) + jnp.sum(jnp.cos(params.dual_eq))
+
+    got, step = jax.jit(jax.grad(f))(A), 1e-5
+    for _ in range(4):
+        direction = jnp.asarray(rng.normal(size=A.shape))
+        numeric = (f(A + step * direction) - f(A - step * direction)) / (2 * step)
+        np.testing.assert_allclose(jnp.sum(got * direction), numeric, rtol=1e-5, atol=1e-8)
+
+
+def test_only_the_symmetric_part_of_the_matrix_counts():
+    Q, c = jnp.asarray([[2.0, 1.0], [0.0, 2.0]]), jnp.ones(2)
+    gradient = jax.grad(lambda Q: solve(Q, c).params.primal[0][0])(Q)
+    np.testing.assert_allclose(gradient, gradient.T)
+    symmetric = 0.5 * (Q + Q.T)
+    np.testing.assert_allclose(solve(Q, c).params.primal[0], -jnp.linalg.solve(symmetric, c), atol=1e-9)
+
+
+def test_linear_programs_against_scipy():
+    """Costs from 0 to 100 and 20 variables, where first-order solvers without scaling stop far away."""
+    rng = np.random.default_rng(0)
+    c, A, b = rng.uniform(0, 100, 20), rng.uniform(0, 1, (10, 20)), rng.uniform(1, 5, 10)
+    reference = linprog(c, A_ub=-A, b_ub=-b, bounds=(0, None), method="highs")
+    rows, lower = np.concatenate([A, np.eye(20)]), np.concatenate([b, np.zeros(20)])
+    params, state = solve(None, c, rows, lower, INF)
+    np.testing.assert_allclose(state.value, reference.fun, rtol=1e-9)
+    np.testing.assert_allclose(params.primal[0], reference.x, atol=1e-7)
+    # At a vertex the solution does not move with the costs; the value does.
+    value = jax.grad(lambda c: solve(None, c, rows, lower, INF).state.value)(c)
+    np.testing.assert_allclose(value, reference.x, atol=1e-6)
+    moved = jax.grad(lambda c: jnp.sum(solve(None, c, rows, lower, INF).params.primal[0]))(c)
+    np.testing.assert_allclose(moved, 0, atol=1e-6)
+
+
+def test_smoothing_is_that_of_value_and_derivative():
+    """A relaxed linear program: x is where s z = kappa, and moves with the costs."""
+    kappa = 0.01
+
+    def x(c):
+        return solve(None, c, jnp.eye(1), 0.0, 1.0, smoothing=kappa).params.primal[0][0]
+
+    c = jnp.asarray([0.3])
+    found = x(c)
+    # Stationarity on the path: c + kappa / (1 - x) - kappa / x = 0.
+    np.testing.assert_allclose(c[0] + kappa / (1 - found) - kappa / found, 0, atol=1e-7)
+    slope = -1 / (kappa / (1 - found) ** 2 + kappa / found**2)
+    np.testing.assert_allclose(jax.grad(x)(c)[0], slope, rtol=1e-5)
+
+
+def infeasible(seed):
+    """Four rows of which a positive combination vanishes, and their bounds do not allow that."""
+    rng = np.random.default_rng(seed)
+    Q, c, A, lower, upper = problem(seed, rank=6 if seed % 2 else 3)
+    w = rng.uniform(0.1, 1, 4)
+    A[3] = -(w[:3] @ A[:3]) / w[3]
+    upper[3] = -(w[:3] @ upper[:3]) / w[3] - 10 ** rng.uniform(-2, 2)
+    return Q + 1e-3 * np.eye(6), c, A, lower, upper
+
+
+def unbounded(seed):
+    """A direction of descent along which Q vanishes and no row grows."""
+    rng = np.random.default_rng(seed)
+    _, c, A, lower, upper = problem(seed)
+    d = rng.normal(size=6)
+    M = rng.normal(size=(6, 3))
+    M -= np.outer(d, d @ M) / (d @ d)
+    c = c - d * (c @ d) / (d @ d) - d * 10 ** rng.uniform(-2, 1)
+    return M @ M.T, c, A - np.outer(np.maximum(A @ d, 0), d) / (d @ d), lower, upper
+
+
+@pytest.mark.parametrize(
+    "make, expected",
+    [
+        (infeasible, Status.PRIMAL_INFEASIBLE),
+        (unbounded, Status.DUAL_INFEASIBLE),
+        (problem, Status.CONVERGED),
+    ],
+)
+def test_fifty_of_each_kind(make, expected):
+    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*map(make, range(50)), strict=True)]
+
+    @jax.jit
+    @jax.vmap
+    def run(Q, c, A, lower, upper):
+        step = solve(Q, c, A, lower, upper)
+        return step.state.status, step.params.primal[0]
+
+    statuses, x = run(*data)
+    assert np.all(np.asarray(statuses) == expected), np.asarray(statuses)
+    assert np.all(np.isfinite(x))
+
+
+def test_gradients_of_failed_lanes_are_zero():
+    good, bad = problem(1), infeasible(1)
+    data = [jnp.stack([jnp.asarray(a), jnp.asarray(b)]) for a, b in zip(good, bad, strict=True)]
+
+    def f(Q, c, A, lower, upper):
+        return jnp.sum(solve(Q, c, A, lower, upper).params.primal[0])
+
+    gradients = jax.jit(jax.vmap(jax.grad(f, argnums=(0, 1, 2, 4))))(*data)
+    for gradient in gradients:
+        assert np.all(np.isfinite(gradient))
+        assert not np.any(gradient[1])
+    assert np.any(gradients[1][0])
+
+
+def test_objectives_by_function_and_by_product():
+    Q, c = jnp.asarray([[2.0, 0.5], [0.5, 1.0]]), {"a": jnp.asarray([1.0]), "b": jnp.asarray([-2.0])}
+
+    def product(Q, x):
+        y = Q @ jnp.concatenate([x["a"], x["b"]])
+        return {"a": y[:1], "b": y[1:]}
+
+    def objective(x, Q):
+        v = jnp.concatenate([x["a"], x["b"]])
+        return 0.5 * v @ Q @ v + x["a"][0] - 2 * x["b"][0]
+
+    by_product = jaxsolve.InteriorPointQP(matvec_Q=product).run(None, (Q, c))
+    init = jax.tree.map(jnp.zeros_like, c)
+    by_function = jaxsolve.InteriorPointQP(fun=objective).run(init, Q)
+    want = -jnp.linalg.solve(Q, jnp.asarray([1.0, -2.0]))
+    for step in (by_product, by_function):
+        x = step.params.primal[0]
+        np.testing.assert_allclose(jnp.concatenate([x["a"], x["b"]]), want, atol=1e-9)
+
+
+@pytest.mark.float32
+def test_sparse_data_and_warm_start():
+    from jax.experimental import sparse
+
+    dtype = float_dtype()
+    Q, c, A, lower, upper = (jnp.asarray(part, dtype) for part in problem(2, rank=6))
+    solver = jaxsolve.InteriorPointQP(tol=1e-8 if dtype == jnp.float64 else 1e-4)
+    dense = solver.run(None, (Q, c), A, (lower, upper))
+    thin = solver.run(None, (sparse.BCOO.fromdense(Q), c), sparse.BCSR.fromdense(A), (lower, upper))
+    np.testing.assert_allclose(thin.params.primal[0], dense.params.primal[0], rtol=0, atol=1e-4)
+    start = KKTSolution(dense.params.primal, dense.params.dual_eq, None)
+    warm = solver.run(start, (Q, c), A, (lower, upper))
+    assert int(warm.state.status) == Status.CONVERGED
+
+
+def test_bad_data_are_refused():
+    Q, c = jnp.eye(2), jnp.ones(2)
+    with pytest.raises(ValueError, match="exceed"):
+        solve(Q, c, jnp.eye(2), 1.0, 0.0)
+    with pytest.raises(ValueError, match="NaN"):
+        solve(Q, c, jnp.eye(2), jnp.nan, 0.0)
+    with pytest.raises(ValueError, match="2 variables"):
+        solve(Q, c, jnp.eye(3), 0.0, 1.0)
+    with pytest.raises(ValueError, match="2 entries"):
+        solve(Q, c, jnp.eye(2), jnp.zeros(3), 1.0)
+    with pytest.raises(ValueError, match="bounds"):
+        jaxsolve.InteriorPointQP().run(None, (Q, c), jnp.eye(2))
+    with pytest.raises(TypeError, match="pair"):
+        jaxsolve.InteriorPointQP().run(None, (Q, c), jnp.eye(2), jnp.ones(2))
