@@ -212,7 +212,7 @@ def _merge_levels(first, last, lanes, x, start, sums, arithmetic):
         def join(operand):
             x, start = operand
             pooled = _search(x.reshape(-1), start.reshape(-1), sums, begin, half, violated, low, size, arithmetic)
-            # The mean of the pooled blocks is between those of the two in the middle; neither shall rounding leave this.
+            # The mean of the pooled blocks is between those of the two in the middle; rounded or not.
             value = jnp.clip(pooled[2], jnp.minimum(low, high), low)
             begins, ends, value, middle = (
                 _take(v, chunk >> (level + 1))[:, None] for v in (*pooled[:2], value, begin + half)
