@@ -30,7 +30,7 @@ from jax import lax
 from jaxsolve._loop import loop, run_if_any
 from jaxsolve._types import Array
 
-__all__ = ["LINEAR", "LOGARITHMIC", "Arithmetic", "block_logsumexp", "block_sum", "pool"]
+__all__ = ["LINEAR", "LOGARITHMIC", "Arithmetic", "block_log_softmax", "block_logsumexp", "block_sum", "pool"]
 
 
 class Arithmetic(NamedTuple):
@@ -102,11 +102,20 @@ def block_sum(values: Array, start: Array) -> Array:
 
 def block_logsumexp(values: Array, start: Array) -> Array:
     """``log(sum(exp(values)))`` over the block of each entry, given the first entry of its block."""
-    n = values.shape[0]
-    largest = jax.ops.segment_max(lax.stop_gradient(values), start, num_segments=n, indices_are_sorted=True)
-    largest = _take(largest, start)
-    largest = jnp.where(jnp.isfinite(largest), largest, jnp.zeros_like(largest))
+    largest = _block_max(values, start)
     return largest + jnp.log(block_sum(jnp.exp(values - largest), start))
+
+
+def block_log_softmax(values: Array, start: Array) -> Array:
+    """``values`` less their :func:`block_logsumexp`, without cancellation where they are large."""
+    offset = values - _block_max(values, start)
+    return offset - jnp.log(block_sum(jnp.exp(offset), start))
+
+
+def _block_max(values, start):
+    values = lax.stop_gradient(values)
+    largest = jax.ops.segment_max(values, start, num_segments=values.shape[0], indices_are_sorted=True)
+    return _take(largest, start)
 
 
 def _take(values, index):

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete, with_tangents
-from jaxsolve._pooling import LOGARITHMIC, block_logsumexp, block_sum, pool
+from jaxsolve._pooling import LOGARITHMIC, block_log_softmax, block_logsumexp, block_sum, pool
 from jaxsolve._types import Array
 
 __all__ = ["isotonic_kl_pav", "isotonic_l2_pav", "soft_rank", "soft_sort"]
@@ -320,7 +320,7 @@ def _kl_tangent(args, active, tangents):
     terms = []
     for position, tangent in zip(active, tangents, strict=True):
         logits = y if position == 1 else w
-        term = block_sum(jnp.exp(logits - block_logsumexp(logits, start)) * tangent, start)
+        term = block_sum(jnp.exp(block_log_softmax(logits, start)) * tangent, start)
         terms.append(term if position == 1 else -term)
     return [sum(terms[1:], start=terms[0])]
 
@@ -346,11 +346,9 @@ def _blocks_kl(y, w):
     y, w = _widen(y), _widen(w)
     valid = jnp.all(jnp.isfinite(y)) & jnp.all(jnp.isfinite(w))
     y, w = (jnp.where(valid, v, jnp.zeros_like(v)) for v in (y, w))
-    # Logarithms of sums are accurate near 0.
-    top_y, top_w = jnp.max(y), jnp.max(w)
-    ratio, mass = (y - top_y) - (w - top_w), w - top_w
-    x, start = pool(ratio, mass, jnp.max(ratio) + 1, LOGARITHMIC)
-    return jnp.where(valid, x + (top_y - top_w), jnp.full_like(x, jnp.nan)).astype(dtype), start
+    ratio = y - w
+    x, start = pool(ratio, w, jnp.max(ratio) + 1, LOGARITHMIC)
+    return jnp.where(valid, x, jnp.full_like(x, jnp.nan)).astype(dtype), start
 
 
 def _widen(v):
@@ -380,7 +378,7 @@ def project_sorted(s: Array, w: Array) -> Array:
 def _project_sorted_kl(s, w):
     """The logarithm of the KL projection of ``exp(s)`` on the permutahedron of ``exp(w)``, both in descending order."""
     start = _descending_blocks(s, w, _blocks_kl)
-    return block_logsumexp(w, start) + (s - block_logsumexp(s, start))
+    return block_logsumexp(w, start) + block_log_softmax(s, start)
 
 
 def _descending_blocks(s, w, blocks):
