@@ -76,8 +76,8 @@ def make_perturbed_argmax(
         sigma: scale of the perturbations, positive. Larger is smoother, with derivatives of less variance.
         noise: an object with ``sample(key, shape)`` and ``log_prob(z)``, entry by entry.
         control_variate: subtract the unperturbed solution where the derivative is estimated, at the price of one more
-            evaluation. It leaves the mean of the estimate as it is, and lowers the variance in general; the values do
-            not change.
+            evaluation. The mean of the estimate stays the same, and its variance is lower if the values vary little
+            about that solution; the values themselves do not change.
 
     Returns:
         ``fun(inputs, rng, *args, **kwargs)``, with a result of the structure of ``argmax_fun``'s.

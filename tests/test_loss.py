@@ -130,7 +130,7 @@ def test_fenchel_young_loss_of_soft_ranks():
         return jnp.vdot(p, s) - 0.5 * jnp.vdot(p, p)
 
     fun = loss.make_fenchel_young_loss(conjugate)
-    ranks, s = jnp.array([2.0, 1.0, 4.0, 3.0]), jnp.asarray(SCORES[0])
+    ranks, s = jnp.array([2.0, 1.0, 4.0, 3.0]), 1.2 * jnp.asarray(SCORES[0])
     np.testing.assert_allclose(jax.grad(fun, 1)(ranks, s), projection_permutahedron(s, rho) - ranks, atol=1e-15)
     # At scores that are far enough apart in the right order it is 0, up to the constant.
     np.testing.assert_allclose(fun(ranks, 2 * ranks), -0.5 * jnp.vdot(rho, rho))

@@ -38,7 +38,7 @@ def test_gumbel_max_is_logsumexp():
     np.testing.assert_allclose(slope, 1.0)
     hessian = jax.jit(jax.hessian(fun))(X, KEY)
     np.testing.assert_allclose(hessian, jax.hessian(smooth)(X), atol=0.05)
-    np.testing.assert_array_equal(hessian, hessian.T)
+    np.testing.assert_allclose(hessian, hessian.T, atol=1e-14)
     # And that of the maximizer, symmetrized.
     jac = jax.jit(jax.jacrev(P.make_perturbed_argmax(one_hot_argmax, 20_000, sigma)))(X, KEY)
     np.testing.assert_allclose(hessian, (jac + jac.T) / 2, atol=1e-12)
@@ -57,12 +57,14 @@ def test_normal_mean_of_a_smooth_function(control_variate):
 
 
 def test_control_variate_changes_no_value_and_lowers_the_variance():
-    funs = [P.make_perturbed_argmax(one_hot_argmax, 50, 0.5, control_variate=c) for c in (False, True)]
-    x = 10 + X
+    # A constant is what it removes.
+    fun = lambda x: 5 + jnp.sign(x)
+    funs = [P.make_perturbed_fun(fun, 50, 0.5, control_variate=c) for c in (False, True)]
+    x = X
     np.testing.assert_allclose(funs[0](x, KEY), funs[1](x, KEY), atol=1e-14)
     keys = jax.random.split(KEY, 50)
     spread = [float(jnp.var(jax.jit(jax.vmap(jax.jacrev(f), (None, 0)))(x, keys), axis=0).sum()) for f in funs]
-    assert spread[1] < spread[0]
+    assert spread[1] < spread[0] / 5
 
 
 def test_trees_and_extra_arguments():
