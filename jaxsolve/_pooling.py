@@ -75,23 +75,26 @@ def pool(values: Array, mass: Array | None, largest: Array, arithmetic: Arithmet
     levels = max(0, (n // _CHUNK).bit_length() - 1)
     chunks = 2**levels
     size = -(-n // chunks)
-    # Entries that fill up the last chunks come after everything, so they pool with nothing.
-    pad = jnp.zeros(chunks * size - n, values.dtype)
-    values = jnp.concatenate([values, pad + largest]).reshape(chunks, size)
+
+    # One column a chunk, so that what is done to all chunks at once runs along contiguous memory.
+    def columns(v, fill):
+        return jnp.concatenate([v, fill]).reshape(chunks, size).T
+
+    # The entries that fill up the last chunks increase, and come after everything, so they pool with nothing.
+    rest = jnp.arange(1, chunks * size - n + 1, dtype=values.dtype)
+    values = columns(values, largest + rest)
     sums = [values]
     if mass is not None:
-        mass = jnp.concatenate([mass, pad + arithmetic.over(1.0, 1.0)]).reshape(chunks, size)
+        mass = columns(mass, jnp.full_like(rest, arithmetic.over(1.0, 1.0)))
         sums = [arithmetic.times(values, mass), mass]
-    x, start, tails = _solve_chunks(values, sums, arithmetic)
-    sums = [_Sums.of_chunks(rows, tail, arithmetic) for rows, tail in zip(sums, tails, strict=True)]
+    x, start, sums = _solve_chunks(values, sums, arithmetic)
     first = 0
     for length in _LEVELS_A_STAGE:
         last = min(first + length, levels)
         if last > first:
-            lanes = chunks >> (first + 1)
-            x, start, sums = _merge_levels(first, last, lanes, x, start, sums, arithmetic)
+            x, start, sums = _merge_levels(first, last, chunks >> (first + 1), x, start, sums, arithmetic)
         first = last
-    return x.reshape(-1)[:n], start.reshape(-1)[:n]
+    return x.T.reshape(-1)[:n], start.T.reshape(-1)[:n]
 
 
 def block_sum(values: Array, start: Array) -> Array:
@@ -125,47 +128,11 @@ def _take(values, index):
 # ---- The lowest level ---------------------------------------------------------------------------------------------
 
 
-def _solve_chunks(values, sums, arithmetic):
-    """Solve each row: appending one entry at a time, the last block is the tail with the largest mean."""
-    size = values.shape[1]
-    rows = jnp.arange(size, dtype=jnp.int32).reshape(size, 1)
-    columns = [s.T for s in sums]
-
-    def append(carry, column):
-        tails, before = carry
-        k, value, terms = column
-        tails = [jnp.where(rows <= k, arithmetic.add(t, s[None, :]), t) for t, s in zip(tails, terms, strict=True)]
-        counts = arithmetic.of_count(jnp.maximum(k + 1 - rows, 1).astype(value.dtype))
-        means = arithmetic.over(tails[0], counts if len(tails) == 1 else tails[1])
-        means = jnp.where(rows <= k, means, -jnp.inf)
-        largest = jnp.max(means, axis=0)
-        first = jnp.min(jnp.where(means == largest[None, :], rows, k), axis=0)
-        # Means of several lie between the new entry and the block before; this rounding shall not change.
-        largest = jnp.clip(largest, value, jnp.maximum(value, before))
-        return (tails, largest), (largest, first)
-
-    nothing = [jnp.full_like(c, arithmetic.zero) for c in columns]
-    init = (nothing, jnp.full_like(values[:, 0], -jnp.inf))
-    (tails, _), (last, first) = lax.scan(append, init, (rows[:, 0], values.T, columns))
-
-    # An entry ends up in the lowest of the last blocks that there were from its own appending on.
-    def lower(carry, row):
-        carry = tuple(map(jnp.minimum, carry, row))
-        return carry, carry
-
-    _, (x, start) = lax.scan(lower, (last[-1], first[-1]), (last, first), reverse=True)
-    offset = size * jnp.arange(values.shape[0], dtype=jnp.int32)
-    return x.T, (start + offset[None, :]).T, [t.T for t in tails]
-
-
-# ---- Merging ------------------------------------------------------------------------------------------------------
-
-
 class _Sums(NamedTuple):
     """Sums from any entry to either end of its segment.
 
     Attributes:
-        tail, head: within the chunk, from an entry to the end and up to an entry, both with the entry; flat.
+        tail, head: within the chunk, from an entry to the end and up to an entry, both with the entry.
         after, before: of the chunks of the segment that come after and before a chunk.
         total: of the segment of a chunk.
     """
@@ -175,22 +142,6 @@ class _Sums(NamedTuple):
     after: Array
     before: Array
     total: Array
-
-    @classmethod
-    def of_chunks(cls, rows, tail, arithmetic):
-        def add(total, column):
-            total = arithmetic.add(total, column)
-            return total, total
-
-        nothing = jnp.full_like(rows[:, 0], arithmetic.zero)
-        total, head = lax.scan(add, nothing, rows.T)
-        return cls(tail.reshape(-1), head.T.reshape(-1), nothing, nothing, total)
-
-    def from_entry(self, index, chunk, arithmetic):
-        return arithmetic.add(_take(self.tail, index), _take(self.after, chunk))
-
-    def up_to_entry(self, index, chunk, arithmetic):
-        return arithmetic.add(_take(self.head, index), _take(self.before, chunk))
 
     def of_pairs(self, level, arithmetic):
         """The sums after each segment has been joined with its neighbor."""
@@ -202,29 +153,71 @@ class _Sums(NamedTuple):
         return self._replace(after=after, before=before, total=arithmetic.add(self.total, neighbor))
 
 
+def _solve_chunks(values, terms, arithmetic):
+    """Solve each column: appending one entry at a time, the last block is the tail with the largest mean."""
+    size, chunks = values.shape
+    rows = jnp.arange(size, dtype=jnp.int32).reshape(size, 1)
+
+    def append(carry, row):
+        tails, heads, before = carry
+        k, value, terms = row
+        tails = [
+            jnp.where(rows <= k, arithmetic.add(t, term[None, :]), t) for t, term in zip(tails, terms, strict=True)
+        ]
+        heads = [arithmetic.add(h, term) for h, term in zip(heads, terms, strict=True)]
+        counts = arithmetic.of_count(jnp.maximum(k + 1 - rows, 1).astype(value.dtype))
+        means = arithmetic.over(tails[0], counts if len(tails) == 1 else tails[1])
+        means = jnp.where(rows <= k, means, -jnp.inf)
+        largest = jnp.max(means, axis=0)
+        first = jnp.min(jnp.where(means == largest[None, :], rows, k), axis=0)
+        # Means of several lie between the new entry and the block before; rounding shall not change this.
+        largest = jnp.clip(largest, value, jnp.maximum(value, before))
+        return (tails, heads, largest), (largest, first, heads)
+
+    nothing = [jnp.full_like(term, arithmetic.zero) for term in terms]
+    init = (nothing, [v[0] for v in nothing], jnp.full_like(values[0], -jnp.inf))
+    (tails, totals, _), (last, first, heads) = lax.scan(append, init, (rows[:, 0], values, terms))
+
+    # An entry ends up in the lowest of the last blocks that there were from its own appending on.
+    def lower(carry, row):
+        carry = tuple(map(jnp.minimum, carry, row))
+        return carry, carry
+
+    _, (x, start) = lax.scan(lower, (last[-1], first[-1]), (last, first), reverse=True)
+    offset = size * jnp.arange(chunks, dtype=jnp.int32)
+    sums = [
+        _Sums(tail, head, zero[0], zero[0], total)
+        for tail, head, zero, total in zip(tails, heads, nothing, totals, strict=True)
+    ]
+    return x, start + offset[None, :], sums
+
+
+# ---- Merging ------------------------------------------------------------------------------------------------------
+
+
 def _merge_levels(first, last, lanes, x, start, sums, arithmetic):
     """Join segments of ``2**level`` chunks in pairs, for the levels from ``first`` to ``last - 1``."""
-    chunks, size = x.shape
+    size, chunks = x.shape
     lane = jnp.arange(lanes, dtype=jnp.int32)
-    index = jnp.arange(chunks * size, dtype=jnp.int32).reshape(chunks, size)
+    index = jnp.arange(chunks * size, dtype=jnp.int32).reshape(chunks, size).T
     chunk = jnp.arange(chunks, dtype=jnp.int32)
 
     def merge(level, carry):
         x, start, moving = carry
         sums = [_Sums(s.tail, s.head, *m) for s, m in zip(fixed, moving, strict=True)]
-        half = jnp.int32(size) << level
-        begin = 2 * half * lane
-        flat = x.reshape(-1)
-        low, high = _take(flat, begin + half - 1), _take(flat, begin + half)
-        violated = (low >= high) & (begin < chunks * size)
+        # The first chunk of the right half of each pair.
+        right = (2 * lane + 1) << level
+        low, high = _take(x[-1], right - 1), _take(x[0], right)
+        violated = (low >= high) & (right < chunks)
 
         def join(operand):
             x, start = operand
-            pooled = _search(x.reshape(-1), start.reshape(-1), sums, begin, half, violated, low, size, arithmetic)
-            # The mean of the pooled blocks is between those of the two in the middle; rounded or not.
-            value = jnp.clip(pooled[2], jnp.minimum(low, high), low)
+            half = jnp.int32(size) << level
+            begins, ends, slope = _search(x, start, sums, size * right, half, violated, arithmetic)
+            # The mean of the pooled blocks is between those of the two in the middle, rounded or not.
+            value = jnp.where(violated, jnp.clip(slope, jnp.minimum(low, high), low), low)
             begins, ends, value, middle = (
-                _take(v, chunk >> (level + 1))[:, None] for v in (*pooled[:2], value, begin + half)
+                _take(v, chunk >> (level + 1))[None, :] for v in (begins, ends, value, size * right)
             )
             inside = (index >= begins) & (index < ends)
             cut = jnp.where(index < middle, jnp.minimum(x, value), jnp.maximum(x, value))
@@ -238,53 +231,74 @@ def _merge_levels(first, last, lanes, x, start, sums, arithmetic):
     return x, start, [_Sums(s.tail, s.head, *m) for s, m in zip(fixed, moving, strict=True)]
 
 
-class _Search(NamedTuple):
-    """Where the two ends of a common tangent may be, and the chord looked at last.
+class _Interval(NamedTuple):
+    """Where the ends of a common tangent may be.
 
     Attributes:
-        left_low, left_high: the first pooled entry is one of these.
+        left_low, left_high: the first pooled entry is one of these. ``left_high`` is negative when the search is over.
         right_low, right_high: the entry after the last pooled one is one of these.
-        begin, end: the ends of the chord, the second exclusive.
-        slope: its slope, the mean from ``begin`` to ``end``.
-        active: whether the search goes on.
     """
 
     left_low: Array
     left_high: Array
     right_low: Array
     right_high: Array
-    begin: Array
-    end: Array
+
+
+class _Chord(NamedTuple):
+    """The line between two points of the diagram, by what is left and right of the middle.
+
+    Attributes:
+        mass_left, mass_right: the masses.
+        total: the total of both.
+        slope: the mean.
+    """
+
+    mass_left: Array
+    mass_right: Array
+    total: Array
     slope: Array
-    active: Array
 
 
-def _search(x, start, sums, begin, half, violated, low, size, arithmetic):
+def _search(x, start, sums, middle, half, violated, arithmetic):
     """First entry, end and mean of what is pooled where two segments meet, for each lane."""
-    middle = begin + half
-    end = middle + half
-    total_size = x.shape[0]
+    size, chunks = x.shape
+    begin, end = middle - half, middle + half
+    x, start = x.reshape(-1), start.reshape(-1)
+    sums = [s._replace(tail=s.tail.reshape(-1), head=s.head.reshape(-1)) for s in sums]
+
+    def place(i):
+        """The chunk of an entry, and where the entry is stored."""
+        chunk = lax.div(i, jnp.int32(size))
+        return chunk, (i - chunk * size) * chunks + chunk
+
+    def at(v, i):
+        return _take(v, place(i)[1])
+
+    def chord(s, t):
+        (chunk_s, s_at), (chunk_t, t_at) = place(s), place(t - 1)
+        left = [arithmetic.add(_take(v.tail, s_at), _take(v.after, chunk_s)) for v in sums]
+        right = [arithmetic.add(_take(v.head, t_at), _take(v.before, chunk_t)) for v in sums]
+        if len(sums) == 1:
+            left.append(arithmetic.of_count((middle - s).astype(x.dtype)))
+            right.append(arithmetic.of_count((t - middle).astype(x.dtype)))
+        right = [jnp.where(t == middle, jnp.full_like(v, arithmetic.zero), v) for v in right]
+        total = arithmetic.add(left[0], right[0])
+        return _Chord(left[1], right[1], total, arithmetic.over(total, arithmetic.add(left[1], right[1])))
 
     def step(c):
         # Inside a block the hull has no vertex: go to the one where the block starts.
         i, j = lax.div(c.left_low + c.left_high, jnp.int32(2)), lax.div(c.right_low + c.right_high, jnp.int32(2))
-        s, t = _take(start, i), jnp.where(j == end, j, _take(start, j))
+        s, t = at(start, i), jnp.where(j == end, j, at(start, j))
         empty = t == middle
-        chunk_s, chunk_t = lax.div(s, jnp.int32(size)), lax.div(t - 1, jnp.int32(size))
-        left = [v.from_entry(s, chunk_s, arithmetic) for v in sums]
-        right = [v.up_to_entry(t - 1, chunk_t, arithmetic) for v in sums]
-        right = [jnp.where(empty, jnp.full_like(v, arithmetic.zero), v) for v in right]
-        if len(sums) == 1:
-            left.append(arithmetic.of_count((middle - s).astype(x.dtype)))
-            right.append(arithmetic.of_count((t - middle).astype(x.dtype)))
-        total = arithmetic.add(left[0], right[0])
-        slope = arithmetic.over(total, arithmetic.add(left[1], right[1]))
+        between = chord(s, t)
+        slope = between.slope
 
         # The slopes of the hulls on both sides of both ends of the chord.
-        before_s = jnp.where(s > begin, _take(x, s - 1), -jnp.inf)
-        at_s = _take(x, s)
-        before_t = jnp.where(empty, -jnp.inf, _take(x, t - 1))
-        at_t = jnp.where(t < end, _take(x, t), jnp.inf)
+        before_s = jnp.where(s > begin, at(x, s - 1), -jnp.inf)
+        at_s = at(x, s)
+        before_t = jnp.where(empty, -jnp.inf, at(x, t - 1))
+        at_t = jnp.where(t < end, at(x, t), jnp.inf)
         # The common tangent is below the chord, so its ends are where the hulls go below the chord ...
         left_down = slope <= before_s
         left_up = (slope > at_s) & ~left_down
@@ -292,29 +306,28 @@ def _search(x, start, sums, begin, half, violated, low, size, arithmetic):
         right_down = (slope < before_t) & ~right_up
         # ... and if they do so inside of it, the lines along the two hulls meet the middle at different heights.
         inward = left_up & right_down
-        along = arithmetic.add(
-            arithmetic.times(at_s, left[1]),
-            jnp.where(empty, jnp.full_like(total, arithmetic.zero), arithmetic.times(before_t, right[1])),
-        )
-        move_left_up = (left_up & ~right_up & ~right_down) | (inward & (along <= total))
-        move_right_down = (right_down & ~left_up & ~left_down) | (inward & (along >= total))
-        new = _Search(
+        along_right = jnp.where(empty, arithmetic.zero, arithmetic.times(before_t, between.mass_right))
+        along = arithmetic.add(arithmetic.times(at_s, between.mass_left), along_right)
+        move_left_up = (left_up & ~right_up & ~right_down) | (inward & (along <= between.total))
+        move_right_down = (right_down & ~left_up & ~left_down) | (inward & (along >= between.total))
+        new = _Interval(
             left_low=jnp.where(move_left_up, i + 1, c.left_low),
             left_high=jnp.where(left_down, s - 1, c.left_high),
             right_low=jnp.where(right_up, j + 1, c.right_low),
             right_high=jnp.where(move_right_down, t - 1, c.right_high),
-            begin=s,
-            end=t,
-            slope=slope,
-            active=left_down | right_up | move_left_up | move_right_down,
         )
+        moved = left_down | right_up | move_left_up | move_right_down
         # Rounding may let the search miss a tangent that the chord already is; then nothing is left to look at.
-        left_over = (new.left_low <= new.left_high) & (new.right_low <= new.right_high)
-        new = new._replace(active=new.active & left_over)
-        return jax.tree.map(lambda a, b: jnp.where(c.active, a, b), new, c)
+        more = moved & (new.left_low <= new.left_high) & (new.right_low <= new.right_high)
+        new = jax.tree.map(lambda a, b: jnp.where(more, a, b), new, over(s, t))
+        return jax.tree.map(lambda a, b: jnp.where(c.left_high < 0, b, a), new, c)
 
-    init = _Search(begin, middle - 1, middle + 1, end, middle, middle, low, violated)
+    def over(s, t):
+        return _Interval(s, jnp.full_like(s, -1), t, t)
+
+    first = _Interval(begin, middle - 1, middle + 1, end)
+    init = jax.tree.map(lambda a, b: jnp.where(violated, a, b), first, over(middle, middle))
     # Each step halves one of the two intervals.
-    maxiter = 2 * total_size.bit_length() + 4
-    found = loop(lambda c: jnp.any(c.active), step, init, maxiter=maxiter)
-    return found.begin, found.end, found.slope
+    maxiter = 2 * x.size.bit_length() + 4
+    found = loop(lambda c: jnp.any(c.left_high >= 0), step, init, maxiter=maxiter)
+    return found.left_low, found.right_low, chord(found.left_low, found.right_low).slope

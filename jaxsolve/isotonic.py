@@ -337,7 +337,7 @@ def _blocks(y, weights):
         weights = weights / _power_of_two(weights)
     y = jnp.where(valid, y, jnp.zeros_like(y))
     scale = _power_of_two(y)
-    x, start = pool(y / scale, weights, jnp.full((), 2, y.dtype))
+    x, start = pool(y / scale, weights, jnp.ones((), y.dtype))
     return jnp.where(valid, x * scale, jnp.full_like(x, jnp.nan)).astype(dtype), start
 
 
@@ -347,7 +347,7 @@ def _blocks_kl(y, w):
     valid = jnp.all(jnp.isfinite(y)) & jnp.all(jnp.isfinite(w))
     y, w = (jnp.where(valid, v, jnp.zeros_like(v)) for v in (y, w))
     ratio = y - w
-    x, start = pool(ratio, w, jnp.max(ratio) + 1, LOGARITHMIC)
+    x, start = pool(ratio, w, jnp.max(ratio), LOGARITHMIC)
     return jnp.where(valid, x, jnp.full_like(x, jnp.nan)).astype(dtype), start
 
 
