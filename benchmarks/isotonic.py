@@ -1,8 +1,8 @@
 """Isotonic regression: compiled for the whole program in JAX, against scikit-learn's compiled function.
 
-One sequence of 100,000 entries (bar: at most 3 times scikit-learn), and a batch of 1000 sequences of 100 entries against a
-Python loop over scikit-learn (bar: 1). The walk of scikit-learn stops early where little is pooled, or all at once; so
-several kinds of sequences. Every result is checked.
+One sequence of 100,000 entries (bar: at most 3 times scikit-learn), and a batch of 1000 sequences of 100 entries
+against a Python loop over scikit-learn (bar: 1). How long a sequential walk takes depends on what there is to pool,
+hence several kinds of sequences. Every result is checked.
 """
 
 import argparse

@@ -7,7 +7,8 @@ permutahedron, which has one, and which tends to the ranks as the regularization
 
     min_w  6 mean (soft_rank(X w) - rank(y))^2 / n^2  +  l2reg / 2 |w|^2
 
-Up to the regularization, the first term is 1 less Spearman's correlation. The squared loss of ridge regression is shown beside it. Ranks do not see how far out an outlier is; squares do.
+Up to the regularization, the first term is 1 less Spearman's correlation. The squared loss of ridge regression is shown
+beside it. Ranks do not see how far out an outlier is; squares do.
 
 Reference: Blondel, Teboul, Berthet, Djolonga (2020), "Fast Differentiable Sorting and Ranking".
 """

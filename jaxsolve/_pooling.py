@@ -165,8 +165,12 @@ def _solve_chunks(values, terms, arithmetic):
             jnp.where(rows <= k, arithmetic.add(t, term[None, :]), t) for t, term in zip(tails, terms, strict=True)
         ]
         heads = [arithmetic.add(h, term) for h, term in zip(heads, terms, strict=True)]
-        counts = arithmetic.of_count(jnp.maximum(k + 1 - rows, 1).astype(value.dtype))
-        means = arithmetic.over(tails[0], counts if len(tails) == 1 else tails[1])
+        if len(tails) == 1:
+            # Far fewer divisions than entries.
+            counts = jnp.maximum(k + 1 - rows, 1).astype(value.dtype)
+            means = arithmetic.times(tails[0], arithmetic.of_count(1 / counts))
+        else:
+            means = arithmetic.over(*tails)
         means = jnp.where(rows <= k, means, -jnp.inf)
         largest = jnp.max(means, axis=0)
         first = jnp.min(jnp.where(means == largest[None, :], rows, k), axis=0)

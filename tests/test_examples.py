@@ -24,7 +24,7 @@ def _load(name):
 @pytest.fixture(autouse=True)
 def _default_promotion():
     """Examples are code of users, and optax.adam mixes dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
