@@ -4,9 +4,10 @@ The classical method walks along the sequence with a stack, which takes a step o
 neighboring segments that are already solved are merged instead, all pairs of a level at once: :math:`\log_2 n` levels.
 If ``l`` and ``r`` are the solutions of two neighbors, what is pooled is a tail of ``l`` and a head of ``r``. In the
 diagram of cumulative sums, whose lower convex hull has the solution as its slopes, finding them means finding the
-common tangent of two hulls, which a binary search on both at once does in a logarithmic number of steps [1]_. The
-searches of a level are lanes of one loop; over all levels there are fewer lanes than entries, so the work is
-:math:`O(n \log n)` on any input, most of it a comparison an entry and level.
+common tangent of two hulls. From the middle outward that takes a step a block; if it is not found in a few such steps, a
+binary search on both hulls at once finds it in a logarithmic number [1]_. The searches of a level are lanes of one
+loop; over all levels there are fewer lanes than entries, so the work is :math:`O(n \log n)` on any input, most of it a
+comparison an entry and level.
 
 Only sums, products and quotients of totals and masses are needed. In logarithms (``logaddexp``, sum, difference) the
 same program pools the entropic problem, where a block has the value ``log(sum(exp(y)) / sum(exp(w)))``.
@@ -53,9 +54,9 @@ LINEAR = Arithmetic(jnp.add, jnp.multiply, jnp.divide, lambda count: count, 0.0)
 LOGARITHMIC = Arithmetic(jnp.logaddexp, jnp.add, jnp.subtract, jnp.log, -float("inf"))
 
 # Entries of a segment at the lowest level, at least; at most twice as many. Measured on CPU.
-_CHUNK = 8
+_CHUNK = 16
 # Levels after which the search continues with fewer lanes.
-_LEVELS_A_STAGE = (2, 3, 4, 100)
+_LEVELS_A_STAGE = (1, 2, 3, 100)
 
 
 def pool(values: Array, mass: Array | None, largest: Array, arithmetic: Arithmetic = LINEAR) -> tuple[Array, Array]:
@@ -87,14 +88,15 @@ def pool(values: Array, mass: Array | None, largest: Array, arithmetic: Arithmet
     if mass is not None:
         mass = columns(mass, jnp.full_like(rest, arithmetic.over(1.0, 1.0)))
         sums = [arithmetic.times(values, mass), mass]
-    x, start, sums = _solve_chunks(values, sums, arithmetic)
+    x, links, sums = _solve_chunks(values, sums, arithmetic)
     first = 0
     for length in _LEVELS_A_STAGE:
         last = min(first + length, levels)
         if last > first:
-            x, start, sums = _merge_levels(first, last, chunks >> (first + 1), x, start, sums, arithmetic)
+            x, links, sums = _merge_levels(first, last, chunks >> (first + 1), x, links, sums, arithmetic)
         first = last
-    return x.T.reshape(-1)[:n], start.T.reshape(-1)[:n]
+    x, links = x.T.reshape(-1)[:n], links.T.reshape(-1)[:n]
+    return x, jnp.where(links < 0, jnp.arange(n, dtype=jnp.int32), links)
 
 
 def block_sum(values: Array, start: Array) -> Array:
@@ -126,6 +128,9 @@ def _take(values, index):
 
 
 # ---- The lowest level ---------------------------------------------------------------------------------------------
+#
+# The blocks are kept as one array of links. At the first entry of a block it holds ``-1 - end``, with ``end`` the entry
+# after the last one; at the other entries, where the block starts.
 
 
 class _Sums(NamedTuple):
@@ -183,23 +188,28 @@ def _solve_chunks(values, terms, arithmetic):
     (tails, totals, _), (last, first, heads) = lax.scan(append, init, (rows[:, 0], values, terms))
 
     # An entry ends up in the lowest of the last blocks that there were from its own appending on.
-    def lower(carry, row):
-        carry = tuple(map(jnp.minimum, carry, row))
-        return carry, carry
-
-    _, (x, start) = lax.scan(lower, (last[-1], first[-1]), (last, first), reverse=True)
     offset = size * jnp.arange(chunks, dtype=jnp.int32)
+
+    def lower(carry, row):
+        x, start, end = carry
+        k, last, first = row
+        end = jnp.where(start > k, offset + k + 1, end)
+        x, start = jnp.minimum(x, last), jnp.minimum(start, first)
+        return (x, start, end), (x, jnp.where(start == k, -1 - end, offset + start))
+
+    init = (last[-1], first[-1], offset + size)
+    _, (x, links) = lax.scan(lower, init, (rows[:, 0], last, first), reverse=True)
     sums = [
         _Sums(tail, head, zero[0], zero[0], total)
         for tail, head, zero, total in zip(tails, heads, nothing, totals, strict=True)
     ]
-    return x, start + offset[None, :], sums
+    return x, links, sums
 
 
 # ---- Merging ------------------------------------------------------------------------------------------------------
 
 
-def _merge_levels(first, last, lanes, x, start, sums, arithmetic):
+def _merge_levels(first, last, lanes, x, links, sums, arithmetic):
     """Join segments of ``2**level`` chunks in pairs, for the levels from ``first`` to ``last - 1``."""
     size, chunks = x.shape
     lane = jnp.arange(lanes, dtype=jnp.int32)
@@ -207,7 +217,7 @@ def _merge_levels(first, last, lanes, x, start, sums, arithmetic):
     chunk = jnp.arange(chunks, dtype=jnp.int32)
 
     def merge(level, carry):
-        x, start, moving = carry
+        x, links, moving = carry
         sums = [_Sums(s.tail, s.head, *m) for s, m in zip(fixed, moving, strict=True)]
         # The first chunk of the right half of each pair.
         right = (2 * lane + 1) << level
@@ -215,9 +225,9 @@ def _merge_levels(first, last, lanes, x, start, sums, arithmetic):
         violated = (low >= high) & (right < chunks)
 
         def join(operand):
-            x, start = operand
+            x, links = operand
             half = jnp.int32(size) << level
-            begins, ends, slope = _search(x, start, sums, size * right, half, violated, arithmetic)
+            begins, ends, slope = _search(x, links, sums, size * right, half, violated, arithmetic)
             # The mean of the pooled blocks is between those of the two in the middle, rounded or not.
             value = jnp.where(violated, jnp.clip(slope, jnp.minimum(low, high), low), low)
             begins, ends, value, middle = (
@@ -225,22 +235,24 @@ def _merge_levels(first, last, lanes, x, start, sums, arithmetic):
             )
             inside = (index >= begins) & (index < ends)
             cut = jnp.where(index < middle, jnp.minimum(x, value), jnp.maximum(x, value))
-            return jnp.where(inside, value, cut), jnp.where(inside, begins, start)
+            inner = jnp.where(inside, begins, links)
+            return jnp.where(inside, value, cut), jnp.where(inside & (index == begins), -1 - ends, inner)
 
-        x, start = run_if_any(jnp.any(violated), join, (x, start))
-        return x, start, [tuple(s.of_pairs(level, arithmetic)[2:]) for s in sums]
+        x, links = run_if_any(jnp.any(violated), join, (x, links))
+        return x, links, [tuple(s.of_pairs(level, arithmetic)[2:]) for s in sums]
 
     fixed = sums
-    x, start, moving = lax.fori_loop(first, last, merge, (x, start, [tuple(s[2:]) for s in sums]))
-    return x, start, [_Sums(s.tail, s.head, *m) for s, m in zip(fixed, moving, strict=True)]
+    x, links, moving = lax.fori_loop(first, last, merge, (x, links, [tuple(s[2:]) for s in sums]))
+    return x, links, [_Sums(s.tail, s.head, *m) for s, m in zip(fixed, moving, strict=True)]
 
 
 class _Interval(NamedTuple):
-    """Where the ends of a common tangent may be.
+    """Where the first and the last pooled entry may be.
 
     Attributes:
-        left_low, left_high: the first pooled entry is one of these. ``left_high`` is negative when the search is over.
-        right_low, right_high: the entry after the last pooled one is one of these.
+        left_low, left_high: the first one. ``left_high`` is negative when the search is over, with the first entry in
+            ``left_low`` and the one after the last in ``right_low``.
+        right_low, right_high: the last one.
     """
 
     left_low: Array
@@ -264,11 +276,15 @@ class _Chord(NamedTuple):
     slope: Array
 
 
-def _search(x, start, sums, middle, half, violated, arithmetic):
+# Steps in which the search goes from block to block, from the middle outward: often there is little to pool.
+_HOPS = 12
+
+
+def _search(x, links, sums, middle, half, violated, arithmetic):
     """First entry, end and mean of what is pooled where two segments meet, for each lane."""
     size, chunks = x.shape
     begin, end = middle - half, middle + half
-    x, start = x.reshape(-1), start.reshape(-1)
+    x, links = x.reshape(-1), links.reshape(-1)
     sums = [s._replace(tail=s.tail.reshape(-1), head=s.head.reshape(-1)) for s in sums]
 
     def place(i):
@@ -279,6 +295,10 @@ def _search(x, start, sums, middle, half, violated, arithmetic):
     def at(v, i):
         return _take(v, place(i)[1])
 
+    def first_of_block(i):
+        link = at(links, i)
+        return jnp.where(link < 0, i, link)
+
     def chord(s, t):
         (chunk_s, s_at), (chunk_t, t_at) = place(s), place(t - 1)
         left = [arithmetic.add(_take(v.tail, s_at), _take(v.after, chunk_s)) for v in sums]
@@ -286,22 +306,23 @@ def _search(x, start, sums, middle, half, violated, arithmetic):
         if len(sums) == 1:
             left.append(arithmetic.of_count((middle - s).astype(x.dtype)))
             right.append(arithmetic.of_count((t - middle).astype(x.dtype)))
-        right = [jnp.where(t == middle, jnp.full_like(v, arithmetic.zero), v) for v in right]
         total = arithmetic.add(left[0], right[0])
         return _Chord(left[1], right[1], total, arithmetic.over(total, arithmetic.add(left[1], right[1])))
 
-    def step(c):
-        # Inside a block the hull has no vertex: go to the one where the block starts.
-        i, j = lax.div(c.left_low + c.left_high, jnp.int32(2)), lax.div(c.right_low + c.right_high, jnp.int32(2))
-        s, t = at(start, i), jnp.where(j == end, j, at(start, j))
-        empty = t == middle
+    def step(carry):
+        count, c = carry
+        hop = count < _HOPS
+        i = jnp.where(hop, c.left_high, lax.div(c.left_low + c.left_high, jnp.int32(2)))
+        j = jnp.where(hop, c.right_low, lax.div(c.right_low + c.right_high, jnp.int32(2)))
+        # Inside a block the hull has no vertex: go to its ends.
+        s, first_right = first_of_block(i), first_of_block(j)
+        t = -1 - at(links, first_right)
         between = chord(s, t)
         slope = between.slope
 
         # The slopes of the hulls on both sides of both ends of the chord.
         before_s = jnp.where(s > begin, at(x, s - 1), -jnp.inf)
-        at_s = at(x, s)
-        before_t = jnp.where(empty, -jnp.inf, at(x, t - 1))
+        at_s, before_t = at(x, i), at(x, j)
         at_t = jnp.where(t < end, at(x, t), jnp.inf)
         # The common tangent is below the chord, so its ends are where the hulls go below the chord ...
         left_down = slope <= before_s
@@ -310,28 +331,29 @@ def _search(x, start, sums, middle, half, violated, arithmetic):
         right_down = (slope < before_t) & ~right_up
         # ... and if they do so inside of it, the lines along the two hulls meet the middle at different heights.
         inward = left_up & right_down
-        along_right = jnp.where(empty, arithmetic.zero, arithmetic.times(before_t, between.mass_right))
-        along = arithmetic.add(arithmetic.times(at_s, between.mass_left), along_right)
+        along = arithmetic.add(
+            arithmetic.times(at_s, between.mass_left), arithmetic.times(before_t, between.mass_right)
+        )
         move_left_up = (left_up & ~right_up & ~right_down) | (inward & (along <= between.total))
         move_right_down = (right_down & ~left_up & ~left_down) | (inward & (along >= between.total))
         new = _Interval(
             left_low=jnp.where(move_left_up, i + 1, c.left_low),
             left_high=jnp.where(left_down, s - 1, c.left_high),
-            right_low=jnp.where(right_up, j + 1, c.right_low),
-            right_high=jnp.where(move_right_down, t - 1, c.right_high),
+            right_low=jnp.where(right_up, t, c.right_low),
+            right_high=jnp.where(move_right_down, first_right - 1, c.right_high),
         )
         moved = left_down | right_up | move_left_up | move_right_down
         # Rounding may let the search miss a tangent that the chord already is; then nothing is left to look at.
         more = moved & (new.left_low <= new.left_high) & (new.right_low <= new.right_high)
         new = jax.tree.map(lambda a, b: jnp.where(more, a, b), new, over(s, t))
-        return jax.tree.map(lambda a, b: jnp.where(c.left_high < 0, b, a), new, c)
+        return count + 1, jax.tree.map(lambda a, b: jnp.where(c.left_high < 0, b, a), new, c)
 
     def over(s, t):
         return _Interval(s, jnp.full_like(s, -1), t, t)
 
-    first = _Interval(begin, middle - 1, middle + 1, end)
+    first = _Interval(begin, middle - 1, middle, end - 1)
     init = jax.tree.map(lambda a, b: jnp.where(violated, a, b), first, over(middle, middle))
-    # Each step halves one of the two intervals.
-    maxiter = 2 * x.size.bit_length() + 4
-    found = loop(lambda c: jnp.any(c.left_high >= 0), step, init, maxiter=maxiter)
+    # Each step after the hops halves one of the two intervals.
+    maxiter = _HOPS + 2 * x.size.bit_length() + 4
+    _, found = loop(lambda c: jnp.any(c[1].left_high >= 0), step, (jnp.int32(0), init), maxiter=maxiter)
     return found.left_low, found.right_low, chord(found.left_low, found.right_low).slope
