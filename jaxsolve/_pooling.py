@@ -4,8 +4,8 @@ The classical method walks along the sequence with a stack, which takes a step o
 neighboring segments that are already solved are merged instead, all pairs of a level at once: :math:`\log_2 n` levels.
 If ``l`` and ``r`` are the solutions of two neighbors, what is pooled is a tail of ``l`` and a head of ``r``. In the
 diagram of cumulative sums, whose lower convex hull has the solution as its slopes, finding them means finding the
-common tangent of two hulls. From the middle outward that takes a step a block; if it is not found in a few such steps, a
-binary search on both hulls at once finds it in a logarithmic number [1]_. The searches of a level are lanes of one
+common tangent of two hulls. From the middle outward that takes a step a block; if it is not found in a few such steps,
+a binary search on both hulls at once finds it in a logarithmic number [1]_. The searches of a level are lanes of one
 loop; over all levels there are fewer lanes than entries, so the work is :math:`O(n \log n)` on any input, most of it a
 comparison an entry and level.
 
