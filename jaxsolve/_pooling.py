@@ -54,9 +54,9 @@ LINEAR = Arithmetic(jnp.add, jnp.multiply, jnp.divide, lambda count: count, 0.0)
 LOGARITHMIC = Arithmetic(jnp.logaddexp, jnp.add, jnp.subtract, jnp.log, -float("inf"))
 
 # Entries of a segment at the lowest level, at least; at most twice as many. Measured on CPU.
-_CHUNK = 16
+_CHUNK = 8
 # Levels after which the search continues with fewer lanes.
-_LEVELS_A_STAGE = (1, 2, 3, 100)
+_LEVELS_A_STAGE = (1, 2, 3, 4, 100)
 
 
 def pool(values: Array, mass: Array | None, largest: Array, arithmetic: Arithmetic = LINEAR) -> tuple[Array, Array]:
@@ -277,7 +277,7 @@ class _Chord(NamedTuple):
 
 
 # Steps in which the search goes from block to block, from the middle outward: often there is little to pool.
-_HOPS = 12
+_HOPS = 16
 
 
 def _search(x, links, sums, middle, half, violated, arithmetic):
