@@ -15,10 +15,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxsolve import base as base
     from jaxsolve import implicit_diff as implicit_diff
+    from jaxsolve import isotonic as isotonic
     from jaxsolve import linear_solve as linear_solve
     from jaxsolve import linesearch as linesearch
     from jaxsolve import loss as loss
     from jaxsolve import objective as objective
+    from jaxsolve import perturbations as perturbations
     from jaxsolve import projection as projection
     from jaxsolve import prox as prox
     from jaxsolve import tree_util as tree_util
@@ -45,10 +47,12 @@ if TYPE_CHECKING:
 _SUBMODULES = (
     "base",
     "implicit_diff",
+    "isotonic",
     "linear_solve",
     "linesearch",
     "loss",
     "objective",
+    "perturbations",
     "projection",
     "prox",
     "tree_util",

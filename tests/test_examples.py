@@ -24,7 +24,7 @@ def _load(name):
 @pytest.fixture(autouse=True)
 def _default_promotion():
     """Examples are code of users, and optax.adam mixes dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
@@ -82,3 +82,13 @@ def test_svm_comparison_and_figure(svm, svm_data, tmp_path, capsys):
     assert memory["unrolled, checkpointed", 200] < memory["unrolled", 200] / 4
     svm.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_soft_ranks_learn_a_ranking(capsys):
+    assert _load("soft_ranking").main(num_splits=1)
+    assert "soft ranks did better on 1 of 1" in capsys.readouterr().out
+
+
+def test_structured_prediction_orders_most_pairs(capsys):
+    assert _load("structured_prediction").main(num_train=200, num_steps=150)
+    assert "perturbed" in capsys.readouterr().out

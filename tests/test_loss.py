@@ -7,7 +7,8 @@ import pytest
 import sklearn.metrics
 
 from jaxsolve import loss
-from jaxsolve.projection import projection_simplex
+from jaxsolve.perturbations import make_perturbed_argmax, make_perturbed_max
+from jaxsolve.projection import projection_permutahedron, projection_simplex
 from tests.projection.checks import check_derivatives
 
 BINARY = ["binary_hinge_loss", "binary_logistic_loss", "binary_perceptron_loss", "binary_sparsemax_loss"]
@@ -109,6 +110,43 @@ def test_fenchel_young_loss():
     np.testing.assert_allclose(gradient, jax.nn.softmax(3.0 * s) - y, atol=1e-15)
     with pytest.raises(TypeError, match="max_fun must be a function"):
         loss.make_fenchel_young_loss(1.0)
+
+
+def test_fenchel_young_loss_of_sparsemax():
+    def conjugate(s):
+        p = projection_simplex(s)
+        return jnp.vdot(p, s) - 0.5 * jnp.vdot(p, p)
+
+    fun, y, s = loss.make_fenchel_young_loss(conjugate), jnp.eye(4)[1], jnp.asarray(SCORES[1])
+    np.testing.assert_allclose(fun(y, s) + 0.5, loss.multiclass_sparsemax_loss(1, s), atol=1e-15)
+    check_derivatives(lambda s: fun(y, s), (s,))
+
+
+def test_fenchel_young_loss_of_soft_ranks():
+    rho = jnp.arange(1.0, 5.0)
+
+    def conjugate(s):
+        p = projection_permutahedron(s, rho)
+        return jnp.vdot(p, s) - 0.5 * jnp.vdot(p, p)
+
+    fun = loss.make_fenchel_young_loss(conjugate)
+    ranks, s = jnp.array([2.0, 1.0, 4.0, 3.0]), 1.2 * jnp.asarray(SCORES[0])
+    np.testing.assert_allclose(jax.grad(fun, 1)(ranks, s), projection_permutahedron(s, rho) - ranks, atol=1e-15)
+    # At scores that are far enough apart in the right order it is 0, up to the constant.
+    np.testing.assert_allclose(fun(ranks, 2 * ranks), -0.5 * jnp.vdot(rho, rho))
+    check_derivatives(fun, (ranks, s))
+
+
+def test_fenchel_young_loss_of_a_perturbed_maximum():
+    key = jax.random.key(0)
+    one_hot = lambda s: jax.nn.one_hot(jnp.argmax(s), s.size, dtype=s.dtype)
+    fun = loss.make_fenchel_young_loss(make_perturbed_max(one_hot, 500, 0.5))
+    y, s = jnp.eye(4)[0], jnp.asarray(SCORES[2])
+    gradient = make_perturbed_argmax(one_hot, 500, 0.5)(s, key) - y
+    np.testing.assert_allclose(jax.grad(fun, 1)(y, s, rng=key), gradient, atol=1e-14)
+    np.testing.assert_allclose(jax.jacfwd(fun, 1)(y, s, rng=key), gradient, atol=1e-14)
+    batch = jax.vmap(fun, (0, 0, None))(jnp.eye(4)[:3], jnp.asarray(SCORES), key)
+    assert batch.shape == (3,) and np.all(np.isfinite(batch))
 
 
 @pytest.mark.float32

@@ -13,10 +13,12 @@ import jaxsolve
 SUBMODULES = [
     "base",
     "implicit_diff",
+    "isotonic",
     "linear_solve",
     "linesearch",
     "loss",
     "objective",
+    "perturbations",
     "projection",
     "prox",
     "tree_util",

@@ -13,6 +13,12 @@ from jaxsolve.projection._box import (
 )
 from jaxsolve.projection._box_section import projection_box_section
 from jaxsolve.projection._euclidean import projection_l2_ball, projection_l2_sphere
+from jaxsolve.projection._order import (
+    projection_capped_simplex,
+    projection_monotone_cone,
+    projection_ordered_simplex,
+    projection_permutahedron,
+)
 from jaxsolve.projection._simplex import projection_l1_ball, projection_l1_sphere, projection_simplex
 
 __all__ = [
@@ -28,4 +34,9 @@ __all__ = [
     "projection_linf_ball",
     "projection_non_negative",
     "projection_simplex",
+    # The orders
+    "projection_capped_simplex",
+    "projection_monotone_cone",
+    "projection_ordered_simplex",
+    "projection_permutahedron",
 ]

@@ -31,6 +31,10 @@ CASES = {
         lambda x, lo, up, w, c: projection.projection_box_section(x, (lo, up, w, c)),
         (-1.0, 1.0 + 0.1 * np.arange(N), NORMAL, 0.7),
     ),
+    # The orders; the permutahedron, whose parameter has the size of x, is in test_order.py.
+    "monotone_cone": (lambda x: projection.projection_monotone_cone(x), ()),
+    "ordered_simplex": (projection.projection_ordered_simplex, (1.5,)),
+    "capped_simplex": (projection.projection_capped_simplex, (1.5, 0.75)),
     # Not convex: the rest holds.
     "l1_sphere": (projection.projection_l1_sphere, (1.5,)),
     "l2_sphere": (projection.projection_l2_sphere, (1.5,)),

@@ -1,0 +1,421 @@
+r"""Isotonic regression, and sorting and ranking made differentiable by it.
+
+Everything here is computed in JAX, on any device, from one algorithm that pools violators in parallel. Derivatives are
+those of the block means, or block ``logsumexp``, with the blocks fixed: exact wherever the blocks do not change, in
+both modes and to any order. Where they do, *a constraint that holds with equality is active*: neighbors whose values
+are equal form one block, and share the derivative. A non-finite entry makes the whole result NaN.
+
+Sequences are vectors of shape ``(n,)``. For a batch use ``jax.vmap``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsolve._compat import is_concrete, with_tangents
+from jaxsolve._pooling import LOGARITHMIC, block_log_softmax, block_logsumexp, block_sum, pool
+from jaxsolve._types import Array
+
+__all__ = ["isotonic_kl_pav", "isotonic_l2_pav", "soft_rank", "soft_sort"]
+
+
+def isotonic_l2_pav(
+    y: Any, y_min: Any = -float("inf"), y_max: Any = float("inf"), increasing: bool = True, *, weights: Any = None
+) -> Array:
+    r"""Isotonic regression: the monotone sequence nearest to ``y``.
+
+    .. math::
+
+        \operatorname*{argmin}_{v} \tfrac12 \sum_i w_i (v_i - y_i)^2
+        \quad \text{subject to} \quad v_1 \le \dots \le v_n, \; y_{\min} \le v_i \le y_{\max} .
+
+    The solution is constant on blocks, where it is the weighted mean of ``y``, cut at the bounds.
+
+    Args:
+        y: real array of shape ``(n,)``.
+        y_min: lower bound of the solution, a scalar.
+        y_max: upper bound, a scalar.
+        increasing: nondecreasing if true, else nonincreasing.
+        weights: positive array of shape ``(n,)``; None weighs all entries alike. If traced and not positive the result
+            is NaN.
+
+    Returns:
+        The solution, of the shape and dtype of ``y``. It is monotone and within the bounds whatever the rounding.
+
+    Raises:
+        ValueError: ``y`` is not a vector, ``weights`` has another shape or an entry that is not positive, a bound is
+            not a scalar, or ``y_min > y_max``.
+        TypeError: an argument is not real, or ``increasing`` is not a bool.
+
+    References:
+        M. Best and N. Chakravarti, *Active set algorithms for isotonic regression: a unifying framework*, Mathematical
+        Programming 47, 1990.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.isotonic import isotonic_l2_pav
+        >>> isotonic_l2_pav(jnp.array([1.0, 4.0, 2.0, 5.0])).tolist()
+        [1.0, 3.0, 3.0, 5.0]
+    """
+    y = _as_vector(y, "y")
+    if weights is not None:
+        weights = _like(weights, y, "weights")
+        if is_concrete(weights) and not np.all(np.asarray(weights) > 0):
+            raise ValueError("weights must be positive.")
+    bounds = _check_bounds(y_min, y_max, y.dtype)
+    return _isotonic_l2(y, weights, *bounds, increasing=_check_bool(increasing))
+
+
+def isotonic_kl_pav(
+    y: Any, w: Any = None, y_min: Any = -float("inf"), y_max: Any = float("inf"), increasing: bool = True
+) -> Array:
+    r"""Isotonic optimization with exponential terms, that of entropic regularization.
+
+    .. math::
+
+        \operatorname*{argmin}_{v} \sum_i e^{y_i - v_i} + e^{w_i} v_i
+        \quad \text{subject to} \quad v_1 \le \dots \le v_n, \; y_{\min} \le v_i \le y_{\max} .
+
+    On a block :math:`B` the solution is :math:`\log \sum_B e^{y_i} - \log \sum_B e^{w_i}`, cut at the bounds. It is
+    computed in logarithms and does not overflow.
+
+    Args:
+        y: real array of shape ``(n,)``.
+        w: real array of shape ``(n,)``; None is zeros.
+        y_min: lower bound of the solution, a scalar.
+        y_max: upper bound, a scalar.
+        increasing: nondecreasing if true, else nonincreasing.
+
+    Returns:
+        The solution, of the shape and dtype of ``y``.
+
+    Raises:
+        ValueError: ``y`` is not a vector, ``w`` has another shape, a bound is not a scalar, or ``y_min > y_max``.
+        TypeError: an argument is not real, or ``increasing`` is not a bool.
+
+    References:
+        M. Blondel, O. Teboul, Q. Berthet, J. Djolonga, *Fast differentiable sorting and ranking*, ICML 2020, section 5.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.isotonic import isotonic_kl_pav
+        >>> v = isotonic_kl_pav(jnp.log(jnp.array([1.0, 4.0, 2.0, 5.0])))
+        >>> print(jnp.exp(v).round(4))
+        [1. 3. 3. 5.]
+    """
+    y = _as_vector(y, "y")
+    w = jnp.zeros_like(y) if w is None else _like(w, y, "w")
+    bounds = _check_bounds(y_min, y_max, y.dtype)
+    return _isotonic_kl(y, w, *bounds, increasing=_check_bool(increasing))
+
+
+def soft_sort(
+    values: Any,
+    regularization: Literal["l2", "kl"] = "l2",
+    regularization_strength: Any = 1.0,
+    direction: Literal["ASCENDING", "DESCENDING"] = "ASCENDING",
+) -> Array:
+    r"""Sorted values, smoothed so that every derivative is informative.
+
+    Sorting in descending order maximizes :math:`\langle \rho, \mu \rangle`, with :math:`\rho = (n, \dots, 1)`, over
+    the permutahedron of the values, the convex hull of all their orderings. The result here is the projection of
+    :math:`\rho / \varepsilon` on it: in the Euclidean sense for ``"l2"``, and for ``"kl"`` in the entropic sense, where
+    the exponentials of the values are permuted and the logarithm of the projection is taken.
+
+    As :math:`\varepsilon \to 0` it tends to the sorted values, and for ``"l2"`` equals them from a positive
+    :math:`\varepsilon` on; as :math:`\varepsilon \to \infty` all entries tend to their mean. It is piecewise linear in
+    the values for ``"l2"``.
+
+    Args:
+        values: real array of shape ``(n,)``.
+        regularization: ``"l2"`` or ``"kl"``.
+        regularization_strength: :math:`\varepsilon`, a positive scalar.
+        direction: ``"ASCENDING"`` or ``"DESCENDING"``.
+
+    Returns:
+        The sorted values, of the shape and dtype of ``values``.
+
+    Raises:
+        ValueError: ``values`` is not a vector, ``regularization_strength`` is not a positive scalar, or another
+            argument is none of its choices.
+        TypeError: an argument is not real.
+
+    References:
+        M. Blondel et al., ICML 2020, equation (5) and proposition 3 (see :func:`isotonic_kl_pav`).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.isotonic import soft_sort
+        >>> soft_sort(jnp.array([5.0, 1.0, 2.0]), regularization_strength=0.25).tolist()
+        [1.0, 2.0, 5.0]
+        >>> soft_sort(jnp.array([5.0, 1.0, 2.0]), regularization_strength=0.5).tolist()
+        [1.0, 2.5, 4.5]
+    """
+    values = _as_vector(values, "values")
+    strength = _check_soft(regularization, regularization_strength, direction, values.dtype)
+    sign = 1 if direction == "DESCENDING" else -1
+    return _soft_sort(values, strength, sign=sign, regularization=regularization)
+
+
+def soft_rank(
+    values: Any,
+    regularization: Literal["l2", "kl"] = "l2",
+    regularization_strength: Any = 1.0,
+    direction: Literal["ASCENDING", "DESCENDING"] = "ASCENDING",
+) -> Array:
+    r"""Ranks from 1 to ``n``, smoothed so that every derivative is informative.
+
+    The ranks of the values in ascending order maximize :math:`\langle \theta, \mu \rangle` over the permutahedron of
+    :math:`(1, \dots, n)`. The result here is the projection of :math:`\theta / \varepsilon` on it: in the Euclidean
+    sense for ``"l2"``, and for ``"kl"`` the projection of :math:`e^{\theta / \varepsilon}` in the sense of the
+    Kullback-Leibler divergence. Either way the ranks add up to :math:`n (n + 1) / 2`, equal values have equal ranks,
+    and larger values do not have smaller ones.
+
+    As :math:`\varepsilon \to 0` the result tends to the ranks, where ties share the mean of theirs.
+
+    Args:
+        values: real array of shape ``(n,)``.
+        regularization: ``"l2"`` or ``"kl"``.
+        regularization_strength: :math:`\varepsilon`, a positive scalar.
+        direction: ``"ASCENDING"``, where the smallest value has rank 1, or ``"DESCENDING"``.
+
+    Returns:
+        The ranks, of the shape and dtype of ``values``.
+
+    Raises:
+        ValueError: ``values`` is not a vector, ``regularization_strength`` is not a positive scalar, or another
+            argument is none of its choices.
+        TypeError: an argument is not real.
+
+    References:
+        M. Blondel et al., ICML 2020, equation (6) and proposition 3 (see :func:`isotonic_kl_pav`).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.isotonic import soft_rank
+        >>> soft_rank(jnp.array([5.0, 1.0, 2.0])).tolist()
+        [3.0, 1.0, 2.0]
+        >>> soft_rank(jnp.array([5.0, 1.0, 2.0]), regularization_strength=2.0).tolist()
+        [3.0, 1.25, 1.75]
+    """
+    values = _as_vector(values, "values")
+    strength = _check_soft(regularization, regularization_strength, direction, values.dtype)
+    sign = 1 if direction == "ASCENDING" else -1
+    return _soft_rank(values, strength, sign=sign, regularization=regularization)
+
+
+# ---- What is checked before anything is compiled -------------------------------------------------------------------
+
+
+def _as_vector(y, name):
+    try:
+        y = jnp.asarray(y)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a real vector, got {type(y).__name__}.") from error
+    if jnp.issubdtype(y.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be real, got dtype {y.dtype}.")
+    if y.ndim != 1:
+        raise ValueError(f"{name} must be a vector, got shape {y.shape}; use jax.vmap for a batch.")
+    return y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(jnp.result_type(float))
+
+
+def _like(values, y, name):
+    values = _as_vector(values, name)
+    if values.shape != y.shape:
+        raise ValueError(f"{name} must have the shape of y, {y.shape}, got {values.shape}.")
+    return values.astype(y.dtype)
+
+
+def _as_scalar(value, name, dtype):
+    value = jnp.asarray(value)
+    if value.ndim != 0:
+        raise ValueError(f"{name} must be a scalar, got shape {value.shape}.")
+    if jnp.issubdtype(value.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be real, got dtype {value.dtype}.")
+    return value.astype(dtype)
+
+
+def _check_bounds(y_min, y_max, dtype):
+    y_min = _as_scalar(-float("inf") if y_min is None else y_min, "y_min", dtype)
+    y_max = _as_scalar(float("inf") if y_max is None else y_max, "y_max", dtype)
+    if is_concrete(y_min) and is_concrete(y_max) and not y_min <= y_max:
+        raise ValueError(f"y_min must be at most y_max, got {y_min} and {y_max}.")
+    return y_min, y_max
+
+
+def _check_bool(increasing):
+    if not isinstance(increasing, (bool, np.bool_)):
+        raise TypeError(f"increasing must be True or False, got {increasing!r}.")
+    return bool(increasing)
+
+
+def _check_soft(regularization, strength, direction, dtype):
+    if regularization not in ("l2", "kl"):
+        raise ValueError(f"regularization must be 'l2' or 'kl', got {regularization!r}.")
+    if direction not in ("ASCENDING", "DESCENDING"):
+        raise ValueError(f"direction must be 'ASCENDING' or 'DESCENDING', got {direction!r}.")
+    strength = _as_scalar(strength, "regularization_strength", dtype)
+    if is_concrete(strength) and not strength > 0:
+        raise ValueError(f"regularization_strength must be positive, got {strength}.")
+    return strength
+
+
+# ---- Regression: the solution, and its tangents on fixed blocks ------------------------------------------------------
+
+
+def _isotonic_l2(y, weights, y_min, y_max, *, increasing):
+    order = slice(None) if increasing else slice(None, None, -1)
+    weights = None if weights is None else weights[order]
+    return _cut(_regress(y[order], weights), y_min, y_max)[order]
+
+
+def _isotonic_kl(y, w, y_min, y_max, *, increasing):
+    order = slice(None) if increasing else slice(None, None, -1)
+    return _cut(_regress_kl(y[order], w[order]), y_min, y_max)[order]
+
+
+# Compiled once for each shape, so that eager calls do not stage the loops anew.
+_isotonic_l2 = jax.jit(_isotonic_l2, static_argnames="increasing")
+_isotonic_kl = jax.jit(_isotonic_kl, static_argnames="increasing")
+
+
+def _cut(x, y_min, y_max):
+    """Cut at the bounds; an entry that just reaches its bound has the derivative of the bound."""
+    return jnp.where(x <= y_min, y_min, jnp.where(x >= y_max, y_max, x))
+
+
+def _regress(y, weights):
+    if y.shape[0] == 0:
+        return y
+    x, start = _blocks(lax.stop_gradient(y), None if weights is None else lax.stop_gradient(weights))
+    data = [y, start] if weights is None else [y, start, weights]
+    return with_tangents([x], data, _l2_tangent)[0]
+
+
+def _l2_tangent(args, active, tangents):
+    """The weighted block mean of the tangent of ``y``, and what the weights add."""
+    x, y, start, *weights = args
+    weights = weights[0] if weights else jnp.ones_like(y)
+    moments = []
+    for position, tangent in zip(active, tangents, strict=True):
+        moments.append(weights * tangent if position == 1 else tangent * (y - x))
+    return [block_sum(sum(moments[1:], start=moments[0]), start) / block_sum(weights, start)]
+
+
+def _regress_kl(y, w):
+    if y.shape[0] == 0:
+        return y
+    x, start = _blocks_kl(lax.stop_gradient(y), lax.stop_gradient(w))
+    return with_tangents([x], [y, start, w], _kl_tangent)[0]
+
+
+def _kl_tangent(args, active, tangents):
+    """Block means of the tangents, each weighted by the softmax over the block."""
+    _, y, start, w = args
+    terms = []
+    for position, tangent in zip(active, tangents, strict=True):
+        logits = y if position == 1 else w
+        term = block_sum(jnp.exp(block_log_softmax(logits, start)) * tangent, start)
+        terms.append(term if position == 1 else -term)
+    return [sum(terms[1:], start=terms[0])]
+
+
+def _blocks(y, weights):
+    """Solution and first entries of the blocks; NaN and blocks of one entry where there is none."""
+    dtype = y.dtype
+    y, weights = _widen(y), None if weights is None else _widen(weights)
+    valid = jnp.all(jnp.isfinite(y))
+    if weights is not None:
+        valid = valid & jnp.all(weights > 0) & jnp.all(jnp.isfinite(weights))
+        weights = jnp.where(valid, weights, jnp.ones_like(weights))
+        # Only ratios matter; sums shall not overflow.
+        weights = weights / _power_of_two(weights)
+    y = jnp.where(valid, y, jnp.zeros_like(y))
+    scale = _power_of_two(y)
+    x, start = pool(y / scale, weights, jnp.ones((), y.dtype))
+    return jnp.where(valid, x * scale, jnp.full_like(x, jnp.nan)).astype(dtype), start
+
+
+def _blocks_kl(y, w):
+    dtype = y.dtype
+    y, w = _widen(y), _widen(w)
+    valid = jnp.all(jnp.isfinite(y)) & jnp.all(jnp.isfinite(w))
+    y, w = (jnp.where(valid, v, jnp.zeros_like(v)) for v in (y, w))
+    ratio = y - w
+    x, start = pool(ratio, w, jnp.max(ratio), LOGARITHMIC)
+    return jnp.where(valid, x, jnp.full_like(x, jnp.nan)).astype(dtype), start
+
+
+def _widen(v):
+    return v.astype(jnp.float32) if jnp.finfo(v.dtype).bits < 32 else v
+
+
+def _power_of_two(v):
+    """A power of two by which to divide: the largest absolute entry is then about 1."""
+    limit = -int(jnp.finfo(v.dtype).minexp)
+    exponent = jnp.clip(jnp.frexp(jnp.max(jnp.abs(v)))[1], -limit, limit)
+    return jnp.ldexp(jnp.ones((), v.dtype), exponent)
+
+
+# ---- The permutahedron, and what is built on it ----------------------------------------------------------------------
+
+
+def project_sorted(s: Array, w: Array) -> Array:
+    """Euclidean projection of ``s`` on the permutahedron of ``w``, both descending; also used by projection."""
+    # With the blocks of a nonincreasing regression of s - w. Differences to the first entry of a block do not cancel,
+    # however large s is: where nothing is pooled the result is w exactly.
+    start = _descending_blocks(s, w, _blocks)
+    count = block_sum(jnp.ones_like(s), start)
+    offset = s - jnp.take(s, start, mode="clip")
+    return block_sum(w, start) / count + (offset - block_sum(offset, start) / count)
+
+
+def _project_sorted_kl(s, w):
+    """The logarithm of the KL projection of ``exp(s)`` on the permutahedron of ``exp(w)``, both in descending order."""
+    start = _descending_blocks(s, w, _blocks_kl)
+    return block_logsumexp(w, start) + block_log_softmax(s, start)
+
+
+def _descending_blocks(s, w, blocks):
+    s, w = lax.stop_gradient((s, w))
+    if blocks is _blocks:
+        return blocks(w - s, None)[1]
+    return blocks(w, s)[1]
+
+
+def sort_descending(v: Array) -> tuple[Array, Array]:
+    """The entries in descending order, and for each entry its place in it; also used by projection."""
+    order = jnp.argsort(lax.stop_gradient(v), descending=True)
+    place = jnp.zeros_like(order).at[order].set(jnp.arange(v.shape[0], dtype=order.dtype))
+    return jnp.take(v, order, mode="clip"), place
+
+
+def _soft_sort(values, strength, *, sign, regularization):
+    n = values.shape[0]
+    if n == 0:
+        return values
+    strength = jnp.where(strength > 0, strength, jnp.full_like(strength, jnp.nan))
+    w, _ = sort_descending(_widen(sign * values))
+    s = jnp.arange(n, 0, -1, dtype=w.dtype) / strength.astype(w.dtype)
+    project = project_sorted if regularization == "l2" else _project_sorted_kl
+    return (sign * project(s, w)).astype(values.dtype)
+
+
+def _soft_rank(values, strength, *, sign, regularization):
+    n = values.shape[0]
+    if n == 0:
+        return values
+    strength = jnp.where(strength > 0, strength, jnp.full_like(strength, jnp.nan))
+    s, place = sort_descending(sign * _widen(values) / strength.astype(_widen(values).dtype))
+    rho = jnp.arange(n, 0, -1, dtype=s.dtype)
+    ranks = project_sorted(s, rho) if regularization == "l2" else jnp.exp(_project_sorted_kl(s, jnp.log(rho)))
+    return jnp.take(ranks, place, mode="clip").astype(values.dtype)
+
+
+_soft_sort = jax.jit(_soft_sort, static_argnames=("sign", "regularization"))
+_soft_rank = jax.jit(_soft_rank, static_argnames=("sign", "regularization"))
