@@ -5,6 +5,7 @@ on the boundary of a ball or halfspace, or on the bound of a box, is differentia
 """
 
 from jaxsolve.projection._affine import projection_halfspace, projection_hyperplane
+from jaxsolve.projection._affine_set import projection_affine_set
 from jaxsolve.projection._box import (
     projection_box,
     projection_hypercube,
@@ -13,9 +14,29 @@ from jaxsolve.projection._box import (
 )
 from jaxsolve.projection._box_section import projection_box_section
 from jaxsolve.projection._euclidean import projection_l2_ball, projection_l2_sphere
+from jaxsolve.projection._exponential_cone import projection_dual_exponential_cone, projection_exponential_cone
+from jaxsolve.projection._power_cone import projection_dual_power_cone, projection_power_cone
+from jaxsolve.projection._second_order_cone import projection_l12_ball, projection_second_order_cone
 from jaxsolve.projection._simplex import projection_l1_ball, projection_l1_sphere, projection_simplex
+from jaxsolve.projection._sparse_simplex import projection_sparse_simplex
+from jaxsolve.projection._spectral import (
+    projection_nuclear_norm_ball,
+    projection_psd_cone,
+    projection_spectrahedron,
+)
 
 __all__ = [
+    "projection_affine_set",
+    "projection_dual_exponential_cone",
+    "projection_dual_power_cone",
+    "projection_exponential_cone",
+    "projection_l12_ball",
+    "projection_nuclear_norm_ball",
+    "projection_power_cone",
+    "projection_psd_cone",
+    "projection_second_order_cone",
+    "projection_sparse_simplex",
+    "projection_spectrahedron",
     "projection_box",
     "projection_box_section",
     "projection_halfspace",

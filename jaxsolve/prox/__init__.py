@@ -18,6 +18,7 @@ from jaxsolve.prox._elementwise import (
 )
 from jaxsolve.prox._from_projection import make_prox_from_projection
 from jaxsolve.prox._groups import prox_linf, prox_non_negative_group_lasso, prox_sparse_group_lasso
+from jaxsolve.prox._nuclear import prox_nuclear_norm
 from jaxsolve.prox._penalties import (
     prox_elastic_net,
     prox_group_lasso,
@@ -48,6 +49,7 @@ __all__ = [
     "prox_non_negative_lasso",
     "prox_non_negative_ridge",
     "prox_none",
+    "prox_nuclear_norm",
     "prox_quantile",
     "prox_reverse_kl",
     "prox_ridge",
