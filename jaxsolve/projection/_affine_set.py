@@ -45,9 +45,9 @@ def projection_affine_set(x: PyTree, hyperparams: tuple) -> PyTree:
     Example:
         >>> import jax.numpy as jnp
         >>> from jaxsolve.projection import projection_affine_set
-        >>> A, b = jnp.array([[1.0, 1.0], [2.0, 2.0]]), jnp.array([2.0, 4.0])
-        >>> projection_affine_set(jnp.array([1.0, 3.0]), (A, b)).round(4).tolist()
-        [0.0, 2.0]
+        >>> A, b = jnp.array([[1.0, 0.0], [2.0, 0.0]]), jnp.array([1.0, 2.0])
+        >>> projection_affine_set(jnp.array([3.0, 4.0]), (A, b)).round(4).tolist()
+        [1.0, 4.0]
     """
     A, b = unpack(hyperparams, ("A", "b"))
     x = as_inexact(x, "x")

@@ -1,0 +1,354 @@
+r"""Projections on the transport polytope, Euclidean and Kullback-Leibler.
+
+With dual variables :math:`\alpha, \beta` of the row and column sums the solution is [1]_
+
+.. math::
+
+    T_{ij} = \max(S_{ij} + \alpha_i + \beta_j, 0) \quad \text{or} \quad T_{ij} = \exp(S_{ij} + \alpha_i + \beta_j),
+
+and in the semi-dual :math:`\beta` is eliminated: given :math:`\alpha`, each column of :math:`T` is a projection on a
+simplex, or a softmax. Either problem is smooth, convex and without constraints.
+
+The derivative of the solution does not depend on how it was found: with the weights :math:`W`, 1 on the support of
+:math:`T`, or :math:`T` itself, it is
+:math:`\dot T = W \odot (\dot S + \dot\alpha 1^\top + 1 \dot\beta^\top)`, with given sums of rows and columns. This is one symmetric system with as many unknowns as there are rows.
+
+.. [1] M. Blondel, V. Seguy, A. Rolet, *Smooth and sparse optimal transport*, AISTATS 2018, equations (4), (6), (7) and
+   table 1.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsolve._compat import is_concrete
+from jaxsolve.linear_solve import solve as linear_solve
+from jaxsolve.projection._inputs import as_inexact, check_nonnegative, unpack, widen
+from jaxsolve.projection._rules import derive_by
+from jaxsolve.projection._simplex import projection_simplex
+from jaxsolve.solvers.unconstrained import LBFGS
+
+__all__ = ["kl_projection_birkhoff", "kl_projection_transport", "projection_birkhoff", "projection_transport"]
+
+
+def projection_transport(
+    sim_matrix: jax.Array, marginals: tuple, make_solver: Callable | None = None, use_semi_dual: bool = True
+) -> jax.Array:
+    r"""Project on the transport polytope.
+
+    .. math::
+
+        \operatorname*{argmin}_{T \ge 0} \tfrac12 \|T - S\|_2^2
+        \quad \text{subject to} \quad T 1 = a, \; T^\top 1 = b .
+
+    The solution is sparse. With :math:`S = -C / \epsilon` it is the plan of optimal transport with costs :math:`C` and
+    quadratic regularization of strength :math:`\epsilon`. An entry that just becomes 0 counts as 0 for the derivative.
+
+    Args:
+        sim_matrix: :math:`S`, of shape ``(m, n)``. For a stack of matrices use ``jax.vmap``.
+        marginals: the pair :math:`(a, b)` of non-negative vectors of shapes ``(m,)`` and ``(n,)`` with equal sums. What
+            is left of a difference is scaled away in :math:`b`. If they are traced, sums that differ by more than
+            rounding, or negative entries, give NaN.
+        make_solver: ``make_solver(fun)`` returns a solver that minimizes ``fun`` in ``run(init)``; by default
+            :class:`jaxsolve.LBFGS` to about the precision of the dtype.
+        use_semi_dual: solve the semi-dual problem, whose variables have shape ``(m,)``, or else the dual one, whose
+            variables are a pair of vectors.
+
+    Returns:
+        The plan :math:`T`, with the shape and dtype of ``sim_matrix``. It is differentiable in ``sim_matrix`` and
+        ``marginals``. An entry of ``sim_matrix`` that is not finite makes it NaN.
+
+    Raises:
+        ValueError: shapes do not fit, marginals are negative or differ in their sums.
+        TypeError: an argument is not real, or ``make_solver`` is not callable.
+
+    References:
+        M. Blondel, V. Seguy, A. Rolet, *Smooth and sparse optimal transport*, AISTATS 2018, section 4.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_transport
+        >>> S = jnp.array([[2.0, 0.0], [0.0, 1.0]])
+        >>> marginals = (jnp.array([0.5, 0.5]), jnp.array([0.75, 0.25]))
+        >>> (projection_transport(S, marginals).round(3) + 0.0).tolist()
+        [[0.5, 0.0], [0.25, 0.25]]
+    """
+    return _transport("euclidean", "projection_transport", sim_matrix, marginals, make_solver, use_semi_dual)
+
+
+def kl_projection_transport(
+    sim_matrix: jax.Array, marginals: tuple, make_solver: Callable | None = None, use_semi_dual: bool = True
+) -> jax.Array:
+    r"""Project on the transport polytope in the Kullback-Leibler sense.
+
+    .. math::
+
+        \operatorname*{argmin}_{T \ge 0} \operatorname{KL}(T, e^S) = \operatorname*{argmax}_{T \ge 0}
+        \langle T, S \rangle - \sum_{ij} T_{ij} \log T_{ij}
+        \quad \text{subject to} \quad T 1 = a, \; T^\top 1 = b .
+
+    With :math:`S = -C / \epsilon` it is the plan of entropic optimal transport, the one to which Sinkhorn's algorithm
+    converges. Computations are in the domain of logarithms.
+
+    Args:
+        sim_matrix: :math:`S`, of shape ``(m, n)``. For a stack of matrices use ``jax.vmap``.
+        marginals: the pair :math:`(a, b)`, as in :func:`projection_transport`. Where an entry is 0 so are its row or
+            column.
+        make_solver: as in :func:`projection_transport`.
+        use_semi_dual: as in :func:`projection_transport`.
+
+    Returns:
+        The plan :math:`T`, with the shape and dtype of ``sim_matrix``. It is differentiable in ``sim_matrix`` and
+        ``marginals``. An entry of ``sim_matrix`` that is not finite makes it NaN.
+
+    Raises:
+        ValueError: shapes do not fit, marginals are negative or differ in their sums.
+        TypeError: an argument is not real, or ``make_solver`` is not callable.
+
+    References:
+        M. Cuturi, *Sinkhorn distances: lightspeed computation of optimal transport*, NeurIPS 2013. M. Cuturi and G.
+        Peyre, *A smoothed dual approach for variational Wasserstein problems*, SIAM J. Imaging Sci. 9, 2016, for the
+        semi-dual.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import kl_projection_transport
+        >>> marginals = (jnp.array([0.5, 0.5]), jnp.array([0.5, 0.5]))
+        >>> kl_projection_transport(jnp.zeros((2, 2)), marginals).round(2).tolist()
+        [[0.25, 0.25], [0.25, 0.25]]
+    """
+    return _transport("kl", "kl_projection_transport", sim_matrix, marginals, make_solver, use_semi_dual)
+
+
+def projection_birkhoff(
+    sim_matrix: jax.Array, make_solver: Callable | None = None, use_semi_dual: bool = True
+) -> jax.Array:
+    r"""Project on the Birkhoff polytope, the matrices with non-negative entries whose rows and columns sum to 1.
+
+    Args:
+        sim_matrix: matrix of shape ``(n, n)``.
+        make_solver: as in :func:`projection_transport`.
+        use_semi_dual: as in :func:`projection_transport`.
+
+    Returns:
+        The projection, with the shape and dtype of ``sim_matrix``; see :func:`projection_transport`.
+
+    Raises:
+        ValueError: ``sim_matrix`` is not a square matrix.
+        TypeError: ``sim_matrix`` is not real, or ``make_solver`` is not callable.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_birkhoff
+        >>> (projection_birkhoff(jnp.array([[2.0, 0.0], [0.0, 2.0]])).round(3) + 0.0).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    marginals = _ones(sim_matrix, "projection_birkhoff")
+    return _transport("euclidean", "projection_birkhoff", sim_matrix, marginals, make_solver, use_semi_dual)
+
+
+def kl_projection_birkhoff(
+    sim_matrix: jax.Array, make_solver: Callable | None = None, use_semi_dual: bool = True
+) -> jax.Array:
+    r"""Project on the Birkhoff polytope in the Kullback-Leibler sense: a soft permutation.
+
+    Args:
+        sim_matrix: matrix of shape ``(n, n)``.
+        make_solver: as in :func:`projection_transport`.
+        use_semi_dual: as in :func:`projection_transport`.
+
+    Returns:
+        The projection, with the shape and dtype of ``sim_matrix``; see :func:`kl_projection_transport`.
+
+    Raises:
+        ValueError: ``sim_matrix`` is not a square matrix.
+        TypeError: ``sim_matrix`` is not real, or ``make_solver`` is not callable.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import kl_projection_birkhoff
+        >>> kl_projection_birkhoff(jnp.zeros((2, 2))).round(3).tolist()
+        [[0.5, 0.5], [0.5, 0.5]]
+    """
+    marginals = _ones(sim_matrix, "kl_projection_birkhoff")
+    return _transport("kl", "kl_projection_birkhoff", sim_matrix, marginals, make_solver, use_semi_dual)
+
+
+# ---- Arguments ----------------------------------------------------------------------------------------------------
+
+
+def _ones(sim_matrix, name):
+    shape = jnp.shape(sim_matrix)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"{name}: sim_matrix must be a square matrix, got shape {shape}.")
+    one = jnp.ones(shape[0], jnp.result_type(float))
+    return one, one
+
+
+def _transport(kind, name, sim_matrix, marginals, make_solver, use_semi_dual):
+    if jax.tree.structure(sim_matrix) != jax.tree.structure(0):
+        raise ValueError(f"{name}: sim_matrix must be one matrix, got {jax.tree.structure(sim_matrix)}.")
+    sim_matrix = as_inexact(sim_matrix, "sim_matrix")
+    if sim_matrix.ndim != 2 or sim_matrix.size == 0:
+        raise ValueError(
+            f"{name}: sim_matrix must be a matrix with at least one entry, got shape {sim_matrix.shape}; use jax.vmap "
+            "for a stack of them."
+        )
+    if make_solver is not None and not callable(make_solver):
+        raise TypeError(f"{name}: make_solver must be a function make_solver(fun), got {type(make_solver).__name__}.")
+    wide = widen(sim_matrix)
+    sums = []
+    for value, side, size in zip(unpack(marginals, ("a", "b")), ("a", "b"), wide.shape, strict=True):
+        value = as_inexact(value, f"marginals: {side}")
+        if jax.tree.structure(value) != jax.tree.structure(0) or value.shape != (size,):
+            raise ValueError(
+                f"{name}: the marginals of a matrix of shape {wide.shape} must be vectors of shapes ({wide.shape[0]},) "
+                f"and ({wide.shape[1]},), got {jax.tree.map(jnp.shape, marginals)}."
+            )
+        check_nonnegative(value, f"{name}: marginals")
+        sums.append(widen(value).astype(wide.dtype))
+    a, b = sums
+    if is_concrete(a) and is_concrete(b) and not bool(_agree(a, b)):
+        raise ValueError(
+            f"{name}: the marginals must have equal sums, got {np.asarray(jnp.sum(a))} and {np.asarray(jnp.sum(b))}."
+        )
+    # A solver of the caller's is a new function each time, for which there is nothing to keep.
+    project = _project if make_solver is None else _project.__wrapped__
+    return project(wide, a, b, kind, bool(use_semi_dual), make_solver).astype(sim_matrix.dtype)
+
+
+def _agree(a, b):
+    """Whether the sums are equal, but for rounding, and 0 only together."""
+    total, other = jnp.sum(a), jnp.sum(b)
+    slack = 10 * (a.size + b.size) * jnp.finfo(a.dtype).eps
+    return (jnp.abs(total - other) <= slack * jnp.maximum(total, other)) & jnp.isfinite(total)
+
+
+# ---- The solution -------------------------------------------------------------------------------------------------
+
+
+# Compiled once for each shape, so that eager calls do not stage the solver anew.
+@functools.partial(jax.jit, static_argnames=("kind", "use_semi_dual", "make_solver"))
+def _project(S, a, b, kind, use_semi_dual, make_solver):
+    valid = _agree(*lax.stop_gradient((a, b))) & jnp.all(a >= 0) & jnp.all(b >= 0) & jnp.all(jnp.isfinite(S))
+    nonzero = valid & (jnp.sum(a) > 0)
+    S, a, b = (jnp.where(nonzero, v, fill) for v, fill in ((S, jnp.zeros_like(S)), (a, 1 / a.size), (b, 1 / b.size)))
+    # In units of the total; b follows it, so that the problem has a solution for all positive a and b.
+    total = jnp.sum(a)
+    a, b = a / total, b / jnp.sum(b)
+    if kind == "euclidean":
+        S = S / total
+    plan = _solve(*lax.stop_gradient((S, a, b)), kind, use_semi_dual, make_solver)
+    plan = derive_by(_TANGENTS[kind], plan, S, a, b)
+    plan = jnp.where(nonzero, total * plan, jnp.zeros_like(plan))
+    return jnp.where(valid, plan, jnp.full_like(plan, jnp.nan))
+
+
+def _solve(S, a, b, kind, use_semi_dual, make_solver):
+    to_plan, dual = _KINDS[kind, use_semi_dual]
+    # Rows without mass have no part in the problem: their variable would run away.
+    empty = a == 0
+    # A constant in each column changes nothing; without it the exponentials stay in range.
+    S = S - jnp.max(jnp.where(empty[:, None], -jnp.inf, S), axis=0)[None, :]
+    fun = functools.partial(dual, S=S, a=a, b=b, empty=empty)
+    solver = _default_solver(fun, S, a, b) if make_solver is None else make_solver(fun)
+    alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
+    init = alpha if use_semi_dual else (alpha, jnp.zeros_like(b))
+    return to_plan(solver.run(init)[0], S, a, b, empty)
+
+
+def _default_solver(fun, S, a, b):
+    # The gradient is the error of the marginals.
+    return LBFGS(fun, tol=20 * float(jnp.finfo(S.dtype).eps) ** 0.75, maxiter=2000, history_size=20)
+
+
+def _columns(alpha, S, empty):
+    """``S + alpha`` over the rows that have mass."""
+    return jnp.where(empty[:, None], -jnp.inf, S + alpha[:, None])
+
+
+def _euclidean_plan(alpha, S, a, b, empty):
+    del a
+    shifted = jnp.where(empty[:, None], -jnp.finfo(S.dtype).max, S + alpha[:, None])
+    return jax.vmap(projection_simplex, in_axes=(1, 0), out_axes=1)(shifted, b)
+
+
+def _euclidean_semi_dual(alpha, S, a, b, empty):
+    plan = lax.stop_gradient(_euclidean_plan(alpha, S, a, b, empty))
+    # The maximum over plans, whose gradient is that of the maximand (Danskin).
+    return jnp.sum(plan * (S + alpha[:, None]) - 0.5 * plan**2) - jnp.vdot(alpha, a)
+
+
+def _euclidean_dual_plan(duals, S, a, b, empty):
+    del a, b
+    plan = jnp.maximum(S + duals[0][:, None] + duals[1][None, :], 0)
+    return jnp.where(empty[:, None], jnp.zeros_like(plan), plan)
+
+
+def _euclidean_dual(duals, S, a, b, empty):
+    plan = _euclidean_dual_plan(duals, S, a, b, empty)
+    return 0.5 * jnp.sum(plan**2) - jnp.vdot(duals[0], a) - jnp.vdot(duals[1], b)
+
+
+def _kl_plan(alpha, S, a, b, empty):
+    del a
+    return b[None, :] * jax.nn.softmax(_columns(alpha, S, empty), axis=0)
+
+
+def _kl_semi_dual(alpha, S, a, b, empty):
+    return jnp.vdot(b, jax.nn.logsumexp(_columns(alpha, S, empty), axis=0)) - jnp.vdot(alpha, a)
+
+
+def _kl_dual_plan(duals, S, a, b, empty):
+    del a
+    return jnp.where((b > 0)[None, :], jnp.exp(_columns(duals[0], S, empty) + duals[1][None, :]), 0)
+
+
+def _kl_dual(duals, S, a, b, empty):
+    plan = _kl_dual_plan(duals, S, a, b, empty)
+    return jnp.sum(plan) - jnp.vdot(duals[0], a) - jnp.vdot(duals[1], b)
+
+
+_KINDS = {
+    ("euclidean", True): (_euclidean_plan, _euclidean_semi_dual),
+    ("euclidean", False): (_euclidean_dual_plan, _euclidean_dual),
+    ("kl", True): (_kl_plan, _kl_semi_dual),
+    ("kl", False): (_kl_dual_plan, _kl_dual),
+}
+
+
+# ---- The derivative -----------------------------------------------------------------------------------------------
+
+
+def _tangent(weights, data, tangents):
+    """``W * (S_dot + alpha_dot + beta_dot)``, with row sums ``a_dot`` and column sums ``b_dot``."""
+    del data
+    S_dot, a_dot, b_dot = tangents
+    if weights.shape[0] > weights.shape[1]:
+        return _tangent(weights.T, None, (S_dot.T, b_dot, a_dot)).T
+    rows, columns = jnp.sum(weights, axis=1), jnp.sum(weights, axis=0)
+    inverse_columns = jnp.where(columns > 0, 1 / jnp.where(columns > 0, columns, jnp.ones_like(columns)), 0)
+    moved = weights * S_dot
+    b_rest = (b_dot - jnp.sum(moved, axis=0)) * inverse_columns
+    a_rest = a_dot - jnp.sum(moved, axis=1) - weights @ b_rest
+    # beta is eliminated. The matrix is a graph Laplacian: a constant added to alpha (and taken from beta) changes
+    # nothing, and a multiple of the matrix of ones takes that freedom away. Where the support falls apart into several
+    # components more freedom is left, and the solution of least norm is taken.
+    laplacian = jnp.diag(rows) - (weights * inverse_columns[None, :]) @ weights.T
+    pinned = laplacian + lax.stop_gradient(jnp.max(rows) / rows.size)
+    alpha_dot = linear_solve(pinned, a_rest, structure="psd")
+    beta_dot = b_rest - (weights.T @ alpha_dot) * inverse_columns
+    return weights * (S_dot + alpha_dot[:, None] + beta_dot[None, :])
+
+
+def _euclidean_tangent(plan, data, tangents):
+    return _tangent((lax.stop_gradient(plan) > 0).astype(plan.dtype), data, tangents)
+
+
+_TANGENTS = {"euclidean": _euclidean_tangent, "kl": _tangent}
