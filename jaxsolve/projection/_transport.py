@@ -11,7 +11,8 @@ simplex, or a softmax. Either problem is smooth, convex and without constraints.
 
 The derivative of the solution does not depend on how it was found: with the weights :math:`W`, 1 on the support of
 :math:`T`, or :math:`T` itself, it is
-:math:`\dot T = W \odot (\dot S + \dot\alpha 1^\top + 1 \dot\beta^\top)`, with given sums of rows and columns. This is one symmetric system with as many unknowns as there are rows.
+:math:`\dot T = W \odot (\dot S + \dot\alpha 1^\top + 1 \dot\beta^\top)`, with given sums of rows and
+columns. This is one symmetric system with as many unknowns as there are rows.
 
 .. [1] M. Blondel, V. Seguy, A. Rolet, *Smooth and sparse optimal transport*, AISTATS 2018, equations (4), (6), (7) and
    table 1.
@@ -28,7 +29,9 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._loop import loop
 from jaxsolve.linear_solve import solve as linear_solve
+from jaxsolve.linear_solve import solve_cg
 from jaxsolve.projection._inputs import as_inexact, check_nonnegative, unpack, widen
 from jaxsolve.projection._rules import derive_by
 from jaxsolve.projection._simplex import projection_simplex
@@ -214,10 +217,13 @@ def _transport(kind, name, sim_matrix, marginals, make_solver, use_semi_dual):
         check_nonnegative(value, f"{name}: marginals")
         sums.append(widen(value).astype(wide.dtype))
     a, b = sums
-    if is_concrete(a) and is_concrete(b) and not bool(_agree(a, b)):
-        raise ValueError(
-            f"{name}: the marginals must have equal sums, got {np.asarray(jnp.sum(a))} and {np.asarray(jnp.sum(b))}."
-        )
+    if is_concrete(a) and is_concrete(b):
+        # In NumPy, for this may stand in a function under jit.
+        given = np.asarray(a), np.asarray(b)
+        if not _agree(*given):
+            raise ValueError(
+                f"{name}: the marginals must have equal finite sums, got {given[0].sum()} and {given[1].sum()}."
+            )
     # A solver of the caller's is a new function each time, for which there is nothing to keep.
     project = _project if make_solver is None else _project.__wrapped__
     return project(wide, a, b, kind, bool(use_semi_dual), make_solver).astype(sim_matrix.dtype)
@@ -225,9 +231,9 @@ def _transport(kind, name, sim_matrix, marginals, make_solver, use_semi_dual):
 
 def _agree(a, b):
     """Whether the sums are equal, but for rounding, and 0 only together."""
-    total, other = jnp.sum(a), jnp.sum(b)
-    slack = 10 * (a.size + b.size) * jnp.finfo(a.dtype).eps
-    return (jnp.abs(total - other) <= slack * jnp.maximum(total, other)) & jnp.isfinite(total)
+    total, other = a.sum(), b.sum()
+    slack = 10 * (a.size + b.size) * float(jnp.finfo(a.dtype).eps)
+    return (abs(total - other) <= slack * total) & (total < float("inf"))
 
 
 # ---- The solution -------------------------------------------------------------------------------------------------
@@ -251,21 +257,77 @@ def _project(S, a, b, kind, use_semi_dual, make_solver):
 
 
 def _solve(S, a, b, kind, use_semi_dual, make_solver):
-    to_plan, dual = _KINDS[kind, use_semi_dual]
     # Rows without mass have no part in the problem: their variable would run away.
     empty = a == 0
     # A constant in each column changes nothing; without it the exponentials stay in range.
     S = S - jnp.max(jnp.where(empty[:, None], -jnp.inf, S), axis=0)[None, :]
+    if make_solver is None and kind == "kl" and use_semi_dual:
+        return _kl_plan(_solve_entropic(S, a, b, empty), S, a, b, empty)
+    to_plan, dual = _KINDS[kind, use_semi_dual]
     fun = functools.partial(dual, S=S, a=a, b=b, empty=empty)
-    solver = _default_solver(fun, S, a, b) if make_solver is None else make_solver(fun)
+    solver = _default_solver(fun, S.dtype) if make_solver is None else make_solver(fun)
     alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
     init = alpha if use_semi_dual else (alpha, jnp.zeros_like(b))
     return to_plan(solver.run(init)[0], S, a, b, empty)
 
 
-def _default_solver(fun, S, a, b):
-    # The gradient is the error of the marginals.
-    return LBFGS(fun, tol=20 * float(jnp.finfo(S.dtype).eps) ** 0.75, maxiter=2000, history_size=20)
+def _tolerance(dtype):
+    """The error of the marginals, which is the gradient of the dual problems, in units of their sum."""
+    return 4 * float(jnp.finfo(dtype).eps) ** 0.7
+
+
+def _default_solver(fun, dtype):
+    return LBFGS(fun, tol=_tolerance(dtype), maxiter=2000, history_size=20)
+
+
+_SWEEPS = 3
+_ROUNDS = 5
+
+
+def _solve_entropic(S, a, b, empty):
+    r"""The variables of the rows, by L-BFGS on the semi-dual.
+
+    With :math:`K = e^{S + \alpha_0 + \beta_0}` for a reference near the solution and :math:`\alpha = \alpha_0 + \delta`
+    the semi-dual is :math:`\langle b, \log K^\top e^\delta \rangle - \langle a, \delta \rangle`: products with a matrix
+    take the place of a matrix of exponentials. A few sweeps of Sinkhorn's algorithm, in logarithms, find the reference.
+    Should entries of :math:`K` have vanished that matter at the solution, the solution is the next reference.
+    """
+    log_a, log_b = (jnp.where(v > 0, jnp.log(jnp.where(v > 0, v, jnp.ones_like(v))), -jnp.inf) for v in (a, b))
+    root = jnp.sqrt(a)
+    tol = _tolerance(S.dtype)
+
+    def sweep(alpha):
+        beta = log_b - jax.nn.logsumexp(_columns(alpha, S, empty), axis=0)
+        new = log_a - jax.nn.logsumexp(S + beta[None, :], axis=1)
+        return jnp.where(empty, jnp.zeros_like(new), new)
+
+    def error(alpha):
+        return jnp.linalg.norm(jnp.sum(_kl_plan(alpha, S, a, b, empty), axis=1) - a)
+
+    def improve(carry):
+        count, alpha, before, _ = carry
+        alpha = loop(lambda _: jnp.asarray(True), sweep, alpha, maxiter=_SWEEPS)
+        kernel = _kl_plan(alpha, S, a, b, empty)
+
+        def semi_dual(z):
+            # In these units the Hessian has eigenvalues between 0 and 1.
+            delta = z * _reciprocal(root)
+            mass = jnp.exp(delta) @ kernel
+            logs = jnp.log(jnp.where(b > 0, mass * _reciprocal(b), jnp.ones_like(b)))
+            return jnp.vdot(b, logs) - jnp.vdot(a, delta)
+
+        solution = LBFGS(semi_dual, tol=tol, maxiter=1000, history_size=20).run(jnp.zeros_like(a)).params
+        new = alpha + solution * _reciprocal(root)
+        return count + 1, new, error(new), before
+
+    start = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
+    infinite = jnp.asarray(jnp.inf, S.dtype)
+
+    def proceed(carry):
+        _, _, now, before = carry
+        return (now > tol) & ((now < 0.5 * before) | ~jnp.isfinite(before))
+
+    return loop(proceed, improve, (jnp.int32(0), start, infinite, infinite), maxiter=_ROUNDS)[1]
 
 
 def _columns(alpha, S, empty):
@@ -326,29 +388,43 @@ _KINDS = {
 # ---- The derivative -----------------------------------------------------------------------------------------------
 
 
-def _tangent(weights, data, tangents):
-    """``W * (S_dot + alpha_dot + beta_dot)``, with row sums ``a_dot`` and column sums ``b_dot``."""
+def _kl_tangent(plan, data, tangents):
     del data
-    S_dot, a_dot, b_dot = tangents
-    if weights.shape[0] > weights.shape[1]:
-        return _tangent(weights.T, None, (S_dot.T, b_dot, a_dot)).T
-    rows, columns = jnp.sum(weights, axis=1), jnp.sum(weights, axis=0)
-    inverse_columns = jnp.where(columns > 0, 1 / jnp.where(columns > 0, columns, jnp.ones_like(columns)), 0)
-    moved = weights * S_dot
-    b_rest = (b_dot - jnp.sum(moved, axis=0)) * inverse_columns
-    a_rest = a_dot - jnp.sum(moved, axis=1) - weights @ b_rest
-    # beta is eliminated. The matrix is a graph Laplacian: a constant added to alpha (and taken from beta) changes
-    # nothing, and a multiple of the matrix of ones takes that freedom away. Where the support falls apart into several
-    # components more freedom is left, and the solution of least norm is taken.
-    laplacian = jnp.diag(rows) - (weights * inverse_columns[None, :]) @ weights.T
-    pinned = laplacian + lax.stop_gradient(jnp.max(rows) / rows.size)
-    alpha_dot = linear_solve(pinned, a_rest, structure="psd")
-    beta_dot = b_rest - (weights.T @ alpha_dot) * inverse_columns
-    return weights * (S_dot + alpha_dot[:, None] + beta_dot[None, :])
+    return _tangent(plan, tangents, solve_cg)
 
 
 def _euclidean_tangent(plan, data, tangents):
-    return _tangent((lax.stop_gradient(plan) > 0).astype(plan.dtype), data, tangents)
+    del data
+    # The support may fall apart into components, and the matrix be singular: a direct method sees to that.
+    return _tangent((lax.stop_gradient(plan) > 0).astype(plan.dtype), tangents, None)
 
 
-_TANGENTS = {"euclidean": _euclidean_tangent, "kl": _tangent}
+def _tangent(weights, tangents, method):
+    """``W * (S_dot + alpha_dot + beta_dot)``, with row sums ``a_dot`` and column sums ``b_dot``."""
+    S_dot, a_dot, b_dot = tangents
+    if weights.shape[0] > weights.shape[1]:
+        return _tangent(weights.T, (S_dot.T, b_dot, a_dot), method).T
+    rows, columns = jnp.sum(weights, axis=1), jnp.sum(weights, axis=0)
+    inverse_columns = _reciprocal(columns)
+    moved = weights * S_dot
+    b_rest = (b_dot - jnp.sum(moved, axis=0)) * inverse_columns
+    a_rest = a_dot - jnp.sum(moved, axis=1) - weights @ b_rest
+    # Without beta a graph Laplacian is left, here with 1 on its diagonal. A constant added to alpha and taken from beta
+    # changes nothing; the last term takes that freedom away.
+    scale = jnp.sqrt(_reciprocal(rows))
+    constant = jnp.sqrt(jnp.where(rows > 0, rows, 0) / jnp.sum(rows))
+
+    def laplacian(v):
+        moved = weights @ (inverse_columns * ((scale * v) @ weights))
+        return v - scale * moved + constant * jnp.vdot(constant, v)
+
+    alpha_dot = scale * linear_solve(laplacian, scale * a_rest, method, structure="psd")
+    beta_dot = b_rest - (alpha_dot @ weights) * inverse_columns
+    return weights * (S_dot + alpha_dot[:, None] + beta_dot[None, :])
+
+
+def _reciprocal(x):
+    return jnp.where(x > 0, 1 / jnp.where(x > 0, x, jnp.ones_like(x)), jnp.zeros_like(x))
+
+
+_TANGENTS = {"euclidean": _euclidean_tangent, "kl": _kl_tangent}
