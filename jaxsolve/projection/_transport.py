@@ -65,7 +65,9 @@ def projection_transport(
 
     Returns:
         The plan :math:`T`, with the shape and dtype of ``sim_matrix``. It is differentiable in ``sim_matrix`` and
-        ``marginals``. An entry of ``sim_matrix`` that is not finite makes it NaN.
+        ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite, or if the
+        default solver does not come within 1 percent of the marginals: if entries of ``sim_matrix`` are too large for
+        the dtype.
 
     Raises:
         ValueError: shapes do not fit, marginals are negative or differ in their sums.
@@ -108,7 +110,9 @@ def kl_projection_transport(
 
     Returns:
         The plan :math:`T`, with the shape and dtype of ``sim_matrix``. It is differentiable in ``sim_matrix`` and
-        ``marginals``. An entry of ``sim_matrix`` that is not finite makes it NaN.
+        ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite, or if the
+        default solver does not come within 1 percent of the marginals: if entries of ``sim_matrix`` are too large for
+        the dtype.
 
     Raises:
         ValueError: shapes do not fit, marginals are negative or differ in their sums.
@@ -206,7 +210,7 @@ def _transport(kind, name, sim_matrix, marginals, make_solver, use_semi_dual):
     if make_solver is not None and not callable(make_solver):
         raise TypeError(f"{name}: make_solver must be a function make_solver(fun), got {type(make_solver).__name__}.")
     wide = widen(sim_matrix)
-    sums = []
+    sums, eps = [], float(jnp.finfo(wide.dtype).eps)
     for value, side, size in zip(unpack(marginals, ("a", "b")), ("a", "b"), wide.shape, strict=True):
         value = as_inexact(value, f"marginals: {side}")
         if jax.tree.structure(value) != jax.tree.structure(0) or value.shape != (size,):
@@ -215,34 +219,34 @@ def _transport(kind, name, sim_matrix, marginals, make_solver, use_semi_dual):
                 f"and ({wide.shape[1]},), got {jax.tree.map(jnp.shape, marginals)}."
             )
         check_nonnegative(value, f"{name}: marginals")
+        eps = max(eps, float(jnp.finfo(value.dtype).eps))
         sums.append(widen(value).astype(wide.dtype))
     a, b = sums
     if is_concrete(a) and is_concrete(b):
         # In NumPy, for this may stand in a function under jit.
         given = np.asarray(a), np.asarray(b)
-        if not _agree(*given):
+        if not _agree(*given, eps):
             raise ValueError(
                 f"{name}: the marginals must have equal finite sums, got {given[0].sum()} and {given[1].sum()}."
             )
     # A solver of the caller's is a new function each time, for which there is nothing to keep.
     project = _project if make_solver is None else _project.__wrapped__
-    return project(wide, a, b, kind, bool(use_semi_dual), make_solver).astype(sim_matrix.dtype)
+    return project(wide, a, b, eps, kind, bool(use_semi_dual), make_solver).astype(sim_matrix.dtype)
 
 
-def _agree(a, b):
+def _agree(a, b, eps):
     """Whether the sums are equal, but for rounding, and 0 only together."""
     total, other = a.sum(), b.sum()
-    slack = 10 * (a.size + b.size) * float(jnp.finfo(a.dtype).eps)
-    return (abs(total - other) <= slack * total) & (total < float("inf"))
+    return (abs(total - other) <= 10 * (a.size + b.size) * eps * total) & (total < float("inf"))
 
 
 # ---- The solution -------------------------------------------------------------------------------------------------
 
 
 # Compiled once for each shape, so that eager calls do not stage the solver anew.
-@functools.partial(jax.jit, static_argnames=("kind", "use_semi_dual", "make_solver"))
-def _project(S, a, b, kind, use_semi_dual, make_solver):
-    valid = _agree(*lax.stop_gradient((a, b))) & jnp.all(a >= 0) & jnp.all(b >= 0) & jnp.all(jnp.isfinite(S))
+@functools.partial(jax.jit, static_argnames=("eps", "kind", "use_semi_dual", "make_solver"))
+def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
+    valid = _agree(*lax.stop_gradient((a, b)), eps) & jnp.all(a >= 0) & jnp.all(b >= 0) & jnp.all(jnp.isfinite(S))
     nonzero = valid & (jnp.sum(a) > 0)
     S, a, b = (jnp.where(nonzero, v, fill) for v, fill in ((S, jnp.zeros_like(S)), (a, 1 / a.size), (b, 1 / b.size)))
     # In units of the total; b follows it, so that the problem has a solution for all positive a and b.
@@ -251,9 +255,18 @@ def _project(S, a, b, kind, use_semi_dual, make_solver):
     if kind == "euclidean":
         S = S / total
     plan = _solve(*lax.stop_gradient((S, a, b)), kind, use_semi_dual, make_solver)
+    if make_solver is None:
+        error = lax.stop_gradient(
+            jnp.sum(jnp.abs(jnp.sum(plan, axis=1) - a)) + jnp.sum(jnp.abs(jnp.sum(plan, axis=0) - b))
+        )
+        valid = valid & (error <= _WRONG)
     plan = derive_by(_TANGENTS[kind], plan, S, a, b)
     plan = jnp.where(nonzero, total * plan, jnp.zeros_like(plan))
     return jnp.where(valid, plan, jnp.full_like(plan, jnp.nan))
+
+
+# A plan whose marginals are off by more than this part of the total is none.
+_WRONG = 0.01
 
 
 def _solve(S, a, b, kind, use_semi_dual, make_solver):
