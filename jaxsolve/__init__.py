@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
+    from jaxsolve.solvers.quadratic import InteriorPointQP as InteriorPointQP
     from jaxsolve.solvers.root import Bisection as Bisection
     from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
     from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
@@ -63,6 +64,7 @@ _HOMES = {
     "History": "base",
     "IterativeSolver": "base",
     "KKTSolution": "base",
+    "InteriorPointQP": "solvers.quadratic",
     "LBFGS": "solvers.unconstrained",
     "OptStep": "base",
     "ProjectedGradient": "solvers.constrained",

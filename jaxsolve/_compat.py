@@ -13,7 +13,7 @@ from jax.interpreters import ad, batching, mlir
 
 __all__ = ["ClosedJaxpr", "is_concrete", "jaxpr_as_fun", "outside_transformations", "with_tangents"]
 
-ClosedJaxpr = jex.ClosedJaxpr
+ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
 jaxpr_as_fun = jex.jaxpr_as_fun
 
 

@@ -79,8 +79,35 @@ class Solver(Options):
         del params, args, kwargs
         return {}
 
+    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
+        """Raise for arguments of ``run`` that cannot be right; called before anything is compiled.
+
+        Shapes and dtypes may as well be checked where they are used; this is the place to look at concrete values.
+        """
+
     def check_result(self, state: Any) -> None:
         """Raise for a concrete final state, if the user asked for it."""
+
+    # A solver that knows the structure of its tangent system solves it itself. Its `solve` leaves in `state.factors`
+    # what it has at hand at the end: arrays, constants to the derivative, which are not returned to the user.
+
+    #: Whether ``residual`` and ``solve_tangent_system`` are called with ``factors=``, from the final state.
+    has_factors: ClassVar[bool] = False
+
+    def solve_tangent_system(
+        self, unknowns: PyTree, rhs: PyTree, transposed: bool, *args: Any, factors: Any, **kwargs: Any
+    ) -> PyTree:
+        """Solve a linear system with the Jacobian of ``residual`` in the unknowns, or its transpose."""
+        raise TypeError(f"{type(self).__name__} has factors and must define solve_tangent_system.")
+
+    def unknowns(self, params: PyTree) -> PyTree:
+        """The part of the parameters that ``residual`` determines; all of them, usually."""
+        return params
+
+    def complete(self, unknowns: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The parameters as a differentiable function of the unknowns and the data: the inverse of ``unknowns``."""
+        del args, kwargs
+        return unknowns
 
     # ---- What every solver has ------------------------------------------------------------------------------------
 
@@ -102,6 +129,7 @@ class Solver(Options):
             TypeError: ``init_params`` is not floating point, or a function has the wrong signature.
             ValueError: a shape is wrong. Both are raised before anything is compiled.
         """
+        self.check_arguments(init_params, *args, **kwargs)
         if not self.jit:
             step = _run(self, init_params, args, kwargs)
         else:
@@ -149,7 +177,8 @@ def _run(solver: Solver, init_params: PyTree, args: tuple, kwargs: dict) -> OptS
     solver = solver.staged()
     # Without jit and outside of every transformation nobody differentiates, and a host function could not be traced.
     if not solver.implicit_diff or (not solver.jit and outside_transformations()):
-        return solver.solve(init_params, *args, **kwargs)
+        params, state = solver.solve(init_params, *args, **kwargs)
+        return OptStep(params, state._replace(factors=None) if solver.has_factors else state)
 
     # Everything that the solution may depend on becomes an explicit argument: array-valued fields, data, and, by
     # hoisting, what the functions captured.
@@ -157,11 +186,20 @@ def _run(solver: Solver, init_params: PyTree, args: tuple, kwargs: dict) -> OptS
     leaves, static = split_static((args, kwargs))
     data = (field_arrays, leaves)
 
-    def on_data(method):
-        def call(params, data):
+    def on_data(method, **extra):
+        def call(params, data, *rest):
             field_arrays, leaves = data
             args, kwargs = merge_static(leaves, static)
-            return getattr(merge_fields(solver, field_arrays, field_static), method)(params, *args, **kwargs)
+            return getattr(merge_fields(solver, field_arrays, field_static), method)(
+                params, *rest, *args, **kwargs, **extra
+            )
+
+        return call
+
+    def with_factors(method):
+        def call(unknowns, data, *rest):
+            *data, factors = data
+            return on_data(method, factors=factors)(unknowns, data, *rest)
 
         return call
 
@@ -172,16 +210,29 @@ def _run(solver: Solver, init_params: PyTree, args: tuple, kwargs: dict) -> OptS
         params, state = run_without_derivative(on_data("solve"), init_params, data)
 
     names = solver.derived_fields
-    params, derived = attach_derivative(
-        on_data("residual"),
-        params,
+    unknowns, tangent_solver = solver.unknowns(params), None
+    residual, derived_state = on_data("residual"), on_data("derived_state")
+    if solver.has_factors:
+        factors, state = state.factors, state._replace(factors=None)
+        residual, tangent_solver = with_factors("residual"), with_factors("solve_tangent_system")
+        derived_state = _ignoring_last(derived_state)
+        data = (*data, stop_gradient(factors))
+    unknowns, derived = attach_derivative(
+        residual,
+        unknowns,
         data,
-        derived_fun=on_data("derived_state") if names else None,
+        derived_fun=derived_state if names else None,
         derived={name: getattr(state, name) for name in names},
         solve=solver.implicit_diff_solve,
         structure=solver.structure,
+        tangent_solver=tangent_solver,
     )
+    params = on_data("complete")(unknowns, data[:2])
     return OptStep(params, state._replace(**derived))
+
+
+def _ignoring_last(fun):
+    return lambda unknowns, data: fun(unknowns, data[:-1])
 
 
 def as_params(tree: PyTree) -> PyTree:

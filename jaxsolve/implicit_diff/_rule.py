@@ -22,6 +22,7 @@ from jaxsolve._closure import Hoisted, hoist, is_dynamic, merge_static, split_st
 from jaxsolve._compat import with_tangents
 from jaxsolve._types import Structure
 from jaxsolve.linear_solve import solve as linear_solve
+from jaxsolve.linear_solve._differentiable import solve_by
 
 __all__ = ["attach_derivative", "check_residual_shapes", "solve_tangent", "stop_gradient"]
 
@@ -54,6 +55,7 @@ def attach_derivative(
     derived: Any = None,
     solve: Callable | None = None,
     structure: Structure = "general",
+    tangent_solver: Callable | None = None,
 ) -> tuple[Any, Any]:
     """Give a solution the derivative that the implicit function theorem assigns to it.
 
@@ -66,6 +68,8 @@ def attach_derivative(
         derived: the value of ``derived_fun`` at the solution.
         solve: linear solver for the tangent system, or ``None`` for the automatic choice.
         structure: what is known of ``A``: ``"psd"``, ``"symmetric"`` or ``"general"``.
+        tangent_solver: ``tangent_solver(sol, data, rhs, transposed)``, which solves with ``A`` or its transpose by means
+            of its own, for problems that know more of ``A`` than its products. Used if ``solve`` is ``None``.
 
     Returns:
         ``(sol, derived)``, unchanged in value.
@@ -80,8 +84,11 @@ def attach_derivative(
     sol_leaves, sol_tree = jax.tree.flatten(sol)
     derived_leaves, derived_static = split_static(derived)
     data_leaves, data_static = split_static(data)
-    rule = _ImplicitRule(optimality, derive, sol_tree, data_static, len(data_leaves), solve, structure)
-    consts = [*optimality.consts, *([] if derive is None else derive.consts)]
+    solvers = None
+    if tangent_solver is not None and solve is None:
+        solvers = tuple(hoist(tangent_solver, sol, data, sol, flag) for flag in (False, True))
+    rule = _ImplicitRule(optimality, derive, solvers, sol_tree, data_static, len(data_leaves), solve, structure)
+    consts = [const for hoisted in rule.hoisted for const in hoisted.consts]
     outputs = with_tangents(
         [jnp.asarray(x) for x in (*sol_leaves, *derived_leaves)],
         [jnp.asarray(x) for x in (*data_leaves, *consts)],
@@ -97,43 +104,70 @@ class _ImplicitRule:
     It holds jaxprs and no user function, so that programs compiled from it keep no user function alive.
     """
 
-    def __init__(self, optimality: Hoisted, derive: Hoisted | None, sol_tree, data_static, num_data, solve, structure):
-        self._optimality, self._derive = optimality, derive
+    def __init__(
+        self,
+        optimality: Hoisted,
+        derive: Hoisted | None,
+        solvers: tuple[Hoisted, Hoisted] | None,
+        sol_tree,
+        data_static,
+        num_data,
+        solve,
+        structure,
+    ):
+        self._optimality, self._derive, self._solvers = optimality, derive, solvers
         self._sol_tree = sol_tree
         self._data_static, self._num_data = data_static, num_data
         self._solve, self._structure = solve, structure
 
+    @property
+    def hoisted(self) -> list[Hoisted]:
+        """The functions of the rule, in the order in which their captured arrays stand behind the data."""
+        return [self._optimality, *([self._derive] if self._derive else []), *(self._solvers or ())]
+
     def __call__(self, args: list, active: tuple[int, ...], tangents: list) -> list:
         num_sol = self._sol_tree.num_leaves
         sol = jax.tree.unflatten(self._sol_tree, args[:num_sol])
-        first = len(args) - self._num_data - len(self._optimality.consts)
-        first -= len(self._derive.consts) if self._derive else 0
+        starts = [self._num_data]
+        for hoisted in self.hoisted:
+            starts.append(starts[-1] + len(hoisted.consts))
+        first = len(args) - starts[-1]
         parameters = args[first:]
         moving = [i - first for i in active]
 
-        def evaluate(hoisted, sol, values, consts_at):
+        def evaluate(hoisted, sol, values, *rest):
             # Only the parameters that have a tangent are differentiated.
             current = list(parameters)
             for i, value in zip(moving, values, strict=True):
                 current[i] = value
             data = merge_static(current[: self._num_data], self._data_static)
-            consts = current[consts_at : consts_at + len(hoisted.consts)]
-            return hoisted.pure(sol, data, consts=consts)
+            start = starts[self.hoisted.index(hoisted)]
+            return hoisted.pure(sol, data, *rest, consts=current[start : start + len(hoisted.consts)])
 
         def residual(sol, values):
-            return evaluate(self._optimality, sol, values, self._num_data)
+            return evaluate(self._optimality, sol, values)
 
         values = [parameters[i] for i in moving]
         _, rhs = jax.jvp(lambda values: residual(sol, values), (values,), (tangents,))
         _, matvec = jax.linearize(lambda sol: residual(sol, values), sol)
         # The sign is put on the right-hand side: -solve(A, b) and solve(A, -b) are the same solve.
         rhs = jax.tree.map(jnp.negative, rhs)
-        sol_dot = solve_tangent(matvec, rhs, sol, solve=self._solve, structure=self._structure)
+        if self._solvers is None:
+            sol_dot = solve_tangent(matvec, rhs, sol, solve=self._solve, structure=self._structure)
+        else:
+            rhs = jax.tree.unflatten(self._sol_tree, jax.tree.leaves(rhs))
+            forward, transposed = self._solvers
+            sol_dot = solve_by(
+                lambda x: jax.tree.unflatten(self._sol_tree, jax.tree.leaves(matvec(x))),
+                rhs,
+                lambda b: evaluate(forward, sol, values, b, False),
+                lambda b: evaluate(transposed, sol, values, b, True),
+            )
         if self._derive is None:
             return [*jax.tree.leaves(sol_dot), *[None] * (first - num_sol)]
-        derive, consts_at = self._derive, self._num_data + len(self._optimality.consts)
+        derive = self._derive
         _, derived_dot = jax.jvp(
-            lambda sol, values: split_static(evaluate(derive, sol, values, consts_at))[0],
+            lambda sol, values: split_static(evaluate(derive, sol, values))[0],
             (sol, values),
             (sol_dot, tangents),
         )

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from jaxsolve.linear_solve._operators import Codec, Operator, is_multicolumn, make_operator
 
-__all__ = ["Kernel", "Outcome", "RightHandSide", "SolveInfo", "differentiable_solve"]
+__all__ = ["Kernel", "Outcome", "RightHandSide", "SolveInfo", "differentiable_solve", "solve_by"]
 
 PyTree = Any
 
@@ -164,3 +165,36 @@ def _info(outcome, unit, operator, multiple):
 
 def _norm(vector):
     return jnp.linalg.norm(vector)
+
+
+def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callable) -> PyTree:
+    """Solve ``A x = b`` by means of the caller's, differentiably.
+
+    For systems whose structure the caller knows: a factorisation made elsewhere, say. Derivatives are solves with
+    ``matvec`` differentiated and ``forward`` or ``transposed`` as they are, so arrays that these two capture are
+    constants.
+
+    Args:
+        matvec: the linear map ``A`` on pytrees like ``b``.
+        b: pytree of floating point arrays.
+        forward: maps ``b`` to the solution.
+        transposed: maps a right-hand side to the solution for the transpose of ``A``.
+
+    Returns:
+        The solution, a pytree like ``b``.
+    """
+
+    # One vector: a right-hand side of which a part is constant could not be transposed.
+    flat, unravel = ravel_pytree(b)
+
+    def on_vectors(function):
+        return lambda vector: ravel_pytree(function(unravel(vector)))[0]
+
+    return unravel(
+        lax.custom_linear_solve(
+            on_vectors(matvec),
+            flat,
+            lambda _, vector: on_vectors(forward)(vector),
+            lambda _, vector: on_vectors(transposed)(vector),
+        )
+    )

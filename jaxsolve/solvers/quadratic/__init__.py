@@ -1,0 +1,5 @@
+"""Solvers for quadratic programs."""
+
+from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP, InteriorPointState
+
+__all__ = ["InteriorPointQP", "InteriorPointState"]

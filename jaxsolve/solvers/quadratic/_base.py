@@ -1,0 +1,468 @@
+"""What the solvers for quadratic programs share: their arguments, their results, polishing, and derivatives.
+
+A run goes in stages. The iterations of the algorithm are interrupted at a coarse tolerance, the active set is read off,
+and the system it determines is solved (:mod:`._kkt`). If that point passes the test, the run is over: the factorisation
+made for it is that of the derivative too. If not, the iterations go on to the next, finer tolerance.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxsolve._loop import loop, run_if_any
+from jaxsolve._status import Status
+from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
+from jaxsolve.base import IterativeSolver, check_callable, check_choice, check_number, option
+from jaxsolve.solvers.quadratic._kkt import (
+    ActiveSet,
+    Factors,
+    classify,
+    factorize,
+    kkt_residual,
+    polish,
+    solve_kkt,
+)
+from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
+from jaxsolve.solvers.quadratic._problem import (
+    QuadraticProgram,
+    as_quadratic,
+    as_rows,
+    as_vector,
+    check_bounds,
+    stack,
+)
+from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, optimality_error, products, residuals
+from jaxsolve.solvers.quadratic._scaling import Scaling, equilibrate, no_scaling, scale
+from jaxsolve.tree_util import tree_l2_norm, tree_where
+
+__all__ = ["BoxConstrained", "Problem", "QuadraticSolver", "StandardForm"]
+
+
+class Problem(NamedTuple):
+    """A quadratic program of the user, ready to be solved.
+
+    Attributes:
+        qp: in the units of the user.
+        scaling: its equilibration.
+        scaled: the equilibrated problem.
+        unravel_x: from vectors to the user's primal variables.
+        unravel_rows: from vectors of multipliers to the user's pytrees.
+    """
+
+    qp: QuadraticProgram
+    scaling: Scaling
+    scaled: QuadraticProgram
+    unravel_x: Callable[[Array], PyTree]
+    unravel_rows: Callable[[Array], PyTree]
+
+
+class QuadraticSolver(IterativeSolver):
+    """Base of the iterative solvers for quadratic programs.
+
+    Attributes:
+        matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric positive semidefinite matrix of the
+            objective, if it is not given by its entries.
+        fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; in place of ``(Q, c)``.
+        tol: absolute tolerance for the residuals, see :mod:`jaxsolve.solvers.quadratic._residuals`.
+        rtol: relative tolerance; ``None`` is ``tol``.
+        polish: solve for the point that the active set determines as soon as it seems to be known.
+        weak: how rows count in derivatives that hold with equality and multiplier 0, where the solution is not
+            differentiable: ``"half"`` (the mean of the derivatives on both sides, for one such row), ``"active"`` or
+            ``"inactive"``.
+    """
+
+    matvec_Q: Callable | None = option(None)
+    fun: Callable | None = option(None)
+    rtol: float | None = option(None)
+    polish: bool = option(True)
+    weak: str = option("half")
+
+    guards_nonfinite = True
+    has_factors = True
+    derived_fields = ("value",)
+    #: The tolerance at which the active set is looked at for the first time, and the factor from stage to stage.
+    stages: ClassVar[tuple[float, float]] = (1e-3, 1e-2)
+
+    def validate(self) -> None:
+        """Raise for an impossible option."""
+        super().validate()
+        for name in ("matvec_Q", "matvec_A", "matvec_G", "fun"):
+            if getattr(self, name, None) is not None:
+                check_callable(name, getattr(self, name), "a function")
+        if self.fun is not None and self.matvec_Q is not None:
+            raise ValueError("fun and matvec_Q both give the objective: pass one of them.")
+        if self.rtol is not None:
+            check_number("rtol", self.rtol, at_least=0)
+        check_choice("polish", self.polish, (True, False))
+        check_choice("weak", self.weak, ("half", "active", "inactive"))
+
+    # ---- The problem ----------------------------------------------------------------------------------------------
+
+    def quadratic_program(self, like: PyTree, *args: Any, **kwargs: Any) -> tuple[QuadraticProgram, Callable, Callable]:
+        """The problem in one form, and the maps from vectors to the user's variables and multipliers."""
+        raise TypeError(f"{type(self).__name__} must define quadratic_program.")
+
+    def to_params(self, problem: tuple, x: Array, y: Array, Ax: Array) -> KKTSolution:
+        """The user's form of a solution."""
+        raise TypeError(f"{type(self).__name__} must define to_params.")
+
+    def problem(self, like: PyTree, *args: Any, **kwargs: Any) -> Problem:
+        """The problem of the arguments of ``run``, or the one prepared for this run."""
+        prepared = self.__dict__.get("_prepared")
+        if prepared is not None:
+            return prepared
+        qp, unravel_x, unravel_rows = self.quadratic_program(like, *args, **kwargs)
+        qp = self.wanted_form(qp)
+        scaling = equilibrate(qp)
+        return Problem(qp, scaling, scale(qp, scaling), unravel_x, unravel_rows)
+
+    def wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
+        """The problem with the kind of matrices that the algorithm needs."""
+        return qp
+
+    def _prepare(self, like: PyTree, *args: Any, **kwargs: Any) -> Self:
+        prepared = copy.copy(self)
+        prepared.__dict__["_prepared"] = self.problem(like, *args, **kwargs)
+        return prepared
+
+    def initial_values(self, init_params: PyTree, problem: Problem) -> tuple[Array, Array] | None:
+        """The vectors ``(x, y)`` of an initial point, ``None`` without one."""
+        if init_params is None or not jax.tree.leaves(init_params):
+            return None
+        x_tree, y_tree = self.unknowns(init_params) if isinstance(init_params, KKTSolution) else (init_params, None)
+        x = as_vector("init_params.primal", x_tree, problem.qp.num_variables, problem.qp.q.dtype)
+        if y_tree is None or not jax.tree.leaves(y_tree):
+            return x, jnp.zeros_like(problem.qp.lower)
+        return x, as_vector("the multipliers of init_params", y_tree, problem.qp.num_rows, problem.qp.q.dtype)
+
+    def primal_of(self, init_params: PyTree) -> PyTree:
+        """The primal variables of an initial point, which may be a ``KKTSolution`` or they themselves."""
+        return self.unknowns(init_params)[0] if isinstance(init_params, KKTSolution) else init_params
+
+    def tolerances(self, dtype) -> tuple[Array, Array]:
+        """Absolute and relative tolerance as scalars of a dtype."""
+        tol = jnp.asarray(self.tol).astype(dtype)
+        return tol, tol if self.rtol is None else jnp.asarray(self.rtol).astype(dtype)
+
+    def error_at(self, qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Array:
+        """The optimality error, see :mod:`._residuals`."""
+        return optimality_error(residuals(qp, x, y, at), *self.tolerances(x.dtype))
+
+    # ---- The run --------------------------------------------------------------------------------------------------
+
+    def solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
+        """Iterate in stages from ``init_params``; see ``Solver.run``."""
+        solver = self._prepare(self.primal_of(init_params), *args, **kwargs)
+        problem = solver.problem(None)
+        step = solver.first_step(init_params, args, kwargs)
+        unrolls = self.loop_kind in ("scan", "checkpoint")
+        direct = problem.qp.is_dense and self.polish and not unrolls
+
+        def iterate(step: OptStep, until: Any) -> OptStep:
+            def proceed(step):
+                state = step.state
+                return (state.status == int(Status.RUNNING)) & (state.error > until) & (state.iter_num < self.maxiter)
+
+            return loop(
+                proceed, lambda s: solver.next_step(s, args, kwargs), step, maxiter=self.max_updates, kind=self.loop_kind
+            )
+
+        if direct:
+            step, factors = self._in_stages(solver, problem, step, iterate)
+        else:
+            step = iterate(step, 0)
+            factors = None
+        state = step.state
+        running = state.status == int(Status.RUNNING)
+        status = jnp.where(running, int(Status.MAXITER), state.status).astype(jnp.int32)
+        if factors is None and self.implicit_diff:
+            factors = self._factors_at(problem, step, status)
+        return OptStep(step.params, state._replace(status=status, factors=factors))
+
+    @property
+    def max_updates(self) -> Any:
+        """Bound on the number of calls of ``update``."""
+        return self.maxiter
+
+    def _in_stages(self, solver, problem, step, iterate):
+        dtype = problem.qp.q.dtype
+        tol = self.tolerances(dtype)[0]
+        first, ratio = self.stages
+        active = ActiveSet(jnp.zeros_like(problem.qp.lower), jnp.zeros(problem.qp.lower.shape, bool))
+        cholesky = jnp.eye(problem.qp.num_variables, dtype=dtype)
+
+        def stage(carry):
+            step, until, *_ = carry
+            step = iterate(step, jnp.maximum(until, tol))
+            # Where the iterations went astray there is no active set to look at.
+            lost = (step.state.status == int(Status.PRIMAL_INFEASIBLE)) | (
+                step.state.status == int(Status.DUAL_INFEASIBLE)
+            )
+            polished, active, cholesky = solver._polished(problem, step, lost)
+            over = (polished.state.status != int(Status.RUNNING)) | (polished.state.iter_num >= self.maxiter)
+            return polished, until * ratio, active, cholesky, over
+
+        over = (step.state.status != int(Status.RUNNING)) | (step.state.iter_num >= self.maxiter)
+        carry = (step, jnp.asarray(first, dtype), active, cholesky, over & False)
+        step, _, active, cholesky, _ = loop(
+            lambda carry: ~carry[-1], stage, carry, maxiter=100, kind=self.loop_kind
+        )
+        valid = _is_valid(step)
+        return step, Factors(active, problem.scaling, cholesky, valid)
+
+    def _polished(self, problem, step, lost):
+        """The step with its point polished, if that is better; the active set and its factor."""
+        qp, scaling, scaled = problem.qp, problem.scaling, problem.scaled
+        x, y = self._vectors(problem, step)
+        Ax = qp.A.matvec(x)
+        active = classify(qp, x, y, scaling, Ax)
+        cholesky = factorize(scaled, active)
+        new_x, new_y = polish(qp, x, y, Factors(active, scaling, cholesky, jnp.asarray(True)))
+        new_y = feasible_signs(qp, new_y)
+        at = products(qp, new_x, new_y)
+        error = self.error_at(qp, new_x, new_y, at)
+        better = (error < step.state.error) & ~lost
+        x, y, Ax = tree_where(better, (new_x, new_y, at.Ax), (x, y, Ax))
+        final = classify(qp, x, y, scaling, Ax, weak=self.weak)
+        # Rarely does the second look differ: then the factor is made anew.
+        differs = jnp.any(final.weight != active.weight)
+        cholesky = run_if_any(differs, lambda L: factorize(scaled, final), cholesky)
+        error = jnp.where(better, error, step.state.error)
+        tol, _ = self.tolerances(x.dtype)
+        solved = error <= tol
+        status = jnp.where(lost | ~solved, step.state.status, int(Status.CONVERGED)).astype(jnp.int32)
+        # Unless the run is over the iterations go on where they were.
+        accepted = better & (solved | (step.state.iter_num >= self.maxiter))
+        params = tree_where(accepted, self.to_params(problem, x, y, Ax), step.params)
+        state = step.state._replace(status=status, error=jnp.where(accepted, error, step.state.error))
+        if hasattr(state, "value"):
+            state = state._replace(value=jnp.where(accepted, qp.value(x), step.state.value))
+        return OptStep(params, state), final, cholesky
+
+    def _vectors(self, problem: Problem, step: OptStep) -> tuple[Array, Array]:
+        x, y = self.unknowns(step.params)
+        return _flat(x, problem.qp.q.dtype), _flat(y, problem.qp.q.dtype)
+
+    def _factors_at(self, problem, step, status) -> Factors:
+        qp, scaling = problem.qp, problem.scaling
+        x, y = self._vectors(problem, step)
+        active = classify(qp, x, y, scaling, qp.A.matvec(x), weak=self.weak)
+        cholesky = factorize(problem.scaled, active) if qp.is_dense else None
+        return Factors(active, scaling, cholesky, _is_valid(step._replace(state=step.state._replace(status=status))))
+
+    # ---- Optimality and derivatives -------------------------------------------------------------------------------
+
+    def unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:
+        """The primal variables and the multipliers of the rows."""
+        return params.primal, (params.dual_eq, params.dual_ineq)
+
+    def complete(self, unknowns: PyTree, *args: Any, **kwargs: Any) -> KKTSolution:
+        """The parameters as a function of the primal variables and the multipliers."""
+        problem, x, y = self._at(unknowns, args, kwargs)
+        return self.to_params(problem, x, y, problem[0].A.matvec(x))
+
+    def _at(self, unknowns, args, kwargs):
+        qp, unravel_x, unravel_rows = self.quadratic_program(unknowns[0], *args, **kwargs)
+        x, y = (_flat(part, qp.q.dtype) for part in unknowns)
+        plain = Problem(qp, no_scaling(qp), qp, unravel_x, unravel_rows)
+        return plain, x, y
+
+    def residual(self, params: PyTree, *args: Any, factors: Factors | None = None, **kwargs: Any) -> PyTree:
+        """The mapping that is differentiated: linear in the unknowns, once the active set is known."""
+        assert factors is not None  # `run` calls it with factors
+        problem, x, y = self._at(params, args, kwargs)
+        return self._like(problem, params, kkt_residual(problem[0], x, y, factors.active, factors.scaling))
+
+    def solve_tangent_system(
+        self, unknowns: PyTree, rhs: PyTree, transposed: bool, *args: Any, factors: Factors, **kwargs: Any
+    ) -> PyTree:
+        """Solve with the Jacobian of ``residual``, by the factor that polishing left."""
+        problem, _, _ = self._at(unknowns, args, kwargs)
+        qp = problem[0]
+        r1, r2 = (_flat(part, qp.q.dtype) for part in rhs)
+        if factors.cholesky is None:
+            solution = solve_kkt_by_minres(qp, r1, r2, factors, transposed=transposed)
+        else:
+            solution = solve_kkt(qp, r1, r2, factors, transposed=transposed)
+        solution = tree_where(factors.valid, solution, jax.tree.map(jnp.zeros_like, solution))
+        return self._like(problem, unknowns, solution)
+
+    @staticmethod
+    def _like(problem, unknowns, vectors):
+        return tuple(
+            ravel_pytree(tree)[1](vector.astype(ravel_pytree(tree)[0].dtype)) if jax.tree.leaves(tree) else tree
+            for tree, vector in zip(unknowns, vectors, strict=True)
+        )
+
+    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
+        """The value of the objective."""
+        problem, x, _ = self._at(params, args, kwargs)
+        return {"value": problem[0].value(x)}
+
+    def optimality_fun(self, params: KKTSolution, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
+        r"""The natural residual :math:`(Px + q + A^T y,\; Ax - \Pi_{[l,u]}(Ax + y))`; vectors of shapes (n,) and (m,)."""
+        problem, x, y = self._at(self.unknowns(params), args, kwargs)
+        qp, at = problem[0], products(problem[0], x, y)
+        return at.Px + qp.q + at.Aty, at.Ax - jnp.clip(at.Ax + y, qp.lower, qp.upper)
+
+    def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
+        """Euclidean norm of ``optimality_fun``; a scalar."""
+        return tree_l2_norm(self.optimality_fun(params, *args, **kwargs))
+
+
+class BoxConstrained(QuadraticSolver):
+    r"""Base of the solvers of :math:`\min \tfrac12 x^T Q x + c^T x` subject to :math:`l \le A x \le u`.
+
+    Attributes:
+        matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
+    """
+
+    matvec_A: Callable | None = option(None)
+
+    def check_arguments(
+        self, init_params: Any = None, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
+    ) -> None:
+        """Raise ``ValueError`` for bounds that no number satisfies."""
+        del init_params, params_obj, params_eq
+        if params_ineq is not None:
+            check_bounds(*_pair("params_ineq", params_ineq, "(l, u)"))
+
+    def quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
+        """The problem in one form."""
+        objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
+        size, dtype = objective.q.size, objective.q.dtype
+        if params_ineq is None:
+            if params_eq is not None:
+                raise ValueError("params_eq gives a matrix A, but params_ineq, the bounds (l, u) of A x, is missing.")
+            empty = jnp.zeros(0, dtype)
+            return (
+                QuadraticProgram(objective.P, objective.q, stack([], size, dtype), empty, empty),
+                objective.unravel,
+                lambda y: y,
+            )
+        if params_eq is None and self.matvec_A is None:
+            A, unravel_rows = as_rows("A", jnp.eye(size, dtype=dtype), objective)[0], objective.unravel
+        else:
+            A, unravel_rows = as_rows("A", params_eq, objective, self.matvec_A)
+        lower, upper = _pair("params_ineq", params_ineq, "(l, u)")
+        rows = A.shape[0]
+        qp = QuadraticProgram(
+            objective.P,
+            objective.q,
+            A,
+            as_vector("l", lower, rows, dtype),
+            as_vector("u", upper, rows, dtype),
+        )
+        return qp, objective.unravel, unravel_rows
+
+    def to_params(self, problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
+        """``KKTSolution((x, z), y, (mu, phi))``."""
+        qp, rows = problem.qp, problem.unravel_rows
+        z = jnp.clip(Ax, qp.lower, qp.upper)
+        multipliers = (rows(jnp.maximum(y, 0)), rows(jnp.maximum(-y, 0)))
+        return KKTSolution((problem.unravel_x(x), rows(z)), rows(y), multipliers)
+
+    def unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:
+        """The primal variables and the multipliers of the rows."""
+        return params.primal[0], params.dual_eq
+
+    def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any, params_ineq: Any) -> KKTSolution:
+        """A starting point for ``run`` with the primal variables ``init_x`` and multipliers 0."""
+        problem = self.problem(init_x, params_obj, params_eq, params_ineq)
+        x = _flat(init_x, problem.qp.q.dtype)
+        return self.to_params(problem, x, jnp.zeros_like(problem.qp.lower), problem.qp.A.matvec(x))
+
+
+class StandardForm(QuadraticSolver):
+    r"""Base of the solvers of :math:`\min \tfrac12 x^T Q x + c^T x` subject to :math:`A x = b,\ G x \le h`.
+
+    Attributes:
+        matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
+        matvec_G: ``matvec_G(params_G, x)``, likewise.
+    """
+
+    matvec_A: Callable | None = option(None)
+    matvec_G: Callable | None = option(None)
+
+    def check_arguments(
+        self, init_params: Any = None, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
+    ) -> None:
+        """Raise ``ValueError`` for right-hand sides that are NaN, and for infeasible ones."""
+        del init_params, params_obj
+        if params_eq is not None:
+            _, b = _pair("params_eq", params_eq, "(A, b)")
+            check_bounds(b, b, ("b", "b"))
+        if params_ineq is not None:
+            _, h = _pair("params_ineq", params_ineq, "(G, h)")
+            check_bounds(jax.tree.map(lambda leaf: -jnp.inf, h), h, ("-inf", "h"))
+
+    def quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
+        """The problem in one form."""
+        objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
+        size, dtype = objective.q.size, objective.q.dtype
+        blocks, lower, upper, unravels = [], [], [], []
+        for name, params, matvec in (("A", params_eq, self.matvec_A), ("G", params_ineq, self.matvec_G)):
+            if params is None:
+                unravels.append((0, lambda y: None))
+                continue
+            argument, side = ("params_eq", "b") if name == "A" else ("params_ineq", "h")
+            params_M, bound = _pair(argument, params, f"({name}, {side})")
+            matrix, unravel = as_rows(name, params_M, objective, matvec)
+            bound = as_vector(side, bound, matrix.shape[0], dtype)
+            blocks.append(matrix)
+            upper.append(bound)
+            lower.append(bound if name == "A" else jnp.full_like(bound, -jnp.inf))
+            unravels.append((matrix.shape[0], unravel))
+
+        def unravel_rows(y):
+            (num_eq, unravel_eq), (_, unravel_ineq) = unravels
+            return unravel_eq(y[:num_eq]), unravel_ineq(y[num_eq:])
+
+        empty = [jnp.zeros(0, dtype)]
+        qp = QuadraticProgram(
+            objective.P,
+            objective.q,
+            stack(blocks, size, dtype),
+            jnp.concatenate(lower or empty),
+            jnp.concatenate(upper or empty),
+        )
+        return qp, objective.unravel, unravel_rows
+
+    def to_params(self, problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
+        """``KKTSolution(x, dual_eq, dual_ineq)``."""
+        del Ax
+        return KKTSolution(problem.unravel_x(x), *problem.unravel_rows(y))
+
+    def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any = None, params_ineq: Any = None):
+        """A starting point for ``run`` with the primal variables ``init_x`` and multipliers 0."""
+        problem = self.problem(init_x, params_obj, params_eq, params_ineq)
+        x = _flat(init_x, problem.qp.q.dtype)
+        return self.to_params(problem, x, jnp.zeros_like(problem.qp.lower), x)
+
+
+def _pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair {meaning}, got {type(value).__name__}.")
+    return value[0], value[1]
+
+
+def _flat(tree: PyTree, dtype) -> Array:
+    return ravel_pytree(tree)[0].astype(dtype)
+
+
+def _is_valid(step: OptStep) -> Array:
+    """Whether the end of a run is worth differentiating: a solution, or an approximation of one."""
+    status = step.state.status
+    meaningful = (
+        (status == int(Status.CONVERGED))
+        | (status == int(Status.MAXITER))
+        | (status == int(Status.STALLED))
+        | (status == int(Status.RUNNING))
+    )
+    return meaningful & jnp.isfinite(step.state.error)

@@ -1,0 +1,244 @@
+r"""The Karush-Kuhn-Tucker system at a solution: one factorisation for polishing and for every derivative.
+
+At a solution each row is active (``a = 1``: an equality, or at a bound with a multiplier) or inactive (``a = 0``: no
+multiplier). Given ``a`` and the bound ``b`` at which a row is active, the solution is the root of
+
+.. math::
+
+    F(x, y) = \bigl(P x + q + A^T y,\; a E (A x - b) - (1 - a) c E^{-1} y\bigr),
+
+which is linear in :math:`(x, y)`; E and c scale rows and multipliers. Its Jacobian is eliminated to the n x n matrix
+
+.. math::
+
+    H = \bar P + \varepsilon I + \bar A^T \operatorname{diag}(a w) \bar A, \qquad w = 1 / (1 - (1 - \delta) a),
+
+of the scaled problem, symmetric positive definite whatever the rank of P and of the active rows. Refinement steps with
+the Jacobian itself remove the effect of :math:`\delta` and :math:`\varepsilon`. Newton's method for F is polishing; the
+same system, or its transpose, with another right-hand side is a derivative of the solution, forward or reverse.
+
+============================  =====================================================================================
+case                          what is computed
+============================  =====================================================================================
+strict complementarity,       the derivative
+independent active rows
+weakly active rows            ``a = 1/2`` (or 1, or 0, as asked for): an average of the derivatives on both sides
+dependent active rows         x: the derivative; y: the change of least norm
+x is not unique               the change of least norm: no movement along directions in which nothing holds x
+============================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import cho_solve
+
+from jaxsolve._loop import run_if_any
+from jaxsolve._types import Array
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._residuals import norm
+from jaxsolve.solvers.quadratic._scaling import Scaling
+
+__all__ = ["ActiveSet", "Factors", "classify", "factorize", "kkt_residual", "polish", "solve_kkt"]
+
+
+class ActiveSet(NamedTuple):
+    """Which rows hold the solution.
+
+    Attributes:
+        weight: 1 for active rows, 0 for inactive ones, between for weakly active ones; shape ``(m,)``.
+        at_upper: whether a row is (or would be) active at its upper bound.
+    """
+
+    weight: Array
+    at_upper: Array
+
+
+class Factors(NamedTuple):
+    """What the derivative of a solution needs.
+
+    Attributes:
+        active: the active set.
+        scaling: the scaling in which the system was factorised.
+        cholesky: lower triangular factor of H, shape ``(n, n)``.
+        valid: whether there is a solution to differentiate; if not, derivatives are zero.
+    """
+
+    active: ActiveSet
+    scaling: Scaling
+    cholesky: Array
+    valid: Array
+
+
+def regularization(dtype) -> tuple[float, float]:
+    """The parameters ``(delta, epsilon)`` of the system."""
+    return (1e-7, 1e-9) if jnp.finfo(dtype).bits == 64 else (1e-3, 1e-5)
+
+
+def classify(
+    qp: QuadraticProgram, x: Array, y: Array, scaling: Scaling, Ax: Array, *, weak: str | None = None
+) -> ActiveSet:
+    """Which rows are active at a point, by whether the multiplier or the slack is larger, in scaled units.
+
+    Args:
+        qp: the problem, unscaled.
+        x: primal point.
+        y: multipliers.
+        scaling: its scaling.
+        Ax: the rows at ``x``.
+        weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``;
+            ``None`` decides by rounding.
+    """
+    del x
+    rows = scaling.rows
+    multiplier = scaling.cost * y / rows
+    above, below = rows * (qp.upper - Ax), rows * (Ax - qp.lower)
+    at_upper = jnp.where(multiplier == 0, above < below, multiplier > 0)
+    slack = jnp.where(at_upper, above, below)
+    equality = qp.lower == qp.upper
+    weight = (equality | (jnp.abs(multiplier) > slack)).astype(y.dtype)
+    if weak is not None:
+        tiny = jnp.sqrt(jnp.finfo(y.dtype).eps)
+        bound = jnp.where(at_upper, qp.upper, qp.lower)
+        size = 1 + jnp.where(jnp.isfinite(bound), jnp.abs(rows * bound), 0)
+        largest = 1 + jnp.max(jnp.abs(multiplier), initial=0)
+        undecided = ~equality & (jnp.abs(multiplier) <= tiny * largest) & (slack <= tiny * size)
+        weight = jnp.where(undecided, {"half": 0.5, "active": 1.0, "inactive": 0.0}[weak], weight)
+    return ActiveSet(weight, at_upper)
+
+
+def kkt_residual(
+    qp: QuadraticProgram, x: Array, y: Array, active: ActiveSet, scaling: Scaling
+) -> tuple[Array, Array]:
+    """The mapping ``F`` of this module; linear in the point, differentiable in the data."""
+    weight, rows = active.weight, scaling.rows
+    bound = jnp.where(active.at_upper, qp.upper, qp.lower)
+    bound = jnp.where(weight > 0, bound, 0)
+    stationarity = qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)
+    return stationarity, weight * rows * (qp.A.matvec(x) - bound) - (1 - weight) * (scaling.cost / rows) * y
+
+
+def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
+    """The Cholesky factor of H; shape ``(n, n)``.
+
+    Args:
+        scaled: the scaled problem, with dense matrices.
+        active: the active set.
+    """
+    delta, epsilon = regularization(scaled.q.dtype)
+    P, A = scaled.P.dense(), scaled.A.dense()
+    H = P + A.T @ (_row_weights(active, delta)[:, None] * A)
+    identity = jnp.eye(scaled.num_variables, dtype=H.dtype)
+    L = jnp.linalg.cholesky(H + epsilon * identity)
+    # Where nothing holds x, a pivot is of the size of epsilon or, for lack of precision, not a number.
+    loose = 1e3 * epsilon
+    singular = ~(jnp.min(jnp.diagonal(L)) ** 2 > loose)
+
+    def hold(L):
+        # Along the directions that are not held a stiff spring takes the place of the missing curvature.
+        values, vectors = jnp.linalg.eigh(H)
+        spring = jnp.where(values > loose, jnp.maximum(values, epsilon), 1 / delta)
+        basis = vectors * jnp.sqrt(spring)
+        del L
+        return jnp.linalg.cholesky(basis @ basis.T)
+
+    return run_if_any(singular, hold, L)
+
+
+def _row_weights(active, delta):
+    return active.weight / (1 - (1 - delta) * active.weight)
+
+
+def solve_kkt(
+    qp: QuadraticProgram,
+    r1: Array,
+    r2: Array,
+    factors: Factors,
+    *,
+    transposed: bool = False,
+    refine: bool = True,
+) -> tuple[Array, Array]:
+    """Solve with the Jacobian of :func:`kkt_residual` in ``(x, y)``, or its transpose.
+
+    Args:
+        qp: the problem, unscaled.
+        r1: right-hand side of the first block, shape ``(n,)``.
+        r2: of the second block, shape ``(m,)``.
+        factors: the factorisation.
+        transposed: solve with the transpose.
+        refine: refine the solution until its residual no longer shrinks.
+
+    Returns:
+        The two blocks of the solution.
+    """
+    (variables, rows, cost), a = factors.scaling, factors.active.weight
+    delta, _ = regularization(qp.q.dtype)
+    w = 1 / (1 - (1 - delta) * a)
+
+    # In scaled units both systems are symmetric but for the place of `a`.
+    def matvec(x, y):
+        stationarity = variables * (qp.P.matvec(variables * x) * cost + qp.A.rmatvec(rows * (a * y if transposed else y)))
+        Ax = rows * qp.A.matvec(variables * x)
+        return stationarity, (Ax if transposed else a * Ax) - (1 - a) * y
+
+    def once(r1, r2):
+        r1 = r1 + variables * qp.A.rmatvec(rows * ((a * w if transposed else w) * r2))
+        x = cho_solve((factors.cholesky, True), r1)
+        Ax = rows * qp.A.matvec(variables * x)
+        return x, w * ((Ax if transposed else a * Ax) - r2)
+
+    r1 = cost * variables * r1
+    r2 = rows * r2 if transposed else r2
+    if not refine:
+        x, y = once(r1, r2)
+    else:
+
+        def step(x, y):
+            Jx, Jy = matvec(x, y)
+            left = (r1 - Jx, r2 - Jy)
+            dx, dy = once(*left)
+            return (x + dx, y + dy), jnp.maximum(norm(left[0]), norm(left[1]))
+
+        wanted = 4 * jnp.finfo(r1.dtype).eps * jnp.maximum(norm(r1), norm(r2))
+        x, y = _improve(step, (jnp.zeros_like(r1), jnp.zeros_like(r2)), wanted)
+    return variables * x, (y / cost if transposed else rows * y / cost)
+
+
+def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
+    """Solve for the point that the active set determines, by Newton's method from ``(x, y)``."""
+    variables, rows, cost = factors.scaling
+
+    def step(x, y):
+        F1, F2 = kkt_residual(qp, x, y, factors.active, factors.scaling)
+        dx, dy = solve_kkt(qp, F1, F2, factors, refine=False)
+        return (x - dx, y - dy), jnp.maximum(norm(cost * variables * F1), norm(F2))
+
+    wanted = 4 * jnp.finfo(x.dtype).eps * (1 + norm(x / variables))
+    return _improve(step, (x, y), wanted)
+
+
+_MAX_STEPS = 12
+
+
+def _improve(step, start, wanted):
+    """Repeat ``step(*point) -> (next_point, residual_at_point)`` while it helps.
+
+    The regularisation makes every step a contraction, a weak one where the system is nearly singular. A step costs two
+    triangular solves, so there are as many as it takes, and two at least.
+    """
+
+    def proceed(carry):
+        count, _, residual, before = carry
+        helps = (residual > wanted) & (residual <= 0.5 * before)
+        return (count < 2) | ((count < _MAX_STEPS) & helps)
+
+    def body(carry):
+        count, point, residual, _ = carry
+        new, at_point = step(*point)
+        return count + 1, new, at_point, residual
+
+    infinite = jnp.asarray(jnp.inf, wanted.dtype)
+    return lax.while_loop(proceed, body, (jnp.zeros((), jnp.int32), start, infinite, infinite))[1]

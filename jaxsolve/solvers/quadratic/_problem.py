@@ -1,0 +1,398 @@
+r"""Quadratic programs in one form, whatever their data were given as.
+
+.. math::  \min_x \tfrac12 x^T P x + q^T x \quad\text{subject to}\quad l \le A x \le u.
+
+A row with :math:`l_i = u_i` is an equality; a bound may be infinite. The matrices are dense, sparse, or functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxsolve._compat import is_concrete
+from jaxsolve._types import Array, PyTree
+
+__all__ = [
+    "DenseMatrix",
+    "FunctionMatrix",
+    "Matrix",
+    "QuadraticProgram",
+    "SparseMatrix",
+    "StackedMatrix",
+    "as_quadratic",
+    "as_rows",
+    "check_bounds",
+    "is_sparse",
+    "stack",
+]
+
+
+# ---- Matrices -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseMatrix:
+    """A matrix given by its entries."""
+
+    array: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.array.shape
+
+    def matvec(self, x: Array) -> Array:
+        return self.array @ x
+
+    def rmatvec(self, y: Array) -> Array:
+        return y @ self.array
+
+    def dense(self) -> Array:
+        return self.array
+
+    def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
+        """Largest absolute entry of each row and column of ``diag(rows) |A| diag(columns)``."""
+        scaled = jnp.abs(self.array) * rows[:, None] * columns
+        return jnp.max(scaled, axis=1, initial=0), jnp.max(scaled, axis=0, initial=0)
+
+    def scaled(self, rows: Array, columns: Array) -> DenseMatrix:
+        return DenseMatrix(self.array * rows[:, None] * columns)
+
+    def squared_column_sums(self, weights: Array) -> Array:
+        """Diagonal of ``A^T diag(weights) A``."""
+        return weights @ self.array**2
+
+    def diagonal(self) -> Array:
+        return jnp.diagonal(self.array)
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseMatrix:
+    """A matrix given by its non-zero entries; indices beyond the shape are padding."""
+
+    data: Array
+    rows: Array
+    columns: Array
+    shape: tuple[int, int]
+
+    def matvec(self, x: Array) -> Array:
+        taken = x.at[self.columns].get(mode="fill", fill_value=0)
+        return jnp.zeros(self.shape[0], x.dtype).at[self.rows].add(self.data * taken, mode="drop")
+
+    def rmatvec(self, y: Array) -> Array:
+        return self.transposed().matvec(y)
+
+    def transposed(self) -> SparseMatrix:
+        return SparseMatrix(self.data, self.columns, self.rows, self.shape[::-1])
+
+    def dense(self) -> Array:
+        return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.columns].add(self.data, mode="drop")
+
+    def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
+        scaled = jnp.abs(self.scaled(rows, columns).data)
+        return tuple(
+            jnp.zeros(size, scaled.dtype).at[index].max(scaled, mode="drop")
+            for size, index in zip(self.shape, (self.rows, self.columns), strict=True)
+        )  # type: ignore[return-value]  # a pair
+
+    def scaled(self, rows: Array, columns: Array) -> SparseMatrix:
+        left = rows.at[self.rows].get(mode="fill", fill_value=0)
+        right = columns.at[self.columns].get(mode="fill", fill_value=0)
+        return dataclasses.replace(self, data=self.data * left * right)
+
+    def squared_column_sums(self, weights: Array) -> Array:
+        return dataclasses.replace(self, data=self.data**2).rmatvec(weights)
+
+    def diagonal(self) -> Array:
+        on_diagonal = jnp.where(self.rows == self.columns, self.data, 0)
+        return jnp.zeros(self.shape[0], self.data.dtype).at[self.rows].add(on_diagonal, mode="drop")
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionMatrix:
+    """A matrix given by its products: a linear function of vectors."""
+
+    function: Callable[[Array], Array]
+    shape: tuple[int, int]
+    dtype: Any
+    symmetric: bool = False
+
+    def matvec(self, x: Array) -> Array:
+        return self.function(x)
+
+    def rmatvec(self, y: Array) -> Array:
+        if self.symmetric:
+            return self.function(y)
+        return jax.linear_transpose(self.function, jax.ShapeDtypeStruct(self.shape[1:], self.dtype))(y)[0]
+
+    def dense(self) -> Array:
+        return jax.vmap(self.function, in_axes=1, out_axes=1)(jnp.eye(self.shape[1], dtype=self.dtype))
+
+    def scaled(self, rows: Array, columns: Array) -> FunctionMatrix:
+        return dataclasses.replace(self, function=lambda x: rows * self.function(columns * x))
+
+
+@dataclasses.dataclass(frozen=True)
+class StackedMatrix:
+    """Matrices of different kinds on top of each other."""
+
+    blocks: tuple[Matrix, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(block.shape[0] for block in self.blocks), self.blocks[0].shape[1]
+
+    def _parts(self, y: Array) -> list[Array]:
+        return jnp.split(y, np.cumsum([block.shape[0] for block in self.blocks])[:-1])
+
+    def matvec(self, x: Array) -> Array:
+        return jnp.concatenate([block.matvec(x) for block in self.blocks])
+
+    def rmatvec(self, y: Array) -> Array:
+        products = [block.rmatvec(part) for block, part in zip(self.blocks, self._parts(y), strict=True)]
+        return functools.reduce(jnp.add, products)
+
+    def dense(self) -> Array:
+        return jnp.concatenate([block.dense() for block in self.blocks])
+
+    def scaled(self, rows: Array, columns: Array) -> StackedMatrix:
+        return StackedMatrix(tuple(b.scaled(r, columns) for b, r in zip(self.blocks, self._parts(rows), strict=True)))
+
+
+Matrix = DenseMatrix | SparseMatrix | FunctionMatrix | StackedMatrix
+
+
+def has_entries(matrix: Matrix) -> bool:
+    """Whether single entries of the matrix can be looked at."""
+    return isinstance(matrix, (DenseMatrix, SparseMatrix))
+
+
+def is_sparse(matrix: Any) -> bool:
+    """Whether ``matrix`` is one of jax's sparse arrays."""
+    # Importing jax's sparse arrays takes a tenth of a second; whoever made one has imported them.
+    sparse = sys.modules.get("jax.experimental.sparse")
+    return sparse is not None and isinstance(matrix, sparse.JAXSparse)
+
+
+def _as_matrix(name: str, value: Any, columns: int | None, dtype) -> DenseMatrix | SparseMatrix:
+    shape = getattr(value, "shape", None)
+    if shape is None or len(shape) != 2:
+        found = f"shape {shape}" if shape is not None else type(value).__name__
+        raise ValueError(
+            f"{name} must be a matrix, got {found}; for a matrix given by its products pass the function that computes "
+            "them to the solver (matvec_Q, matvec_A, matvec_G)."
+        )
+    if columns is not None and shape[1] != columns:
+        raise ValueError(f"{name} must have one column for each of the {columns} variables, got shape {shape}.")
+    if is_sparse(value):
+        coordinates = value if hasattr(value, "indices") and not hasattr(value, "indptr") else value.to_bcoo()
+        if coordinates.n_batch or coordinates.n_dense:
+            raise ValueError(f"{name} must be sparse in both axes, got {value}.")
+        indices = coordinates.indices
+        return SparseMatrix(coordinates.data.astype(dtype), indices[:, 0], indices[:, 1], tuple(shape))
+    return DenseMatrix(jnp.asarray(value).astype(dtype))
+
+
+def stack(blocks: list[Matrix], columns: int, dtype) -> Matrix:
+    """The matrices on top of each other; without any, one with no rows."""
+    if not blocks:
+        return DenseMatrix(jnp.zeros((0, columns), dtype))
+    if len(blocks) == 1:
+        return blocks[0]
+    if all(isinstance(block, DenseMatrix) for block in blocks):
+        return DenseMatrix(jnp.concatenate([block.dense() for block in blocks]))
+    if all(isinstance(block, SparseMatrix) for block in blocks):
+        starts = np.cumsum([0, *(block.shape[0] for block in blocks)])
+        # The padding of an upper block must not point into a lower one.
+        rows = [
+            jnp.where(block.rows < block.shape[0], block.rows + int(start), int(starts[-1]))  # type: ignore[union-attr]
+            for block, start in zip(blocks, starts[:-1], strict=True)
+        ]
+        return SparseMatrix(
+            jnp.concatenate([block.data for block in blocks]),  # type: ignore[union-attr]  # all are sparse
+            jnp.concatenate(rows),
+            jnp.concatenate([block.columns for block in blocks]),  # type: ignore[union-attr]
+            (int(starts[-1]), columns),
+        )
+    return StackedMatrix(tuple(blocks))
+
+
+# ---- Problems -----------------------------------------------------------------------------------------------------
+
+
+class QuadraticProgram(NamedTuple):
+    """A quadratic program over vectors.
+
+    Attributes:
+        P: matrix of shape ``(n, n)``, symmetric positive semidefinite.
+        q: shape ``(n,)``.
+        A: matrix of shape ``(m, n)``.
+        lower: shape ``(m,)``.
+        upper: shape ``(m,)``.
+    """
+
+    P: Matrix
+    q: Array
+    A: Matrix
+    lower: Array
+    upper: Array
+
+    @property
+    def num_variables(self) -> int:
+        return self.q.shape[0]
+
+    @property
+    def num_rows(self) -> int:
+        return self.lower.shape[0]
+
+    @property
+    def has_entries(self) -> bool:
+        return has_entries(self.P) and has_entries(self.A)
+
+    @property
+    def is_dense(self) -> bool:
+        return isinstance(self.P, DenseMatrix) and isinstance(self.A, DenseMatrix)
+
+    def dense(self) -> QuadraticProgram:
+        """The same problem with dense matrices."""
+        return self._replace(P=DenseMatrix(self.P.dense()), A=DenseMatrix(self.A.dense()))
+
+    def value(self, x: Array) -> Array:
+        """The objective."""
+        return 0.5 * (x @ self.P.matvec(x)) + self.q @ x
+
+
+class Quadratic(NamedTuple):
+    """An objective: ``P``, ``q`` and the map from vectors to the pytrees of the user."""
+
+    P: Matrix
+    q: Array
+    unravel: Callable[[Array], PyTree]
+
+
+def as_quadratic(
+    params_obj: Any, matvec_Q: Callable | None = None, fun: Callable | None = None, like: PyTree = None
+) -> Quadratic:
+    """The objective as the user gave it.
+
+    Args:
+        params_obj: ``(Q, c)``, with ``Q`` a dense or sparse matrix, the parameters of ``matvec_Q``, or ``None`` for a
+            linear objective; or the parameters of ``fun``.
+        matvec_Q: ``matvec_Q(params_Q, x)``, the product with a symmetric matrix.
+        fun: ``fun(x, params_obj)``, a quadratic function.
+        like: pytree like ``x``; needed with ``fun``.
+
+    Raises:
+        TypeError: ``params_obj`` is no pair.
+        ValueError: shapes do not fit.
+    """
+    if fun is not None:
+        if like is None:
+            raise ValueError("an objective given by fun needs init_params, which says what its variables look like.")
+        zeros = jax.tree.map(jnp.zeros_like, like)
+        flat, unravel = ravel_pytree(zeros)
+        gradient = jax.grad(lambda x: fun(unravel(x), params_obj))
+        q, hessian = jax.linearize(gradient, flat)
+        return Quadratic(FunctionMatrix(hessian, (flat.size, flat.size), flat.dtype, symmetric=True), q, unravel)
+    if not isinstance(params_obj, (tuple, list)) or len(params_obj) != 2:
+        raise TypeError(f"params_obj must be a pair (Q, c), got {_describe(params_obj)}.")
+    params_Q, c = params_obj
+    c = jax.tree.map(_as_float, c)
+    q, unravel = ravel_pytree(c)
+    if not q.size:
+        raise ValueError("c must have at least one entry, one for each variable.")
+    size = q.size
+    if matvec_Q is not None:
+
+        def product(x):
+            return ravel_pytree(matvec_Q(params_Q, unravel(x)))[0].astype(q.dtype)
+
+        _check_size("matvec_Q", product, q, size)
+        return Quadratic(FunctionMatrix(product, (size, size), q.dtype, symmetric=True), q, unravel)
+    if params_Q is None:
+        return Quadratic(DenseMatrix(jnp.zeros((size, size), q.dtype)), q, unravel)
+    P = _as_matrix("Q", params_Q, size, q.dtype)
+    if P.shape[0] != size:
+        raise ValueError(f"Q must be square of size {size}, the number of entries of c, got shape {P.shape}.")
+    if isinstance(P, DenseMatrix):
+        # Only the symmetric part enters the objective, and its derivative says so.
+        P = DenseMatrix(0.5 * (P.array + P.array.T))
+    return Quadratic(P, q, unravel)
+
+
+def as_rows(
+    name: str, params_A: Any, objective: Quadratic, matvec: Callable | None = None
+) -> tuple[Matrix, Callable[[Array], PyTree]]:
+    """The matrix of the constraints as the user gave it, and the map from its rows to the user's pytrees.
+
+    Args:
+        name: of the matrix, for messages.
+        params_A: a dense or sparse matrix, or the parameters of ``matvec``.
+        objective: what is minimised.
+        matvec: ``matvec(params_A, x)``, a linear function of ``x``.
+    """
+    q = objective.q
+    if matvec is None:
+        matrix = _as_matrix(name, params_A, q.size, q.dtype)
+        return matrix, lambda y: y
+    shape = jax.eval_shape(lambda x: matvec(params_A, objective.unravel(x)), q)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+    flat, unravel = ravel_pytree(zeros)
+
+    def product(x):
+        return ravel_pytree(matvec(params_A, objective.unravel(x)))[0].astype(q.dtype)
+
+    return FunctionMatrix(product, (flat.size, q.size), q.dtype), unravel
+
+
+def as_vector(name: str, value: Any, size: int, dtype) -> Array:
+    """A right-hand side as a vector; a number stands for as many entries as there are rows."""
+    leaves = jax.tree.leaves(value)
+    if len(leaves) == 1 and jnp.ndim(leaves[0]) == 0:
+        return jnp.broadcast_to(jnp.asarray(leaves[0]).astype(dtype), (size,))
+    flat = ravel_pytree(jax.tree.map(_as_float, value))[0]
+    if flat.size != size:
+        raise ValueError(f"{name} must have {size} entries, one for each row of the matrix, got {flat.size}.")
+    return flat.astype(dtype)
+
+
+def check_bounds(lower: Any, upper: Any, names: tuple[str, str] = ("l", "u")) -> None:
+    """Raise ``ValueError`` for concrete bounds that no number satisfies."""
+    for name, bound in zip(names, (lower, upper), strict=True):
+        for leaf in jax.tree.leaves(bound):
+            if is_concrete(leaf) and np.any(np.isnan(np.asarray(leaf, dtype=float))):
+                raise ValueError(f"{name} must not be NaN; an absent bound is infinite.")
+    pairs = zip(jax.tree.leaves(lower), jax.tree.leaves(upper), strict=False)
+    for low, high in pairs:
+        if not (is_concrete(low) and is_concrete(high)):
+            continue
+        low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
+        try:
+            wrong = np.any((low > high) | (low == np.inf) | (high == -np.inf))
+        except ValueError:
+            continue  # shapes that do not fit are found, and named, where they are used
+        if wrong:
+            raise ValueError(f"{names[0]} must not exceed {names[1]}, got {names[0]}={low} and {names[1]}={high}.")
+
+
+def _as_float(leaf):
+    leaf = jnp.asarray(leaf)
+    return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(jnp.result_type(float))
+
+
+def _check_size(name, product, x, size):
+    got = jax.eval_shape(product, x).shape
+    if got != (size,):
+        raise ValueError(f"{name} must return as many entries as x has, {size}, but returned {got[0]}.")
+
+
+def _describe(value):
+    return f"{type(value).__name__} of length {len(value)}" if hasattr(value, "__len__") else type(value).__name__
