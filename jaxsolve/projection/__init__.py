@@ -15,6 +15,7 @@ from jaxsolve.projection._box import (
 from jaxsolve.projection._box_section import projection_box_section
 from jaxsolve.projection._euclidean import projection_l2_ball, projection_l2_sphere
 from jaxsolve.projection._exponential_cone import projection_dual_exponential_cone, projection_exponential_cone
+from jaxsolve.projection._polyhedron import projection_polyhedron
 from jaxsolve.projection._power_cone import projection_dual_power_cone, projection_power_cone
 from jaxsolve.projection._second_order_cone import projection_l12_ball, projection_second_order_cone
 from jaxsolve.projection._simplex import projection_l1_ball, projection_l1_sphere, projection_simplex
@@ -52,6 +53,7 @@ __all__ = [
     "projection_linf_ball",
     "projection_non_negative",
     "projection_nuclear_norm_ball",
+    "projection_polyhedron",
     "projection_power_cone",
     "projection_psd_cone",
     "projection_second_order_cone",

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -230,7 +231,7 @@ def _transport(kind, name, sim_matrix, marginals, make_solver, use_semi_dual):
                 f"{name}: the marginals must have equal finite sums, got {given[0].sum()} and {given[1].sum()}."
             )
     # A solver of the caller's is a new function each time, for which there is nothing to keep.
-    project = _project if make_solver is None else _project.__wrapped__
+    project = _compiled if make_solver is None else _project
     return project(wide, a, b, eps, kind, bool(use_semi_dual), make_solver).astype(sim_matrix.dtype)
 
 
@@ -243,8 +244,6 @@ def _agree(a, b, eps):
 # ---- The solution -------------------------------------------------------------------------------------------------
 
 
-# Compiled once for each shape, so that eager calls do not stage the solver anew.
-@functools.partial(jax.jit, static_argnames=("eps", "kind", "use_semi_dual", "make_solver"))
 def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
     valid = _agree(*lax.stop_gradient((a, b)), eps) & jnp.all(a >= 0) & jnp.all(b >= 0) & jnp.all(jnp.isfinite(S))
     nonzero = valid & (jnp.sum(a) > 0)
@@ -263,6 +262,10 @@ def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
     plan = derive_by(_TANGENTS[kind], plan, S, a, b)
     plan = jnp.where(nonzero, total * plan, jnp.zeros_like(plan))
     return jnp.where(valid, plan, jnp.full_like(plan, jnp.nan))
+
+
+# Compiled once for each shape, so that eager calls do not stage the solver anew.
+_compiled = jax.jit(_project, static_argnums=(3, 4, 5, 6))
 
 
 # A plan whose marginals are off by more than this part of the total is none.
@@ -290,7 +293,8 @@ def _tolerance(dtype):
 
 
 def _default_solver(fun, dtype):
-    return LBFGS(fun, tol=_tolerance(dtype), maxiter=2000, history_size=20)
+    make: Any = LBFGS
+    return make(fun, tol=_tolerance(dtype), maxiter=2000, history_size=20)
 
 
 _SWEEPS = 3
@@ -329,7 +333,7 @@ def _solve_entropic(S, a, b, empty):
             logs = jnp.log(jnp.where(b > 0, mass * _reciprocal(b), jnp.ones_like(b)))
             return jnp.vdot(b, logs) - jnp.vdot(a, delta)
 
-        solution = LBFGS(semi_dual, tol=tol, maxiter=1000, history_size=20).run(jnp.zeros_like(a)).params
+        solution = _default_solver(semi_dual, S.dtype).run(jnp.zeros_like(a)).params
         new = alpha + solution * _reciprocal(root)
         return count + 1, new, error(new), before
 

@@ -19,7 +19,7 @@ from jaxsolve._compat import is_concrete
 from jaxsolve._types import PyTree
 from jaxsolve.projection._box import clip
 from jaxsolve.projection._rules import derive_by
-from jaxsolve.prox._penalties import map_scaled, prepare
+from jaxsolve.prox._penalties import prepare
 from jaxsolve.tree_util import tree_cast_like
 
 __all__ = ["prox_hinge", "prox_huber", "prox_kl", "prox_log_barrier", "prox_quantile", "prox_reverse_kl"]
@@ -227,21 +227,22 @@ def prox_log_barrier(x: PyTree, weight: PyTree = 1.0, scaling: Any = 1.0) -> PyT
         [1.0, 2.0]
     """
     x, wide, (weights,), scaling = prepare(x, scaling, allow_complex=False, weight=weight)
-    return tree_cast_like(map_scaled(_positive_root, wide, weights, scaling), x)
+    out = jax.tree.map(lambda leaf, w: _positive_root(leaf, scaling.astype(leaf.dtype), w), wide, weights)
+    return tree_cast_like(out, x)
 
 
 @jax.jit
-def _positive_root(x, t):
-    """The positive solution of ``y^2 - x y - t = 0``; ``max(x, 0)`` where ``t`` is 0."""
+def _positive_root(x, t, weight):
+    """The positive solution of ``y^2 - x y - t weight = 0``; ``max(x, 0)`` where the product is 0."""
     # In units of a power of two near the result, so that squares neither overflow nor vanish.
-    size = lax.stop_gradient(jnp.maximum(jnp.abs(x), jnp.sqrt(t)))
+    size = lax.stop_gradient(jnp.maximum(jnp.abs(x), jnp.sqrt(t) * jnp.sqrt(weight)))
     limit = -int(jnp.finfo(x.dtype).minexp)
     size = jnp.ldexp(jnp.ones_like(x), jnp.clip(jnp.frexp(size)[1], -limit, limit))
-    x, t = x / size, t / size / size
-    flat = (t == 0) & (x <= 0)
-    root = jnp.sqrt(jnp.where(flat, jnp.ones_like(x), x**2 + 4 * t))
+    x, product = x / size, (t / size) * (weight / size)
+    flat = (product == 0) & (x <= 0)
+    root = jnp.sqrt(jnp.where(flat, jnp.ones_like(x), x**2 + 4 * product))
     # For negative x the sum would cancel.
-    shrunk = 2 * t / jnp.where(x < 0, root - x, jnp.ones_like(x))
+    shrunk = 2 * product / jnp.where(x < 0, root - x, jnp.ones_like(x))
     y = jnp.where(x < 0, shrunk, (x + root) / 2)
     return jnp.where(flat, jnp.zeros_like(x), size * y)
 
@@ -275,10 +276,11 @@ def prox_reverse_kl(x: PyTree, target: PyTree = 1.0, scaling: Any = 1.0) -> PyTr
     """
     x, wide, (targets,), scaling = prepare(x, scaling, allow_complex=False, target=target)
 
-    def move(leaf, tq):
-        return _positive_root(leaf - scaling.astype(leaf.dtype), tq)
+    def move(leaf, q):
+        t = scaling.astype(leaf.dtype)
+        return _positive_root(leaf - t, t, q)
 
-    return tree_cast_like(map_scaled(move, wide, targets, scaling), x)
+    return tree_cast_like(jax.tree.map(move, wide, targets), x)
 
 
 def prox_kl(x: PyTree, target: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
@@ -324,10 +326,11 @@ def prox_kl(x: PyTree, target: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
 @jax.jit
 def _entropic(x, t, q):
     """The solution of ``t log(y / q) + y = x``; all of one shape."""
-    regular = (t > 0) & (q > 0)
+    positive = q > 0
+    regular = (t > 0) & positive
     t, q = jnp.where(regular, t, jnp.ones_like(t)), jnp.where(regular, q, jnp.ones_like(q))
     y = derive_by(_entropic_tangent, _solve_entropic(*lax.stop_gradient((x, t, q))), x, t, q)
-    flat = jnp.where((q > 0) & (x > 0), x, jnp.zeros_like(x))
+    flat = jnp.where(positive & (x > 0), x, jnp.zeros_like(x))
     return jnp.where(regular, y, flat)
 
 

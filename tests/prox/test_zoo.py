@@ -1,4 +1,4 @@
-"""Losses, barriers, divergences, total variation, nuclear norm, and combinators: optimality, derivatives, hard input."""
+"""Losses, barriers, divergences, total variation, nuclear norm, combinators: optimality, derivatives, hard input."""
 
 import functools
 
@@ -21,10 +21,6 @@ TARGET = np.array([0.5, 1.0, 2.0, 0.25, 1.0, 0.0])
 
 def huber(y, delta):
     return np.sum(np.where(np.abs(y) <= delta, 0.5 * y**2, delta * np.abs(y) - 0.5 * delta**2))
-
-
-def domain(y, penalty):
-    return penalty if np.all(y >= 0) else np.inf
 
 
 # name -> (prox of x, parameter and scaling, penalty, parameter, whether y must be non-negative)
@@ -73,6 +69,8 @@ def jacobians(name):
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 def test_minimizes_and_is_firmly_nonexpansive(name, x, y, scaling):
     _, penalty, param, positive = CASES[name]
+    # The domain is felt however small the scaling.
+    scaling = max(scaling, 0.25) if name == "kl" else scaling
     px, py = (np.asarray(FUNCTIONS[name](v, param, scaling)) for v in (x, y))
     assert np.sum((px - py) ** 2) <= (px - py) @ (x - y) + 1e-12
     value = lambda z: 0.5 * np.sum((z - x) ** 2) + (scaling * penalty(z, param) if scaling else 0)
@@ -85,12 +83,12 @@ def test_minimizes_and_is_firmly_nonexpansive(name, x, y, scaling):
 def test_derivatives_in_all_arguments(name):
     fun, _, param, _ = CASES[name]
     if name in ("hinge", "squared_hinge"):
-        check_derivatives(lambda x, s: fun(x, None, s), (jnp.asarray(X), jnp.asarray(0.8)))
+        check_derivatives(lambda x, s: fun(x, None, s), (jnp.asarray(X), jnp.asarray(0.65)))
     elif name in ("kl", "reverse_kl"):
         # A target of 0 is a boundary.
-        check_derivatives(lambda x, q, s: fun(x[:5], q, s), (jnp.asarray(X), jnp.asarray(param[:5]), jnp.asarray(0.8)))
+        check_derivatives(lambda x, q, s: fun(x[:5], q, s), (jnp.asarray(X), jnp.asarray(param[:5]), jnp.asarray(0.65)))
     else:
-        check_derivatives(fun, (jnp.asarray(X), jnp.asarray(param), jnp.asarray(0.8)))
+        check_derivatives(fun, (jnp.asarray(X), jnp.asarray(param), jnp.asarray(0.65)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -127,21 +125,13 @@ def test_dtype_is_kept_and_batches(name):
 @pytest.mark.parametrize("size", [1e30, 1e-30])
 def test_extreme_sizes_in_float32(name, size):
     fun = CASES[name][0]
-    x, size = jnp.asarray(X, jnp.float32), np.float32(size)
-    # The penalties are of degree one in y, or have a prox of degree one in x and their parameter or scaling.
-    if name in ("huber", "kl", "linf", "total_variation", "nuclear_norm"):
-        param = jnp.asarray(CASES[name][2], jnp.float32)
-        scaled = fun(x * size, param * size, 0.5 if name == "huber" else 0.5 * size if name == "kl" else 0.5)
-    else:
-        param = jnp.asarray(CASES[name][2], jnp.float32)
-        if name == "quantile":
-            scaled = fun(x * size, param, jnp.float32(0.5) * size)
-        elif name == "reverse_kl":
-            scaled = fun(x * size, param * size, jnp.float32(0.5) * size)
-        else:
-            # The weight is a square, and too large or small a number here.
-            assert np.all(np.isfinite(fun(x * size, param, 0.5)))
-            return
+    x, param, size = jnp.asarray(X, jnp.float32), jnp.asarray(CASES[name][2], jnp.float32), np.float32(size)
+    if name == "log_barrier":
+        # It is of degree 2 in x.
+        assert np.all(np.isfinite(fun(x * size, param, 0.5)))
+        return
+    by_scaling = np.float32(0.5) * size if name in ("quantile", "kl", "reverse_kl") else 0.5
+    scaled = fun(x * size, param if name == "quantile" else param * size, by_scaling)
     np.testing.assert_allclose(scaled / size, fun(x, param, 0.5), atol=2e-6)
 
 
@@ -153,7 +143,8 @@ def test_entropic_against_lambert():
     )
     # Beyond what an exponential holds.
     np.testing.assert_allclose(prox.prox_kl(jnp.array([-1e300, 1e5, 1e300, jnp.inf]), q, t)[0], 0.0)
-    np.testing.assert_allclose(prox.prox_kl(jnp.array(1e5)), 1e5 - np.log(1e5), rtol=1e-9)
+    y = float(prox.prox_kl(jnp.array(1e5)))
+    np.testing.assert_allclose(np.log(y) + y, 1e5, rtol=1e-14)
 
 
 def total_variation_violation(x, y, weight):
@@ -181,7 +172,8 @@ def test_total_variation_of_a_long_signal_and_its_derivative():
     y = np.asarray(denoise(x, 30.0))
     assert total_variation_violation(x, y, 30.0) <= 1e-9
     slope = jax.jacfwd(denoise)(jnp.asarray(x[:40]), 2.0)
-    same = denoise(x[:40], 2.0)[:, None] == denoise(x[:40], 2.0)[None, :]
+    part = np.asarray(denoise(x[:40], 2.0))
+    same = part[:, None] == part[None, :]
     np.testing.assert_allclose(slope, same / same.sum(1, keepdims=True), atol=1e-14)
     np.testing.assert_allclose(denoise(x[:10], 1e30), np.full(10, x[:10].mean()))
     for value in (np.inf, np.nan):
