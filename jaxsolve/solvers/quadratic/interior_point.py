@@ -208,29 +208,25 @@ def _proximal(dtype) -> tuple[float, float]:
 
 
 def _cold_start(qp: QuadraticProgram) -> Point:
-    """The minimiser of the objective plus a penalty of the rows, and what its multipliers suggest."""
+    """The minimiser of the objective plus a penalty of the rows, and slacks and multipliers of the size of its errors."""
     equality, lower, upper = _kinds(qp)
     dtype = qp.q.dtype
-    bounded = equality | lower | upper
-    low, high = jnp.where(lower | equality, qp.lower, qp.upper), jnp.where(upper | equality, qp.upper, qp.lower)
-    middle = jnp.where(bounded, 0.5 * (low + high), 0)
-    weight = jnp.where(equality, 1e4, jnp.where(bounded, 1, 0)).astype(dtype)
+    weight = jnp.where(equality, 1e4, jnp.where(lower | upper, 1, 0)).astype(dtype)
+    target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
     A, identity = qp.A.dense(), jnp.eye(qp.num_variables, dtype=dtype)
     H = qp.P.dense() + 1e-2 * identity + A.T @ (weight[:, None] * A)
-    x = cho_solve((jnp.linalg.cholesky(H), True), A.T @ (weight * middle) - qp.q)
+    x = cho_solve((jnp.linalg.cholesky(H), True), A.T @ (weight * target) - qp.q)
     Ax = A @ x
-    pull = weight * (Ax - middle)
     s_lower, s_upper = Ax - jnp.where(lower, qp.lower, 0), jnp.where(upper, qp.upper, 0) - Ax
-    slack = jnp.maximum(1.0, jnp.maximum(_largest(-s_lower, lower), _largest(-s_upper, upper)))
-    force = jnp.maximum(1.0, _largest(jnp.abs(pull), lower | upper))
-    one = jnp.ones((), dtype)
+    violation = jnp.maximum(_largest(-s_lower, lower), _largest(-s_upper, upper))
+    slack, one = jnp.maximum(1.0, violation), jnp.ones((), dtype)
     return Point(
         x,
-        jnp.where(equality, pull, 0),
-        jnp.where(lower, jnp.maximum(-pull, 0) + force, 0),
-        jnp.where(upper, jnp.maximum(pull, 0) + force, 0),
-        jnp.where(lower, jnp.maximum(s_lower, 0.1 * slack), one),
-        jnp.where(upper, jnp.maximum(s_upper, 0.1 * slack), one),
+        jnp.zeros_like(qp.lower),
+        jnp.where(lower, one, 0),
+        jnp.where(upper, one, 0),
+        jnp.where(lower, jnp.maximum(s_lower, slack), one),
+        jnp.where(upper, jnp.maximum(s_upper, slack), one),
     )
 
 
@@ -335,7 +331,11 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Arr
         jnp.where(lower, (s_lower + primal * affine.s_lower) * (z_lower + dual * affine.z_lower), 0)
     ) + jnp.sum(jnp.where(upper, (s_upper + primal * affine.s_upper) * (z_upper + dual * affine.z_upper), 0))
     centering = jnp.clip(after / count / jnp.maximum(mu, jnp.finfo(dtype).tiny), 0, 1) ** 3
-    goal = jnp.maximum(centering * mu, target)
+    # Complementarity must not run ahead of feasibility, or the iterates are stuck at the boundary: what the infeasible
+    # parts may still contribute to the duality gap is a measure for it.
+    r_primal = jnp.maximum(jnp.maximum(norm(r_equality), norm(r_lower)), norm(r_upper))
+    behind = 1e-2 * (norm(r_dual) * norm(x) + r_primal * norm(y)) / count
+    goal = jnp.maximum(jnp.maximum(centering * mu, jnp.minimum(behind, 10 * mu)), target)
     step, accurate = direction(
         goal - s_lower * z_lower - affine.s_lower * affine.z_lower,
         goal - s_upper * z_upper - affine.s_upper * affine.z_upper,
