@@ -70,9 +70,10 @@ def _project(x, A, b, G, h):
     # Around x: so the precision is that of the distance.
     rows = jnp.concatenate([A, G])
     moved = rows @ x
-    params, state = make(tol=tol).run(
-        None, (eye, jnp.zeros_like(x)), rows, (lower - moved, jnp.concatenate([b, h]) - moved)
-    )
+    bounds = (lower - moved, jnp.concatenate([b, h]) - moved)
+    # The solver is not yet written for strict rank promotion.
+    with jax.numpy_rank_promotion("allow"):
+        params, state = make(tol=tol).run(None, (eye, jnp.zeros_like(x)), rows, bounds)
     status = lax.stop_gradient(state.status)
     solved = (status == int(Status.CONVERGED)) & jnp.all(jnp.isfinite(x))
     out = jnp.where(solved, x + params.primal[0], jnp.full_like(x, jnp.nan))
