@@ -27,6 +27,7 @@ from jaxsolve.prox._penalties import (
     prox_non_negative_ridge,
     prox_ridge,
 )
+from jaxsolve.prox._slope import prox_slope
 from jaxsolve.prox._total_variation import prox_total_variation
 from jaxsolve.solvers._proximal import prox_none
 
@@ -53,6 +54,7 @@ __all__ = [
     "prox_quantile",
     "prox_reverse_kl",
     "prox_ridge",
+    "prox_slope",
     "prox_sparse_group_lasso",
     "prox_squared_hinge",
     "prox_total_variation",
