@@ -1,6 +1,24 @@
 """Proximity operators: on pytrees, with exact derivatives in ``x`` and in the weights of the penalty."""
 
+from jaxsolve.prox._combinators import (
+    make_prox_boxed,
+    make_prox_conjugate,
+    make_prox_scaled,
+    make_prox_separable,
+    make_prox_translated,
+)
+from jaxsolve.prox._elementwise import (
+    prox_hinge,
+    prox_huber,
+    prox_kl,
+    prox_log_barrier,
+    prox_quantile,
+    prox_reverse_kl,
+    prox_squared_hinge,
+)
 from jaxsolve.prox._from_projection import make_prox_from_projection
+from jaxsolve.prox._groups import prox_linf, prox_non_negative_group_lasso, prox_sparse_group_lasso
+from jaxsolve.prox._nuclear import prox_nuclear_norm
 from jaxsolve.prox._penalties import (
     prox_elastic_net,
     prox_group_lasso,
@@ -9,15 +27,35 @@ from jaxsolve.prox._penalties import (
     prox_non_negative_ridge,
     prox_ridge,
 )
+from jaxsolve.prox._slope import prox_slope
+from jaxsolve.prox._total_variation import prox_total_variation
 from jaxsolve.solvers._proximal import prox_none
 
 __all__ = [
+    "make_prox_boxed",
+    "make_prox_conjugate",
     "make_prox_from_projection",
+    "make_prox_scaled",
+    "make_prox_separable",
+    "make_prox_translated",
     "prox_elastic_net",
     "prox_group_lasso",
+    "prox_hinge",
+    "prox_huber",
+    "prox_kl",
     "prox_lasso",
+    "prox_linf",
+    "prox_log_barrier",
+    "prox_non_negative_group_lasso",
     "prox_non_negative_lasso",
     "prox_non_negative_ridge",
     "prox_none",
+    "prox_nuclear_norm",
+    "prox_quantile",
+    "prox_reverse_kl",
     "prox_ridge",
+    "prox_slope",
+    "prox_sparse_group_lasso",
+    "prox_squared_hinge",
+    "prox_total_variation",
 ]

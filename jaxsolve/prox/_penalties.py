@@ -25,7 +25,7 @@ from jaxsolve.projection._inputs import (
 from jaxsolve.tree_util import tree_cast_like, tree_real_dtype, tree_scalar_mul, tree_where
 
 __all__ = ["prox_elastic_net", "prox_group_lasso", "prox_lasso", "prox_non_negative_lasso", "prox_non_negative_ridge"]
-__all__ += ["prox_ridge"]
+__all__ += ["map_scaled", "prepare", "prox_ridge"]
 
 
 def prox_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
@@ -57,8 +57,8 @@ def prox_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
         >>> prox_lasso({"w": jnp.array([3.0, -0.5]), "b": jnp.array(1.0)}, {"w": 1.0, "b": 0.0})["w"].tolist()
         [2.0, 0.0]
     """
-    x, wide, (weights,), scaling = _prepare(x, scaling, l1reg=l1reg)
-    return tree_cast_like(_map_scaled(_soft_threshold, wide, weights, scaling), x)
+    x, wide, (weights,), scaling = prepare(x, scaling, l1reg=l1reg)
+    return tree_cast_like(map_scaled(_soft_threshold, wide, weights, scaling), x)
 
 
 def prox_non_negative_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
@@ -86,8 +86,8 @@ def prox_non_negative_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0)
         >>> prox_non_negative_lasso(jnp.array([3.0, -3.0]), 1.0, 2.0).tolist()
         [1.0, 0.0]
     """
-    x, wide, (weights,), scaling = _prepare(x, scaling, allow_complex=False, l1reg=l1reg)
-    shifted = _map_scaled(lambda leaf, t: leaf - t, wide, weights, scaling)
+    x, wide, (weights,), scaling = prepare(x, scaling, allow_complex=False, l1reg=l1reg)
+    shifted = map_scaled(lambda leaf, t: leaf - t, wide, weights, scaling)
     return tree_cast_like(projection_non_negative(shifted), x)
 
 
@@ -125,12 +125,12 @@ def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> 
         [0.5, 0.0]
     """
     l1reg, gamma = unpack((1.0, 1.0) if hyperparams is None else hyperparams, ("l1reg", "gamma"))
-    x, wide, (weights, ratios), scaling = _prepare(x, scaling, l1reg=l1reg, gamma=gamma)
+    x, wide, (weights, ratios), scaling = prepare(x, scaling, l1reg=l1reg, gamma=gamma)
 
     def shrink(leaf, threshold, ratio):
         return _soft_threshold(leaf, threshold) / (1 + threshold * ratio).astype(leaf.dtype)
 
-    return tree_cast_like(_map_scaled(shrink, wide, weights, scaling, ratios), x)
+    return tree_cast_like(map_scaled(shrink, wide, weights, scaling, ratios), x)
 
 
 def prox_ridge(x: PyTree, l2reg: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
@@ -159,8 +159,8 @@ def prox_ridge(x: PyTree, l2reg: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
         >>> prox_ridge(jnp.array([4.0, -2.0]), 0.5, 2.0).tolist()
         [2.0, -1.0]
     """
-    x, wide, (weights,), scaling = _prepare(x, scaling, l2reg=l2reg)
-    return tree_cast_like(_map_scaled(lambda leaf, t: leaf / (1 + t).astype(leaf.dtype), wide, weights, scaling), x)
+    x, wide, (weights,), scaling = prepare(x, scaling, l2reg=l2reg)
+    return tree_cast_like(map_scaled(lambda leaf, t: leaf / (1 + t).astype(leaf.dtype), wide, weights, scaling), x)
 
 
 def prox_non_negative_ridge(x: PyTree, l2reg: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
@@ -246,20 +246,24 @@ def _block_soft_threshold(x, threshold):
     return tree_cast_like(tree_where(zero, jax.tree.map(jnp.zeros_like, wide), shrunk), x)
 
 
-def _prepare(x, scaling, *, allow_complex=True, **weights):
-    """``x``, it in working precision, the weights brought to its structure, and the scaling; all checked."""
+def prepare(x, scaling, *, allow_complex=True, signed=False, **weights):
+    """``x``, it in working precision, the weights brought to its structure, and the scaling; all checked.
+
+    Weights must be non-negative unless they are ``signed``; None stands for 1.
+    """
     x = as_inexact(x, "x", allow_complex=allow_complex)
     wide = widen(x)
     fitted = []
     for name, value in weights.items():
         value = 1.0 if value is None else value
-        check_nonnegative(value, name)
+        if not signed:
+            check_nonnegative(value, name)
         fitted.append(broadcast_like(value, wide, name))
     check_nonnegative(scaling, "scaling")
     return x, wide, fitted, as_scalar(scaling, "scaling", jnp.result_type(float))
 
 
-def _map_scaled(function, x, weights, scaling, *rest):
+def map_scaled(function, x, weights, scaling, *rest):
     """``function(x, scaling * weights, *rest)`` leaf by leaf, the scaling in the dtype of the leaf."""
     return jax.tree.map(
         lambda leaf, weight, *r: function(leaf, scaling.astype(weight.dtype) * weight, *r), x, weights, *rest

@@ -27,6 +27,18 @@ CASES = {
         False,
     ),
     "group_lasso": (prox.prox_group_lasso, lambda y, l2: l2 * np.linalg.norm(y), (0.5,), False),
+    "non_negative_group_lasso": (
+        prox.prox_non_negative_group_lasso,
+        lambda y, l2: l2 * np.linalg.norm(y),
+        (0.5,),
+        True,
+    ),
+    "sparse_group_lasso": (
+        lambda x, l1, l2, scaling=1.0: prox.prox_sparse_group_lasso(x, (l1, l2), scaling),
+        lambda y, l1, l2: np.sum(l1 * np.abs(y)) + l2 * np.linalg.norm(y),
+        (0.3, 0.5),
+        False,
+    ),
     "ridge": (prox.prox_ridge, lambda y, l2: 0.5 * np.sum(l2 * y**2), (0.5,), False),
     "non_negative_ridge": (prox.prox_non_negative_ridge, lambda y, l2: 0.5 * np.sum(l2 * y**2), (0.5,), True),
 }

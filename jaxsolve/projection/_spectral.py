@@ -1,0 +1,235 @@
+r"""Projections of matrices by their eigenvalues and singular values.
+
+All of them come from the positive part :math:`P` of a symmetric matrix :math:`X`, whose modulus is
+:math:`|X| = 2 P - X`. From :math:`|X|^2 = X^2` follows for the derivative :math:`D` of :math:`P` along :math:`H`
+
+.. math::  |X| D + D |X| = P H + H P .
+
+This Lyapunov equation is linear in :math:`D`, and only the sums :math:`|\lambda_i| + |\lambda_j|` are divided by. So
+derivatives of every order are further equations with the same left-hand side: no eigenvector is differentiated, and
+equal eigenvalues do no harm. Where both eigenvalues are 0, to working precision, the derivative is taken as 0.
+
+Singular values of :math:`M` are the positive eigenvalues of :math:`\begin{pmatrix} 0 & M \\ M^\top & 0 \end{pmatrix}`.
+
+Reference: N. J. Higham, *Functions of Matrices*, 2008, sections 5.1 and 6.1 (for the sign and the square root); J.
+Malick and H. Sendov, *Clarke generalized Jacobian of the projection onto the cone of positive semidefinite matrices*,
+Set-Valued Analysis 14, 2006.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, widen
+from jaxsolve.projection._rules import derive_by, scalar_root
+from jaxsolve.projection._simplex import projection_l1_ball, projection_simplex
+
+__all__ = ["as_matrix", "projection_nuclear_norm_ball", "projection_psd_cone", "projection_spectrahedron", "shrink"]
+
+
+def projection_psd_cone(x: jax.Array, hyperparams: Any = None) -> jax.Array:
+    r"""Project on the cone of symmetric positive semidefinite matrices, in the Frobenius norm.
+
+    The negative eigenvalues of the symmetric part of ``x`` are replaced by 0. An eigenvalue that is 0 to working
+    precision counts as negative.
+
+    Args:
+        x: matrix of shape ``(n, n)``; what is not symmetric in it is discarded. For a stack of matrices use
+            ``jax.vmap``.
+        hyperparams: ignored; solvers pass it.
+
+    Returns:
+        The projection, symmetric, with the shape and dtype of ``x``.
+
+    Raises:
+        ValueError: ``x`` is not a square matrix.
+        TypeError: ``x`` is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_psd_cone
+        >>> (projection_psd_cone(jnp.array([[0.0, 2.0], [2.0, 0.0]])).round(4) + 0.0).tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
+    """
+    del hyperparams
+    x = as_matrix(x, "projection_psd_cone", square=True)
+    wide = widen(x)
+    return _psd(wide).astype(x.dtype)
+
+
+def projection_spectrahedron(x: jax.Array, value: Any = 1.0) -> jax.Array:
+    r"""Project on the spectrahedron: the positive semidefinite matrices of the given trace.
+
+    The eigenvalues of the symmetric part of ``x`` are projected on the simplex; see
+    :func:`~jaxsolve.projection.projection_simplex`.
+
+    Args:
+        x: matrix of shape ``(n, n)``; what is not symmetric in it is discarded. For a stack of matrices use
+            ``jax.vmap``.
+        value: the trace, a non-negative scalar; None means 1. If it is traced and negative the result is NaN. At 0 the
+            result and its derivatives are 0.
+
+    Returns:
+        The projection, symmetric, with the shape and dtype of ``x``.
+
+    Raises:
+        ValueError: ``x`` is not a square matrix; ``value`` is not a scalar or is negative.
+        TypeError: ``x`` or ``value`` is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_spectrahedron
+        >>> (projection_spectrahedron(jnp.diag(jnp.array([2.0, 1.5, -1.0]))).round(4) + 0.0).tolist()
+        [[0.75, 0.0, 0.0], [0.0, 0.25, 0.0], [0.0, 0.0, 0.0]]
+    """
+    x = as_matrix(x, "projection_spectrahedron", square=True)
+    wide = widen(x)
+    return _spectrahedron(wide, _size(value, "projection_spectrahedron: value", wide)).astype(x.dtype)
+
+
+def projection_nuclear_norm_ball(x: jax.Array, max_value: Any = 1.0) -> jax.Array:
+    r"""Project on the ball of the nuclear norm, the sum of singular values.
+
+    The singular values are projected on the ball of the l1 norm. A matrix on the boundary counts as one outside.
+
+    Args:
+        x: matrix of shape ``(m, n)``. For a stack of matrices use ``jax.vmap``.
+        max_value: radius, a non-negative scalar; None means 1. If it is traced and negative the result is NaN. At 0 the
+            result and its derivatives are 0.
+
+    Returns:
+        The projection, with the shape and dtype of ``x``.
+
+    Raises:
+        ValueError: ``x`` is not a matrix; ``max_value`` is not a scalar or is negative.
+        TypeError: ``x`` or ``max_value`` is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_nuclear_norm_ball
+        >>> (projection_nuclear_norm_ball(jnp.array([[2.0, 0.0], [0.0, -1.5]])).round(4) + 0.0).tolist()
+        [[0.75, 0.0], [0.0, -0.25]]
+    """
+    x = as_matrix(x, "projection_nuclear_norm_ball")
+    wide = widen(x)
+    return _nuclear_ball(wide, _size(max_value, "projection_nuclear_norm_ball: max_value", wide)).astype(x.dtype)
+
+
+def as_matrix(x, name, *, square=False):
+    """A real matrix with at least one entry, checked."""
+    if jax.tree.structure(x) != jax.tree.structure(0):
+        raise ValueError(f"{name}: x must be one matrix, got {jax.tree.structure(x)}.")
+    x = as_inexact(x, "x")
+    if x.ndim != 2 or x.size == 0 or (square and x.shape[0] != x.shape[1]):
+        raise ValueError(
+            f"{name}: x must be a {'square ' if square else ''}matrix with at least one entry, got shape {x.shape}; "
+            f"use jax.vmap({name}) for a stack of them."
+        )
+    return x
+
+
+def _size(value, name, x):
+    value = 1.0 if value is None else value
+    check_nonnegative(value, name)
+    value = as_scalar(value, name, x.dtype)
+    return jnp.where(value < 0, jnp.full_like(value, jnp.nan), value)
+
+
+@jax.jit
+def _psd(x):
+    x = (x + x.T) / 2
+    return _positive_part(x, jnp.zeros((), x.dtype), *jnp.linalg.eigh(lax.stop_gradient(x)))
+
+
+@jax.jit
+def _spectrahedron(x, value):
+    x = (x + x.T) / 2
+    values, vectors = jnp.linalg.eigh(lax.stop_gradient(x))
+    empty = value == 0
+    value = jnp.where(empty, jnp.ones_like(value), value)
+    kept = projection_simplex(values, lax.stop_gradient(value)) > 0
+    total = jnp.sum(jnp.where(kept, values, jnp.zeros_like(values))) - lax.stop_gradient(value)
+    threshold = scalar_root(
+        _excess_trace, total / jnp.maximum(jnp.sum(kept, dtype=x.dtype), 1), x, value, values, vectors
+    )
+    return jnp.where(empty, jnp.zeros_like(x), _positive_part(x, threshold, values, vectors))
+
+
+def _excess_trace(threshold, x, value, values, vectors):
+    return jnp.trace(_positive_part(x, threshold, values, vectors)) - value
+
+
+@jax.jit
+def _nuclear_ball(x, radius):
+    left, values, right = jnp.linalg.svd(lax.stop_gradient(x), full_matrices=False)
+    inside = jnp.sum(values) < radius
+    size = jnp.where(inside, jnp.ones_like(radius), radius)
+    projected = (left * projection_l1_ball(values, lax.stop_gradient(size))[None, :]) @ right
+    projected = derive_by(_tangent_of_ball, projected, x, size)
+    return jnp.where(inside, x, projected)
+
+
+@jax.jit
+def shrink(x: jax.Array, threshold: jax.Array) -> jax.Array:
+    """Subtract the threshold from the singular values and cut them at 0; the identity where the threshold is 0."""
+    left, values, right = jnp.linalg.svd(lax.stop_gradient(x), full_matrices=False)
+    flat = threshold == 0
+    safe = jnp.where(flat, jnp.ones_like(threshold), threshold)
+    shrunk = (left * jnp.maximum(values - lax.stop_gradient(safe), 0)[None, :]) @ right
+    return jnp.where(flat, x, derive_by(_tangent_of_shrink, shrunk, x, safe))
+
+
+# The values come from the singular value decomposition; the symmetric matrix of twice the size is for derivatives only.
+
+
+def _tangent_of_ball(_, data, tangents):
+    return jax.jvp(lambda x, radius: _off_diagonal(_spectrahedron(_dilation(x), radius), x), data, tangents)[1]
+
+
+def _tangent_of_shrink(_, data, tangents):
+    def shrunk(x, threshold):
+        whole = _dilation(x)
+        return _off_diagonal(_positive_part(whole, threshold, *jnp.linalg.eigh(lax.stop_gradient(whole))), x)
+
+    return jax.jvp(shrunk, data, tangents)[1]
+
+
+def _dilation(x):
+    m, n = x.shape
+    return jnp.block([[jnp.zeros((m, m), x.dtype), x], [x.T, jnp.zeros((n, n), x.dtype)]])
+
+
+def _off_diagonal(whole, x):
+    """The block in the place of ``x``; doubled, for the negative part has the other half."""
+    return 2 * whole[: x.shape[0], x.shape[0] :]
+
+
+def _positive_part(x, shift, values, vectors):
+    """The positive part of ``x - shift I``, given the eigenvalues and eigenvectors of ``x``."""
+    values, vectors, fixed_shift = lax.stop_gradient((values, vectors, shift))
+    noise = 4 * values.size * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(values))
+    values = values - fixed_shift
+    part = (vectors * jnp.maximum(values, 0)[None, :]) @ vectors.T
+    sums = jnp.abs(values)[:, None] + jnp.abs(values)[None, :]
+    negligible = sums <= noise
+    inverse = jnp.where(negligible, 0, 1 / jnp.where(negligible, jnp.ones_like(sums), sums))
+    shifted = x - shift * jnp.eye(values.size, dtype=x.dtype)
+    return derive_by(_tangent_of_part, (part + part.T) / 2, shifted, inverse, vectors)
+
+
+def _tangent_of_part(part, data, tangents):
+    x, inverse, vectors = data
+    x_dot = tangents[0]
+    modulus = 2 * part - x
+
+    def lyapunov(d):
+        return modulus @ d + d @ modulus
+
+    def solve(_, rhs):
+        return vectors @ (inverse * (vectors.T @ rhs @ vectors)) @ vectors.T
+
+    return lax.custom_linear_solve(lyapunov, part @ x_dot + x_dot @ part, solve, symmetric=True)

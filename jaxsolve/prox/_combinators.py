@@ -1,0 +1,210 @@
+r"""Proximity operators made from others.
+
+With :math:`P_t(x) = \operatorname{argmin}_y \tfrac12 \|y - x\|_2^2 + t g(y)` those of functions built from :math:`g`
+follow in closed form; see N. Parikh and S. Boyd, *Proximal algorithms*, 2014, sections 2.1, 2.2 and 2.5. Shifts,
+factors and bounds are captured: the result is differentiable in them as in any captured array, in solvers too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve._compat import is_concrete
+from jaxsolve._types import PyTree
+from jaxsolve.projection._box import projection_box
+from jaxsolve.projection._inputs import as_inexact, as_scalar, broadcast_like, check_nonnegative, widen
+from jaxsolve.tree_util import tree_add, tree_cast_like, tree_map, tree_scalar_mul, tree_sub
+
+__all__ = ["make_prox_boxed", "make_prox_conjugate", "make_prox_scaled", "make_prox_separable", "make_prox_translated"]
+
+Prox = Callable[..., PyTree]
+
+
+def make_prox_translated(prox: Prox, shift: PyTree) -> Prox:
+    r"""The proximity operator of :math:`y \mapsto g(y - \text{shift})`, which is :math:`b + P_t(x - b)`.
+
+    Args:
+        prox: ``prox(x, hyperparams, scaling)``, the proximity operator of :math:`g`.
+        shift: :math:`b`, a scalar, an array that broadcasts to every leaf of ``x``, or a pytree with its structure.
+
+    Returns:
+        ``prox(x, hyperparams=None, scaling=1.0)``, the arguments those of the given one.
+
+    Raises:
+        TypeError: ``prox`` is not callable.
+        ValueError: when called, ``shift`` does not fit ``x``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import make_prox_translated, prox_lasso
+        >>> make_prox_translated(prox_lasso, 10.0)(jnp.array([10.5, 14.0]), 1.0).tolist()
+        [10.0, 13.0]
+    """
+    _check_prox(prox, "prox")
+
+    def translated(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
+        x = as_inexact(x, "x")
+        wide = widen(x)
+        shifts = tree_map(lambda b, leaf: jnp.broadcast_to(b, leaf.shape), broadcast_like(shift, wide, "shift"), wide)
+        return tree_cast_like(tree_add(shifts, prox(tree_sub(wide, shifts), hyperparams, scaling)), x)
+
+    return translated
+
+
+def make_prox_scaled(prox: Prox, factor: Any) -> Prox:
+    r"""The proximity operator of :math:`y \mapsto g(\text{factor} \cdot y)`, which is :math:`P_{s^2 t}(s x) / s`.
+
+    A factor in front of :math:`g` needs no combinator: it is what ``scaling`` is for.
+
+    Args:
+        prox: ``prox(x, hyperparams, scaling)``, the proximity operator of :math:`g`.
+        factor: :math:`s`, a scalar, not 0.
+
+    Returns:
+        ``prox(x, hyperparams=None, scaling=1.0)``, the arguments those of the given one.
+
+    Raises:
+        TypeError: ``prox`` is not callable, or ``factor`` is not a number.
+        ValueError: ``factor`` is 0 or not a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import make_prox_scaled, prox_lasso
+        >>> make_prox_scaled(prox_lasso, 2.0)(jnp.array([3.0, 0.5]), 1.0).tolist()
+        [1.0, 0.0]
+    """
+    _check_prox(prox, "prox")
+    factor = as_scalar(factor, "factor", jnp.result_type(float))
+    if is_concrete(factor) and not np.asarray(factor) != 0:
+        raise ValueError(f"factor must not be 0, got {factor}.")
+
+    def scaled(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
+        x = as_inexact(x, "x")
+        check_nonnegative(scaling, "scaling")
+        t = as_scalar(scaling, "scaling", factor.dtype)
+        inner = prox(tree_scalar_mul(factor, widen(x)), hyperparams, factor**2 * t)
+        return tree_cast_like(tree_scalar_mul(1 / factor, inner), x)
+
+    return scaled
+
+
+def make_prox_conjugate(prox: Prox) -> Prox:
+    r"""The proximity operator of the convex conjugate :math:`g^*`, by Moreau's identity :math:`x - t P_{1/t}(x / t)`.
+
+    Args:
+        prox: ``prox(x, hyperparams, scaling)``, the proximity operator of :math:`g`. A projection on a convex set, made
+            into one by :func:`make_prox_from_projection`, gives that of its support function.
+
+    Returns:
+        ``prox(x, hyperparams=None, scaling=1.0)``. Its ``scaling`` is the factor of the conjugate, and is positive.
+
+    Raises:
+        TypeError: ``prox`` is not callable.
+        ValueError: when called, ``scaling`` is not a positive scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import make_prox_conjugate, prox_lasso
+        >>> make_prox_conjugate(prox_lasso)(jnp.array([3.0, -0.5]), 1.0).tolist()
+        [1.0, -0.5]
+    """
+    _check_prox(prox, "prox")
+
+    def conjugate(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
+        x = as_inexact(x, "x")
+        t = as_scalar(scaling, "scaling", jnp.result_type(float))
+        if is_concrete(t) and not np.asarray(t) > 0:
+            raise ValueError(f"scaling must be positive for a conjugate, got {scaling}.")
+        wide = widen(x)
+        inner = prox(tree_scalar_mul(1 / t, wide), hyperparams, 1 / t)
+        return tree_cast_like(tree_sub(wide, tree_scalar_mul(t, inner)), x)
+
+    return conjugate
+
+
+def make_prox_separable(proxes: PyTree) -> Prox:
+    r"""The proximity operator of a sum over the parts of a pytree, each part with its own.
+
+    Args:
+        proxes: pytree of proximity operators. ``x`` has this structure, with an array or a pytree in the place of each
+            operator.
+
+    Returns:
+        ``prox(x, hyperparams=None, scaling=1.0)``. ``hyperparams`` has the structure of ``proxes`` too, with the
+        hyperparameters of each operator in its place; None passes none to any of them, so that each has its defaults.
+
+    Raises:
+        TypeError: an entry of ``proxes`` is not callable.
+        ValueError: when called, ``x`` or ``hyperparams`` has not the structure of ``proxes``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import make_prox_separable, prox_lasso, prox_none
+        >>> prox = make_prox_separable({"weights": prox_lasso, "intercept": prox_none})
+        >>> x = {"weights": jnp.array([3.0, -0.5]), "intercept": jnp.array(0.5)}
+        >>> prox(x, {"weights": 1.0, "intercept": None})["weights"].tolist()
+        [2.0, 0.0]
+    """
+    functions, structure = jax.tree.flatten(proxes)
+    for function in functions:
+        _check_prox(function, "every entry of proxes")
+    if not functions:
+        raise TypeError("proxes must hold at least one function, got an empty pytree.")
+
+    def parts(tree, name):
+        try:
+            return structure.flatten_up_to(tree)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name} must have the structure of proxes, {structure}: {error}") from error
+
+    def separable(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
+        pieces = parts(x, "x")
+        if hyperparams is None:
+            out = [function(piece, scaling=scaling) for function, piece in zip(functions, pieces, strict=True)]
+        else:
+            own = parts(hyperparams, "hyperparams")
+            out = [f(piece, own_, scaling) for f, piece, own_ in zip(functions, pieces, own, strict=True)]
+        return jax.tree.unflatten(structure, out)
+
+    return separable
+
+
+def make_prox_boxed(prox: Prox, lower: PyTree, upper: PyTree) -> Prox:
+    r"""The proximity operator of :math:`g` over a box, for :math:`g` a sum of convex functions of single entries.
+
+    For these, and only these, cutting the result of the given operator at the bounds is exact.
+
+    Args:
+        prox: ``prox(x, hyperparams, scaling)``, the proximity operator of :math:`g`.
+        lower: lower bound: a scalar, an array that broadcasts to every leaf of ``x``, or a pytree with its structure.
+        upper: upper bound, likewise. Bounds may be infinite.
+
+    Returns:
+        ``prox(x, hyperparams=None, scaling=1.0)``, the arguments those of the given one.
+
+    Raises:
+        TypeError: ``prox`` is not callable.
+        ValueError: when called, a bound does not fit ``x``, or ``lower > upper`` somewhere.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import make_prox_boxed, prox_lasso
+        >>> make_prox_boxed(prox_lasso, -1.0, 1.5)(jnp.array([3.0, 1.25, -5.0]), 1.0).tolist()
+        [1.5, 0.25, -1.0]
+    """
+    _check_prox(prox, "prox")
+
+    def boxed(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
+        return projection_box(prox(x, hyperparams, scaling), (lower, upper))
+
+    return boxed
+
+
+def _check_prox(prox, name):
+    if not callable(prox):
+        raise TypeError(f"{name} must be a function prox(x, hyperparams, scaling), got {type(prox).__name__}.")

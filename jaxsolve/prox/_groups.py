@@ -1,0 +1,114 @@
+"""Proximity operators of norms of whole vectors, made of simpler ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxsolve._types import PyTree
+from jaxsolve.projection._box import projection_non_negative
+from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, unpack, widen
+from jaxsolve.projection._simplex import projection_l1_ball
+from jaxsolve.prox._penalties import prox_group_lasso, prox_lasso
+from jaxsolve.tree_util import tree_cast_like, tree_real_dtype, tree_sub
+
+__all__ = ["prox_linf", "prox_non_negative_group_lasso", "prox_sparse_group_lasso", "weight_of"]
+
+
+def prox_non_negative_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of :math:`g(y) = \text{l2reg} \, \|y\|_2` over :math:`y \ge 0`.
+
+    It is :func:`prox_group_lasso` of :math:`\max(x, 0)`, with derivative 0 at the kinks of either.
+
+    Args:
+        x: pytree of real arrays: one group. For many groups of one size use ``jax.vmap``.
+        l2reg: non-negative weight, a scalar; None means 1.
+        scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``l2reg`` or ``scaling`` is not a scalar, or is negative.
+        TypeError: an argument is not real.
+
+    References:
+        The penalty is a norm on the cone :math:`y \ge 0` and grows in every entry, which lets the two maps follow one
+        another: Y. Yu, *On decomposing the proximal map*, NeurIPS 2013, section 3.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_non_negative_group_lasso
+        >>> prox_non_negative_group_lasso(jnp.array([-3.0, 4.0]), 1.0).tolist()
+        [0.0, 3.0]
+    """
+    return prox_group_lasso(projection_non_negative(x), l2reg, scaling)
+
+
+def prox_sparse_group_lasso(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of :math:`g(y) = \sum_i \text{l1reg}_i |y_i| + \text{l2reg} \, \|y\|_2`.
+
+    It is :func:`prox_lasso` followed by :func:`prox_group_lasso`.
+
+    Args:
+        x: pytree of arrays, real or complex: one group. For many groups of one size use ``jax.vmap``.
+        hyperparams: the pair ``(l1reg, l2reg)`` of non-negative weights, ``l1reg`` as in :func:`prox_lasso`, ``l2reg``
+            a scalar; None means ``(1.0, 1.0)``.
+        scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``hyperparams`` is not a pair or does not fit ``x``, ``scaling`` is not a scalar, or one of them is
+            negative.
+        TypeError: ``x`` is not numeric, or a parameter is not real.
+
+    References:
+        N. Simon, J. Friedman, T. Hastie, R. Tibshirani, *A sparse-group lasso*, JCGS 22, 2013, section 3.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_sparse_group_lasso
+        >>> prox_sparse_group_lasso(jnp.array([0.5, 5.0]), (1.0, 1.0)).tolist()
+        [0.0, 3.0]
+    """
+    l1reg, l2reg = unpack((1.0, 1.0) if hyperparams is None else hyperparams, ("l1reg", "l2reg"))
+    return prox_group_lasso(prox_lasso(x, l1reg, scaling), l2reg, scaling)
+
+
+def prox_linf(x: PyTree, reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of the maximum norm :math:`g(y) = \text{reg} \, \max_i |y_i|`.
+
+    By Moreau's identity it is what :func:`~jaxsolve.projection.projection_l1_ball` with radius
+    :math:`\text{scaling} \cdot \text{reg}` leaves of ``x``. It cuts the largest entries to one size.
+
+    Args:
+        x: pytree of real arrays; the norm is over all entries.
+        reg: non-negative weight, a scalar; None means 1.
+        scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``reg`` or ``scaling`` is not a scalar, or is negative; ``x`` has no entries.
+        TypeError: an argument is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_linf
+        >>> prox_linf(jnp.array([3.0, -0.5, -4.0]), 2.0).tolist()
+        [2.5, -0.5, -2.5]
+    """
+    x = as_inexact(x, "x")
+    wide = widen(x)
+    radius = weight_of(reg, "reg", scaling, tree_real_dtype(wide))
+    return tree_cast_like(tree_sub(wide, projection_l1_ball(wide, radius)), x)
+
+
+def weight_of(reg, name, scaling, dtype):
+    """``scaling * reg``, both checked; None stands for 1."""
+    reg = 1.0 if reg is None else reg
+    check_nonnegative(reg, name)
+    check_nonnegative(scaling, "scaling")
+    return as_scalar(reg, name, dtype) * as_scalar(scaling, "scaling", dtype)

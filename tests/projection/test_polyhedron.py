@@ -1,0 +1,52 @@
+"""Polyhedron: against other projections, redundant rows, empty sets, derivatives, under jit with default options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsolve import projection
+from jaxsolve.projection import projection_polyhedron
+from tests.projection.checks import check_derivatives
+
+X = jnp.array([0.9, -1.3, 2.1, 0.3])
+ONES, NONE = jnp.ones((1, 4)), (jnp.zeros((0, 4)), jnp.zeros(0))
+SIMPLEX = (ONES, jnp.ones(1), -jnp.eye(4), jnp.zeros(4))
+project = jax.jit(projection_polyhedron)
+
+
+def test_known_sets():
+    np.testing.assert_allclose(project(X, SIMPLEX), projection.projection_simplex(X), atol=1e-8)
+    # Rows twice, and bounds that are not there.
+    doubled = (jnp.tile(ONES, (2, 1)), jnp.ones(2), jnp.tile(-jnp.eye(4), (2, 1)), jnp.zeros(8).at[4].set(jnp.inf))
+    np.testing.assert_allclose(project(X, doubled), projection.projection_simplex(X), atol=1e-8)
+    np.testing.assert_allclose(
+        project(X, (*NONE, ONES, jnp.ones(1))), projection.projection_halfspace(X, (1.0, 1.0)), atol=1e-8
+    )
+
+
+def test_derivatives():
+    G, h = jnp.array([[1.0, 0.5, 0.0, -1.0], [0.0, 1.0, -1.0, 0.25]]), jnp.array([0.5, -4.0])
+    fun = lambda x, A, b, G, h: projection_polyhedron(x, (A, b, G, h))
+    check_derivatives(fun, (X, ONES, jnp.array([1.5]), G, h))
+
+
+def test_empty_and_bad_sets():
+    empty = (ONES, jnp.ones(1), ONES, jnp.zeros(1))
+    assert np.all(np.isnan(project(X, empty)))
+    assert not np.any(np.isfinite(project(X.at[0].set(jnp.inf), empty)))
+    with pytest.raises(ValueError, match="no point satisfies"):
+        projection_polyhedron(X, empty)
+    with pytest.raises(ValueError, match="hyperparams must be the tuple"):
+        projection_polyhedron(X, (ONES, jnp.ones(1)))
+    with pytest.raises(ValueError, match="G must have a row for each entry of h"):
+        projection_polyhedron(X, (ONES, jnp.ones(1), ONES, jnp.ones(2)))
+
+
+@pytest.mark.float32
+def test_float32_and_batches():
+    x = X.astype(jnp.float32)
+    sets = jax.tree.map(lambda v: v.astype(jnp.float32), SIMPLEX)
+    out = jax.jit(jax.vmap(projection_polyhedron, in_axes=(0, None)))(jnp.stack([x, -x]), sets)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, jax.vmap(projection.projection_simplex)(jnp.stack([x, -x])), atol=1e-4)
