@@ -141,7 +141,7 @@ def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
         # Along the directions that are not held a stiff spring takes the place of the missing curvature.
         values, vectors = jnp.linalg.eigh(H)
         spring = jnp.where(values > loose, jnp.maximum(values, epsilon), 1 / delta)
-        basis = vectors * jnp.sqrt(spring)
+        basis = vectors * jnp.sqrt(spring)[None, :]
         del L
         return jnp.linalg.cholesky(basis @ basis.T)
 

@@ -60,11 +60,11 @@ class DenseMatrix:
 
     def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
         """Largest absolute entry of each row and column of ``diag(rows) |A| diag(columns)``."""
-        scaled = jnp.abs(self.array) * rows[:, None] * columns
+        scaled = jnp.abs(self.array) * rows[:, None] * columns[None, :]
         return jnp.max(scaled, axis=1, initial=0), jnp.max(scaled, axis=0, initial=0)
 
     def scaled(self, rows: Array, columns: Array) -> DenseMatrix:
-        return DenseMatrix(self.array * rows[:, None] * columns)
+        return DenseMatrix(self.array * rows[:, None] * columns[None, :])
 
     def squared_column_sums(self, weights: Array) -> Array:
         """Diagonal of ``A^T diag(weights) A``."""
