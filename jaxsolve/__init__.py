@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
+    from jaxsolve.solvers.quadratic import BoxCDQP as BoxCDQP
     from jaxsolve.solvers.quadratic import EqualityConstrainedQP as EqualityConstrainedQP
     from jaxsolve.solvers.quadratic import InteriorPointQP as InteriorPointQP
     from jaxsolve.solvers.root import Bisection as Bisection
@@ -59,6 +60,7 @@ _SUBMODULES = (
 _HOMES = {
     "BacktrackingLineSearch": "linesearch",
     "Bisection": "solvers.root",
+    "BoxCDQP": "solvers.quadratic",
     "EqualityConstrainedQP": "solvers.quadratic",
     "FixedPointIteration": "solvers.fixed_point",
     "GradientDescent": "solvers.unconstrained",

@@ -1,6 +1,7 @@
 """Solvers for quadratic programs."""
 
+from jaxsolve.solvers.quadratic.box_cd import BoxCDQP, BoxCDState
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP, InteriorPointState
 
-__all__ = ["EqualityConstrainedQP", "InteriorPointQP", "InteriorPointState"]
+__all__ = ["BoxCDQP", "BoxCDState", "EqualityConstrainedQP", "InteriorPointQP", "InteriorPointState"]
