@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
     from jaxsolve.solvers.quadratic import BoxCDQP as BoxCDQP
+    from jaxsolve.solvers.quadratic import CvxpyQP as CvxpyQP
     from jaxsolve.solvers.quadratic import EqualityConstrainedQP as EqualityConstrainedQP
+    from jaxsolve.solvers.quadratic import ExternalOSQP as ExternalOSQP
     from jaxsolve.solvers.quadratic import InteriorPointQP as InteriorPointQP
     from jaxsolve.solvers.root import Bisection as Bisection
     from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
@@ -61,7 +63,9 @@ _HOMES = {
     "BacktrackingLineSearch": "linesearch",
     "Bisection": "solvers.root",
     "BoxCDQP": "solvers.quadratic",
+    "CvxpyQP": "solvers.quadratic",
     "EqualityConstrainedQP": "solvers.quadratic",
+    "ExternalOSQP": "solvers.quadratic",
     "FixedPointIteration": "solvers.fixed_point",
     "GradientDescent": "solvers.unconstrained",
     "HagerZhangLineSearch": "linesearch",

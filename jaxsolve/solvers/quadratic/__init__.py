@@ -1,7 +1,17 @@
 """Solvers for quadratic programs."""
 
 from jaxsolve.solvers.quadratic.box_cd import BoxCDQP, BoxCDState
+from jaxsolve.solvers.quadratic.cvxpy_qp import CvxpyQP
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
+from jaxsolve.solvers.quadratic.external_osqp import ExternalOSQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP, InteriorPointState
 
-__all__ = ["BoxCDQP", "BoxCDState", "EqualityConstrainedQP", "InteriorPointQP", "InteriorPointState"]
+__all__ = [
+    "BoxCDQP",
+    "BoxCDState",
+    "CvxpyQP",
+    "EqualityConstrainedQP",
+    "ExternalOSQP",
+    "InteriorPointQP",
+    "InteriorPointState",
+]
