@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.quadratic import EqualityConstrainedQP as EqualityConstrainedQP
     from jaxsolve.solvers.quadratic import ExternalOSQP as ExternalOSQP
     from jaxsolve.solvers.quadratic import InteriorPointQP as InteriorPointQP
+    from jaxsolve.solvers.quadratic import linprog as linprog
     from jaxsolve.solvers.root import Bisection as Bisection
     from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
     from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
@@ -83,6 +84,7 @@ _HOMES = {
     "StochasticSolver": "base",
     "ZoomLineSearch": "linesearch",
     "check": "base",
+    "linprog": "solvers.quadratic",
 }
 
 __all__ = ["__version__", *_SUBMODULES, *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  # resolved below

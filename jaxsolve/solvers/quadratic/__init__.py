@@ -5,6 +5,7 @@ from jaxsolve.solvers.quadratic.cvxpy_qp import CvxpyQP
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.external_osqp import ExternalOSQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP, InteriorPointState
+from jaxsolve.solvers.quadratic.linear_program import LinprogMarginals, LinprogResult, linprog
 
 __all__ = [
     "BoxCDQP",
@@ -14,4 +15,7 @@ __all__ = [
     "ExternalOSQP",
     "InteriorPointQP",
     "InteriorPointState",
+    "LinprogMarginals",
+    "LinprogResult",
+    "linprog",
 ]

@@ -95,7 +95,9 @@ class BoxCDQP(IterativeSolver):
         """The point of the box that is closest to ``init_params``, or to 0."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
         size, dtype = objective.q.size, objective.q.dtype
-        start = jnp.zeros_like(objective.q) if init_params is None else as_vector("init_params", init_params, size, dtype)
+        start = (
+            jnp.zeros_like(objective.q) if init_params is None else as_vector("init_params", init_params, size, dtype)
+        )
         return objective.unravel(jnp.clip(start, lower, upper))
 
     def init_state(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> BoxCDState:
@@ -105,9 +107,7 @@ class BoxCDQP(IterativeSolver):
         product = objective.P.matvec(x)
         return self._judge(objective, lower, upper, x, product, jnp.zeros((), jnp.int32))
 
-    def update(
-        self, params: PyTree, state: BoxCDState, params_obj: Any = None, params_ineq: Any = None
-    ) -> OptStep:
+    def update(self, params: PyTree, state: BoxCDState, params_obj: Any = None, params_ineq: Any = None) -> OptStep:
         """One sweep; returns ``OptStep(params, state)``."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
         c, matrix = objective.q, objective.P.dense()

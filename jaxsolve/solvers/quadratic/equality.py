@@ -23,7 +23,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
@@ -149,9 +148,7 @@ class EqualityConstrainedQP(DirectQP):
             return problem.unravel_x(x), problem.unravel_rows(y)[0]
 
         def flat(pair):
-            return tuple(
-                ravel_pytree(part)[0].astype(vector.dtype) for part, vector in zip(pair, (x, y), strict=True)
-            )
+            return tuple(ravel_pytree(part)[0].astype(vector.dtype) for part, vector in zip(pair, (x, y), strict=True))
 
         def matvec(pair):
             u, v = flat(pair)

@@ -18,7 +18,9 @@ n, m = 6, 3
 def _data(seed=0):
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(n, n))
-    return tuple(jnp.asarray(a) for a in (root @ root.T, rng.normal(size=n), rng.normal(size=(m, n)), rng.normal(size=m)))
+    return tuple(
+        jnp.asarray(a) for a in (root @ root.T, rng.normal(size=n), rng.normal(size=(m, n)), rng.normal(size=m))
+    )
 
 
 def _exact(Q, c, A, b):
