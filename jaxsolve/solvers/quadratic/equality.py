@@ -45,9 +45,9 @@ class EqualityConstrainedQP(DirectQP):
     """Solver for quadratic programs whose constraints are equalities.
 
     ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b))`` minimises ``0.5 x^T Q x + c^T x`` subject to
-    ``A x = b``; ``Q`` has the shape ``(n, n)``, ``c`` ``(n,)``, ``A`` ``(m, n)`` and ``b`` ``(m,)``. Without ``params_eq``
-    there are no constraints. The result is ``KKTSolution(x, y, None)`` with the multipliers ``y`` of the rows. Both, and
-    ``state.value``, are differentiable with respect to ``Q, c, A, b``.
+    ``A x = b``; ``Q`` has the shape ``(n, n)``, ``c`` ``(n,)``, ``A`` ``(m, n)`` and ``b`` ``(m,)``. Without
+    ``params_eq`` there are no constraints. The result is ``KKTSolution(x, y, None)`` with the multipliers ``y`` of the
+    rows. Both, and ``state.value``, are differentiable with respect to ``Q, c, A, b``.
 
     Dense data are factorised. Sparse data and functions are left to MINRES, or to ``solve``. Where the solution is not
     unique the one found is near ``init_params``. A run ends with ``Status.PRIMAL_INFEASIBLE`` if the equations
@@ -59,8 +59,8 @@ class EqualityConstrainedQP(DirectQP):
         matvec_A: ``matvec_A(params_A, x)``, a linear function; ``params_eq`` is then ``(params_A, b)``.
         fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; it needs ``init_params``.
         solve: solver of the linear system, ``solve(matvec, b) -> x``, on pairs ``(x, y)`` of pytrees: one of
-            :mod:`jaxsolve.linear_solve`, or a ``functools.partial`` of one, with a preconditioner for instance. ``None``
-            chooses by the data.
+            :mod:`jaxsolve.linear_solve`, or a ``functools.partial`` of one, with a preconditioner for instance.
+            ``None`` chooses by the data.
         refine_regularization: with ``solve``, a non-negative number that is added to the diagonal of the first block
             and subtracted from that of the second, for systems that are nearly singular. Iterative refinement
             takes its effect away. The factorisation is regularised, and refined, always.

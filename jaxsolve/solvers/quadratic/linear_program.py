@@ -41,7 +41,7 @@ class LinprogResult(NamedTuple):
 
     Attributes:
         x: the minimiser, shape ``(n,)``.
-        fun: the optimal value.
+        fun: the optimal value; infinite if the constraints contradict each other, minus infinity if it is unbounded.
         success: whether the optimum was found.
         slack: ``b_ub - A_ub x``, shape ``(m_ub,)``.
         con: ``b_eq - A_eq x``, shape ``(m_eq,)``.
@@ -83,8 +83,8 @@ def linprog(
 
     ``min c^T x`` subject to ``A_ub x <= b_ub``, ``A_eq x = b_eq`` and ``lower <= x <= upper``, as in
     ``scipy.optimize.linprog``. It works under ``jit``, ``vmap`` and in every derivative mode, with respect to all
-    arrays. ``x`` is differentiable where it is the only solution; its derivative with respect to ``c`` is 0 there, for it
-    jumps from vertex to vertex. ``fun`` and its derivatives need no such care.
+    arrays. ``x`` is differentiable where it is the only solution; its derivative with respect to ``c`` is 0 there, for
+    it jumps from vertex to vertex. ``fun`` and its derivatives need no such care.
 
     Args:
         c: costs, shape ``(n,)``.
@@ -100,8 +100,8 @@ def linprog(
             float32.
 
     Returns:
-        A :class:`LinprogResult`. ``status`` and ``success`` say whether the problem was infeasible or unbounded;
-        derivatives are then 0.
+        A :class:`LinprogResult`. ``status`` and ``success`` say whether the problem was infeasible or unbounded; the
+        derivatives of ``x`` and ``fun`` are then 0.
 
     Raises:
         ValueError: shapes do not fit, a matrix without its right-hand side, or bounds that no number satisfies.
@@ -134,15 +134,18 @@ def linprog(
     )
     if tol is None:
         tol = 1e-8 if jnp.finfo(dtype).bits == 64 else 1e-5
-    solver = InteriorPointQP(maxiter=maxiter, tol=tol, weak=weak)
-    params, state = solver.run(None, (None, c), matrix, limits)
+    options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak}
+    params, state = InteriorPointQP(**options).run(None, (None, c), matrix, limits)
     x, y = params.primal[0], params.dual_eq
     # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
     of_ub, of_eq, of_bounds = jnp.split(-y, [b_ub.size, b_ub.size + b_eq.size])
+    # A constant, as its derivatives are then 0.
+    value = jnp.where(state.status == int(Status.PRIMAL_INFEASIBLE), jnp.inf, state.value)
+    value = jnp.where(state.status == int(Status.DUAL_INFEASIBLE), -jnp.inf, value)
     marginals = LinprogMarginals(of_ub, of_eq, jnp.maximum(of_bounds, 0), jnp.minimum(of_bounds, 0))
     return LinprogResult(
         x=x,
-        fun=state.value,
+        fun=value,
         success=state.status == int(Status.CONVERGED),
         slack=b_ub - A_ub @ x,
         con=b_eq - A_eq @ x,
@@ -184,7 +187,7 @@ def _bounds(bounds, size, dtype) -> tuple[Array, Array]:
             pairs = jnp.where(jnp.isnan(pairs), jnp.asarray([-jnp.inf, jnp.inf], dtype)[None], pairs)
         lower, upper = pairs[:, 0], pairs[:, 1]
     else:
-        pairs = list(bounds)
+        pairs: Any = list(bounds)
         if len(pairs) == 2 and not any(_is_pair(pair) for pair in pairs):
             pairs = [tuple(pairs)] * size
         elif len(pairs) == 1:

@@ -92,11 +92,11 @@ def test_infeasible_and_unbounded_problems():
     data = c, A_ub, b_ub.at[0].set(-100.0), A_eq, b_eq
     infeasible = jaxsolve.linprog(*data, bounds=(0, 2))
     assert int(infeasible.status) == Status.PRIMAL_INFEASIBLE and not bool(infeasible.success)
-    assert "No point" in infeasible.message
+    assert "No point" in infeasible.message and infeasible.fun == jnp.inf
     for derivative in _jacobian(*data):
         np.testing.assert_array_equal(derivative, 0)
     unbounded = jaxsolve.linprog(-jnp.abs(c), -jnp.abs(A_ub), b_ub, 0 * A_eq, 0 * b_eq)
-    assert int(unbounded.status) == Status.DUAL_INFEASIBLE
+    assert int(unbounded.status) == Status.DUAL_INFEASIBLE and unbounded.fun == -jnp.inf
 
 
 def test_float32_stays_float32_and_equalities_alone():
