@@ -39,7 +39,12 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
+    from jaxsolve.solvers.quadratic import BoxCDQP as BoxCDQP
+    from jaxsolve.solvers.quadratic import CvxpyQP as CvxpyQP
+    from jaxsolve.solvers.quadratic import EqualityConstrainedQP as EqualityConstrainedQP
+    from jaxsolve.solvers.quadratic import ExternalOSQP as ExternalOSQP
     from jaxsolve.solvers.quadratic import InteriorPointQP as InteriorPointQP
+    from jaxsolve.solvers.quadratic import linprog as linprog
     from jaxsolve.solvers.root import Bisection as Bisection
     from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
     from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
@@ -62,6 +67,10 @@ _SUBMODULES = (
 _HOMES = {
     "BacktrackingLineSearch": "linesearch",
     "Bisection": "solvers.root",
+    "BoxCDQP": "solvers.quadratic",
+    "CvxpyQP": "solvers.quadratic",
+    "EqualityConstrainedQP": "solvers.quadratic",
+    "ExternalOSQP": "solvers.quadratic",
     "FixedPointIteration": "solvers.fixed_point",
     "GradientDescent": "solvers.unconstrained",
     "HagerZhangLineSearch": "linesearch",
@@ -79,6 +88,7 @@ _HOMES = {
     "StochasticSolver": "base",
     "ZoomLineSearch": "linesearch",
     "check": "base",
+    "linprog": "solvers.quadratic",
 }
 
 __all__ = ["__version__", *_SUBMODULES, *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  # resolved below

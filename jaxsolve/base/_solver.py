@@ -67,6 +67,10 @@ class Solver(Options):
         """Compute the solution; traced inside ``run``, with every function of the user staged."""
         raise TypeError(f"{type(self).__name__} must define solve.")
 
+    def compute(self, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
+        """What ``run`` calls: ``solve``, unless a solver has an option of that name and defines this instead."""
+        return self.solve(init_params, *args, **kwargs)
+
     def residual(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """``optimality_fun`` without auxiliary output: the mapping that is differentiated."""
         return self.optimality_fun(params, *args, **kwargs)  # type: ignore[attr-defined]  # defined by every solver
@@ -177,7 +181,7 @@ def _run(solver: Solver, init_params: PyTree, args: tuple, kwargs: dict) -> OptS
     solver = solver.staged()
     # Without jit and outside of every transformation nobody differentiates, and a host function could not be traced.
     if not solver.implicit_diff or (not solver.jit and outside_transformations()):
-        params, state = solver.solve(init_params, *args, **kwargs)
+        params, state = solver.compute(init_params, *args, **kwargs)
         return OptStep(params, state._replace(factors=None) if solver.has_factors else state)
 
     # Everything that the solution may depend on becomes an explicit argument: array-valued fields, data, and, by
@@ -204,10 +208,10 @@ def _run(solver: Solver, init_params: PyTree, args: tuple, kwargs: dict) -> OptS
         return call
 
     if solver.jit:
-        solved = hoist(on_data("solve"), init_params, data)
+        solved = hoist(on_data("compute"), init_params, data)
         params, state = solved.pure(*stop_gradient((init_params, data)), consts=stop_gradient(solved.consts))
     else:
-        params, state = run_without_derivative(on_data("solve"), init_params, data)
+        params, state = run_without_derivative(on_data("compute"), init_params, data)
 
     names = solver.derived_fields
     unknowns, tangent_solver = solver.unknowns(params), None

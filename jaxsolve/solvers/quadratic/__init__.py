@@ -1,5 +1,21 @@
 """Solvers for quadratic programs."""
 
+from jaxsolve.solvers.quadratic.box_cd import BoxCDQP, BoxCDState
+from jaxsolve.solvers.quadratic.cvxpy_qp import CvxpyQP
+from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
+from jaxsolve.solvers.quadratic.external_osqp import ExternalOSQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP, InteriorPointState
+from jaxsolve.solvers.quadratic.linear_program import LinprogMarginals, LinprogResult, linprog
 
-__all__ = ["InteriorPointQP", "InteriorPointState"]
+__all__ = [
+    "BoxCDQP",
+    "BoxCDState",
+    "CvxpyQP",
+    "EqualityConstrainedQP",
+    "ExternalOSQP",
+    "InteriorPointQP",
+    "InteriorPointState",
+    "LinprogMarginals",
+    "LinprogResult",
+    "linprog",
+]

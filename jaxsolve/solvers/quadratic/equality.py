@@ -1,0 +1,196 @@
+r"""Quadratic programs with equality constraints only: one linear system.
+
+Problem: :math:`\min_x \tfrac12 x^T Q x + c^T x` subject to :math:`A x = b`, with :math:`Q` positive semidefinite on the
+null space of :math:`A`. Method: its optimality conditions are the symmetric indefinite system
+
+.. math::
+
+    \begin{pmatrix} Q & A^T \\ A & 0 \end{pmatrix} \begin{pmatrix} x \\ y \end{pmatrix}
+    = \begin{pmatrix} -c \\ b \end{pmatrix},
+
+solved by one regularised factorisation that is refined (:mod:`._kkt`), or by a Krylov method. A singular system, with
+dependent rows or a singular Q, gets one of its solutions, if it has any.
+
+Reference:
+    Nocedal and Wright (2006), "Numerical optimization", section 16.1 and 16.2; Benzi, Golub and Liesen (2005),
+    "Numerical solution of saddle point problems".
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxsolve._status import Status
+from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve.base import check_callable, check_number, option
+from jaxsolve.linear_solve import solve as linear_solve
+from jaxsolve.linear_solve import solve_iterative_refinement
+from jaxsolve.solvers.quadratic._base import Problem
+from jaxsolve.solvers.quadratic._certificates import find_certificates
+from jaxsolve.solvers.quadratic._direct import DirectQP, DirectState
+from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors, factorize, kkt_residual, polish
+from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
+from jaxsolve.solvers.quadratic._residuals import products
+
+__all__ = ["EqualityConstrainedQP"]
+
+
+class EqualityConstrainedQP(DirectQP):
+    """Solver for quadratic programs whose constraints are equalities.
+
+    ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b))`` minimises ``0.5 x^T Q x + c^T x`` subject to
+    ``A x = b``; ``Q`` has the shape ``(n, n)``, ``c`` ``(n,)``, ``A`` ``(m, n)`` and ``b`` ``(m,)``. Without
+    ``params_eq`` there are no constraints. The result is ``KKTSolution(x, y, None)`` with the multipliers ``y`` of the
+    rows. Both, and ``state.value``, are differentiable with respect to ``Q, c, A, b``.
+
+    Dense data are factorised. Sparse data and functions are left to MINRES, or to ``solve``. Where the solution is not
+    unique the one found is near ``init_params``. A run ends with ``Status.PRIMAL_INFEASIBLE`` if the equations
+    contradict each other and with ``Status.DUAL_INFEASIBLE`` if the objective is unbounded below.
+
+    Attributes:
+        matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric matrix of the objective, if it is not given
+            by its entries; ``params_obj`` is then ``(params_Q, c)``.
+        matvec_A: ``matvec_A(params_A, x)``, a linear function; ``params_eq`` is then ``(params_A, b)``.
+        fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; it needs ``init_params``.
+        solve: solver of the linear system, ``solve(matvec, b) -> x``, on pairs ``(x, y)`` of pytrees: one of
+            :mod:`jaxsolve.linear_solve`, or a ``functools.partial`` of one, with a preconditioner for instance.
+            ``None`` chooses by the data.
+        refine_regularization: with ``solve``, a non-negative number that is added to the diagonal of the first block
+            and subtracted from that of the second, for systems that are nearly singular. Iterative refinement
+            takes its effect away. The factorisation is regularised, and refined, always.
+        refine_maxiter: bound on the steps of that refinement.
+        maxiter: bound on the iterations of ``solve``, if it takes one.
+        tol: the run has converged if the residuals are at most ``tol``, absolutely and relatively; given to ``solve``
+            too, if it takes one.
+
+    Raises:
+        ValueError: shapes do not fit, or an option is out of range.
+        TypeError: ``params_obj`` or ``params_eq`` is no pair.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> Q, c, A = jnp.diag(jnp.array([1.0, 2.0])), jnp.zeros(2), jnp.ones((1, 2))
+        >>> solver = jaxsolve.EqualityConstrainedQP()
+        >>> params, state = solver.run(None, (Q, c), (A, jnp.array([3.0])))
+        >>> [round(x, 3) for x in params.primal.tolist()], round(float(params.dual_eq[0]), 3)
+        ([2.0, 1.0], -2.0)
+        >>> slope = jax.grad(lambda b: solver.run(None, (Q, c), (A, b)).params.primal[0])(3.0)
+        >>> round(float(slope), 3)
+        0.667
+    """
+
+    matvec_Q: Callable | None = option(None)
+    matvec_A: Callable | None = option(None)
+    fun: Callable | None = option(None)
+    solve: Callable | None = option(None)  # type: ignore[assignment]  # an option, where other solvers have a method
+    refine_regularization: float = option(0.0)
+    refine_maxiter: int = option(10)
+    maxiter: int = option(1000)
+
+    order: ClassVar[str] = (
+        "matvec_Q matvec_A fun solve refine_regularization refine_maxiter maxiter tol implicit_diff_solve jit"
+    )
+
+    def validate(self) -> None:
+        """Raise for an impossible option."""
+        super().validate()
+        if self.solve is not None:
+            check_callable("solve", self.solve, "a linear solver solve(matvec, b)")
+        check_number("refine_regularization", self.refine_regularization, at_least=0)
+        check_number("refine_maxiter", self.refine_maxiter, at_least=1)
+        check_number("maxiter", self.maxiter, at_least=1)
+        _ = self.form  # checks the functions
+
+    def form_options(self) -> dict[str, Any]:
+        """The functions that stand for data."""
+        return {"matvec_Q": self.matvec_Q, "matvec_A": self.matvec_A, "fun": self.fun}
+
+    def compute(self, init_params: PyTree, params_obj: Any = None, params_eq: Any = None) -> OptStep:
+        """Solve the system; see ``run``."""
+        form = self.form
+        problem = form.problem(form.primal_of(init_params), params_obj, params_eq)
+        qp = problem.qp
+        x, y = self.starting_point(problem, init_params)
+        active = ActiveSet(jnp.ones_like(qp.lower), jnp.ones(qp.lower.shape, bool))
+        direct = self.solve is None and qp.is_dense
+        cholesky: Any = factorize(problem.scaled, active) if direct else None
+        factors = Factors(active, problem.scaling, cholesky, jnp.asarray(True))
+        if direct:
+            x, y = polish(qp, x, y, factors)
+        elif self.solve is None:
+            for _ in range(2):
+                F1, F2 = kkt_residual(qp, x, y, active, problem.scaling)
+                dx, dy = solve_kkt_by_minres(qp, F1, F2, factors)
+                x, y = x - dx, y - dy
+        else:
+            x, y = self._by_option(problem, x, y)
+        at = products(qp, x, y)
+        error = form.error_at(qp, x, y, at)
+        status = self._status(problem, x, at, error)
+        solved = (status == int(Status.CONVERGED)) | (status == int(Status.STALLED))
+        state = DirectState(
+            jnp.ones((), jnp.int32), error, qp.value(x), status, factors._replace(valid=solved & jnp.isfinite(error))
+        )
+        return OptStep(form.to_params(problem, x, y, at.Ax), state)
+
+    def _by_option(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Array]:
+        """The system for a step from ``(x, y)``, in the units and containers of the user."""
+        qp, method = problem.qp, self.solve
+        options = {} if method is None else _accepted(method, tol=0.1 * jnp.asarray(self.tol), maxiter=self.maxiter)
+
+        def tree(x, y):
+            return problem.unravel_x(x), problem.unravel_rows(y)[0]
+
+        def flat(pair):
+            return tuple(ravel_pytree(part)[0].astype(vector.dtype) for part, vector in zip(pair, (x, y), strict=True))
+
+        def matvec(pair):
+            u, v = flat(pair)
+            return tree(qp.P.matvec(u) + qp.A.rmatvec(v), qp.A.matvec(u))
+
+        rhs = tree(-(qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)), qp.upper - qp.A.matvec(x))
+        if isinstance(self.refine_regularization, (int, float)) and self.refine_regularization == 0:
+            step = linear_solve(matvec, rhs, method, structure="symmetric", **options)
+        else:
+
+            def rough(matvec, rhs):
+                def regularized(pair):
+                    ridge = jnp.asarray(self.refine_regularization).astype(x.dtype)
+                    (u, v), (Pu, Av) = flat(pair), flat(matvec(pair))
+                    return tree(Pu + ridge * u, Av - ridge * v)
+
+                return linear_solve(regularized, rhs, method, structure="symmetric", **options)
+
+            tol = 0.1 * jnp.asarray(self.tol)
+            step = solve_iterative_refinement(matvec, rhs, maxiter=self.refine_maxiter, tol=tol, solve=rough)
+        dx, dy = flat(step)
+        return x + dx, y + dy
+
+    def _status(self, problem: Problem, x: Array, at: Any, error: Array) -> Array:
+        qp = problem.qp
+        # What a least-squares solution leaves over is a certificate.
+        d, y = -(at.Px + qp.q + at.Aty), at.Ax - qp.upper
+        found = find_certificates(qp, problem.scaled, problem.scaling, d, y, products(qp, d, y), (1e-3, 1e-3))
+        status = jnp.where(found[1], int(Status.DUAL_INFEASIBLE), int(Status.STALLED))
+        status = jnp.where(found[0], int(Status.PRIMAL_INFEASIBLE), status)
+        status = jnp.where(error <= jnp.asarray(self.tol).astype(error.dtype), int(Status.CONVERGED), status)
+        return jnp.where(jnp.isfinite(error), status, int(Status.NONFINITE)).astype(jnp.int32)
+
+
+def _accepted(method: Callable, **options: Any) -> dict[str, Any]:
+    """Those options that a callable has by name, and that were not given to it before."""
+    given = set()
+    while isinstance(method, functools.partial):
+        given |= set(method.keywords)
+        method = method.func
+    try:
+        names = set(inspect.signature(method).parameters)
+    except (TypeError, ValueError):
+        return {}
+    return {name: value for name, value in options.items() if name in names - given}

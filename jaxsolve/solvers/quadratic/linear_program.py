@@ -1,0 +1,207 @@
+r"""Linear programs, with SciPy's arguments.
+
+Problem: :math:`\min_x c^T x` subject to :math:`A_{ub} x \le b_{ub},\ A_{eq} x = b_{eq},\ l \le x \le u`. Method: the
+interior-point method of :class:`jaxsolve.InteriorPointQP`, in which the bounds are rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve._compat import is_concrete
+from jaxsolve._status import Status
+from jaxsolve._types import Array
+from jaxsolve.solvers.quadratic._problem import check_bounds, is_sparse
+from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP
+
+__all__ = ["LinprogMarginals", "LinprogResult", "linprog"]
+
+
+class LinprogMarginals(NamedTuple):
+    """Derivatives of the optimal value, with the signs of SciPy's HiGHS methods.
+
+    Attributes:
+        ineqlin: with respect to ``b_ub``, shape ``(m_ub,)``, not positive.
+        eqlin: with respect to ``b_eq``, shape ``(m_eq,)``.
+        lower: with respect to the lower bounds, shape ``(n,)``, not negative.
+        upper: with respect to the upper bounds, shape ``(n,)``, not positive.
+    """
+
+    ineqlin: Array
+    eqlin: Array
+    lower: Array
+    upper: Array
+
+
+class LinprogResult(NamedTuple):
+    """Solution of a linear program.
+
+    Attributes:
+        x: the minimiser, shape ``(n,)``.
+        fun: the optimal value; infinite if the constraints contradict each other, minus infinity if it is unbounded.
+        success: whether the optimum was found.
+        slack: ``b_ub - A_ub x``, shape ``(m_ub,)``.
+        con: ``b_eq - A_eq x``, shape ``(m_eq,)``.
+        marginals: the multipliers.
+        status: a :class:`jaxsolve.Status`, int32: not SciPy's number.
+        nit: iterations, int32.
+        error: optimality error.
+    """
+
+    x: Array
+    fun: Array
+    success: Array
+    slack: Array
+    con: Array
+    marginals: LinprogMarginals
+    status: Array
+    nit: Array
+    error: Array
+
+    @property
+    def message(self) -> str:
+        """One sentence on how the run ended; reads a concrete status, so not under ``jit``."""
+        return Status(int(self.status)).sentence
+
+
+def linprog(
+    c: Any,
+    A_ub: Any = None,
+    b_ub: Any = None,
+    A_eq: Any = None,
+    b_eq: Any = None,
+    bounds: Any = (0, None),
+    *,
+    weak: str = "half",
+    maxiter: int = 100,
+    tol: float | None = None,
+) -> LinprogResult:
+    """Solve a linear program, differentiably.
+
+    ``min c^T x`` subject to ``A_ub x <= b_ub``, ``A_eq x = b_eq`` and ``lower <= x <= upper``, as in
+    ``scipy.optimize.linprog``. It works under ``jit``, ``vmap`` and in every derivative mode, with respect to all
+    arrays. ``x`` is differentiable where it is the only solution; its derivative with respect to ``c`` is 0 there, for
+    it jumps from vertex to vertex. ``fun`` and its derivatives need no such care.
+
+    Args:
+        c: costs, shape ``(n,)``.
+        A_ub: matrix of the inequalities, shape ``(m_ub, n)``, dense or sparse.
+        b_ub: their right-hand side, shape ``(m_ub,)``.
+        A_eq: matrix of the equalities, shape ``(m_eq, n)``.
+        b_eq: their right-hand side, shape ``(m_eq,)``.
+        bounds: a pair of numbers for all variables; or a sequence of ``n`` pairs, or an array of shape ``(n, 2)``.
+            ``None`` and infinities are absent bounds. As in SciPy, variables are non-negative by default.
+        weak: how rows count in derivatives that hold with equality and multiplier 0.
+        maxiter: largest number of iterations.
+        tol: absolute and relative tolerance for residuals and duality gap; by default 1e-8 in float64 and 1e-5 in
+            float32.
+
+    Returns:
+        A :class:`LinprogResult`. ``status`` and ``success`` say whether the problem was infeasible or unbounded; the
+        derivatives of ``x`` and ``fun`` are then 0.
+
+    Raises:
+        ValueError: shapes do not fit, a matrix without its right-hand side, or bounds that no number satisfies.
+
+    Reference:
+        Mehrotra (1992), "On the implementation of a primal-dual interior point method".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> c, A = jnp.array([-1.0, -2.0]), jnp.array([[1.0, 1.0]])
+        >>> result = jaxsolve.linprog(c, A, jnp.array([4.0]), bounds=[(0, 3), (0, 3)])
+        >>> [round(x, 3) for x in result.x.tolist()], round(float(result.fun), 3), bool(result.success)
+        ([1.0, 3.0], -7.0, True)
+        >>> gradient = jax.grad(lambda b: jaxsolve.linprog(c, A, b, bounds=(0, 3)).fun)(jnp.array([4.0]))
+        >>> round(float(gradient[0]), 3)
+        -1.0
+    """
+    c = jnp.asarray(c)
+    c = c if jnp.issubdtype(c.dtype, jnp.floating) else c.astype(float)
+    if c.ndim != 1 or not c.size:
+        raise ValueError(f"c must be a vector with an entry for each variable, got shape {c.shape}.")
+    size, dtype = c.size, c.dtype
+    A_ub, b_ub = _rows("ub", A_ub, b_ub, size, dtype)
+    A_eq, b_eq = _rows("eq", A_eq, b_eq, size, dtype)
+    lower, upper = _bounds(bounds, size, dtype)
+    matrix = jnp.concatenate([A_ub, A_eq, jnp.eye(size, dtype=dtype)])
+    limits = (
+        jnp.concatenate([jnp.full_like(b_ub, -jnp.inf), b_eq, lower]),
+        jnp.concatenate([b_ub, b_eq, upper]),
+    )
+    if tol is None:
+        tol = 1e-8 if jnp.finfo(dtype).bits == 64 else 1e-5
+    options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak}
+    params, state = InteriorPointQP(**options).run(None, (None, c), matrix, limits)
+    x, y = params.primal[0], params.dual_eq
+    # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
+    of_ub, of_eq, of_bounds = jnp.split(-y, [b_ub.size, b_ub.size + b_eq.size])
+    # A constant, as its derivatives are then 0.
+    value = jnp.where(state.status == int(Status.PRIMAL_INFEASIBLE), jnp.inf, state.value)
+    value = jnp.where(state.status == int(Status.DUAL_INFEASIBLE), -jnp.inf, value)
+    marginals = LinprogMarginals(of_ub, of_eq, jnp.maximum(of_bounds, 0), jnp.minimum(of_bounds, 0))
+    return LinprogResult(
+        x=x,
+        fun=value,
+        success=state.status == int(Status.CONVERGED),
+        slack=b_ub - A_ub @ x,
+        con=b_eq - A_eq @ x,
+        marginals=marginals,
+        status=state.status,
+        nit=state.iter_num,
+        error=state.error,
+    )
+
+
+def _rows(name, matrix, bound, size, dtype) -> tuple[Array, Array]:
+    if (matrix is None) != (bound is None):
+        raise ValueError(f"A_{name} and b_{name} belong together: give both or none.")
+    if matrix is None:
+        return jnp.zeros((0, size), dtype), jnp.zeros(0, dtype)
+    matrix = (matrix.todense() if is_sparse(matrix) else jnp.asarray(matrix)).astype(dtype)
+    if matrix.ndim != 2 or matrix.shape[1] != size:
+        raise ValueError(f"A_{name} must have one column for each of the {size} variables, got shape {matrix.shape}.")
+    bound = jnp.asarray(bound).astype(dtype)
+    if bound.ndim > 1 or bound.size != matrix.shape[0]:
+        raise ValueError(f"b_{name} must have one entry for each row of A_{name}, got shape {bound.shape}.")
+    check_bounds(bound if name == "eq" else -np.inf, bound, ("-inf", f"b_{name}"))
+    return matrix, bound.reshape(-1)
+
+
+def _bounds(bounds, size, dtype) -> tuple[Array, Array]:
+    """Lower and upper bounds as vectors."""
+    if bounds is None:
+        bounds = (0, None)
+    if hasattr(bounds, "shape"):
+        pairs = jnp.asarray(bounds).astype(dtype)
+        if pairs.shape == (2,):
+            pairs = pairs[None]
+        if pairs.shape not in ((1, 2), (size, 2)):
+            raise ValueError(f"bounds must have the shape (2,), (1, 2) or ({size}, 2), got {pairs.shape}.")
+        pairs = jnp.broadcast_to(pairs, (size, 2))
+        # SciPy's absent bounds in arrays are infinite, or NaN.
+        if is_concrete(pairs) and np.isnan(pairs).any():
+            pairs = jnp.where(jnp.isnan(pairs), jnp.asarray([-jnp.inf, jnp.inf], dtype)[None], pairs)
+        lower, upper = pairs[:, 0], pairs[:, 1]
+    else:
+        pairs: Any = list(bounds)
+        if len(pairs) == 2 and not any(_is_pair(pair) for pair in pairs):
+            pairs = [tuple(pairs)] * size
+        elif len(pairs) == 1:
+            pairs = pairs * size
+        if len(pairs) != size or not all(_is_pair(pair) for pair in pairs):
+            raise ValueError(f"bounds must be a pair (lower, upper), or {size} pairs, got {bounds!r}.")
+
+        def side(values, absent):
+            return jnp.stack([jnp.asarray(absent if value is None else value).astype(dtype) for value in values])
+
+        lower, upper = side([low for low, _ in pairs], -jnp.inf), side([high for _, high in pairs], jnp.inf)
+    check_bounds(lower, upper, ("the lower bounds", "the upper bounds"))
+    return lower, upper
+
+
+def _is_pair(value) -> bool:
+    return value is not None and not np.isscalar(value) and np.shape(value) != () and len(value) == 2
