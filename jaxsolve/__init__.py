@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jaxsolve.linesearch import BacktrackingLineSearch as BacktrackingLineSearch
     from jaxsolve.linesearch import HagerZhangLineSearch as HagerZhangLineSearch
     from jaxsolve.linesearch import ZoomLineSearch as ZoomLineSearch
+    from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
@@ -57,6 +58,7 @@ _SUBMODULES = (
 _HOMES = {
     "BacktrackingLineSearch": "linesearch",
     "Bisection": "solvers.root",
+    "BlockCoordinateDescent": "solvers.composite",
     "FixedPointIteration": "solvers.fixed_point",
     "GradientDescent": "solvers.unconstrained",
     "HagerZhangLineSearch": "linesearch",
