@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsolve
+from jaxsolve.base import LinearOperator
+from jaxsolve.objective import CompositeLinearFunction
 from jaxsolve.projection import projection_non_negative, projection_simplex
 from jaxsolve.prox import prox_lasso
 
@@ -43,6 +45,7 @@ class Case:
         unroll_options: other options for unrolling.
         scalar: whether ``fun`` is a scalar objective.
         unrolls: whether unrolling has the right derivative.
+        pytrees: whether the parameters may be any pytree, rather than one array.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Case:
     unroll_options: dict = dataclasses.field(default_factory=dict)
     scalar: bool = True
     unrolls: bool = True
+    pytrees: bool = True
 
     def make(self, fun: Callable | None = None, **options: Any) -> Any:
         """The solver, tight enough for derivatives to be compared."""
@@ -216,6 +220,24 @@ def _bisection(fun, **options):
     return jaxsolve.Bisection(fun, lower=-4.0, upper=np.full(4, 4.0).astype(float_dtype()), **options)
 
 
+class Composite(CompositeLinearFunction):
+    """A function of the parameters as a function of the predictions X w, from which they can be recovered."""
+
+    def __init__(self, fun):
+        self._fun = fun
+
+    def subfun(self, predictions, *args, **kwargs):
+        inverse = jnp.asarray(np.linalg.pinv(X)).astype(predictions.dtype)
+        return self._fun(inverse @ predictions, *args, **kwargs)
+
+    def make_linop(self, *args, **kwargs):
+        return LinearOperator(jnp.asarray(X, float_dtype()))
+
+
+def _coordinates(fun, **options):
+    return jaxsolve.BlockCoordinateDescent(Composite(fun) if callable(fun) else fun, prox_lasso, **options)
+
+
 def _cases():
     theta, zeros = np.asarray(THETA), np.zeros(4)
     on_ridge = {"fun": ridge, "init": zeros, "theta": theta, "exact": ridge_exact}
@@ -268,6 +290,23 @@ def _cases():
         before=(1.0,),
         oracle=simplex_oracle,
     )
+    for name, make in {
+        "general": lambda fun, **o: jaxsolve.BlockCoordinateDescent(fun, prox_lasso, **o),
+        "random": lambda fun, **o: jaxsolve.BlockCoordinateDescent(fun, prox_lasso, **{"selection": "random", **o}),
+        "composite": _coordinates,
+    }.items():
+        yield Case(
+            f"BlockCoordinateDescent-{name}",
+            make,
+            ridge,
+            zeros,
+            theta,
+            lasso_exact,
+            before=(LASSO_WEIGHT,),
+            oracle=lasso_oracle,
+            unroll_iters=60,
+            pytrees=False,
+        )
     for linesearch in ("zoom", "backtracking", "hager-zhang"):
         yield Case(
             f"LBFGS-{linesearch}",

@@ -12,12 +12,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxsolve._types import Array
 from jaxsolve.base import LinearOperator
 from jaxsolve.base._objective import Objective
 
-__all__ = ["LinearModel", "is_composite"]
+__all__ = ["LinearModel", "is_composite", "spread"]
+
+# Columns and rows of a Hessian that are computed together.
+_TILE = 256
 
 
 def is_composite(fun: Any) -> bool:
@@ -99,24 +103,51 @@ class LinearModel:
         except NotImplementedError:
             return None
 
-    def hessian(self, columns: Array, predictions: Array) -> Array:
-        """Hessian in some blocks, of shape ``(k, m, k, m)`` with m the size of a block.
+    def hessian(self, columns: Array, predictions: Array, count: Array) -> Array:
+        """Hessian in the first ``count`` of some blocks, of shape ``(k, m, k, m)`` with m the size of a block.
 
         Args:
             columns: their columns of ``A``, of shape ``(n, k)``.
             predictions: where ``h`` is differentiated.
+            count: number of blocks that matter, an integer that may be traced; rows and columns of others are arbitrary.
         """
         k, m = columns.shape[1], _size(self.block)
 
+        def curved(columns, unit):
+            curve = lambda column: self.curve(predictions, spread(column, unit))  # noqa: E731
+            return jax.vmap(curve, in_axes=1, out_axes=-1)(columns)
+
+        if m == 1 and k > _TILE:
+            return self._tiled(columns, lambda part: curved(part, jnp.ones(self.block, part.dtype)), count)
+
         def component(unit):
             # Derivatives along one component of every block at a time: the memory of a whole Hessian of h is n k m^2.
-            curve = lambda column: self.curve(predictions, spread(column, unit))  # noqa: E731
-            curved = jax.vmap(curve, in_axes=1, out_axes=-1)(columns)
-            return jnp.tensordot(columns, curved, (0, 0)).reshape(k, m, k)
+            return jnp.tensordot(columns, curved(columns, unit), (0, 0)).reshape(k, m, k)
 
         units = jnp.eye(m, dtype=columns.dtype).reshape(m, *self.block)
-        slices = component(units[0])[None] if m == 1 else jax.lax.map(component, units)
+        slices = component(units[0])[None] if m == 1 else lax.map(component, units)
         return jnp.moveaxis(slices, 0, -1)
+
+    def _tiled(self, columns, curved, count):
+        """The same for blocks of one entry: half of the tiles that matter, the other half by symmetry."""
+        n, k = columns.shape
+        columns = jnp.pad(columns, ((0, 0), (0, -k % _TILE)))
+
+        def panel(i, hessian):
+            left = curved(lax.dynamic_slice_in_dim(columns, i * _TILE, _TILE, axis=1)).reshape(n, _TILE)
+
+            def tile(j, hessian):
+                right = lax.dynamic_slice_in_dim(columns, j * _TILE, _TILE, axis=1)
+                product = left.T @ right
+                hessian = lax.dynamic_update_slice(hessian, product, (i * _TILE, j * _TILE))
+                return lax.dynamic_update_slice(hessian, product.T, (j * _TILE, i * _TILE))
+
+            return lax.fori_loop(jnp.zeros_like(i), i + 1, tile, hessian)
+
+        size = columns.shape[1]
+        panels = (count + _TILE - 1) // _TILE
+        hessian = lax.fori_loop(jnp.zeros_like(panels), panels, panel, jnp.zeros((size, size), columns.dtype))
+        return hessian[:k, :k].reshape(k, 1, k, 1)
 
 
 def spread(column: Array, block: Array) -> Array:

@@ -39,11 +39,11 @@ from jaxsolve.tree_util import tree_where
 __all__ = ["descend", "bucket_sizes"]
 
 # Sizes of working sets for which a program is compiled, in unknowns.
-_SIZES = (128, 256, 512, 1024, 2048)
+_SIZES = (128, 512, 2048)
 # Blocks that join at least, as long as so many violate their condition.
-_FIRST = 64
+_FIRST = 128
 # How far the residual on the working set is brought down before all blocks are looked at again.
-_REDUCTION = 0.1
+_REDUCTION = 1e-3
 _EPOCHS = 5
 _MODEL_ROUNDS = 40
 _NEWTON_ROUNDS = 10
@@ -139,7 +139,7 @@ def _solve_on(model, prox, point, grad, index, count, target):
 
     def newton(local):
         grad = gradient(local.subfun_grad)
-        hessian = model.hessian(columns, local.predictions)
+        hessian = model.hessian(columns, local.predictions, count)
         minimiser, prox_evals = _minimise_model(hessian, grad, local.blocks, prox, inside, count, target)
         searched, evals, found = _search(model, columns, linear, local, grad, hessian, minimiser - local.blocks)
         local = local._replace(
