@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jaxsolve.linesearch import ZoomLineSearch as ZoomLineSearch
     from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
+    from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
     from jaxsolve.solvers.root import Bisection as Bisection
@@ -66,6 +67,7 @@ _HOMES = {
     "IterativeSolver": "base",
     "KKTSolution": "base",
     "LBFGS": "solvers.unconstrained",
+    "MirrorDescent": "solvers.constrained",
     "OptStep": "base",
     "ProjectedGradient": "solvers.constrained",
     "ProximalGradient": "solvers.composite",

@@ -17,7 +17,7 @@ import numpy as np
 import jaxsolve
 from jaxsolve.base import LinearOperator
 from jaxsolve.objective import CompositeLinearFunction
-from jaxsolve.projection import projection_non_negative, projection_simplex
+from jaxsolve.projection import kl_projection_simplex, projection_non_negative, projection_simplex
 from jaxsolve.prox import prox_lasso
 
 __all__ = ["CASES", "Case", "by_name", "float_dtype", "get_case"]
@@ -220,6 +220,9 @@ def _bisection(fun, **options):
     return jaxsolve.Bisection(fun, lower=-4.0, upper=np.full(4, 4.0).astype(float_dtype()), **options)
 
 
+_entropic_step = jaxsolve.MirrorDescent.make_projection_grad(kl_projection_simplex, jnp.log)
+
+
 class Composite(CompositeLinearFunction):
     """A function of the parameters as a function of the predictions X w, from which they can be recovered."""
 
@@ -235,7 +238,9 @@ class Composite(CompositeLinearFunction):
 
 
 def _coordinates(fun, **options):
-    return jaxsolve.BlockCoordinateDescent(Composite(fun) if callable(fun) else fun, prox_lasso, **options)
+    if callable(fun):  # one object for each function, by which a solver is known to have been compiled
+        fun = vars(fun).setdefault("composite", Composite(fun))
+    return jaxsolve.BlockCoordinateDescent(fun, prox_lasso, **options)
 
 
 def _cases():
@@ -292,7 +297,6 @@ def _cases():
     )
     for name, make in {
         "general": lambda fun, **o: jaxsolve.BlockCoordinateDescent(fun, prox_lasso, **o),
-        "random": lambda fun, **o: jaxsolve.BlockCoordinateDescent(fun, prox_lasso, **{"selection": "random", **o}),
         "composite": _coordinates,
     }.items():
         yield Case(
@@ -307,6 +311,17 @@ def _cases():
             unroll_iters=60,
             pytrees=False,
         )
+    yield Case(
+        "MirrorDescent-simplex",
+        lambda fun, **o: jaxsolve.MirrorDescent(fun, _entropic_step, **{"stepsize": 0.0, **o}),
+        ridge,
+        np.full(4, 0.25),
+        theta,
+        simplex_exact,
+        before=(1.0,),
+        oracle=simplex_oracle,
+        unroll_iters=1200,
+    )
     for linesearch in ("zoom", "backtracking", "hager-zhang"):
         yield Case(
             f"LBFGS-{linesearch}",

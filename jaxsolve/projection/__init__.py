@@ -13,9 +13,11 @@ from jaxsolve.projection._box import (
 )
 from jaxsolve.projection._box_section import projection_box_section
 from jaxsolve.projection._euclidean import projection_l2_ball, projection_l2_sphere
+from jaxsolve.projection._kl import kl_projection_simplex
 from jaxsolve.projection._simplex import projection_l1_ball, projection_l1_sphere, projection_simplex
 
 __all__ = [
+    "kl_projection_simplex",
     "projection_box",
     "projection_box_section",
     "projection_halfspace",

@@ -109,7 +109,7 @@ class LinearModel:
         Args:
             columns: their columns of ``A``, of shape ``(n, k)``.
             predictions: where ``h`` is differentiated.
-            count: number of blocks that matter, an integer that may be traced; rows and columns of others are arbitrary.
+            count: number of blocks that matter, which may be traced; rows and columns of others are arbitrary.
         """
         k, m = columns.shape[1], _size(self.block)
 
