@@ -189,6 +189,22 @@ def simplex_oracle(theta):
     return result.x
 
 
+SCORES = np.array([1.0, 0.8, -1.5, 0.9])
+
+
+def sparsemax(x, theta):
+    """Over the simplex, the projection of theta[1] / theta[0] times the scores; one entry is 0, by far."""
+    scores = jnp.asarray(SCORES, x.dtype)
+    return 0.5 * theta[0].astype(x.dtype) * jnp.sum(x**2) - theta[1].astype(x.dtype) * jnp.vdot(scores, x)
+
+
+def sparsemax_exact(theta):
+    """Martins and Astudillo (2016), proposition 1."""
+    support = np.array([0, 1, 3])
+    scaled = theta[1] / theta[0] * jnp.asarray(SCORES[support], float_dtype())
+    return jnp.zeros(4, float_dtype()).at[support].set(scaled - (jnp.sum(scaled) - 1) / 3)
+
+
 CONTRACTION = 0.5 * X[:4] / np.linalg.norm(X[:4], 2)
 
 
@@ -314,13 +330,12 @@ def _cases():
     yield Case(
         "MirrorDescent-simplex",
         lambda fun, **o: jaxsolve.MirrorDescent(fun, _entropic_step, **{"stepsize": 0.0, **o}),
-        ridge,
+        sparsemax,
         np.full(4, 0.25),
         theta,
-        simplex_exact,
+        sparsemax_exact,
         before=(1.0,),
-        oracle=simplex_oracle,
-        unroll_iters=1200,
+        unroll_iters=150,
     )
     for linesearch in ("zoom", "backtracking", "hager-zhang"):
         yield Case(

@@ -31,11 +31,13 @@ CASES = {
         lambda x, lo, up, w, c: projection.projection_box_section(x, (lo, up, w, c)),
         (-1.0, 1.0 + 0.1 * np.arange(N), NORMAL, 0.7),
     ),
+    # Of a dual point, in another divergence: the rest holds.
+    "kl_simplex": (projection.kl_projection_simplex, (1.5,)),
     # Not convex: the rest holds.
     "l1_sphere": (projection.projection_l1_sphere, (1.5,)),
     "l2_sphere": (projection.projection_l2_sphere, (1.5,)),
 }
-CONVEX = [name for name in CASES if "sphere" not in name]
+CONVEX = [name for name in CASES if "sphere" not in name and "kl" not in name]
 ON_TREES = list(CASES)
 X = np.array([0.9, -1.3, 2.1, 0.3, -0.2, 1.4])
 FUNCTIONS = {name: jax.jit(fun) for name, (fun, _) in CASES.items()}

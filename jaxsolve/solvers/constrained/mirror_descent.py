@@ -1,7 +1,7 @@
 r"""Mirror descent.
 
-Problem: minimise :math:`f(x, \theta)` over a convex set :math:`C(\eta)`. Method: projected gradient in the geometry of a
-convex function :math:`\varphi`,
+Problem: minimise :math:`f(x, \theta)` over a convex set :math:`C(\eta)`. Method: projected gradient in the geometry of
+a convex function :math:`\varphi`,
 
 .. math::
 
@@ -132,9 +132,9 @@ class MirrorDescent(IterativeSolver):
             projection: ``projection(y, hyperparams_proj)``, the point of the set nearest to the *dual* point ``y`` in
                 the Bregman divergence of :math:`\varphi`; called without its second argument if that is ``None``. For
                 the negative entropy on the simplex, :func:`jaxsolve.projection.kl_projection_simplex`.
-            mapping_fun: the mirror map :math:`\nabla\varphi`, on a pytree like the parameters. For the negative entropy,
-                the logarithm. It acts entry by entry where it is infinite, at the boundary of its domain; there such
-                entries stay, and their derivative is 0.
+            mapping_fun: the mirror map :math:`\nabla\varphi`, on a pytree like the parameters. For the negative
+                entropy, the logarithm. Where it is infinite, at the boundary of its domain, it must act entry by entry;
+                such entries stay, and their derivative is 0.
 
         Returns:
             ``projection_grad(x, x_fun_grad, stepsize, hyperparams_proj)``.
