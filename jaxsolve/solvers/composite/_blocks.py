@@ -127,6 +127,7 @@ def sweep(
         grad = linear + jnp.tensordot(column, point.subfun_grad, (0, 0))
         bound = curvature[index]
         if not known:
+            # Half of what held last time; twice of what did not, which is remembered as four times.
             bound = jnp.maximum(_curvature_along(model, column, grad, point.predictions), 0.5 * bound)
             # A block on which f does not depend has no curvature; its step is long, but finite.
             bound = jnp.maximum(bound, jnp.finfo(bound.dtype).eps)
@@ -142,7 +143,7 @@ def sweep(
         slack = 10 * float(jnp.finfo(value.dtype).eps) * jnp.abs(point.value).astype(x.dtype)
         found = rise <= 0.5 * bound * jnp.vdot(step, step) + slack
         kept = jax.tree.map(lambda a, b: jnp.where(found, a, b), new, point)
-        return (kept, curvature.at[index].set(jnp.where(found, bound, 2 * bound))), None
+        return (kept, curvature.at[index].set(jnp.where(found, bound, 4 * bound))), None
 
     return lax.scan(visit_chunk, (point, curvature), order)[0]
 

@@ -213,6 +213,8 @@ class _ModelState(NamedTuple):
     error: Array
     free: Array
     rounds: Array
+    refused: Array
+    resume: Array
 
 
 def _minimise_model(hessian, grad, blocks, prox, inside, count, target):
@@ -244,8 +246,8 @@ def _minimise_model(hessian, grad, blocks, prox, inside, count, target):
         error = error_of(blocks, grad)
         free = prox.is_free(blocks - over_blocks(steps, blocks) * grad, steps) & inside
         settled = ~jnp.any(free ^ state.free)
-        new = _ModelState(blocks, grad, error, free, state.rounds + 1)
-        return run_if_any(settled & (error > target), newton, new)
+        new = state._replace(blocks=blocks, grad=grad, error=error, free=free, rounds=state.rounds + 1)
+        return run_if_any(settled & (error > target) & (new.rounds >= state.resume), newton, new)
 
     def newton(state):
         stepped = state.blocks - over_blocks(steps, blocks) * state.grad
@@ -262,10 +264,12 @@ def _minimise_model(hessian, grad, blocks, prox, inside, count, target):
         trial_grad = gradient_at(trial)
         trial_error = error_of(trial, trial_grad)
         better = trial_error <= 0.5 * state.error
-        return tree_where(better, state._replace(blocks=trial, grad=trial_grad, error=trial_error), state)
+        # After a refusal the sweeps go on for twice as long as after the one before.
+        refused = state._replace(refused=state.refused + 1, resume=state.rounds + 2**state.refused)
+        return tree_where(better, state._replace(blocks=trial, grad=trial_grad, error=trial_error), refused)
 
-    init = _ModelState(blocks, grad, jnp.full((), jnp.inf, grad.dtype), jnp.zeros(k, bool), jnp.zeros((), jnp.int32))
-    # The model's own minimum may be taken more seriously than that of the problem: an epoch costs little.
+    zero = jnp.zeros((), jnp.int32)
+    init = _ModelState(blocks, grad, jnp.full((), jnp.inf, grad.dtype), jnp.zeros(k, bool), zero, zero + 1, zero)
     final = loop(lambda state: state.error > target, round_, init, maxiter=_MODEL_ROUNDS)
     return final.blocks, final.rounds * _EPOCHS * count
 
@@ -280,7 +284,9 @@ def _newton_step(hessian, jacobians, steps, residual):
         fixed = jnp.where(moves, 0, residual[:, 0])
         right = jnp.where(moves, residual[:, 0] / scale - flat @ fixed, fixed)
         both = moves[:, None] & moves[None]
-        diagonal = jnp.where(moves, (1 - slope) / scale, 1)
+        # More free blocks than samples make a singular Hessian; a little more curvature leaves a direction of descent.
+        more = 1e-2 * float(jnp.finfo(steps.dtype).eps) ** 0.5 / steps
+        diagonal = jnp.where(moves, (1 - slope) / scale + more, 1)
         system = jnp.where(both, flat, 0) + jnp.diag(diagonal)
         return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(system), right)[:, None]
     # Sums of products of small blocks are written out, for a batched product of them would be slow.
