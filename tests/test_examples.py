@@ -82,3 +82,17 @@ def test_svm_comparison_and_figure(svm, svm_data, tmp_path, capsys):
     assert memory["unrolled, checkpointed", 200] < memory["unrolled", 200] / 4
     svm.plot(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lasso_path", {"num_weights": 16}),
+        ("kernel_svm", {"num_steps": 10}),
+        ("nmf", {"num_rounds": 50, "num_images": 200}),
+        ("dictionary_learning", {"num_splits": 1, "num_steps": 10}),
+    ],
+)
+def test_what_an_example_claims_holds(name, options, capsys):
+    assert _load(name).main(**options)
+    assert capsys.readouterr().out
