@@ -39,7 +39,7 @@ from jaxsolve.tree_util import tree_where
 __all__ = ["descend", "bucket_sizes"]
 
 # Sizes of working sets for which a program is compiled, in unknowns.
-_SIZES = (128, 512, 2048)
+_SIZES = (128, 256, 512, 2048)
 # Blocks that join at least, as long as so many violate their condition.
 _FIRST = 128
 # How far the residual on the working set is brought down before all blocks are looked at again.

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from jaxsolve._loop import run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep
 from jaxsolve.base import IterativeSolver, check_choice, option
@@ -31,7 +31,8 @@ from jaxsolve.tree_util import tree_l2_norm
 __all__ = ["BlockCDState", "BlockCoordinateDescent"]
 
 _SELECTIONS = ("auto", "cyclic", "random", "greedy")
-# Predictions that are only updated collect rounding errors; every so many iterations they are computed anew.
+# The predictions follow from the steps. Before that collects more rounding errors than a product with A has, they are
+# computed anew: after every sweep, which costs more by far, and after so many working sets.
 _REFRESH = 20
 
 
@@ -116,7 +117,6 @@ class BlockCoordinateDescent(IterativeSolver):
 
     order: ClassVar[str] = "fun block_prox maxiter tol verbose implicit_diff implicit_diff_solve jit unroll"
     oracles: ClassVar[tuple[str, ...]] = ("fun", "block_prox")
-    surrogate_error = True
     derived_fields = ("value", "predictions", "subfun_g")
 
     def validate(self) -> None:
@@ -170,15 +170,13 @@ class BlockCoordinateDescent(IterativeSolver):
         if self._greedy():
             tol = jnp.asarray(self.tol).astype(state.error.dtype)
             point, free, num_grad, num_prox = descend(model, prox, point, state.grad, free, tol)
-            # Between refreshes the predictions follow from the steps.
-            predictions = point.predictions
+            refresh = (state.iter_num % _REFRESH) == _REFRESH - 1
+            predictions = run_if_any(refresh, lambda _: model.predictions(point.params), point.predictions)
         else:
             known = self._known(model)
             point, curvature = sweep(model, prox, point, curvature, self._sequence(state, num_blocks), known=known)
             num_grad = num_prox = num_blocks
-            predictions = point.predictions
-        refresh = (state.iter_num % _REFRESH) == _REFRESH - 1
-        predictions = lax.cond(refresh, lambda: model.predictions(point.params), lambda: predictions)
+            refresh, predictions = False, model.predictions(point.params)
         stuck = jnp.all(point.params == params) & jnp.all(curvature == state.curvature)
         new, grad, error = self._look(model, prox, point.params, predictions)
         return OptStep(
@@ -191,7 +189,9 @@ class BlockCoordinateDescent(IterativeSolver):
                 num_fun_eval=state.num_fun_eval,
                 num_prox_eval=state.num_prox_eval + num_prox + num_blocks,
                 num_grad_eval=state.num_grad_eval + num_grad + 1,
-                status=self.status_of(error, failed=stuck & ~refresh, failure=Status.STALLED),
+                status=self.status_of(
+                    error, failed=stuck if refresh is False else stuck & ~refresh, failure=Status.STALLED
+                ),
                 value=new.value + model.linear_value(new.params).astype(new.value.dtype),
                 grad=grad,
                 curvature=curvature,
