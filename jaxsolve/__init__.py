@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from jaxsolve.linesearch import BacktrackingLineSearch as BacktrackingLineSearch
     from jaxsolve.linesearch import HagerZhangLineSearch as HagerZhangLineSearch
     from jaxsolve.linesearch import ZoomLineSearch as ZoomLineSearch
+    from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
+    from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
     from jaxsolve.solvers.quadratic import BoxCDQP as BoxCDQP
@@ -67,6 +69,7 @@ _SUBMODULES = (
 _HOMES = {
     "BacktrackingLineSearch": "linesearch",
     "Bisection": "solvers.root",
+    "BlockCoordinateDescent": "solvers.composite",
     "BoxCDQP": "solvers.quadratic",
     "CvxpyQP": "solvers.quadratic",
     "EqualityConstrainedQP": "solvers.quadratic",
@@ -79,6 +82,7 @@ _HOMES = {
     "KKTSolution": "base",
     "InteriorPointQP": "solvers.quadratic",
     "LBFGS": "solvers.unconstrained",
+    "MirrorDescent": "solvers.constrained",
     "OptStep": "base",
     "ProjectedGradient": "solvers.constrained",
     "ProximalGradient": "solvers.composite",

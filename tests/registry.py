@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsolve
-from jaxsolve.projection import projection_non_negative, projection_simplex
+from jaxsolve.base import LinearOperator
+from jaxsolve.objective import CompositeLinearFunction
+from jaxsolve.projection import kl_projection_simplex, projection_non_negative, projection_simplex
 from jaxsolve.prox import prox_lasso
 
 __all__ = [
@@ -52,6 +54,7 @@ class Case:
         unroll_options: other options for unrolling.
         scalar: whether ``fun`` is a scalar objective.
         unrolls: whether unrolling has the right derivative.
+        pytrees: whether the parameters may be any pytree, rather than one array.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Case:
     unroll_options: dict = dataclasses.field(default_factory=dict)
     scalar: bool = True
     unrolls: bool = True
+    pytrees: bool = True
 
     def make(self, fun: Callable | None = None, **options: Any) -> Any:
         """The solver, tight enough for derivatives to be compared."""
@@ -194,6 +198,22 @@ def simplex_oracle(theta):
     return result.x
 
 
+SCORES = np.array([1.0, 0.8, -1.5, 0.9])
+
+
+def sparsemax(x, theta):
+    """Over the simplex, the projection of theta[1] / theta[0] times the scores; one entry is 0, by far."""
+    scores = jnp.asarray(SCORES, x.dtype)
+    return 0.5 * theta[0].astype(x.dtype) * jnp.sum(x**2) - theta[1].astype(x.dtype) * jnp.vdot(scores, x)
+
+
+def sparsemax_exact(theta):
+    """Martins and Astudillo (2016), proposition 1."""
+    support = np.array([0, 1, 3])
+    scaled = theta[1] / theta[0] * jnp.asarray(SCORES[support], float_dtype())
+    return jnp.zeros(4, float_dtype()).at[support].set(scaled - (jnp.sum(scaled) - 1) / 3)
+
+
 CONTRACTION = 0.5 * X[:4] / np.linalg.norm(X[:4], 2)
 
 
@@ -223,6 +243,29 @@ def cubic_exact(theta):
 
 def _bisection(fun, **options):
     return jaxsolve.Bisection(fun, lower=-4.0, upper=np.full(4, 4.0).astype(float_dtype()), **options)
+
+
+_entropic_step = jaxsolve.MirrorDescent.make_projection_grad(kl_projection_simplex, jnp.log)
+
+
+class Composite(CompositeLinearFunction):
+    """A function of the parameters as a function of the predictions X w, from which they can be recovered."""
+
+    def __init__(self, fun):
+        self._fun = fun
+
+    def subfun(self, predictions, *args, **kwargs):
+        inverse = jnp.asarray(np.linalg.pinv(X)).astype(predictions.dtype)
+        return self._fun(inverse @ predictions, *args, **kwargs)
+
+    def make_linop(self, *args, **kwargs):
+        return LinearOperator(jnp.asarray(X, float_dtype()))
+
+
+def _coordinates(fun, **options):
+    if callable(fun):  # one object for each function, by which a solver is known to have been compiled
+        fun = vars(fun).setdefault("composite", Composite(fun))
+    return jaxsolve.BlockCoordinateDescent(fun, prox_lasso, **options)
 
 
 def _cases():
@@ -276,6 +319,32 @@ def _cases():
         simplex_exact,
         before=(1.0,),
         oracle=simplex_oracle,
+    )
+    for name, make in {
+        "general": lambda fun, **o: jaxsolve.BlockCoordinateDescent(fun, prox_lasso, **o),
+        "composite": _coordinates,
+    }.items():
+        yield Case(
+            f"BlockCoordinateDescent-{name}",
+            make,
+            ridge,
+            zeros,
+            theta,
+            lasso_exact,
+            before=(LASSO_WEIGHT,),
+            oracle=lasso_oracle,
+            unroll_iters=60,
+            pytrees=False,
+        )
+    yield Case(
+        "MirrorDescent-simplex",
+        lambda fun, **o: jaxsolve.MirrorDescent(fun, _entropic_step, **{"stepsize": 0.0, **o}),
+        sparsemax,
+        np.full(4, 0.25),
+        theta,
+        sparsemax_exact,
+        before=(1.0,),
+        unroll_iters=150,
     )
     for linesearch in ("zoom", "backtracking", "hager-zhang"):
         yield Case(

@@ -92,3 +92,17 @@ def test_soft_ranks_learn_a_ranking(capsys):
 def test_structured_prediction_orders_most_pairs(capsys):
     assert _load("structured_prediction").main(num_train=200, num_steps=150)
     assert "perturbed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lasso_path", {"num_weights": 16}),
+        ("kernel_svm", {"num_steps": 10}),
+        ("nmf", {"num_rounds": 50, "num_images": 200}),
+        ("dictionary_learning", {"num_splits": 1, "num_steps": 10}),
+    ],
+)
+def test_what_an_example_claims_holds(name, options, capsys):
+    assert _load(name).main(**options)
+    assert capsys.readouterr().out

@@ -15,6 +15,7 @@ from jaxsolve.projection._box import (
 from jaxsolve.projection._box_section import projection_box_section
 from jaxsolve.projection._euclidean import projection_l2_ball, projection_l2_sphere
 from jaxsolve.projection._exponential_cone import projection_dual_exponential_cone, projection_exponential_cone
+from jaxsolve.projection._kl import kl_projection_simplex
 from jaxsolve.projection._order import (
     projection_capped_simplex,
     projection_monotone_cone,
@@ -43,6 +44,7 @@ __all__ = [
     "kl_projection_transport",
     "projection_affine_set",
     "projection_birkhoff",
+    "kl_projection_simplex",
     "projection_box",
     "projection_box_section",
     "projection_dual_exponential_cone",

@@ -65,7 +65,7 @@ def projection_simplex(x: PyTree, value: Any = 1.0) -> PyTree:
             f"projection_simplex: x must be a vector or a pytree of arrays, got one array of shape {x.shape}; "
             "use jax.vmap(projection_simplex) to project each row."
         )
-    vector, unravel, value = _vector_and_size(x, value, "projection_simplex: value")
+    vector, unravel, value = vector_and_size(x, value, "projection_simplex: value")
     return unravel(_simplex(vector, value))
 
 
@@ -96,7 +96,7 @@ def projection_l1_sphere(x: PyTree, value: Any = 1.0) -> PyTree:
         >>> projection_l1_sphere(jnp.array([0.25, -0.25])).tolist()
         [0.5, -0.5]
     """
-    vector, unravel, value = _vector_and_size(as_inexact(x, "x"), value, "projection_l1_sphere: value")
+    vector, unravel, value = vector_and_size(as_inexact(x, "x"), value, "projection_l1_sphere: value")
     return unravel(_l1_sphere(vector, value))
 
 
@@ -129,11 +129,11 @@ def projection_l1_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
         >>> projection_l1_ball({"a": jnp.array([2.0, -1.5]), "b": 0.5})["a"].tolist()
         [0.75, -0.25]
     """
-    vector, unravel, max_value = _vector_and_size(as_inexact(x, "x"), max_value, "projection_l1_ball: max_value")
+    vector, unravel, max_value = vector_and_size(as_inexact(x, "x"), max_value, "projection_l1_ball: max_value")
     return unravel(_l1_ball(vector, max_value))
 
 
-def _vector_and_size(x, value, name):
+def vector_and_size(x, value, name):
     value = 1.0 if value is None else value
     check_nonnegative(value, name)
     if sum(leaf.size for leaf in jax.tree.leaves(x)) == 0:

@@ -60,6 +60,8 @@ CASES = {
     "capped_simplex": (projection.projection_capped_simplex, (1.5, 0.75)),
     "affine_set": (lambda x, A, b: projection.projection_affine_set(x, (A, b)), (SYSTEM, np.array([0.5, -1.0]))),
     "second_order_cone": (lambda x: projection.projection_second_order_cone(x), ()),
+    # Of a dual point, in another divergence: the rest holds.
+    "kl_simplex": (projection.kl_projection_simplex, (1.5,)),
     # Not convex: the rest holds.
     "sparse_simplex": (lambda x, value: projection.projection_sparse_simplex(x, 3, value=value), (1.5,)),
     "l1_sphere": (projection.projection_l1_sphere, (1.5,)),
@@ -86,6 +88,8 @@ CONVEX = [name for name in CASES if name not in ("l1_sphere", "l2_sphere", "spar
 # Compiled twice over these take long: what they are made of is tested, and the rest in files of their own.
 LIGHT = [name for name in CASES if not name.startswith("dual") and not name.endswith("transport")]
 CURVED = [name for name in CASES if name.endswith("cone") or name.endswith("transport")]
+CONVEX = [name for name in CASES if "sphere" not in name and "kl" not in name]
+ON_TREES = list(CASES)
 X = np.array([0.9, -1.3, 2.1, 0.3, -0.2, 1.4])
 FUNCTIONS = {name: jax.jit(fun) for name, (fun, _) in CASES.items()}
 

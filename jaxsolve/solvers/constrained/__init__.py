@@ -1,5 +1,6 @@
 """Minimisation over a set."""
 
+from jaxsolve.solvers.constrained.mirror_descent import MirrorDescent
 from jaxsolve.solvers.constrained.projected_gradient import ProjectedGradient
 
-__all__ = ["ProjectedGradient"]
+__all__ = ["MirrorDescent", "ProjectedGradient"]

@@ -1,0 +1,297 @@
+r"""Greedy coordinate descent: solve the problem on the blocks that matter, look at all others now and then.
+
+One iteration takes a working set: the blocks that are free to move and those that violate their optimality condition
+most, at most twice as many as are free. On it a proximal Newton method is run (Lee, Sun and Saunders 2014, algorithm
+1). Its model
+
+.. math::  q(\delta) = \langle \nabla f, \delta\rangle + \tfrac12 \langle \delta, H \delta\rangle + g(x + \delta)
+
+needs the Hessian :math:`H` in the working set only, a small matrix that stays in the cache: a visit to a block of the
+model costs one row of it, however many samples there are. So the model is minimised by cyclic coordinate descent, and,
+once the free blocks have settled, by semismooth Newton steps on the fixed point of its proximal gradient map, each
+taken only if it halves the residual. For a quadratic :math:`f` the model is exact. Then the gradient in all blocks
+is computed, and the working set chosen anew (Massias, Gramfort and Salmon 2018, section 4; Bertrand et al. 2022).
+
+The value of :math:`g` is not known, only its proximity operator. But where the model is minimal, :math:`v = -\nabla f -
+H \delta` is a subgradient of the convex :math:`g` at :math:`x + \delta`, so :math:`g` falls by at least :math:`-\langle
+v, \delta\rangle` and a step :math:`\alpha` decreases the sum by at least :math:`\sigma \alpha \langle \delta, H \delta
+\rangle` if
+
+.. math::
+    f(x + \alpha \delta) \le f(x) + \alpha \langle \nabla f, \delta \rangle + (1 - \sigma) \alpha \langle \delta,
+    H \delta \rangle .
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxsolve._loop import loop, run_if_any
+from jaxsolve._types import Array
+from jaxsolve.solvers.composite._blocks import BlockProx, Point, block_norms, over_blocks, sweep
+from jaxsolve.solvers.composite._linear_model import LinearModel
+from jaxsolve.tree_util import tree_where
+
+__all__ = ["descend", "bucket_sizes"]
+
+# Sizes of working sets for which a program is compiled, in unknowns.
+_SIZES = (128, 256, 512, 2048)
+# Blocks that join at least, as long as so many violate their condition.
+_FIRST = 128
+# How far the residual on the working set is brought down before all blocks are looked at again.
+_REDUCTION = 1e-3
+_EPOCHS = 5
+_MODEL_ROUNDS = 40
+_NEWTON_ROUNDS = 10
+_SEARCH_STEPS = 20
+_SIGMA = 0.1
+
+
+class _Local(NamedTuple):
+    """An iterate on the working set."""
+
+    blocks: Array
+    predictions: Array
+    value: Array
+    subfun_grad: Array
+    error: Array
+    failed: Array
+    grad_evals: Array
+    prox_evals: Array
+
+
+def bucket_sizes(num_blocks: int, block_size: int) -> list[int]:
+    """Sizes of working sets, in blocks; a problem that fits into the smallest one has one."""
+    sizes = [max(1, size // block_size) for size in _SIZES]
+    sizes = [size for size in sizes if size < num_blocks] + [min(num_blocks, sizes[-1])]
+    return sorted(set(sizes))
+
+
+def descend(
+    model: LinearModel, prox: BlockProx, point: Point, grad: Array, free: Array, tol: Array
+) -> tuple[Point, Array, Array, Array]:
+    """Choose a working set and solve the problem on it.
+
+    Args:
+        model: the smooth part.
+        prox: of the blocks.
+        point: the iterate.
+        grad: its gradient in all blocks.
+        free: the blocks that were free to move on the last working set, booleans of shape ``(d,)``.
+        tol: error at which the whole problem is solved.
+
+    Returns:
+        The new point, the blocks that are free now, and the numbers of gradients of ``h`` and of proximity operators.
+    """
+    num_blocks = free.shape[0]
+    sizes = bucket_sizes(num_blocks, max(1, point.params.size // num_blocks))
+    residual = prox.residual(point.params, grad)
+    violation = block_norms(residual)
+    # No more than what is wrong outside is gained by solving the working set to more.
+    target = jnp.maximum(_REDUCTION * jnp.sqrt(jnp.sum(residual**2)), 0.5 * tol)
+
+    num_free = jnp.sum(free, dtype=jnp.int32)
+    joining = jnp.minimum(jnp.sum((violation > 0) & ~free, dtype=jnp.int32), jnp.maximum(num_free, _FIRST))
+    count = jnp.clip(num_free + joining, 1, sizes[-1])
+    # All free blocks stand in front, unless there are too many of them: then whichever is worst.
+    first = jnp.where(free & (num_free <= sizes[-1]), jnp.inf, violation).astype(violation.dtype)
+    chosen = lax.top_k(first, sizes[-1])[1]
+
+    zero = jnp.zeros((), jnp.int32)
+    carry = (point, jnp.zeros_like(free), jnp.asarray(False), zero, zero)
+    smaller = 0
+    for size in sizes:
+        index = chosen[:size]
+
+        def solve(carry, index=index):
+            return _solve_on(model, prox, carry[0], grad, index, count, target)
+
+        # Not `lax.switch`, which under `vmap` would solve working sets of every size in every lane.
+        carry = solve(carry) if len(sizes) == 1 else run_if_any((count > smaller) & (count <= size), solve, carry)
+        smaller = size
+    point, free, failed, num_grad, num_prox = carry
+
+    def visit_all(point):
+        unknown = jnp.zeros(num_blocks, point.params.dtype)
+        return sweep(model, prox, point, unknown, jnp.arange(num_blocks, dtype=jnp.int32), known=False)[0]
+
+    # Without a step that decreases the objective (f is not convex, or rounding): one block at a time, on f itself.
+    point = run_if_any(failed, visit_all, point)
+    return point, free, num_grad + jnp.where(failed, 2 * num_blocks, 0), num_prox + jnp.where(failed, num_blocks, 0)
+
+
+def _solve_on(model, prox, point, grad, index, count, target):
+    columns = model.operator.columns(index)
+    linear = model.linear_of(index)
+    inside = jnp.arange(index.shape[0], dtype=jnp.int32) < count
+    blocks = point.params[index]
+
+    def gradient(subfun_grad):
+        return linear + jnp.tensordot(columns, subfun_grad, (0, 0))
+
+    def error_of(blocks, grad):
+        residual = prox.residual(blocks, grad)
+        return jnp.sqrt(jnp.sum(jnp.where(over_blocks(inside, blocks), residual, 0) ** 2)).astype(blocks.dtype)
+
+    def newton(local):
+        grad = gradient(local.subfun_grad)
+        hessian = model.hessian(columns, local.predictions, count)
+        minimiser, prox_evals = _minimise_model(hessian, grad, local.blocks, prox, inside, count, target)
+        searched, evals, found = _search(model, columns, linear, local, grad, hessian, minimiser - local.blocks)
+        local = local._replace(
+            grad_evals=local.grad_evals + evals + 1,
+            prox_evals=local.prox_evals + prox_evals,
+        )
+        moved = tree_where(found, local._replace(**searched), local)._replace(failed=~found)
+        return moved._replace(error=error_of(moved.blocks, gradient(moved.subfun_grad)))
+
+    zero = jnp.zeros((), jnp.int32)
+    local = _Local(
+        blocks,
+        point.predictions,
+        point.value,
+        point.subfun_grad,
+        error_of(blocks, jnp.take(grad, index, axis=0)),
+        jnp.asarray(False),
+        zero,
+        zero,
+    )
+    local = loop(lambda local: (local.error > target) & ~local.failed, newton, local, maxiter=_NEWTON_ROUNDS)
+    final = Point(point.params.at[index].set(local.blocks), local.predictions, local.value, local.subfun_grad)
+    stepped = local.blocks - gradient(local.subfun_grad)
+    is_free = prox.is_free(stepped, jnp.ones((), stepped.dtype)) & inside
+    free = jnp.zeros(point.params.shape[0], bool).at[index].set(is_free)
+    return final, free, local.failed, local.grad_evals, local.prox_evals
+
+
+def _search(model, columns, linear, local, grad, hessian, step):
+    """Shorten the step until the objective decreases; the fields that change, evaluations, and whether it did."""
+    dtype = step.dtype
+    flat = step.reshape(-1)
+    along = jnp.tensordot(columns, step, (1, 0))
+    slope = jnp.vdot(grad, step)
+    curvature = jnp.vdot(flat, hessian.reshape(flat.size, flat.size) @ flat)
+    linear_slope = jnp.vdot(linear, step)
+    slack = 10 * float(jnp.finfo(local.value.dtype).eps) * jnp.abs(local.value).astype(dtype)
+
+    def attempt(carry):
+        alpha, evals, *_ = carry
+        predictions = local.predictions + alpha * along
+        value, subfun_grad = model.value_and_grad(predictions)
+        rise = (value - local.value).astype(dtype) + alpha * linear_slope
+        found = rise <= alpha * (slope + (1 - _SIGMA) * curvature) + slack
+        return jnp.where(found, alpha, 0.5 * alpha), evals + 1, found, predictions, value, subfun_grad
+
+    init = (
+        jnp.ones((), dtype),
+        jnp.zeros((), jnp.int32),
+        jnp.asarray(False),
+        local.predictions,
+        local.value,
+        local.subfun_grad,
+    )
+    alpha, evals, found, predictions, value, subfun_grad = loop(
+        lambda carry: ~carry[2], attempt, init, maxiter=_SEARCH_STEPS
+    )
+    fields = {
+        "blocks": local.blocks + alpha * step,
+        "predictions": predictions,
+        "value": value,
+        "subfun_grad": subfun_grad,
+    }
+    # At a full step exactly the minimiser, or else rounding would leave zeros as 1e-17.
+    return fields, evals, found
+
+
+class _ModelState(NamedTuple):
+    blocks: Array
+    grad: Array
+    error: Array
+    free: Array
+    rounds: Array
+    refused: Array
+    resume: Array
+
+
+def _minimise_model(hessian, grad, blocks, prox, inside, count, target):
+    """Minimise the model from ``blocks``, where its gradient is ``grad``; the minimiser and proximity operators."""
+    k, m = hessian.shape[:2]
+    flat = hessian.reshape(k * m, k * m)
+    within = jnp.moveaxis(jnp.diagonal(hessian, axis1=0, axis2=2), -1, 0)
+    curvature = jnp.max(jnp.sum(jnp.abs(within), axis=2), axis=1)
+    largest = jnp.max(curvature)
+    curvature = jnp.maximum(curvature, jnp.finfo(curvature.dtype).eps * jnp.where(largest > 0, largest, 1))
+    steps = 1 / curvature
+    kept = over_blocks(inside, blocks)
+
+    def error_of(blocks, grad):
+        return jnp.sqrt(jnp.sum(jnp.where(kept, prox.residual(blocks, grad), 0) ** 2))
+
+    def visit(j, carry):
+        blocks, grad = carry
+        x = blocks[j]
+        moved = prox.one(x - grad[j] * steps[j], steps[j])
+        change = jnp.tensordot((moved - x).reshape(m), hessian[j], (0, 0)) if m > 1 else (moved - x) * hessian[j, 0]
+        return blocks.at[j].set(moved), grad + change.reshape(grad.shape)
+
+    def round_(state):
+        def epochs(i, carry):
+            return visit(i % count, carry)
+
+        blocks, grad = lax.fori_loop(0, _EPOCHS * count, epochs, (state.blocks, state.grad))
+        error = error_of(blocks, grad)
+        free = prox.is_free(blocks - over_blocks(steps, blocks) * grad, steps) & inside
+        settled = ~jnp.any(free ^ state.free)
+        new = state._replace(blocks=blocks, grad=grad, error=error, free=free, rounds=state.rounds + 1)
+        return run_if_any(settled & (error > target) & (new.rounds >= state.resume), newton, new)
+
+    def newton(state):
+        stepped = state.blocks - over_blocks(steps, blocks) * state.grad
+        residual = jnp.where(kept, prox.all(stepped, steps) - state.blocks, 0)
+        jacobians = jnp.where(inside[:, None, None], prox.jacobians(stepped, steps), 0)
+        tangent = _newton_step(hessian, jacobians, steps, residual.reshape(k, m)).reshape(blocks.shape)
+
+        def gradient_at(x):
+            return grad + (flat @ (x - blocks).reshape(k * m)).reshape(grad.shape)
+
+        trial = state.blocks + tangent
+        # A proximal step puts it into the domain of g and gives exact zeros.
+        trial = jnp.where(kept, prox.all(trial - over_blocks(steps, trial) * gradient_at(trial), steps), blocks)
+        trial_grad = gradient_at(trial)
+        trial_error = error_of(trial, trial_grad)
+        better = trial_error <= 0.5 * state.error
+        # After a refusal the sweeps go on for twice as long as after the one before.
+        refused = state._replace(refused=state.refused + 1, resume=state.rounds + 2**state.refused)
+        return tree_where(better, state._replace(blocks=trial, grad=trial_grad, error=trial_error), refused)
+
+    zero = jnp.zeros((), jnp.int32)
+    init = _ModelState(blocks, grad, jnp.full((), jnp.inf, grad.dtype), jnp.zeros(k, bool), zero, zero + 1, zero)
+    final = loop(lambda state: state.error > target, round_, init, maxiter=_MODEL_ROUNDS)
+    return final.blocks, final.rounds * _EPOCHS * count
+
+
+def _newton_step(hessian, jacobians, steps, residual):
+    """Solve ``(D (I - S H) - I) t = -r``, D the derivative of the prox, S the step sizes; of shape (k, m)."""
+    k, m = residual.shape
+    if m == 1:
+        # Where D > 0 the rows divided by -D S are those of the symmetric H + (1 - D) / (D S); elsewhere t = r.
+        slope, moves, flat = jacobians[:, 0, 0], jacobians[:, 0, 0] > 0, hessian.reshape(k, k)
+        scale = jnp.where(moves, slope * steps, 1)
+        fixed = jnp.where(moves, 0, residual[:, 0])
+        right = jnp.where(moves, residual[:, 0] / scale - flat @ fixed, fixed)
+        both = moves[:, None] & moves[None]
+        # More free blocks than samples make a singular Hessian; a little more curvature leaves a direction of descent.
+        more = 1e-2 * float(jnp.finfo(steps.dtype).eps) ** 0.5 / steps
+        diagonal = jnp.where(moves, (1 - slope) / scale + more, 1)
+        system = jnp.where(both, flat, 0) + jnp.diag(diagonal)
+        return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(system), right)[:, None]
+    # Sums of products of small blocks are written out, for a batched product of them would be slow.
+    scaled = sum((steps[:, None] * jacobians[:, :, i])[:, :, None, None] * hessian[:, None, i] for i in range(m))
+    pairs = jnp.eye(k, dtype=hessian.dtype)[:, None, :, None]
+    units = jnp.eye(m, dtype=hessian.dtype)
+    system = pairs * (jacobians - units[None])[:, :, None, :] - scaled
+    return -jnp.linalg.solve(system.reshape(k * m, k * m), residual.reshape(k * m)).reshape(k, m)

@@ -1,0 +1,271 @@
+r"""Block coordinate descent.
+
+Problem: minimise :math:`f(x, \theta) + \sum_j g(x_j, \eta)`, with :math:`f` smooth and :math:`g` given by its proximity
+operator; :math:`x_j` are the entries, or rows, of an array.
+Method: proximal gradient steps on one block at a time, see :mod:`jaxsolve.solvers.composite._blocks`, in a fixed or
+random order, or on a working set, see :mod:`jaxsolve.solvers.composite._working_set`. For :math:`f(x) = h(A x) +
+\langle x, b\rangle` the predictions :math:`A x` are kept up to date, so that a block costs one column of :math:`A`.
+Optimality: the fixed point :math:`x_j = \operatorname{prox}_g(x_j - [\nabla_1 f(x, \theta)]_j, \eta)` of every block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsolve._loop import run_if_any
+from jaxsolve._status import Status
+from jaxsolve._types import Array, OptStep
+from jaxsolve.base import IterativeSolver, check_choice, option
+from jaxsolve.base._objective import Objective
+from jaxsolve.linear_solve import DIRECT_MAX_SIZE
+from jaxsolve.solvers.composite._blocks import BlockProx, Point, sweep
+from jaxsolve.solvers.composite._linear_model import LinearModel, is_composite
+from jaxsolve.solvers.composite._restricted import restricted_residual
+from jaxsolve.solvers.composite._working_set import bucket_sizes, descend
+from jaxsolve.tree_util import tree_l2_norm
+
+__all__ = ["BlockCDState", "BlockCoordinateDescent"]
+
+_SELECTIONS = ("auto", "cyclic", "random", "greedy")
+# The predictions follow from the steps. Before that collects more rounding errors than a product with A has, they are
+# computed anew: after every sweep, which costs more by far, and after so many working sets.
+_REFRESH = 20
+
+
+class BlockCDState(NamedTuple):
+    """State of block coordinate descent.
+
+    Attributes:
+        iter_num: number of iterations done, int32.
+        error: Euclidean norm of ``optimality_fun`` at the current parameters.
+        predictions: ``A x``, of shape ``(n,)`` or ``(n, k)``; the parameters themselves if ``fun`` is not composite.
+        subfun_g: gradient of ``subfun`` (or of ``fun``) at the predictions, of the same shape.
+        num_fun_eval: evaluations of ``fun`` without its gradient, int32.
+        num_prox_eval: evaluations of ``block_prox`` on single blocks, int32.
+        num_grad_eval: gradients of ``subfun`` (or of ``fun``), int32.
+        status: a :class:`jaxsolve.Status`, int32.
+        value: ``fun`` at the current parameters.
+        grad: its gradient, like the parameters.
+        curvature: the inverse step size of each block, of shape ``(d,)``; not used by ``selection="greedy"``.
+        free: the blocks that were free to move on the last working set, booleans of shape ``(d,)``.
+    """
+
+    iter_num: Array
+    error: Array
+    predictions: Any
+    subfun_g: Any
+    num_fun_eval: Any = 0
+    num_prox_eval: Any = 0
+    num_grad_eval: Any = 0
+    status: Any = 0
+    value: Any = None
+    grad: Any = None
+    curvature: Any = None
+    free: Any = None
+
+
+class BlockCoordinateDescent(IterativeSolver):
+    """Block coordinate descent in cyclic, random or greedy order.
+
+    ``run(init_params, hyperparams_prox, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)`` plus the function
+    whose proximity operator, block by block, is ``block_prox``. The parameters are one array of shape ``(d, ...)``; its
+    ``d`` blocks lie along the first axis.
+
+    ``fun`` may be any differentiable function; then a block costs a gradient. For a
+    :class:`jaxsolve.objective.CompositeLinearFunction`, such as :data:`jaxsolve.objective.least_squares`, it costs one
+    column of the design matrix, which may be dense, BCOO or BCSR. Step sizes are the inverse of its
+    ``columnwise_lipschitz_const`` if it has that, else of the curvature along the step.
+
+    Unrolled iterations (``implicit_diff=False``) are always sweeps over all blocks: a working set has no derivative.
+
+    Attributes:
+        fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value, or a composite one.
+        block_prox: ``block_prox(x_j, hyperparams_prox, scaling)`` of one block, see :mod:`jaxsolve.prox`; called
+            under ``vmap``.
+        selection: the order in which blocks are visited. ``"cyclic"``: an iteration is a sweep from the first to the
+            last. ``"random"``: a sweep in an order that is drawn anew each time. ``"greedy"``: an iteration solves the
+            problem on a working set, by a proximal Newton method, and then looks at all blocks; for convex problems, by
+            far the fastest where few blocks matter. ``"auto"``: greedy for composite functions, else cyclic.
+        seed: for ``selection="random"``, an integer or a key of ``jax.random``.
+
+    Reference:
+        Tseng and Yun (2009), "A coordinate gradient descent method for nonsmooth separable minimization"; Friedman,
+        Hastie and Tibshirani (2010), "Regularization paths for generalized linear models via coordinate descent";
+        Massias, Gramfort and Salmon (2018), "Celer: a fast solver for the lasso with dual extrapolation".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> from jaxsolve.objective import least_squares
+        >>> from jaxsolve.prox import prox_lasso
+        >>> solver = jaxsolve.BlockCoordinateDescent(least_squares, prox_lasso)
+        >>> data = (jnp.eye(3), jnp.array([4.0, -0.5, 3.0]))
+        >>> solver.run(jnp.zeros(3), 1 / 3, data).params.round(3).tolist()
+        [3.0, 0.0, 2.0]
+        >>> jax.jacobian(lambda l1reg: solver.run(jnp.zeros(3), l1reg, data).params)(1 / 3).round(3).tolist()
+        [-3.0, 0.0, -3.0]
+    """
+
+    fun: Callable
+    block_prox: Callable
+    tol: float = option(1e-4)
+    selection: str = "auto"
+    seed: Any = 0
+
+    order: ClassVar[str] = "fun block_prox maxiter tol verbose implicit_diff implicit_diff_solve jit unroll"
+    oracles: ClassVar[tuple[str, ...]] = ("fun", "block_prox")
+    derived_fields = ("value", "predictions", "subfun_g")
+
+    def validate(self) -> None:
+        """Raise for an impossible option."""
+        super().validate()
+        check_choice("selection", self.selection, _SELECTIONS)
+        if not isinstance(self.seed, (int, jax.Array)) or isinstance(self.seed, bool):
+            raise TypeError(f"seed must be an integer or a key of jax.random, got {self.seed!r}.")
+
+    # ---- The iteration --------------------------------------------------------------------------------------------
+
+    def init_state(self, init_params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> BlockCDState:
+        """The state before the first iteration; the arguments are those of ``run``. Evaluates the gradient once."""
+        _check_params(init_params)
+        model, prox = self._parts(init_params, hyperparams_prox, args, kwargs)
+        curvature = None if self._greedy() else model.lipschitz()
+        num_blocks = init_params.shape[0]
+        if curvature is None:
+            curvature = jnp.zeros(num_blocks, init_params.dtype)
+        elif curvature.shape != (num_blocks,):
+            raise ValueError(f"columnwise_lipschitz_const must have shape ({num_blocks},), got {curvature.shape}.")
+        # A zero column has no curvature; its step is long, but finite.
+        largest = jnp.max(curvature)
+        curvature = jnp.maximum(curvature, jnp.finfo(curvature.dtype).eps * largest)
+        point, grad, error = self._look(model, prox, init_params, model.predictions(init_params))
+        one = jnp.ones((), jnp.int32)
+        return BlockCDState(
+            iter_num=jnp.zeros((), jnp.int32),
+            error=error,
+            predictions=point.predictions,
+            subfun_g=point.subfun_grad,
+            num_fun_eval=jnp.zeros((), jnp.int32),
+            num_prox_eval=one * num_blocks,
+            num_grad_eval=one,
+            status=self.status_of(jnp.where(jnp.isfinite(point.value), error, jnp.asarray(jnp.nan, error.dtype))),
+            value=point.value + model.linear_value(init_params).astype(point.value.dtype),
+            grad=grad,
+            curvature=curvature,
+            free=jnp.any(init_params.reshape(num_blocks, -1) != 0, axis=1),
+        )
+
+    def update(
+        self, params: Array, state: BlockCDState, hyperparams_prox: Any = None, *args: Any, **kwargs: Any
+    ) -> OptStep:
+        """One sweep, or one working set; returns ``OptStep(params, state)``."""
+        model, prox = self._parts(params, hyperparams_prox, args, kwargs)
+        num_blocks = params.shape[0]
+        value = state.value - model.linear_value(params).astype(state.value.dtype)
+        point = Point(params, state.predictions, value, state.subfun_g)
+        curvature, free = state.curvature, state.free
+        if self._greedy():
+            tol = jnp.asarray(self.tol).astype(state.error.dtype)
+            point, free, num_grad, num_prox = descend(model, prox, point, state.grad, free, tol)
+            refresh = (state.iter_num % _REFRESH) == _REFRESH - 1
+            predictions = run_if_any(refresh, lambda _: model.predictions(point.params), point.predictions)
+        else:
+            known = self._known(model)
+            point, curvature = sweep(model, prox, point, curvature, self._sequence(state, num_blocks), known=known)
+            num_grad = num_prox = num_blocks
+            refresh, predictions = False, model.predictions(point.params)
+        stuck = jnp.all(point.params == params) & jnp.all(curvature == state.curvature)
+        new, grad, error = self._look(model, prox, point.params, predictions)
+        return OptStep(
+            new.params,
+            BlockCDState(
+                iter_num=state.iter_num + 1,
+                error=error,
+                predictions=new.predictions,
+                subfun_g=new.subfun_grad,
+                num_fun_eval=state.num_fun_eval,
+                num_prox_eval=state.num_prox_eval + num_prox + num_blocks,
+                num_grad_eval=state.num_grad_eval + num_grad + 1,
+                status=self.status_of(
+                    error, failed=stuck if refresh is False else stuck & ~refresh, failure=Status.STALLED
+                ),
+                value=new.value + model.linear_value(new.params).astype(new.value.dtype),
+                grad=grad,
+                curvature=curvature,
+                free=free,
+            ),
+        )
+
+    def _look(self, model, prox, params, predictions):
+        """Everything at a point: itself, its gradient in all blocks, its error."""
+        value, subfun_grad = model.value_and_grad(predictions)
+        grad = model.gradient(subfun_grad)
+        error = tree_l2_norm(prox.residual(params, grad)).astype(params.dtype)
+        return Point(params, predictions, value, subfun_grad), grad, error
+
+    def _greedy(self) -> bool:
+        if self.loop_kind in ("scan", "checkpoint") or not self.implicit_diff:
+            return False
+        return self.selection == "greedy" or (self.selection == "auto" and is_composite(self.fun))
+
+    def _known(self, model) -> bool:
+        return model.lipschitz() is not None
+
+    def _sequence(self, state, num_blocks):
+        order = jnp.arange(num_blocks, dtype=jnp.int32)
+        if self.selection != "random":
+            return order
+        key = jax.random.key(self.seed) if jnp.ndim(self.seed) == 0 and _is_integer(self.seed) else self.seed
+        return jax.random.permutation(jax.random.fold_in(key, state.iter_num), order)
+
+    # ---- The problem ----------------------------------------------------------------------------------------------
+
+    def _make_objective(self, *, staged: bool) -> Objective:
+        # Of a composite function it is the function of the predictions that is staged, and traced once.
+        return Objective(self.fun.subfun if is_composite(self.fun) else self.fun, staged=staged)
+
+    def _parts(self, params, hyperparams, args, kwargs) -> tuple[LinearModel, BlockProx]:
+        return LinearModel(self.fun, self.objective, params, args, kwargs), BlockProx(self.block_prox, hyperparams)
+
+    # ---- Optimality -----------------------------------------------------------------------------------------------
+
+    def optimality_fun(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
+        """The residual ``block_prox(x_j - grad_j) - x_j`` of every block, an array like ``params``."""
+        model, prox = self._parts(params, hyperparams_prox, args, kwargs)
+        grad = model.gradient(model.value_and_grad(model.predictions(params))[1])
+        return prox.residual(params, grad)
+
+    def residual(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
+        """The mapping that is differentiated: ``optimality_fun``, in a form whose linear system is small."""
+        if params.size <= DIRECT_MAX_SIZE or not is_composite(self.fun):
+            return self.optimality_fun(params, hyperparams_prox, *args, **kwargs)
+        model, prox = self._parts(params, hyperparams_prox, args, kwargs)
+        return restricted_residual(model, prox, params, bucket_sizes(params.shape[0], params[0].size)[:-1])
+
+    def l2_optimality_error(self, params: Array, *args: Any, **kwargs: Any) -> Array:
+        """Euclidean norm of ``optimality_fun``; a scalar."""
+        return tree_l2_norm(self.optimality_fun(params, *args, **kwargs))
+
+    def derived_state(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:
+        """``value``, ``predictions`` and ``subfun_g`` as functions of the solution."""
+        model, _ = self._parts(params, hyperparams_prox, args, kwargs)
+        predictions = model.predictions(params)
+        value, subfun_grad = model.value_and_grad(predictions)
+        value = value + model.linear_value(params).astype(value.dtype)
+        return {"value": value, "predictions": predictions, "subfun_g": subfun_grad}
+
+
+def _is_integer(seed) -> bool:
+    return isinstance(seed, int) or jnp.issubdtype(seed.dtype, jnp.integer)
+
+
+def _check_params(params) -> None:
+    if not hasattr(params, "ndim"):
+        raise TypeError(
+            f"init_params must be one array with the blocks along its first axis, got {jax.tree.structure(params)}."
+        )
+    if params.ndim == 0 or params.size == 0:
+        raise ValueError(f"init_params must have at least one block along its first axis, got shape {params.shape}.")

@@ -1,0 +1,309 @@
+r"""Mirror descent.
+
+Problem: minimise :math:`f(x, \theta)` over a convex set :math:`C(\eta)`. Method: projected gradient in the geometry of
+a convex function :math:`\varphi`,
+
+.. math::
+
+    x^+ = \operatorname*{argmin}_{x \in C} \; s \langle \nabla f(y), x \rangle + D_\varphi(x, y)
+        = \operatorname{proj}^\varphi_C\bigl(\nabla \varphi(y) - s \nabla f(y)\bigr)
+
+(Beck and Teboulle 2003, proposition 3.2), with :math:`D_\varphi` the Bregman divergence. Optimality: the fixed point
+of that map, for any step size :math:`s`.
+
+A step size is short enough if :math:`f(x^+) \le f(y) + \langle \nabla f(y), x^+ - y\rangle + D_\varphi(x^+, y) / s`,
+which holds for all :math:`s \le 1 / L` if :math:`f` is L-smooth relative to :math:`\varphi` (Lu, Freund and Nesterov
+2018, definition 1.1). The divergence is not known, only the map. But by the optimality of :math:`x^+` the symmetrized
+divergence is at most :math:`-s \langle \nabla f(y), x^+ - y \rangle`, with equality for the negative entropy on the
+simplex; half of it takes the place of :math:`D_\varphi`, and the test becomes a decrease by at least half of what the
+gradient promises.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsolve._loop import loop
+from jaxsolve._status import Status
+from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve.base import IterativeSolver, check_callable, check_choice, check_number, option, required
+from jaxsolve.tree_util import tree_add_scalar_mul, tree_l2_norm, tree_real_dtype, tree_sub, tree_vdot, tree_where
+
+__all__ = ["MirrorDescent", "MirrorDescentState"]
+
+
+class MirrorDescentState(NamedTuple):
+    """State of mirror descent.
+
+    Attributes:
+        iter_num: number of iterations done, int32.
+        error: Euclidean norm of ``optimality_fun`` at the point that the last step was taken from; at the end of
+            ``run``, at the solution.
+        aux: auxiliary output of ``fun``.
+        num_fun_eval: evaluations of ``fun`` without its gradient, int32.
+        num_grad_eval: evaluations of ``fun`` with its gradient, int32.
+        num_proj_eval: evaluations of ``projection_grad``, int32.
+        status: a :class:`jaxsolve.Status`, int32.
+        value: ``fun`` at the same point as ``error``.
+        stepsize: step size with which the next iteration starts, if it is searched for.
+    """
+
+    iter_num: Array
+    error: Array
+    aux: Any = None
+    num_fun_eval: Any = 0
+    num_grad_eval: Any = 0
+    num_proj_eval: Any = 0
+    status: Any = 0
+    value: Any = None
+    stepsize: Any = None
+
+
+class MirrorDescent(IterativeSolver):
+    """Mirror descent with constant, scheduled or adaptive step sizes.
+
+    ``run(init_params, hyperparams_proj, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)`` over the set onto
+    which ``projection_grad`` leads. The negative entropy keeps zero entries at zero, so start in the interior.
+
+    Attributes:
+        fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
+        projection_grad: ``projection_grad(x, x_fun_grad, stepsize, hyperparams_proj)``, one mirror step from ``x``; see
+            :meth:`make_projection_grad`.
+        stepsize: a positive number, which may be traced; a function of the iteration number, such as
+            :meth:`diminishing` gives for functions that are not smooth; or zero or negative, for backtracking.
+        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
+        maxls: largest number of trial steps in one backtracking search.
+        decrease_factor: factor by which backtracking shortens the step, in (0, 1).
+
+    Reference:
+        Nemirovski and Yudin (1983), "Problem complexity and method efficiency in optimization"; Beck and Teboulle
+        (2003), "Mirror descent and nonlinear projected subgradient methods for convex optimization"; Lu, Freund and
+        Nesterov (2018), "Relatively smooth convex optimization by first-order methods, and applications".
+
+    Example:
+        >>> import jax.numpy as jnp, jaxsolve
+        >>> from jaxsolve.projection import kl_projection_simplex
+        >>> step = jaxsolve.MirrorDescent.make_projection_grad(kl_projection_simplex, jnp.log)
+        >>> fun = lambda x, y: 0.5 * jnp.sum((x - y) ** 2)
+        >>> solver = jaxsolve.MirrorDescent(fun, step, stepsize=0.0, tol=1e-4)
+        >>> params, state = solver.run(jnp.ones(3) / 3, 1.0, jnp.array([0.9, 0.3, -1.0]))
+        >>> [round(abs(x), 2) for x in params.tolist()]
+        [0.8, 0.2, 0.0]
+    """
+
+    fun: Callable = required()
+    projection_grad: Callable = required()
+    stepsize: Any = required()
+    tol: float = option(1e-2)
+    has_aux: bool = option(False)
+    maxls: int = option(30)
+    decrease_factor: float = option(0.5)
+
+    order: ClassVar[str] = (
+        "fun projection_grad stepsize maxiter tol verbose implicit_diff implicit_diff_solve has_aux jit unroll"
+    )
+    oracles: ClassVar[tuple[str, ...]] = ("fun", "projection_grad")
+    surrogate_error = True
+    derived_fields = ("value", "aux")
+
+    def validate(self) -> None:
+        """Raise for an impossible option."""
+        super().validate()
+        check_choice("has_aux", self.has_aux, (True, False))
+        if callable(self.stepsize):
+            check_callable("stepsize", self.stepsize, "a number, or a function of the iteration number")
+        else:
+            check_number("stepsize", self.stepsize)
+        check_number("maxls", self.maxls, at_least=1)
+        check_number("decrease_factor", self.decrease_factor, above=0, below=1)
+
+    # ---- Constructors of options ----------------------------------------------------------------------------------
+
+    @staticmethod
+    def make_projection_grad(projection: Callable, mapping_fun: Callable) -> Callable:
+        r"""The mirror step of a Bregman projection and a mirror map.
+
+        Args:
+            projection: ``projection(y, hyperparams_proj)``, the point of the set nearest to the *dual* point ``y`` in
+                the Bregman divergence of :math:`\varphi`; called without its second argument if that is ``None``. For
+                the negative entropy on the simplex, :func:`jaxsolve.projection.kl_projection_simplex`.
+            mapping_fun: the mirror map :math:`\nabla\varphi`, on a pytree like the parameters. For the negative
+                entropy, the logarithm. Where it is infinite, at the boundary of its domain, it must act entry by entry;
+                such entries stay, and their derivative is 0.
+
+        Returns:
+            ``projection_grad(x, x_fun_grad, stepsize, hyperparams_proj)``.
+
+        Example:
+            >>> import jax.numpy as jnp, jaxsolve
+            >>> from jaxsolve.projection import kl_projection_simplex
+            >>> step = jaxsolve.MirrorDescent.make_projection_grad(kl_projection_simplex, jnp.log)
+            >>> step(jnp.array([0.5, 0.5, 0.0]), jnp.log(jnp.array([1.0, 3.0, 1.0])), 1.0, None).round(3).tolist()
+            [0.75, 0.25, 0.0]
+        """
+        check_callable("projection", projection, "a function projection(y, hyperparams_proj)")
+        check_callable("mapping_fun", mapping_fun, "a function of the parameters")
+
+        def projection_grad(x, x_fun_grad, stepsize, hyperparams_proj=None):
+            dual = tree_add_scalar_mul(_mirror(mapping_fun, x), -stepsize, x_fun_grad)
+            return projection(dual) if hyperparams_proj is None else projection(dual, hyperparams_proj)
+
+        return projection_grad
+
+    @staticmethod
+    def diminishing(initial: float = 1.0, power: float = 0.5) -> Callable:
+        """Step sizes ``initial / (k + 1) ** power`` in iteration ``k``, from 0.
+
+        Args:
+            initial: the first step size, positive.
+            power: 0.5 for functions that are not smooth; above 0.
+
+        Returns:
+            A function of the iteration number.
+
+        Raises:
+            ValueError: a number is not positive.
+
+        Example:
+            >>> import jaxsolve
+            >>> float(jaxsolve.MirrorDescent.diminishing(2.0)(3))
+            1.0
+        """
+        check_number("initial", initial, above=0)
+        check_number("power", power, above=0)
+        # A partial of a function of this module: two schedules with equal numbers are known to be equal.
+        return functools.partial(_diminishing, initial=initial, power=power)
+
+    # ---- The iteration --------------------------------------------------------------------------------------------
+
+    def init_state(
+        self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any
+    ) -> MirrorDescentState:
+        """The state before the first iteration; the arguments are those of ``run``."""
+        dtype = tree_real_dtype(init_params)
+        aux, value_dtype = None, dtype
+        if self.jit:
+            value, aux = self.objective.value_shape(init_params, *args, **kwargs)
+            aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
+            value_dtype = value.dtype
+        zero = jnp.zeros((), jnp.int32)
+        return MirrorDescentState(
+            iter_num=zero,
+            error=jnp.asarray(jnp.inf, dtype),
+            aux=aux,
+            num_fun_eval=zero,
+            num_grad_eval=zero,
+            num_proj_eval=zero,
+            status=zero,
+            value=jnp.asarray(jnp.inf, value_dtype),
+            stepsize=jnp.ones((), dtype),
+        )
+
+    def update(
+        self, params: PyTree, state: MirrorDescentState, hyperparams_proj: Any = None, *args: Any, **kwargs: Any
+    ) -> OptStep:
+        """One mirror step; returns ``OptStep(params, state)``."""
+        dtype = state.error.dtype
+        (value, aux), grad = self.objective.value_and_grad(params, *args, **kwargs)
+        error = tree_l2_norm(self._fixed_point_residual(params, grad, hyperparams_proj)).astype(dtype)
+
+        if self._searches():
+            new_params, stepsize, trials, found = self._backtrack(
+                params, state, value, grad, hyperparams_proj, args, kwargs
+            )
+        else:
+            given = self.stepsize(state.iter_num) if callable(self.stepsize) else self.stepsize
+            stepsize = jnp.asarray(given).astype(dtype)
+            new_params, trials, found = self.projection_grad(params, grad, stepsize, hyperparams_proj), 1, True
+
+        # A point that is optimal is not left: values near their precision do not tell whether the step would help.
+        settled = error <= jnp.asarray(self.tol).astype(dtype)
+        new_params = tree_where(settled, params, new_params)
+        moved = jnp.any(jnp.stack([jnp.any(m != 0) for m in jax.tree.leaves(tree_sub(new_params, params))]))
+        # A search that failed goes on from a shorter step; a schedule may begin with steps too short to be seen.
+        stuck = found & ~moved & (not callable(self.stepsize))
+        return OptStep(
+            new_params,
+            MirrorDescentState(
+                iter_num=state.iter_num + 1,
+                error=error,
+                aux=aux,
+                num_fun_eval=state.num_fun_eval + (trials if self._searches() else 0),
+                num_grad_eval=state.num_grad_eval + 1,
+                num_proj_eval=state.num_proj_eval + trials + 1,
+                status=self.status_of(error, failed=stuck, failure=Status.STALLED),
+                value=value,
+                stepsize=stepsize,
+            ),
+        )
+
+    def _searches(self) -> bool:
+        return isinstance(self.stepsize, (int, float)) and self.stepsize <= 0
+
+    def _backtrack(self, params, state, value, grad, hyperparams, args, kwargs):
+        """Shorten the step until the function falls by half of what its gradient promises."""
+        dtype = state.stepsize.dtype
+        eps = max(float(jnp.finfo(d).eps) for d in (dtype, value.dtype))
+        value = value.astype(dtype)
+        slack = 10 * eps * jnp.abs(value)
+
+        def attempt(carry):
+            _, stepsize, _, _, trials, _ = carry
+            point = self.projection_grad(params, grad, stepsize, hyperparams)
+            promise = -tree_vdot(grad, tree_sub(point, params)).astype(dtype)
+            change = self.objective.value(point, *args, **kwargs)[0].astype(dtype) - value
+            found = change <= -0.5 * promise + slack
+            return (
+                point,
+                jnp.where(found, stepsize, stepsize * self.decrease_factor),
+                promise,
+                change,
+                trials + 1,
+                found,
+            )
+
+        zero = jnp.zeros((), dtype)
+        init = (params, state.stepsize, zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))
+        point, stepsize, promise, change, trials, found = loop(
+            lambda carry: ~carry[-1], attempt, init, maxiter=self.maxls, kind=self.loop_kind
+        )
+        point = tree_where(found, point, params)
+        # A step that fell short of the promise by little may be longer next time, if that was more than rounding.
+        loose = found & (promise + change < 0.25 * promise) & (promise > 100 * slack)
+        return point, jnp.where(loose, stepsize / self.decrease_factor, stepsize), trials, found
+
+    # ---- Optimality -----------------------------------------------------------------------------------------------
+
+    def _fixed_point_residual(self, params, grad, hyperparams):
+        return tree_sub(self.projection_grad(params, grad, 1.0, hyperparams), params)
+
+    def optimality_fun(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
+        """The residual ``projection_grad(x, grad, 1) - x``, a pytree like ``params``."""
+        return self._fixed_point_residual(params, self.objective.grad(params, *args, **kwargs), hyperparams_proj)
+
+    def derived_state(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
+        """``value`` and ``aux`` as functions of the solution."""
+        del hyperparams_proj
+        value, aux = self.objective.value(params, *args, **kwargs)
+        return {"value": value, "aux": aux}
+
+
+def _diminishing(iteration, *, initial, power):
+    return initial / (jnp.asarray(iteration).astype(jnp.result_type(float)) + 1) ** power
+
+
+def _mirror(mapping_fun, x):
+    """The mirror map, with derivative 0 in the entries where it is infinite."""
+    image = mapping_fun(x)
+    if jax.tree.structure(image) != jax.tree.structure(x):
+        return image
+    finite = jax.tree.map(jnp.isfinite, image)
+    # The map is evaluated once more at harmless points: the derivative of a masked infinity is not masked.
+    harmless = mapping_fun(jax.tree.map(lambda f, leaf: jnp.where(f, leaf, jnp.ones_like(leaf)), finite, x))
+    stopped = jax.lax.stop_gradient(image)
+    return jax.tree.map(lambda f, a, b: jnp.where(f, a, b), finite, harmless, stopped)
