@@ -7,6 +7,7 @@ solution by other means. A public solver without a case fails ``test_registry.py
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -422,18 +423,20 @@ def _quadratic_exact(theta):
     return solution[:4], jnp.zeros(5, A.dtype).at[_ACTIVE].set(solution[4:])
 
 
-def _quadratic_oracle(theta):
+def _quadratic_oracle(*data):
     from scipy.optimize import minimize
 
-    P, c, A, lower, upper = (np.asarray(part, np.float64) for part in _quadratic_data(jnp.asarray(theta)))
-    rows = np.concatenate([A[1:][np.isfinite(lower[1:])], -A[1:][np.isfinite(upper[1:])]])
-    bounds = np.concatenate([lower[1:][np.isfinite(lower[1:])], -upper[1:][np.isfinite(upper[1:])]])
+    P, c, A, lower, upper = (np.asarray(part, np.float64) for part in data)
+    equal = lower == upper
+    below, above = ~equal & np.isfinite(lower), ~equal & np.isfinite(upper)
+    rows = np.concatenate([A[below], -A[above]])
+    bounds = np.concatenate([lower[below], -upper[above]])
     return minimize(
         lambda x: 0.5 * x @ P @ x + c @ x,
         np.zeros(4),
         jac=lambda x: P @ x + c,
         constraints=[
-            {"type": "eq", "fun": lambda x: A[0] @ x - lower[0], "jac": lambda x: A[0]},
+            {"type": "eq", "fun": lambda x: A[equal] @ x - lower[equal], "jac": lambda x: A[equal]},
             {"type": "ineq", "fun": lambda x: rows @ x - bounds, "jac": lambda x: rows},
         ],
         method="SLSQP",
@@ -448,22 +451,28 @@ class QuadraticCase:
     Attributes:
         name: of the case; the solver's class comes first.
         solver: ``solver(**options)``.
+        rows: ``rows(theta) = (Q, c, A, l, u)``, the problem.
         data: ``data(theta)``, the positional arguments of ``run`` behind the initial point.
         exact: ``exact(theta)``, the parameters that ``run`` returns, by a formula that jax can differentiate.
         primal: the primal variables among the parameters.
         theta: parameters of the problem.
         unroll_iters: iterations after which unrolling agrees with the exact derivative.
         unrolls: whether the iterations can be unrolled.
+        iterates: whether the solver is an iteration of ours, with the options that come with it.
+        external: whether it calls a program outside of jax, which is as accurate as that is.
     """
 
     name: str
     solver: Callable[..., Any]
+    rows: Callable
     data: Callable
     exact: Callable
     primal: Callable
     theta: Any
     unroll_iters: int = 25
     unrolls: bool = True
+    iterates: bool = True
+    external: bool = False
 
     def make(self, **options: Any) -> Any:
         """The solver, tight enough for derivatives to be compared."""
@@ -484,12 +493,12 @@ class QuadraticCase:
 
     def oracle(self, theta: Any) -> Any:
         """The primal solution by SciPy."""
-        return _quadratic_oracle(theta)
+        return _quadratic_oracle(*self.rows(jnp.asarray(theta)))
 
     def value(self, theta: Any) -> Any:
         """The optimal value."""
-        P, c, *_ = _quadratic_data(theta)
-        x, _ = _quadratic_exact(theta)
+        P, c, *_ = self.rows(theta)
+        x = self.primal(self.exact(theta))
         return 0.5 * (x @ P @ x) + c @ x
 
 
@@ -504,15 +513,94 @@ def _box_params(theta):
     return jaxsolve.KKTSolution((x, z), y, (jnp.maximum(y, 0), jnp.maximum(-y, 0)))
 
 
+def _standard_form(theta):
+    P, c, A, lower, upper = _quadratic_data(theta)
+    return (P, c), (A[:1], upper[:1]), (_SIGNS[:, None] * A[1:], jnp.stack([-lower[1], upper[2], -lower[3], upper[4]]))
+
+
+def _standard_params(theta):
+    x, y = _quadratic_exact(theta)
+    return jaxsolve.KKTSolution(x, y[:1], _SIGNS * y[1:])
+
+
+_SIGNS = np.array([-1, 1, -1, 1]).astype(float_dtype())
+
+
+def _equality_data(theta):
+    """The first two rows as equalities."""
+    P, c, A, lower, upper = _quadratic_data(theta)
+    bound = jnp.stack([upper[0], lower[1]])
+    return P, c, A[:2], bound, bound
+
+
+def _equality_params(theta):
+    P, c, A, bound, _ = _equality_data(theta)
+    system = jnp.block([[P, A.T], [A, jnp.zeros((2, 2), A.dtype)]])
+    solution = jnp.linalg.solve(system, jnp.concatenate([-c, bound]))
+    return jaxsolve.KKTSolution(solution[:4], solution[4:], None)
+
+
+def _bounded_data(theta):
+    """Bounds of the variables instead of rows; the second is at its lower, the fourth at its upper bound."""
+    P, c, A, _, _ = _quadratic_data(theta)
+    return P, c, jnp.eye(4, dtype=A.dtype), jnp.full(4, -1.8, A.dtype) * theta[1], jnp.full(4, 2.4, A.dtype) * theta[0]
+
+
+def _bounded_exact(theta):
+    P, c, _, lower, upper = _bounded_data(theta)
+    x = jnp.where(_BOX_AT_LOWER, lower, jnp.where(_BOX_AT_UPPER, upper, 0))
+    free = ~(_BOX_AT_LOWER | _BOX_AT_UPPER)
+    inside = jnp.linalg.solve(P[free][:, free], -(c + P @ x)[free])
+    return x.at[free].set(inside)
+
+
+_BOX_AT_LOWER, _BOX_AT_UPPER = np.array([False, True, False, False]), np.array([False, False, False, True])
+
+
 def _quadratic_cases():
     yield QuadraticCase(
         "InteriorPointQP",
         jaxsolve.InteriorPointQP,
+        _quadratic_data,
         _box_form,
         _box_params,
         lambda params: params.primal[0],
         THETA,
         unrolls=False,
+    )
+    for name, options in (("CvxpyQP", {}), ("ExternalOSQP", {})):
+        yield QuadraticCase(
+            name,
+            functools.partial(getattr(jaxsolve, name), **options),
+            _quadratic_data,
+            _standard_form,
+            _standard_params,
+            lambda params: params.primal,
+            THETA,
+            unrolls=False,
+            iterates=False,
+            external=True,
+        )
+    yield QuadraticCase(
+        "EqualityConstrainedQP",
+        jaxsolve.EqualityConstrainedQP,
+        _equality_data,
+        lambda theta: (_equality_data(theta)[:2], _equality_data(theta)[2:4]),
+        _equality_params,
+        lambda params: params.primal,
+        THETA,
+        unrolls=False,
+        iterates=False,
+    )
+    yield QuadraticCase(
+        "BoxCDQP",
+        jaxsolve.BoxCDQP,
+        _bounded_data,
+        lambda theta: (_bounded_data(theta)[:2], _bounded_data(theta)[3:]),
+        _bounded_exact,
+        lambda params: params,
+        THETA,
+        unroll_iters=200,
     )
 
 

@@ -176,7 +176,11 @@ class _AsCallback:
         self._function, self._outputs = function, outputs
 
     def __call__(self, *arrays: Any) -> tuple:
-        x, y, status, iter_num = self._function(*(np.asarray(a).astype(np.float64) for a in arrays))
+        arrays = tuple(np.asarray(a).astype(np.float64) for a in arrays)
+        if all(np.all(np.isfinite(a)) for a in arrays[:3]) and not any(np.any(np.isnan(a)) for a in arrays[3:5]):
+            x, y, status, iter_num = self._function(*arrays)
+        else:
+            x, y, status, iter_num = None, None, Status.NONFINITE, 0
         found = status in (Status.CONVERGED, Status.MAXITER, Status.STALLED)
         point = [part if found and part is not None else np.zeros(1) for part in (x, y)]
         finite = all(np.all(np.isfinite(part)) for part in point)

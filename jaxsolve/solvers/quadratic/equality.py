@@ -37,6 +37,7 @@ from jaxsolve.solvers.quadratic._direct import DirectQP, DirectState
 from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors, factorize, kkt_residual, polish
 from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
 from jaxsolve.solvers.quadratic._residuals import products
+from jaxsolve.tree_util import tree_where
 
 __all__ = ["EqualityConstrainedQP"]
 
@@ -116,7 +117,7 @@ class EqualityConstrainedQP(DirectQP):
         form = self.form
         problem = form.problem(form.primal_of(init_params), params_obj, params_eq)
         qp = problem.qp
-        x, y = self.starting_point(problem, init_params)
+        start = x, y = self.starting_point(problem, init_params)
         active = ActiveSet(jnp.ones_like(qp.lower), jnp.ones(qp.lower.shape, bool))
         direct = self.solve is None and qp.is_dense
         cholesky: Any = factorize(problem.scaled, active) if direct else None
@@ -137,6 +138,7 @@ class EqualityConstrainedQP(DirectQP):
         state = DirectState(
             jnp.ones((), jnp.int32), error, qp.value(x), status, factors._replace(valid=solved & jnp.isfinite(error))
         )
+        x, y = tree_where(jnp.isfinite(error), (x, y), start)
         return OptStep(form.to_params(problem, x, y, at.Ax), state)
 
     def _by_option(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Array]:
