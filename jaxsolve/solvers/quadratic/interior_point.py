@@ -110,10 +110,10 @@ class InteriorPointQP(BoxConstrained):
         >>> import jax, jax.numpy as jnp, jaxsolve
         >>> Q, c, A = jnp.eye(2), jnp.array([-1.0, -3.0]), jnp.ones((1, 2))
         >>> solver = jaxsolve.InteriorPointQP(tol=1e-5)
-        >>> params, state = solver.run(None, (Q, c), A, (-jnp.inf, 2.0))
+        >>> params, state = solver.run(None, (Q, c), A, (-jnp.inf, 3.0))
         >>> [round(x, 3) for x in params.primal[0].tolist()]
-        [0.0, 2.0]
-        >>> gradient = jax.grad(lambda u: solver.run(None, (Q, c), A, (-jnp.inf, u)).params.primal[0][0])(2.0)
+        [0.5, 2.5]
+        >>> gradient = jax.grad(lambda u: solver.run(None, (Q, c), A, (-jnp.inf, u)).params.primal[0][0])(3.0)
         >>> round(float(gradient), 3)
         0.5
     """
