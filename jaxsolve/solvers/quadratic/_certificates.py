@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import run_if_any
@@ -73,8 +74,11 @@ def find_certificates(
     d_near = norm(cost * variables * at.Px) + jnp.max(growth, initial=0) <= tol[1] * d_size
     d_likely = (qp.q @ d < 0) & d_near & jnp.isfinite(d_size) & (d_size > 0)
 
-    def refine(_):
-        P, A, epsilon = scaled.P.dense(), scaled.A.dense(), _epsilon(d)
+    def refine(before):
+        # Nothing here depends on what the loop carries, so the compiler would move it all out of the loop, and pay for
+        # it every time; the barrier forbids that.
+        (P, A), _ = lax.optimization_barrier(((scaled.P.dense(), scaled.A.dense()), before))
+        epsilon = _epsilon(d)
 
         # Entries of y move in proportion to their squares: none changes its sign, and those that are 0 stay so.
         y_unit = y / rows / jnp.maximum(y_size, tiny)

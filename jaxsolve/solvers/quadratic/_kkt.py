@@ -139,10 +139,11 @@ def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
 
     def hold(L):
         # Along the directions that are not held a stiff spring takes the place of the missing curvature.
-        values, vectors = jnp.linalg.eigh(H)
+        # Nothing but the barrier depends on what the loop carries: without it the compiler would move this out of it.
+        held, _ = lax.optimization_barrier((H, L))
+        values, vectors = jnp.linalg.eigh(held)
         spring = jnp.where(values > loose, jnp.maximum(values, epsilon), 1 / delta)
         basis = vectors * jnp.sqrt(spring)[None, :]
-        del L
         return jnp.linalg.cholesky(basis @ basis.T)
 
     return run_if_any(singular, hold, L)
