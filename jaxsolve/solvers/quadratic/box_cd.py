@@ -54,7 +54,8 @@ class BoxCDQP(IterativeSolver):
     ``run(init_params, params_obj=(Q, c), params_ineq=(l, u))`` minimises ``0.5 x^T Q x + c^T x`` subject to
     ``l <= x <= u``. ``Q`` is positive semidefinite, dense or sparse, of shape ``(n, n)``; ``c`` is a vector, or a
     pytree with ``n`` entries. Bounds are like ``c``, or numbers, and may be infinite. ``init_params``, like ``c``, is
-    brought into the box; ``None`` starts at 0. The solution, like ``c``, is differentiable with respect to ``Q, c, l, u``.
+    brought into the box; ``None`` starts at 0. The solution, like ``c``, is differentiable with respect to ``Q, c, l``
+    and ``u``.
 
     The derivative at a coordinate that is at a bound with gradient 0 is the mean of those on both sides.
 
