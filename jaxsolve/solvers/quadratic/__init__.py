@@ -1,5 +1,6 @@
 """Solvers for quadratic programs."""
 
+from jaxsolve.solvers.quadratic._direct import DirectState
 from jaxsolve.solvers.quadratic.box_cd import BoxCDQP, BoxCDState
 from jaxsolve.solvers.quadratic.cvxpy_qp import CvxpyQP
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
@@ -11,6 +12,7 @@ __all__ = [
     "BoxCDQP",
     "BoxCDState",
     "CvxpyQP",
+    "DirectState",
     "EqualityConstrainedQP",
     "ExternalOSQP",
     "InteriorPointQP",

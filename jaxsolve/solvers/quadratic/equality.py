@@ -134,10 +134,13 @@ class EqualityConstrainedQP(DirectQP):
         at = products(qp, x, y)
         error = form.error_at(qp, x, y, at)
         status = self._status(problem, x, at, error)
-        solved = (status == int(Status.CONVERGED)) | (status == int(Status.STALLED))
-        state = DirectState(
-            jnp.ones((), jnp.int32), error, qp.value(x), status, factors._replace(valid=solved & jnp.isfinite(error))
-        )
+        valid = ((status == int(Status.CONVERGED)) | (status == int(Status.STALLED))) & jnp.isfinite(error)
+        if direct:
+            # The solves of the derivative must wait for the search for certificates: batched calls of LAPACK that run
+            # at the same time can block each other in the thread pool of jaxlib's CPU backend.
+            cholesky = jnp.where(valid, cholesky, jnp.eye(*cholesky.shape, dtype=cholesky.dtype))
+        factors = factors._replace(cholesky=cholesky, valid=valid)
+        state = DirectState(jnp.ones((), jnp.int32), error, qp.value(x), status, factors)
         x, y = tree_where(jnp.isfinite(error), (x, y), start)
         return OptStep(form.to_params(problem, x, y, at.Ax), state)
 
@@ -176,12 +179,14 @@ class EqualityConstrainedQP(DirectQP):
 
     def _status(self, problem: Problem, x: Array, at: Any, error: Array) -> Array:
         qp = problem.qp
+        solved = error <= jnp.asarray(self.tol).astype(error.dtype)
         # What a least-squares solution leaves over is a certificate.
-        d, y = -(at.Px + qp.q + at.Aty), at.Ax - qp.upper
+        d = jnp.where(solved, 0, -(at.Px + qp.q + at.Aty))
+        y = jnp.where(solved, 0, at.Ax - qp.upper)
         found = find_certificates(qp, problem.scaled, problem.scaling, d, y, products(qp, d, y), (1e-3, 1e-3))
         status = jnp.where(found[1], int(Status.DUAL_INFEASIBLE), int(Status.STALLED))
         status = jnp.where(found[0], int(Status.PRIMAL_INFEASIBLE), status)
-        status = jnp.where(error <= jnp.asarray(self.tol).astype(error.dtype), int(Status.CONVERGED), status)
+        status = jnp.where(solved, int(Status.CONVERGED), status)
         return jnp.where(jnp.isfinite(error), status, int(Status.NONFINITE)).astype(jnp.int32)
 
 
