@@ -10,7 +10,7 @@ training and 200 validation points, 5 classes, float64. Unrolling is checkpointe
 
 On a machine that does other work, threads that wait for each other are what would be measured; hence one of them.
 
-Reference: Blondel et al. (2021), "Efficient and Modular Implicit Differentiation", section 4.1 and figure 4.
+Reference: Blondel et al. (2021), "Efficient and Modular Implicit Differentiation", section 4.1.
 """
 
 import argparse
