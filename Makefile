@@ -46,6 +46,9 @@ bench: $(VENV)/benchmarks.stamp  ## Compare speed, imports and evaluations with 
 	$(BIN)/python benchmarks/counts.py
 	$(BIN)/python benchmarks/logreg.py
 	$(BIN)/python benchmarks/isotonic.py
+	$(BIN)/python benchmarks/coordinate_descent.py
+	$(BIN)/python benchmarks/projections.py
+	$(BIN)/python benchmarks/quadratic.py
 
 clean:  ## Remove the environment and everything that was built
 	rm -rf $(VENV) build dist *.egg-info docs/_build docs/api/generated examples/output benchmarks/output

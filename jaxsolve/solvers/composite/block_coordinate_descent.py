@@ -103,9 +103,10 @@ class BlockCoordinateDescent(IterativeSolver):
         >>> from jaxsolve.prox import prox_lasso
         >>> solver = jaxsolve.BlockCoordinateDescent(least_squares, prox_lasso)
         >>> data = (jnp.eye(3), jnp.array([4.0, -0.5, 3.0]))
-        >>> [round(x, 3) for x in solver.run(jnp.zeros(3), 1 / 3, data).params.tolist()]
+        >>> solution = lambda l1reg: solver.run(jnp.zeros(3), l1reg, data).params
+        >>> [round(x, 3) for x in solution(1 / 3).tolist()]
         [3.0, 0.0, 2.0]
-        >>> jax.jacobian(lambda l1reg: solver.run(jnp.zeros(3), l1reg, data).params)(1 / 3).round(3).tolist()
+        >>> [round(x, 3) for x in jax.jacobian(solution)(1 / 3).tolist()]
         [-3.0, 0.0, -3.0]
     """
 

@@ -143,8 +143,8 @@ class MirrorDescent(IterativeSolver):
             >>> import jax.numpy as jnp, jaxsolve
             >>> from jaxsolve.projection import kl_projection_simplex
             >>> step = jaxsolve.MirrorDescent.make_projection_grad(kl_projection_simplex, jnp.log)
-            >>> new = step(jnp.array([0.5, 0.5, 0.0]), jnp.log(jnp.array([1.0, 3.0, 1.0])), 1.0, None)
-            >>> [round(x, 3) for x in new.tolist()]
+            >>> x = step(jnp.array([0.5, 0.5, 0.0]), jnp.log(jnp.array([1.0, 3.0, 1.0])), 1.0, None)
+            >>> [round(entry, 3) for entry in x.tolist()]
             [0.75, 0.25, 0.0]
         """
         check_callable("projection", projection, "a function projection(y, hyperparams_proj)")
