@@ -89,7 +89,6 @@ CONVEX = [name for name in CASES if name not in ("l1_sphere", "l2_sphere", "spar
 LIGHT = [name for name in CASES if not name.startswith("dual") and not name.endswith("transport")]
 CURVED = [name for name in CASES if name.endswith("cone") or name.endswith("transport")]
 CONVEX = [name for name in CASES if "sphere" not in name and "kl" not in name]
-ON_TREES = list(CASES)
 X = np.array([0.9, -1.3, 2.1, 0.3, -0.2, 1.4])
 FUNCTIONS = {name: jax.jit(fun) for name, (fun, _) in CASES.items()}
 
