@@ -17,18 +17,21 @@ FOUND := $(shell cat $(VENV)/interpreter 2>/dev/null)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs bench clean FORCE
+.PHONY: help demo test test-all lint docs bench clean FORCE
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 demo: $(VENV)/examples.stamp  ## Tune a multiclass SVM by differentiating its solution (about a minute)
 	$(BIN)/python examples/ridge.py
 	$(BIN)/python examples/multiclass_svm.py
 
 test: lint docs  ## Lint, build the docs, run all tests in float32 and float64
-	JAXSOLVE_TEST_X64=0 $(BIN)/python -m pytest -q -n 2 -m float32 $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -q -n 2 $(PYTEST_ARGS)
+	JAXSOLVE_TEST_X64=0 $(BIN)/python -m pytest -q -n 2 -m "float32 and not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" $(PYTEST_ARGS)
+
+test-all: test  ## The tests, and those that take long
+	$(BIN)/python -m pytest -q -n 2 -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp  ## Format, style, types, and the layers of the package
 	$(BIN)/ruff check .

@@ -10,7 +10,12 @@ from jaxsolve import Status
 from tests.registry import QUADRATIC_CASES, float_dtype, get_quadratic_case
 
 
-@pytest.fixture(params=QUADRATIC_CASES)
+def _param(name):
+    external = get_quadratic_case(name).external
+    return pytest.param(name, marks=pytest.mark.slow) if external else name
+
+
+@pytest.fixture(params=[_param(name) for name in QUADRATIC_CASES])
 def case(request):
     return get_quadratic_case(request.param)
 

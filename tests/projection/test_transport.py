@@ -11,6 +11,8 @@ import scipy.special
 import jaxsolve
 from jaxsolve import projection
 
+pytestmark = pytest.mark.slow
+
 S = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)))
 A, B = jnp.array([0.2, 0.3, 0.5]), jnp.array([0.1, 0.4, 0.2, 0.3])
 FUNCTIONS = {"euclidean": projection.projection_transport, "kl": projection.kl_projection_transport}

@@ -12,6 +12,8 @@ import jaxsolve
 from jaxsolve import Status
 from jaxsolve.linear_solve import solve_gmres, solve_minres
 
+pytestmark = pytest.mark.slow
+
 n, m = 6, 3
 
 

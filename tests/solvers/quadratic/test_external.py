@@ -10,6 +10,8 @@ import pytest
 import jaxsolve
 from jaxsolve import Status
 
+pytestmark = pytest.mark.slow
+
 n, equalities, inequalities = 5, 2, 4
 
 
