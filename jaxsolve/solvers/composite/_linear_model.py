@@ -100,7 +100,7 @@ class LinearModel:
             return None
         try:
             return jnp.asarray(constants(*self._args, **self._kwargs)).astype(self.operator.dtype)
-        except NotImplementedError:
+        except NotImplementedError:  # what the method of `CompositeLinearFunction` raises that is not overridden
             return None
 
     def hessian(self, columns: Array, predictions: Array, count: Array) -> Array:

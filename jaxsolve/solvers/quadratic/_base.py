@@ -31,17 +31,13 @@ from jaxsolve.solvers.quadratic._kkt import (
 from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
 from jaxsolve.solvers.quadratic._problem import (
     QuadraticProgram,
-    as_quadratic,
-    as_rows,
     as_vector,
-    check_bounds,
-    stack,
 )
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, optimality_error, products, residuals
 from jaxsolve.solvers.quadratic._scaling import Scaling, equilibrate, no_scaling, scale
 from jaxsolve.tree_util import tree_l2_norm, tree_where
 
-__all__ = ["BoxConstrained", "Problem", "QuadraticSolver", "StandardForm"]
+__all__ = ["Problem", "QuadraticSolver", "flat", "is_valid"]
 
 
 class Problem(NamedTuple):
@@ -224,7 +220,7 @@ class QuadraticSolver(IterativeSolver):
         over = (step.state.status != int(Status.RUNNING)) | (step.state.iter_num >= self.maxiter)
         carry = (step, jnp.asarray(first, dtype), active, cholesky, over & False)
         step, _, active, cholesky, _ = loop(lambda carry: ~carry[-1], stage, carry, maxiter=100, kind=self.loop_kind)
-        valid = _is_valid(step)
+        valid = is_valid(step)
         return step, Factors(active, problem.scaling, cholesky, valid)
 
     def _polished(self, problem, step, lost):
@@ -258,14 +254,14 @@ class QuadraticSolver(IterativeSolver):
 
     def _vectors(self, problem: Problem, step: OptStep) -> tuple[Array, Array]:
         x, y = self.unknowns(step.params)
-        return _flat(x, problem.qp.q.dtype), _flat(y, problem.qp.q.dtype)
+        return flat(x, problem.qp.q.dtype), flat(y, problem.qp.q.dtype)
 
     def _factors_at(self, problem, step, status) -> Factors:
         qp, scaling = problem.qp, problem.scaling
         x, y = self._vectors(problem, step)
         active = self.active_set(qp, x, y, scaling, qp.A.matvec(x))
         cholesky = factorize(problem.scaled, active) if qp.is_dense else None
-        return Factors(active, scaling, cholesky, _is_valid(step._replace(state=step.state._replace(status=status))))
+        return Factors(active, scaling, cholesky, is_valid(step._replace(state=step.state._replace(status=status))))
 
     # ---- Optimality and derivatives -------------------------------------------------------------------------------
 
@@ -276,11 +272,11 @@ class QuadraticSolver(IterativeSolver):
     def complete(self, unknowns: PyTree, *args: Any, **kwargs: Any) -> KKTSolution:
         """The parameters as a function of the primal variables and the multipliers."""
         problem, x, y = self._at(unknowns, args, kwargs)
-        return self.to_params(problem, x, y, problem[0].A.matvec(x))
+        return self.to_params(problem, x, y, problem.qp.A.matvec(x))
 
     def _at(self, unknowns, args, kwargs):
         qp, unravel_x, unravel_rows = self.quadratic_program(unknowns[0], *args, **kwargs)
-        x, y = (_flat(part, qp.q.dtype) for part in unknowns)
+        x, y = (flat(part, qp.q.dtype) for part in unknowns)
         plain = Problem(qp, no_scaling(qp), qp, unravel_x, unravel_rows)
         return plain, x, y
 
@@ -288,15 +284,15 @@ class QuadraticSolver(IterativeSolver):
         """The mapping that is differentiated: linear in the unknowns, once the active set is known."""
         assert factors is not None  # `run` calls it with factors
         problem, x, y = self._at(params, args, kwargs)
-        return self._like(problem, params, kkt_residual(problem[0], x, y, factors.active, factors.scaling))
+        return self._like(problem, params, kkt_residual(problem.qp, x, y, factors.active, factors.scaling))
 
     def solve_tangent_system(
         self, unknowns: PyTree, rhs: PyTree, transposed: bool, *args: Any, factors: Factors, **kwargs: Any
     ) -> PyTree:
         """Solve with the Jacobian of ``residual``, by the factor that polishing left."""
         problem, _, _ = self._at(unknowns, args, kwargs)
-        qp = problem[0]
-        r1, r2 = (_flat(part, qp.q.dtype) for part in rhs)
+        qp = problem.qp
+        r1, r2 = (flat(part, qp.q.dtype) for part in rhs)
         if factors.cholesky is None:
             solution = solve_kkt_by_minres(qp, r1, r2, factors, transposed=transposed)
         else:
@@ -314,12 +310,12 @@ class QuadraticSolver(IterativeSolver):
     def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
         """The value of the objective."""
         problem, x, _ = self._at(params, args, kwargs)
-        return {"value": problem[0].value(x)}
+        return {"value": problem.qp.value(x)}
 
     def optimality_fun(self, params: KKTSolution, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
         r"""The natural residual :math:`(Px + q + A^T y,\; Ax - \Pi_{[l,u]}(Ax + y))`, of shapes (n,) and (m,)."""
         problem, x, y = self._at(self.unknowns(params), args, kwargs)
-        qp, at = problem[0], products(problem[0], x, y)
+        qp, at = problem.qp, products(problem.qp, x, y)
         return at.Px + qp.q + at.Aty, at.Ax - jnp.clip(at.Ax + y, qp.lower, qp.upper)
 
     def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
@@ -327,147 +323,12 @@ class QuadraticSolver(IterativeSolver):
         return tree_l2_norm(self.optimality_fun(params, *args, **kwargs))
 
 
-class BoxConstrained(QuadraticSolver):
-    r"""Base of the solvers of :math:`\min \tfrac12 x^T Q x + c^T x` subject to :math:`l \le A x \le u`.
-
-    Attributes:
-        matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
-    """
-
-    matvec_A: Callable | None = option(None)
-
-    def check_arguments(
-        self, init_params: Any = None, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
-    ) -> None:
-        """Raise ``ValueError`` for bounds that no number satisfies."""
-        del init_params, params_obj, params_eq
-        if params_ineq is not None:
-            check_bounds(*_pair("params_ineq", params_ineq, "(l, u)"))
-
-    def quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
-        """The problem in one form."""
-        objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
-        size, dtype = objective.q.size, objective.q.dtype
-        if params_ineq is None:
-            if params_eq is not None:
-                raise ValueError("params_eq gives a matrix A, but params_ineq, the bounds (l, u) of A x, is missing.")
-            empty = jnp.zeros(0, dtype)
-            return (
-                QuadraticProgram(objective.P, objective.q, stack([], size, dtype), empty, empty),
-                objective.unravel,
-                lambda y: y,
-            )
-        if params_eq is None and self.matvec_A is None:
-            A, unravel_rows = as_rows("A", jnp.eye(size, dtype=dtype), objective)[0], objective.unravel
-        else:
-            A, unravel_rows = as_rows("A", params_eq, objective, self.matvec_A)
-        lower, upper = _pair("params_ineq", params_ineq, "(l, u)")
-        rows = A.shape[0]
-        qp = QuadraticProgram(
-            objective.P,
-            objective.q,
-            A,
-            as_vector("l", lower, rows, dtype),
-            as_vector("u", upper, rows, dtype),
-        )
-        return qp, objective.unravel, unravel_rows
-
-    def to_params(self, problem: Problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
-        """``KKTSolution((x, z), y, (mu, phi))``."""
-        qp, rows = problem.qp, problem.unravel_rows
-        z = jnp.clip(Ax, qp.lower, qp.upper)
-        multipliers = (rows(jnp.maximum(y, 0)), rows(jnp.maximum(-y, 0)))
-        return KKTSolution((problem.unravel_x(x), rows(z)), rows(y), multipliers)
-
-    def unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:
-        """The primal variables and the multipliers of the rows."""
-        return params.primal[0], params.dual_eq
-
-    def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any, params_ineq: Any) -> KKTSolution:
-        """A starting point for ``run`` with the primal variables ``init_x`` and multipliers 0."""
-        problem = self.problem(init_x, params_obj, params_eq, params_ineq)
-        x = _flat(init_x, problem.qp.q.dtype)
-        return self.to_params(problem, x, jnp.zeros_like(problem.qp.lower), problem.qp.A.matvec(x))
-
-
-class StandardForm(QuadraticSolver):
-    r"""Base of the solvers of :math:`\min \tfrac12 x^T Q x + c^T x` subject to :math:`A x = b,\ G x \le h`.
-
-    Attributes:
-        matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
-        matvec_G: ``matvec_G(params_G, x)``, likewise.
-    """
-
-    matvec_A: Callable | None = option(None)
-    matvec_G: Callable | None = option(None)
-
-    def check_arguments(
-        self, init_params: Any = None, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
-    ) -> None:
-        """Raise ``ValueError`` for right-hand sides that are NaN, and for infeasible ones."""
-        del init_params, params_obj
-        if params_eq is not None:
-            _, b = _pair("params_eq", params_eq, "(A, b)")
-            check_bounds(b, b, ("b", "b"))
-        if params_ineq is not None:
-            _, h = _pair("params_ineq", params_ineq, "(G, h)")
-            check_bounds(jax.tree.map(lambda leaf: -jnp.inf, h), h, ("-inf", "h"))
-
-    def quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
-        """The problem in one form."""
-        objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
-        size, dtype = objective.q.size, objective.q.dtype
-        blocks, lower, upper, unravels = [], [], [], []
-        for name, params, matvec in (("A", params_eq, self.matvec_A), ("G", params_ineq, self.matvec_G)):
-            if params is None:
-                unravels.append((0, lambda y: None))
-                continue
-            argument, side = ("params_eq", "b") if name == "A" else ("params_ineq", "h")
-            params_M, bound = _pair(argument, params, f"({name}, {side})")
-            matrix, unravel = as_rows(name, params_M, objective, matvec)
-            bound = as_vector(side, bound, matrix.shape[0], dtype)
-            blocks.append(matrix)
-            upper.append(bound)
-            lower.append(bound if name == "A" else jnp.full_like(bound, -jnp.inf))
-            unravels.append((matrix.shape[0], unravel))
-
-        def unravel_rows(y):
-            (num_eq, unravel_eq), (_, unravel_ineq) = unravels
-            return unravel_eq(y[:num_eq]), unravel_ineq(y[num_eq:])
-
-        empty = [jnp.zeros(0, dtype)]
-        qp = QuadraticProgram(
-            objective.P,
-            objective.q,
-            stack(blocks, size, dtype),
-            jnp.concatenate(lower or empty),
-            jnp.concatenate(upper or empty),
-        )
-        return qp, objective.unravel, unravel_rows
-
-    def to_params(self, problem: Problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
-        """``KKTSolution(x, dual_eq, dual_ineq)``."""
-        del Ax
-        return KKTSolution(problem.unravel_x(x), *problem.unravel_rows(y))
-
-    def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any = None, params_ineq: Any = None):
-        """A starting point for ``run`` with the primal variables ``init_x`` and multipliers 0."""
-        problem = self.problem(init_x, params_obj, params_eq, params_ineq)
-        x = _flat(init_x, problem.qp.q.dtype)
-        return self.to_params(problem, x, jnp.zeros_like(problem.qp.lower), x)
-
-
-def _pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} must be a pair {meaning}, got {type(value).__name__}.")
-    return value[0], value[1]
-
-
-def _flat(tree: PyTree, dtype) -> Array:
+def flat(tree: PyTree, dtype) -> Array:
+    """The vector of a pytree, in a dtype."""
     return ravel_pytree(tree)[0].astype(dtype)
 
 
-def _is_valid(step: OptStep) -> Array:
+def is_valid(step: OptStep) -> Array:
     """Whether the end of a run is worth differentiating: a solution, or an approximation of one."""
     status = step.state.status
     meaningful = (

@@ -1,7 +1,7 @@
 """Solvers of quadratic programs that are no iterations of ours: linear systems, and programs outside of jax.
 
 What the problem is, what its solution looks like, its optimality conditions and its derivative are those of
-:class:`jaxsolve.solvers.quadratic._base.StandardForm`, to which everything but ``compute`` is passed on.
+:class:`jaxsolve.solvers.quadratic._forms.StandardForm`, to which everything but ``compute`` is passed on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve.base import Solver, check_choice, check_number, option
-from jaxsolve.solvers.quadratic._base import Problem, StandardForm, _is_valid
+from jaxsolve.solvers.quadratic._base import Problem, is_valid
+from jaxsolve.solvers.quadratic._forms import StandardForm
 from jaxsolve.solvers.quadratic._kkt import Factors
 from jaxsolve.solvers.quadratic._residuals import feasible_signs, products
 
@@ -165,7 +166,7 @@ class ExternalQP(DirectQP):
         claimed = step.state.status == int(Status.CONVERGED)
         status = jnp.where(claimed & ~solved, int(Status.STALLED), step.state.status).astype(jnp.int32)
         step = step._replace(state=step.state._replace(status=status))
-        factors = Factors(active, problem.scaling, cholesky, _is_valid(step))
+        factors = Factors(active, problem.scaling, cholesky, is_valid(step))
         return step._replace(state=step.state._replace(factors=factors))
 
 

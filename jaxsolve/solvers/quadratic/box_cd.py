@@ -25,7 +25,8 @@ from jax.flatten_util import ravel_pytree
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
-from jaxsolve.solvers.quadratic._base import _flat, _pair
+from jaxsolve.solvers.quadratic._base import flat
+from jaxsolve.solvers.quadratic._forms import pair
 from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds
 from jaxsolve.tree_util import tree_l2_norm
 
@@ -83,12 +84,12 @@ class BoxCDQP(IterativeSolver):
     def check_arguments(self, init_params: PyTree = None, params_obj: Any = None, params_ineq: Any = None) -> None:
         """Raise ``ValueError`` for bounds that no number satisfies."""
         del init_params, params_obj
-        check_bounds(*_pair("params_ineq", params_ineq, "(l, u)"))
+        check_bounds(*pair("params_ineq", params_ineq, "(l, u)"))
 
     def _problem(self, params_obj, params_ineq):
         objective = as_quadratic(params_obj)
         size, dtype = objective.q.size, objective.q.dtype
-        lower, upper = _pair("params_ineq", params_ineq, "(l, u)")
+        lower, upper = pair("params_ineq", params_ineq, "(l, u)")
         return objective, as_vector("l", lower, size, dtype), as_vector("u", upper, size, dtype)
 
     def init_point(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
@@ -103,7 +104,7 @@ class BoxCDQP(IterativeSolver):
     def init_state(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> BoxCDState:
         """The state before the first sweep; the arguments are those of ``run``."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
-        x = _flat(self.init_point(init_params, params_obj, params_ineq), objective.q.dtype)
+        x = flat(self.init_point(init_params, params_obj, params_ineq), objective.q.dtype)
         product = objective.P.matvec(x)
         return self._judge(objective, lower, upper, x, product, jnp.zeros((), jnp.int32))
 
@@ -124,7 +125,7 @@ class BoxCDQP(IterativeSolver):
             step = jnp.where(curved, newton, downhill) - x[i]
             return x.at[i].add(step), product + step * row
 
-        x = _flat(params, c.dtype)
+        x = flat(params, c.dtype)
         x, product = lax.fori_loop(0, c.size, coordinate, (x, state.product))
         state = self._judge(objective, lower, upper, x, product, state.iter_num + 1)
         return OptStep(objective.unravel(x), state)

@@ -31,8 +31,9 @@ from jax.scipy.linalg import cho_solve
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_number, option
-from jaxsolve.solvers.quadratic._base import BoxConstrained, Problem
+from jaxsolve.solvers.quadratic._base import Problem
 from jaxsolve.solvers.quadratic._certificates import find_certificates
+from jaxsolve.solvers.quadratic._forms import BoxConstrained
 from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import (
