@@ -34,6 +34,13 @@ hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=
 hypothesis.settings.load_profile("reproducible")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """Compiled programs of a module of tests are let go: all of them together exceed the memory maps of a process."""
+    yield
+    jax.clear_caches()
+
+
 def pytest_collection_modifyitems(items):
     """Docstring examples are run in both precisions: readers have not turned on x64."""
     for item in items:
