@@ -79,7 +79,7 @@ def regularization(dtype) -> tuple[float, float]:
 
 
 def classify(
-    qp: QuadraticProgram, x: Array, y: Array, scaling: Scaling, Ax: Array, *, weak: str | None = None
+    qp: QuadraticProgram, x: Array, y: Array, Ax: Array, scaling: Scaling, *, weak: str | None = None
 ) -> ActiveSet:
     """Which rows are active at a point, by whether the multiplier or the slack is larger, in scaled units.
 
@@ -87,8 +87,8 @@ def classify(
         qp: the problem, unscaled.
         x: primal point.
         y: multipliers.
-        scaling: its scaling.
         Ax: the rows at ``x``.
+        scaling: the scaling of the problem.
         weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``;
             ``None`` decides by rounding.
     """
@@ -96,7 +96,8 @@ def classify(
     rows = scaling.rows
     multiplier = scaling.cost * y / rows
     above, below = rows * (qp.upper - Ax), rows * (Ax - qp.lower)
-    at_upper = jnp.where(multiplier == 0, above < below, multiplier > 0)
+    at_upper = jnp.where(jnp.minimum(above, below) < -jnp.abs(multiplier), above < below, multiplier > 0)
+    at_upper = jnp.where(multiplier == 0, above < below, at_upper)
     slack = jnp.where(at_upper, above, below)
     equality = qp.lower == qp.upper
     weight = (equality | (jnp.abs(multiplier) > slack)).astype(y.dtype)
