@@ -13,7 +13,7 @@ from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import (
     Products,
     feasible_signs,
@@ -88,7 +88,7 @@ def find_certificates(
 
         # All four systems in one batched call: two such calls at the same time can block each other in the thread pool
         # of jaxlib's CPU backend.
-        gram = jax.vmap(lambda w: A.T @ (w[:, None] * A))(jnp.concatenate([weight, held]))
+        gram = jax.vmap(weighted_gram, in_axes=(None, 0))(A, jnp.concatenate([weight, held]))
         cholesky = jnp.linalg.cholesky(curvature + gram + (epsilon * jnp.eye(P.shape[0], dtype=d.dtype))[None])
         for _ in range(_REPEATS):
             right = jnp.concatenate([y_unit @ A, epsilon * d_unit])

@@ -38,7 +38,7 @@ from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 
@@ -129,7 +129,7 @@ def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
     """
     delta, epsilon = regularization(scaled.q.dtype)
     P, A = scaled.P.dense(), scaled.A.dense()
-    H = P + A.T @ (_row_weights(active, delta)[:, None] * A)
+    H = P + weighted_gram(A, _row_weights(active, delta))
     identity = jnp.eye(scaled.num_variables, dtype=H.dtype)
     L = jnp.linalg.cholesky(H + epsilon * identity)
     # Where nothing holds x, a pivot is of the size of epsilon or, for lack of precision, not a number.

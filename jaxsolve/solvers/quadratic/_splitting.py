@@ -31,7 +31,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array
 from jaxsolve.linear_solve import solve_cg
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 
 __all__ = ["Basis", "Splitting", "correction", "renewed", "splitting"]
 
@@ -134,7 +134,7 @@ def _weights(equality, free, dtype):
 
 
 def _cholesky(P, A, weights, sigma, rho):
-    return jnp.linalg.cholesky(P + sigma * jnp.eye(P.shape[0], dtype=P.dtype) + A.T @ ((rho * weights)[:, None] * A))
+    return jnp.linalg.cholesky(P + sigma * jnp.eye(P.shape[0], dtype=P.dtype) + weighted_gram(A, rho * weights))
 
 
 def _factor(P, A, weights, sigma, rho):
