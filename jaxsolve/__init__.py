@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.quadratic import ExternalOSQP as ExternalOSQP
     from jaxsolve.solvers.quadratic import InteriorPointQP as InteriorPointQP
     from jaxsolve.solvers.quadratic import linprog as linprog
+    from jaxsolve.solvers.quadratic import solve_qp as solve_qp
     from jaxsolve.solvers.root import Bisection as Bisection
     from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
     from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
@@ -97,6 +98,7 @@ _HOMES = {
     "ZoomLineSearch": "linesearch",
     "check": "base",
     "linprog": "solvers.quadratic",
+    "solve_qp": "solvers.quadratic",
 }
 
 __all__ = ["__version__", *_SUBMODULES, *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  # resolved below

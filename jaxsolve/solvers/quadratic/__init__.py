@@ -7,6 +7,7 @@ from jaxsolve.solvers.quadratic.box_osqp import BoxOSQP
 from jaxsolve.solvers.quadratic.cvxpy_qp import CvxpyQP
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.external_osqp import ExternalOSQP
+from jaxsolve.solvers.quadratic.front_door import QPResult, solve_qp
 from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP, InteriorPointState
 from jaxsolve.solvers.quadratic.linear_program import LinprogMarginals, LinprogResult, linprog
 from jaxsolve.solvers.quadratic.osqp import OSQP
@@ -24,6 +25,8 @@ __all__ = [
     "InteriorPointState",
     "LinprogMarginals",
     "LinprogResult",
+    "QPResult",
     "SplittingState",
     "linprog",
+    "solve_qp",
 ]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxsolve._loop import loop, run_if_any
+from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, check_callable, check_choice, check_number, option
@@ -84,8 +84,8 @@ class QuadraticSolver(IterativeSolver):
     derived_fields = ("value",)
     #: The tolerance at which the active set is looked at for the first time, and the factor from stage to stage.
     stages: ClassVar[tuple[float, float]] = (1e-3, 1e-2)
-    #: How often the active set is corrected in a stage.
-    attempts: ClassVar[int] = 3
+    #: How many active sets are tried in a stage.
+    attempts: ClassVar[int] = 4
 
     def validate(self) -> None:
         """Raise for an impossible option."""
@@ -231,21 +231,24 @@ class QuadraticSolver(IterativeSolver):
         qp, scaling, scaled = problem.qp, problem.scaling, problem.scaled
         x, y = self._vectors(problem, step)
         tol, _ = self.tolerances(x.dtype)
+        last = self.attempts - 1
 
         def attempt(carry):
-            # A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange.
-            count, (x, y, Ax), best, best_error, _, _, _ = carry
-            active = classify(qp, x, y, Ax, scaling)
+            # A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange. The last
+            # factor is that of the best point, for derivatives are taken there.
+            count, latest, best, best_error, active, _, _ = carry
+            x, y, Ax = tree_where(count == last, best, latest)
+            active = classify(qp, x, y, Ax, scaling, weak=self.weak)
             cholesky = factorize(scaled, active)
             x, y = polish(qp, x, y, Factors(active, scaling, cholesky, jnp.asarray(True)))
-            signed = feasible_signs(qp, y)
-            at = products(qp, x, signed)
-            error = self.error_at(qp, x, signed, at)
+            y = feasible_signs(qp, y)
+            at = products(qp, x, y)
+            error = self.error_at(qp, x, y, at)
             better = error < best_error
-            best = tree_where(better, (x, signed, at.Ax), best)
+            best = tree_where(better, (x, y, at.Ax), best)
             best_error = jnp.where(better, error, best_error)
-            over = lost | (error <= tol) | ~jnp.isfinite(error)
-            return count + 1, (x, y, at.Ax), best, best_error, active, cholesky, over
+            known = jnp.all(classify(qp, x, y, at.Ax, scaling, weak=self.weak).weight == active.weight)
+            return count + 1, (x, y, at.Ax), best, best_error, active, cholesky, lost | (known & (error <= tol))
 
         start = (x, y, qp.A.matvec(x))
         active = ActiveSet(jnp.zeros_like(y), jnp.zeros(y.shape, bool))
@@ -256,10 +259,6 @@ class QuadraticSolver(IterativeSolver):
             lambda carry: ~carry[-1], attempt, carry, maxiter=self.attempts, kind=self.loop_kind
         )
         better = (best_error < error) & ~lost
-        final = classify(qp, x, y, Ax, scaling, weak=self.weak)
-        # Rarely does the second look differ: then the factor is made anew.
-        differs = jnp.any(final.weight != active.weight)
-        cholesky = run_if_any(differs, lambda L: factorize(scaled, final), cholesky)
         solved = best_error <= tol
         status = jnp.where(lost | ~solved, step.state.status, int(Status.CONVERGED)).astype(jnp.int32)
         # Unless the run is over the iterations go on where they were.
@@ -268,7 +267,7 @@ class QuadraticSolver(IterativeSolver):
         state = step.state._replace(status=status, error=jnp.where(accepted, best_error, error))
         if hasattr(state, "value"):
             state = state._replace(value=jnp.where(accepted, qp.value(x), step.state.value))
-        return OptStep(params, state), final, cholesky
+        return OptStep(params, state), active, cholesky
 
     def _vectors(self, problem: Problem, step: OptStep) -> tuple[Array, Array]:
         x, y = self.unknowns(step.params)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import run_if_any
@@ -90,11 +91,14 @@ def find_certificates(
         # of jaxlib's CPU backend.
         gram = jax.vmap(weighted_gram, in_axes=(None, 0))(A, jnp.concatenate([weight, held]))
         cholesky = jnp.linalg.cholesky(curvature + gram + (epsilon * jnp.eye(P.shape[0], dtype=d.dtype))[None])
-        for _ in range(_REPEATS):
+
+        def project(_, units):
+            y_unit, d_unit = units
             right = jnp.concatenate([y_unit @ A, epsilon * d_unit])
             solved = jax.vmap(lambda L, b: cho_solve((L, True), b))(cholesky, right)
-            y_unit, d_unit = y_unit - weight * (solved[:2] @ A.T), solved[2:]
-        return y_unit, d_unit
+            return y_unit - weight * (solved[:2] @ A.T), solved[2:]
+
+        return lax.fori_loop(0, _REPEATS, project, (y_unit, d_unit))
 
     def proofs(found):
         y_units, d_units = refine()

@@ -40,7 +40,7 @@ from jaxsolve.tree_util import tree_all_finite, tree_where
 __all__ = ["OperatorSplitting", "SplittingState"]
 
 # Problems given by sparse matrices are factorised as dense ones up to this many entries of an (n, n + m) matrix.
-_DENSE_ENTRIES = 2_000_000
+_DENSE_ENTRIES = 8_000_000
 # The penalty is changed if another would be better by this factor.
 _WORTH_CHANGING = 5.0
 
@@ -53,7 +53,8 @@ class Point(NamedTuple):
         z: the rows, within their bounds, shape ``(m,)``.
         y: multipliers, shape ``(m,)``.
         at: the products at ``(x, y)``.
-        inverse: of the linear system, for the present penalty; ``None`` without a factorisation.
+        inverse: of the linear system; ``None`` without a factorisation.
+        stale: whether the penalty is no longer that of the inverse.
     """
 
     x: Array
@@ -61,6 +62,7 @@ class Point(NamedTuple):
     y: Array
     at: Products
     inverse: Any
+    stale: Array
 
 
 class SplittingState(NamedTuple):
@@ -104,7 +106,7 @@ class OperatorSplitting(QuadraticSolver):
         rho_max: largest penalty.
         stepsize_updates_frequency: iterations from one look at the penalty to the next.
         primal_infeasible_tol: how closely a direction must meet the conditions of a certificate of primal
-            infeasibility, relative to its size, to be refined and tested.
+            infeasibility, relative to its size, to be refined and tested; looser the longer a run takes.
         dual_infeasible_tol: likewise, for unbounded problems.
         termination_check_frequency: iterations from one test of convergence to the next.
     """
@@ -183,8 +185,8 @@ class OperatorSplitting(QuadraticSolver):
             x, y = warm[0] / scaling.variables, feasible_signs(qp, warm[1] / scaling.rows)
         at = Products(qp.P.matvec(x), qp.A.matvec(x), qp.A.rmatvec(y))
         rho_bar = _number(self.rho_start, x)
-        inverse = renewed(split, None, rho_bar / scaling.cost)
-        point = Point(x, jnp.clip(at.Ax, qp.lower, qp.upper), y, at, inverse)
+        inverse = jnp.zeros_like(qp.P.dense()) if split.direct else None
+        point = Point(x, jnp.clip(at.Ax, qp.lower, qp.upper), y, at, inverse, jnp.asarray(True))
         return self._judge(problem, point, None, jnp.zeros((), jnp.int32), rho_bar)
 
     def first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
@@ -199,15 +201,17 @@ class OperatorSplitting(QuadraticSolver):
         """Iterations up to the next test of convergence; returns ``OptStep(params, state)``."""
         problem = self.problem(self.unknowns(params)[0], params_obj, params_eq, params_ineq)
         split, old, cost = self._splitting(problem), state.solver_state, problem.scaling.cost
-        point, count = self._iterate(split, old, state.rho_bar / cost, state.iter_num)
+        rho = state.rho_bar / cost
+        fresh = old._replace(inverse=renewed(split, old.inverse, rho, old.stale))
+        point, count = self._iterate(split, fresh, rho, state.iter_num)
         sound = tree_all_finite(point)
-        point = tree_where(sound, point, old)
+        point = tree_where(sound, point, fresh)
         iter_num = state.iter_num + count
         frequency = self.stepsize_updates_frequency
         due = iter_num // frequency > state.iter_num // frequency
         rho_bar = jnp.where(due, self._better_penalty(split, point, state.rho_bar), state.rho_bar)
-        inverse = renewed(split, point.inverse, rho_bar / cost, rho_bar != state.rho_bar)
-        new = self._judge(problem, point._replace(inverse=inverse), old, iter_num, rho_bar)
+        point = point._replace(stale=rho_bar != state.rho_bar)
+        new = self._judge(problem, point, old, iter_num, rho_bar)
         status = jnp.where(sound, new.status, int(Status.NONFINITE)).astype(jnp.int32)
         return OptStep(self._to_params(problem, point), new._replace(status=status))
 
@@ -230,7 +234,7 @@ class OperatorSplitting(QuadraticSolver):
         if whole and self.loop_kind == "while":
             carry, count = lax.fori_loop(0, size, lambda _, carry: one(carry), start), jnp.asarray(size, jnp.int32)
         else:
-            last = jnp.minimum(iter_num + size, jnp.asarray(self.maxiter, jnp.int32))
+            last = jnp.minimum(iter_num + size, jnp.asarray(self.maxiter).astype(jnp.int32))
             carry, reached = loop(
                 lambda carry: carry[1] < last,
                 lambda carry: (one(carry[0]), carry[1] + 1),
@@ -241,11 +245,11 @@ class OperatorSplitting(QuadraticSolver):
             count = reached - iter_num
         x, z, y, _ = carry
         at = Products(qp.P.matvec(x), qp.A.matvec(x), qp.A.rmatvec(y))
-        return Point(x, z, y, at, point.inverse), count
+        return Point(x, z, y, at, point.inverse, point.stale), count
 
     def _better_penalty(self, split: Splitting, point: Point, rho_bar: Array) -> Array:
         """The penalty that would have balanced the residuals, if it is worth a change."""
-        x, z, y, at, _ = point
+        x, z, y, at = point[:4]
         tiny = jnp.finfo(x.dtype).tiny
         primal = norm(at.Ax - z) / jnp.maximum(jnp.maximum(norm(at.Ax), norm(z)), tiny)
         size = jnp.maximum(jnp.maximum(norm(at.Px), norm(at.Aty)), norm(split.qp.q))
@@ -268,9 +272,13 @@ class OperatorSplitting(QuadraticSolver):
             dx, dy, dat = jax.tree.map(jnp.subtract, (point.x, point.y, point.at), (old.x, old.y, old.at))
             d, dy, along = _in_user_units(dx, dy, dat, scaling)
             signed = feasible_signs(qp, dy)
-            if qp.is_dense:
-                along = along._replace(Aty=qp.A.rmatvec(signed))
-            tol = (_number(self.primal_infeasible_tol, x), _number(self.dual_infeasible_tol, x))
+            along = along._replace(Aty=qp.A.rmatvec(signed))
+            # The longer a run takes, the more it is worth to look closely.
+            patience = 1 + iter_num.astype(x.dtype) / 100
+            tol = (
+                patience * _number(self.primal_infeasible_tol, x),
+                patience * _number(self.dual_infeasible_tol, x),
+            )
             infeasible, unbounded = find_certificates(qp, problem.scaled, scaling, d, signed, along, tol)
             running = status == int(Status.RUNNING)
             status = jnp.where(running & unbounded, int(Status.DUAL_INFEASIBLE), status)

@@ -65,23 +65,18 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
         # A row of zeros, or of next to nothing, stays as it is.
         return jnp.where(norm < _SMALLEST, 1, jnp.minimum(norm, _LARGEST))
 
-    def unbalanced(columns, rows):
-        both = jnp.concatenate([columns, rows])
-        return jnp.max(both) > _BALANCED * jnp.min(both)
-
-    def proceed(carry):
-        count, _, _, columns, rows = carry
-        return (count < _MAX_PASSES) & unbalanced(clipped(columns), clipped(rows))
-
     def one_pass(carry):
-        count, variables, rows, of_columns, of_rows = carry
-        variables = variables / jnp.sqrt(clipped(of_columns))
-        rows = rows / jnp.sqrt(clipped(of_rows))
-        return (count + 1, variables, rows, *norms(variables, rows))
+        count, variables, rows, _ = carry
+        of_columns, of_rows = (clipped(norm) for norm in norms(variables, rows))
+        both = jnp.concatenate([of_columns, of_rows])
+        unbalanced = jnp.max(both) > _BALANCED * jnp.min(both)
+        variables = jnp.where(unbalanced, variables / jnp.sqrt(of_columns), variables)
+        rows = jnp.where(unbalanced, rows / jnp.sqrt(of_rows), rows)
+        return count + 1, variables, rows, unbalanced
 
     start = no_scaling(qp)
-    first = (jnp.zeros((), jnp.int32), start.variables, start.rows, *norms(start.variables, start.rows))
-    _, variables, rows, *_ = lax.while_loop(proceed, one_pass, first)
+    first = (jnp.zeros((), jnp.int32), start.variables, start.rows, start.cost > 0)
+    _, variables, rows, _ = lax.while_loop(lambda carry: (carry[0] < _MAX_PASSES) & carry[3], one_pass, first)
     _, of_P = qp.P.largest(variables, variables)  # type: ignore[union-attr]
     size = jnp.maximum(jnp.mean(of_P), jnp.max(jnp.abs(variables * qp.q)))
     return Scaling(variables, rows, lax.stop_gradient(1 / clipped(size)))

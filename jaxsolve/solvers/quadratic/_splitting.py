@@ -104,26 +104,16 @@ def correction(split: Splitting, own: Any, rho: Array, g: Array) -> Array:
     return -_multiply_in_basis(*split.basis, own, rho, g)
 
 
-def renewed(split: Splitting, own: Any, rho: Array, changed: Array | bool = True) -> Any:
-    """The inverse for another ``rho``.
-
-    Args:
-        split: the problem.
-        own: the present inverse of this lane; ``None`` to make the first.
-        rho: the new value.
-        changed: whether it is new.
-    """
+def renewed(split: Splitting, own: Any, rho: Array, stale: Array) -> Any:
+    """The inverse for ``rho``: ``own``, or a new one if that is stale; ``None`` without a factorisation."""
     if not split.direct:
         return None
     P, A = split.qp.P.dense(), split.qp.A.dense()
-    if own is None:
-        own, changed = jnp.zeros_like(P), True
-    changed = jnp.asarray(changed)
     if split.unrolls:
-        return lax.cond(changed, lambda: _factor(P, A, split.weights, split.sigma, rho), lambda: own)
+        return lax.cond(stale, lambda: _factor(P, A, split.weights, split.sigma, rho), lambda: own)
     if split.basis is None:
-        return _factor_if(P, A, split.weights, split.sigma, rho, own, changed)
-    return _factor_unless_common(split.basis.vectors, P, A, split.weights, split.sigma, rho, own, changed)
+        return _factor_if(P, A, split.weights, split.sigma, rho, own, stale)
+    return _factor_unless_common(split.basis.vectors, P, A, split.weights, split.sigma, rho, own, stale)
 
 
 # ---- One lane -----------------------------------------------------------------------------------------------------
@@ -143,8 +133,8 @@ def _factor(P, A, weights, sigma, rho):
     return solve_triangular(L, jnp.eye(P.shape[0], dtype=P.dtype), lower=True).T
 
 
-def _factor_if(P, A, weights, sigma, rho, own, changed):
-    return run_if_any(changed, lambda _: _factor(P, A, weights, sigma, rho), own)
+def _factor_if(P, A, weights, sigma, rho, own, stale):
+    return run_if_any(stale, lambda _: _factor(P, A, weights, sigma, rho), own)
 
 
 def _multiply(own, g):
@@ -165,7 +155,7 @@ def _by_conjugate_gradients(split, rho, g):
     return -solve_cg(matvec, g, preconditioner=lambda x: x / diagonal, **limits)
 
 
-_CG_TOLERANCE, _CG_MAXITER = 1e-3, 50
+_CG_TOLERANCE, _CG_MAXITER = 1e-4, 500
 
 
 # ---- Many lanes ---------------------------------------------------------------------------------------------------
@@ -231,13 +221,13 @@ def _(axis_size, in_batched, vectors, values, own, rho, g):
 
 
 @custom_vmap
-def _factor_unless_common(vectors, P, A, weights, sigma, rho, own, changed):
+def _factor_unless_common(vectors, P, A, weights, sigma, rho, own, stale):
     del vectors
-    return _factor_if(P, A, weights, sigma, rho, own, changed)
+    return _factor_if(P, A, weights, sigma, rho, own, stale)
 
 
 @_factor_unless_common.def_vmap
-def _(axis_size, in_batched, vectors, P, A, weights, sigma, rho, own, changed):
+def _(axis_size, in_batched, vectors, P, A, weights, sigma, rho, own, stale):
     if not in_batched[0]:
         return own, in_batched[6]
-    return _lanes(_factor_if, axis_size, in_batched[1:], (P, A, weights, sigma, rho, own, changed)), True
+    return _lanes(_factor_if, axis_size, in_batched[1:], (P, A, weights, sigma, rho, own, stale)), True

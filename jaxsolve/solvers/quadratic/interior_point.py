@@ -128,7 +128,6 @@ class InteriorPointQP(BoxConstrained):
     order: ClassVar[str] = "matvec_Q matvec_A fun"
     # Iterations are few, so the active set is not looked at before the last; and then it is known.
     stages: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    attempts: ClassVar[int] = 1
 
     def validate(self) -> None:
         """Raise for an impossible option."""
@@ -185,7 +184,7 @@ class InteriorPointQP(BoxConstrained):
         problem = self.problem(self.primal_of(init_params), params_obj, params_eq, params_ineq)
         warm = self.initial_values(init_params, problem)
         point = _cold_start(problem.scaled) if warm is None else _warm_start(problem, *warm)
-        return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype))
+        return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype), first=True)
 
     def first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
         """The starting point and its state."""
@@ -208,7 +207,9 @@ class InteriorPointQP(BoxConstrained):
         state = self._judge(problem, point, state.iter_num + 1, regularization)
         return OptStep(self._to_params(problem, point), state)
 
-    def _judge(self, problem: Problem, point: Point, iter_num: Array, regularization: Array) -> InteriorPointState:
+    def _judge(
+        self, problem: Problem, point: Point, iter_num: Array, regularization: Array, *, first: bool = False
+    ) -> InteriorPointState:
         """The state at a point: its error, and whether the run is over."""
         qp, (variables, rows, cost) = problem.qp, problem.scaling
         scaled, y = problem.scaled, _multipliers(point)
@@ -219,11 +220,12 @@ class InteriorPointQP(BoxConstrained):
         if self.smooths:
             res = res._replace(gap=_distance_from_path(qp, y, at.Ax, self.smoothing))
         error = optimality_error(res, *self.tolerances(x.dtype))
-        infeasible, unbounded = find_certificates(qp, problem.scaled, problem.scaling, x, y, at, (1e-3, 1e-3))
         status = self.status_of(error, failed=regularization > 1e8)
-        undecided = status != int(Status.CONVERGED)
-        status = jnp.where(undecided & unbounded, int(Status.DUAL_INFEASIBLE), status)
-        status = jnp.where(undecided & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
+        if not first:
+            infeasible, unbounded = find_certificates(qp, problem.scaled, problem.scaling, x, y, at, (1e-3, 1e-3))
+            undecided = status != int(Status.CONVERGED)
+            status = jnp.where(undecided & unbounded, int(Status.DUAL_INFEASIBLE), status)
+            status = jnp.where(undecided & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
         value = 0.5 * (x @ at.Px) + qp.q @ x
         return InteriorPointState(iter_num, error, value, point, own, regularization, status)
 

@@ -169,25 +169,20 @@ def unbounded(seed):
     return M @ M.T, c, A - np.outer(np.maximum(A @ d, 0), d) / (d @ d), lower, upper
 
 
-@pytest.mark.parametrize(
-    "make, expected",
-    [
-        (infeasible, Status.PRIMAL_INFEASIBLE),
-        (unbounded, Status.DUAL_INFEASIBLE),
-        (problem, Status.CONVERGED),
-    ],
-)
-def test_fifty_of_each_kind(make, expected):
-    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*map(make, range(50)), strict=True)]
+@pytest.mark.parametrize("solver", [jaxsolve.InteriorPointQP(), jaxsolve.BoxOSQP(tol=1e-6, maxiter=40_000)])
+def test_fifty_of_each_kind(solver):
+    kinds = {infeasible: Status.PRIMAL_INFEASIBLE, unbounded: Status.DUAL_INFEASIBLE, problem: Status.CONVERGED}
+    lanes = [make(seed) for make in kinds for seed in range(50)]
+    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*lanes, strict=True)]
 
     @jax.jit
     @jax.vmap
     def run(Q, c, A, lower, upper):
-        step = solve(Q, c, A, lower, upper)
+        step = solver.run(None, (Q, c), A, (lower, upper))
         return step.state.status, step.params.primal[0]
 
     statuses, x = run(*data)
-    assert np.all(np.asarray(statuses) == expected), np.asarray(statuses)
+    np.testing.assert_array_equal(statuses, np.repeat(list(kinds.values()), 50))
     assert np.all(np.isfinite(x))
 
 

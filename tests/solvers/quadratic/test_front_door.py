@@ -1,0 +1,116 @@
+"""One function for all quadratic programs: every method gives the same answer, and it says which it was."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import sparse
+from scipy.optimize import minimize
+
+import jaxsolve
+from jaxsolve import Status
+
+rng = np.random.default_rng(0)
+M = rng.normal(size=(5, 5))
+Q, c = M @ M.T + np.eye(5), rng.normal(size=5)
+A, G = rng.normal(size=(1, 5)), rng.normal(size=(3, 5))
+b, h, lower, upper = np.array([0.3]), np.array([0.1, -0.2, np.inf]), np.full(5, -0.4), 0.5
+
+
+def objective(x):
+    return 0.5 * x @ Q @ x + c @ x
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    constraints = [
+        {"type": "eq", "fun": lambda x: A @ x - b},
+        {"type": "ineq", "fun": lambda x: (h - G @ x)[:2]},
+    ]
+    bounds, options = [(-0.4, 0.5)] * 5, {"ftol": 1e-14, "maxiter": 500}
+    return minimize(objective, np.zeros(5), bounds=bounds, constraints=constraints, options=options).x
+
+
+def arrays():
+    return tuple(jnp.asarray(part) for part in (Q, c, A, b, G, h, lower, upper))
+
+
+@pytest.mark.parametrize("method", ["interior_point", "osqp", "matrix_free"])
+def test_methods_agree(method, oracle):
+    def value(b, method, tol):
+        Q, c, A, _, *rest = arrays()
+        result = jaxsolve.solve_qp(Q, c, A, b, *rest, method=method, tol=tol)
+        return result.value, result
+
+    tol = 1e-9 if method == "matrix_free" else None
+    slope, result = jax.jit(jax.grad(value, has_aux=True), static_argnums=(1, 2))(jnp.asarray(b), method, tol)
+    assert (result.method, int(result.status)) == (method, Status.CONVERGED)
+    np.testing.assert_allclose(result.x, oracle, atol=1e-6)
+    np.testing.assert_allclose(slope, -result.dual_eq, atol=1e-6)
+    stationarity = Q @ result.x + c + A.T @ result.dual_eq + G.T @ result.dual_ineq + result.dual_bounds
+    np.testing.assert_allclose(stationarity, 0, atol=1e-6)
+    assert np.all(result.dual_ineq >= -1e-9)
+
+
+def test_what_is_chosen():
+    Q, c, A, b, G, h, _, _ = arrays()
+
+    def method(*args, **options):
+        shapes = jax.eval_shape(lambda: jaxsolve.solve_qp(*args, **options))
+        assert shapes.reason
+        return shapes.method
+
+    assert method(Q, c) == "equality"
+    assert method(Q, c, A, b) == "equality"
+    assert method(None, c, A, b, l=0.0) == "interior_point"
+    assert method(sparse.BCOO.fromdense(Q), c, G=G, h=h) == "interior_point"
+    assert method(lambda x: Q @ x, c, G=G, h=h) == "matrix_free"
+    many = sparse.BCOO((jnp.ones(3000), jnp.stack([jnp.arange(3000)] * 2, axis=1)), shape=(3000, 3000))
+    assert method(many, jnp.ones(3000), l=0.0) == "matrix_free"
+    assert method(jnp.ones((3000, 3000)), jnp.ones(3000), l=0.0) == "osqp"
+
+
+def test_functions_of_pytrees():
+    def curvature(x):
+        return {"a": 2 * x["a"], "b": x["b"]}
+
+    def total(x):
+        return jnp.sum(x["a"])[None]
+
+    costs = {"a": jnp.asarray([-2.0, 1.0]), "b": jnp.asarray([3.0])}
+    b = jnp.asarray([0.0])
+    free = jaxsolve.solve_qp(curvature, costs, total, b, tol=1e-8)
+    np.testing.assert_allclose(free.x["a"], [0.75, -0.75], atol=1e-6)
+    np.testing.assert_allclose(free.x["b"], [-3.0], atol=1e-6)
+    held = jaxsolve.solve_qp(curvature, costs, total, b, l=-0.5, tol=1e-8)
+    np.testing.assert_allclose(held.x["a"], [0.5, -0.5], atol=1e-6)
+    np.testing.assert_allclose(held.x["b"], [-0.5], atol=1e-6)
+    np.testing.assert_allclose(held.dual_bounds["b"], [-2.5], atol=1e-5)
+
+
+def test_warm_start_and_batches():
+    Q, c, *rest = arrays()
+    first = jaxsolve.solve_qp(Q, c, *rest)
+    again = jaxsolve.solve_qp(Q, c, *rest, method="osqp", init=first)
+    np.testing.assert_allclose(again.x, first.x, atol=1e-7)
+    assert int(again.iter_num) == 0
+    assert "tol" in first.message
+    batch = jax.vmap(lambda c: jaxsolve.solve_qp(Q, c, *rest))(jnp.stack([c, 2 * c]))
+    np.testing.assert_allclose(batch.x[0], first.x, atol=1e-8)
+    assert batch.method == "interior_point"
+
+
+def test_bad_data_are_refused():
+    Q, c, A, b, G, h, _, _ = arrays()
+    for args, options, message in (
+        ((Q, c, A), {}, "A and b"),
+        ((Q, c), {"h": h}, "G and h"),
+        ((Q, c, A, b), {"method": "simplex"}, "method"),
+        ((Q, c), {"l": 0.0, "method": "equality"}, "equality"),
+        ((Q, c), {"l": 1.0, "u": 0.0}, "exceed"),
+        ((Q, c), {"l": jnp.zeros(3)}, "l must have 5"),
+        ((Q, c, A, jnp.ones(2)), {"l": 0.0}, "b must have 1"),
+        ((Q[:, :3], c), {"l": 0.0}, "Q must"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jaxsolve.solve_qp(*args, **options)
