@@ -1,14 +1,22 @@
-"""Quadratic programs: batches against qpax, and the problems of Maros and Meszaros and of Netlib.
+"""Quadratic programs: batches against qpax, JAXopt and OSQP in C, and the problems of Maros and Meszaros and of Netlib.
 
-    python benchmarks/quadratic.py --rounds 9                      batches, forward and gradient
+    python benchmarks/quadratic.py --rounds 9                      batches, one large problem, and the first run
     python benchmarks/quadratic.py --problems folder/*.npz         one line a problem
+    python benchmarks/quadratic.py --solver BoxOSQP --problems ... the same by operator splitting
+    python benchmarks/quadratic.py --sparse --problems ...         by operator splitting without a factorisation
 
 A problem file holds P (optional), A in compressed columns, q, l, u, the constant r and a reference optimum.
 """
 
 import argparse
 import functools
+import os
 import pathlib
+import time
+import warnings
+
+# On a busy machine threads of OpenBLAS wait for each other: a factorisation of size 1000 took 1300 ms, with one 11 ms.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import jax.numpy as jnp
@@ -38,37 +46,132 @@ def largest_residual(Q, c, G, h, x, z):
     return float(max(jnp.max(jnp.abs(stationarity)), jnp.max(-slack), jnp.max(jnp.abs(slack * z))))
 
 
-def batches(rounds):
+def osqp_in_c(Q, c, G, h):
+    """One problem by the C library, to the same tolerance: ``(x, z)``."""
+    import osqp
+
+    solver = osqp.OSQP()
+    Q, c, G, h = (np.asarray(part) for part in (Q, c, G, h))
+    lower = np.full(h.size, -np.inf)
+    options = {"eps_abs": 1e-6, "eps_rel": 1e-6, "max_iter": 100_000, "polishing": True, "verbose": False}
+    solver.setup(scipy.sparse.csc_matrix(Q), c, scipy.sparse.csc_matrix(G), lower, h, **options)
+    found = solver.solve()
+    return found.x, found.y
+
+
+def peers(data):
+    """The batch by other libraries, as far as they are installed: ``{name: () -> (x, z)}``."""
+    calls = {}
+    n = data[1].shape[1]
+    try:
+        import qpax
+    except ImportError:
+        print("qpax is not installed")
+    else:
+        A, b = jnp.zeros((0, n)), jnp.zeros(0)
+        solve = jax.jit(jax.vmap(lambda Q, c, G, h: qpax.solve_qp(Q, c, A, b, G, h, solver_tol=1e-6)))
+        calls["qpax"] = lambda: [solve(*data)[i] for i in (0, 2)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import jaxopt
+    except ImportError:
+        print("JAXopt is not installed")
+    else:
+        peer = jaxopt.OSQP(tol=1e-6, maxiter=20_000, eq_qp_solve="lu")
+        run = jax.jit(jax.vmap(lambda Q, c, G, h: peer.run(params_obj=(Q, c), params_ineq=(G, h)).params))
+        calls["JAXopt OSQP"] = lambda: [getattr(run(*data), name) for name in ("primal", "dual_ineq")]
+    try:
+        import osqp  # noqa: F401  # it is called one problem at a time
+    except ImportError:
+        print("OSQP is not installed")
+    else:
+        calls["OSQP in C"] = lambda: [
+            np.stack(part) for part in zip(*(osqp_in_c(*lane) for lane in zip(*data, strict=True)), strict=True)
+        ]
+    return calls
+
+
+def batches(rounds, sizes=BATCHES):
     """Time of a batch, and of its gradient over that of the batch alone."""
-    solver = jaxsolve.InteriorPointQP(tol=1e-6)
+    interior = jaxsolve.InteriorPointQP(tol=1e-6)
+    splitting = jaxsolve.OSQP(tol=1e-6, termination_check_frequency=20, stepsize_updates_frequency=40)
 
     def ours(Q, c, G, h):
-        return solver.run(None, (Q, c), G, (-jnp.inf, h)).params
+        params = interior.run(None, (Q, c), G, (-jnp.inf, h)).params
+        return params.primal[0], params.dual_eq
+
+    def by_splitting(Q, c, G, h):
+        params = splitting.run(None, (Q, c), None, (G, h)).params
+        return params.primal, params.dual_ineq
 
     def loss(*data):
-        params = jax.vmap(ours)(*data)
-        return jnp.sum(params.primal[0]) + jnp.sum(params.dual_eq)
+        return sum(jnp.sum(part) for part in jax.vmap(ours)(*data))
 
-    for size, n, m in BATCHES:
+    for size, n, m in sizes:
         data = random_batch(size, n, m)
         forward, gradient = jax.jit(jax.vmap(ours)), jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
-        calls = {"jaxsolve": functools.partial(forward, *data), "with gradient": functools.partial(gradient, *data)}
-        params = forward(*data)
-        residuals = {"jaxsolve": largest_residual(*data, params.primal[0], params.dual_eq)}
-        try:
-            import qpax
-        except ImportError:
-            print("qpax is not installed: no peer")
-        else:
-            A, b = jnp.zeros((0, n)), jnp.zeros(0)
-            peer = jax.jit(jax.vmap(lambda Q, c, G, h, A=A, b=b: qpax.solve_qp(Q, c, A, b, G, h, solver_tol=1e-6)))
-            calls["qpax"] = functools.partial(peer, *data)
-            found = peer(*data)
-            residuals["qpax"] = largest_residual(*data, found[0], found[2])
+        calls = {
+            "jaxsolve": functools.partial(forward, *data),
+            "jaxsolve OSQP": functools.partial(jax.jit(jax.vmap(by_splitting)), *data),
+            **peers(data),
+        }
+        residuals = {name: largest_residual(*data, *call()) for name, call in calls.items()}
+        calls["with gradient"] = functools.partial(gradient, *data)
         for call in calls.values():
             seconds(call)
         report(f"{size} problems, n = {n}, m = {m}", interleaved(calls, rounds))
         print("    residuals:", ", ".join(f"{name} {value:.1e}" for name, value in residuals.items()))
+
+
+def shared(rounds):
+    """Lanes with the same matrices: one eigendecomposition, or one factorisation each."""
+    solver = jaxsolve.OSQP(tol=1e-6, polish=False, termination_check_frequency=20, stepsize_updates_frequency=40)
+    for size, n in ((128, 50), (32, 200)):
+        (Q, _, G, _), (_, c, _, _) = (random_batch(k, n, n) for k in (1, size))
+        Q, G, h = Q[0], G[0], jnp.ones(n)
+        run = jax.vmap(lambda Q, c, G, h=h: solver.run(None, (Q, c), None, (G, h)).params, in_axes=(None, 0, None))
+        own = jax.vmap(lambda Q, c, G, h=h: solver.run(None, (Q, c), None, (G, h)).params)
+        copies = [jnp.broadcast_to(part, (size, *part.shape)) for part in (Q, G)]
+        calls = {
+            "jaxsolve": functools.partial(jax.jit(run), Q, c, G),
+            "own matrices": functools.partial(jax.jit(own), copies[0], c, copies[1]),
+        }
+        for call in calls.values():
+            seconds(call)
+        report(f"{size} problems with the same matrices, n = m = {n}", interleaved(calls, rounds))
+
+
+def large(rounds):
+    """One problem with n = m = 1000, dense."""
+    data = random_batch(1, 1000, 1000)
+    Q, c, G, h = (part[0] for part in data)
+    run = jax.jit(lambda *data: jaxsolve.OSQP(tol=1e-6).run(None, data[:2], None, data[2:]).params)
+    interior = jax.jit(lambda Q, c, G, h: jaxsolve.InteriorPointQP(tol=1e-6).run(None, (Q, c), G, (-jnp.inf, h)).params)
+    calls = {
+        "jaxsolve": lambda: run(Q, c, G, h),
+        "interior point": lambda: interior(Q, c, G, h),
+        "OSQP in C": lambda: osqp_in_c(Q, c, G, h),
+    }
+    for call in calls.values():
+        seconds(call)
+    report("one problem, n = m = 1000", interleaved(calls, max(3, rounds // 3)))
+    params, inside, (x, z) = (call() for call in calls.values())
+    found = ((params.primal, params.dual_ineq), (inside.primal[0], inside.dual_eq), (jnp.asarray(x), jnp.asarray(z)))
+    residuals = [largest_residual(*data, x[None], z[None]) for x, z in found]
+    print("    residuals:", ", ".join(f"{value:.1e}" for value in residuals))
+
+
+def first_run():
+    """Seconds of the first ``OSQP().run`` of a problem with 10 variables, compilation included."""
+    Q, c, G, h = (part[0] for part in random_batch(1, 10, 20))
+    import jaxopt
+
+    for name, library in (("jaxsolve", jaxsolve), ("JAXopt", jaxopt), ("jaxsolve again", jaxsolve)):
+        jax.clear_caches()
+        start = time.perf_counter()
+        jax.block_until_ready(library.OSQP().run(params_obj=(Q, c), params_ineq=(G, h)).params)
+        print(f"    first run, {name}: {time.perf_counter() - start:.2f} s")
 
 
 def load(path):
@@ -86,17 +189,27 @@ def load(path):
     return matrix("P", (n, n)), data["q"], matrix("A", (m, n)), data["l"], data["u"], constant, float(optimum)
 
 
-def problems(paths):
-    """Status, iterations, and relative error of the objective, of each problem to 1e-6."""
-    solver, missed = jaxsolve.InteriorPointQP(tol=1e-6), []
+def problems(paths, name, sparse):
+    """Status, iterations, and relative error of the objective, of each problem."""
+    from jax.experimental.sparse import BCOO
+
+    tol = 1e-4 if sparse else 1e-6
+    options = {"tol": tol} if name == "InteriorPointQP" else {"tol": tol, "maxiter": 4000 if sparse else 20_000}
+    if sparse:
+        name, options["eq_qp_solve"] = "BoxOSQP", "cg"
+    solver, missed = getattr(jaxsolve, name)(**options), []
     for path in map(pathlib.Path, paths):
         P, q, A, lower, upper, constant, optimum = load(path)
-        params, state = solver.run(None, (P.toarray(), q), A.toarray(), (lower, upper))
+        matrices = [BCOO.from_scipy_sparse(part) if sparse else part.toarray() for part in (P, A)]
+        start = time.perf_counter()
+        params, state = jax.block_until_ready(solver.run(None, (matrices[0], q), matrices[1], (lower, upper)))
+        taken = time.perf_counter() - start
         error = abs(float(state.value) + constant - optimum) / max(1, abs(optimum), abs(constant))
-        good = int(state.status) == 1 and error <= 1e-6
+        good = int(state.status) == 1 and error <= (tol if not sparse else np.inf)
         missed += [] if good else [path.stem]
         print(f"{path.stem:10} n {q.size:5} rows {lower.size:5} {jaxsolve.Status(int(state.status)).name:18}", end="")
-        print(f" iterations {int(state.iter_num):3} objective {error:.1e} {'' if good else 'MISSED'}", flush=True)
+        print(f" iterations {int(state.iter_num):5} error {float(state.error):.1e} objective {error:.1e}", end="")
+        print(f" {taken:6.1f} s {'' if good else 'MISSED'}", flush=True)
     print(f"missed: {missed}")
 
 
@@ -104,5 +217,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--problems", nargs="*")
+    parser.add_argument("--solver", default="InteriorPointQP", choices=("InteriorPointQP", "BoxOSQP"))
+    parser.add_argument("--sparse", action="store_true")
     arguments = parser.parse_args()
-    problems(arguments.problems) if arguments.problems else batches(arguments.rounds)
+    if arguments.problems:
+        problems(arguments.problems, arguments.solver, arguments.sparse)
+    else:
+        first_run()
+        batches(arguments.rounds)
+        shared(arguments.rounds)
+        large(arguments.rounds)
