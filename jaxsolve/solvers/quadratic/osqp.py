@@ -27,7 +27,7 @@ class OSQP(OperatorSplitting, StandardForm):
         >>> A, b, G, h = jnp.ones((1, 2)), jnp.array([1.0]), -jnp.eye(2), jnp.zeros(2)
         >>> solver = jaxsolve.OSQP(tol=1e-5)
         >>> params, state = solver.run(None, (Q, c), (A, b), (G, h))
-        >>> [round(x, 3) for x in params.primal.tolist()]
+        >>> [abs(round(x, 3)) for x in params.primal.tolist()]
         [0.0, 1.0]
         >>> slope = jax.grad(lambda b: solver.run(None, (Q, c), (A, b), (G, h)).state.value)(b)
         >>> [round(s, 3) for s in slope.tolist()]  # minus the multiplier
