@@ -2,7 +2,7 @@
 
 Iterates of an infeasible problem grow in the direction of a certificate, which they approach slowly. So a direction
 that looks like one is first projected onto the linear conditions a certificate meets exactly; then the tests of
-:mod:`._residuals` decide, in the units of the user.
+:mod:`._residuals` decide.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ _NEGLIGIBLE = (1e-3, 1e-6)
 
 def find_certificates(
     qp: QuadraticProgram,
-    scaled: QuadraticProgram,
     scaling: Scaling,
     d: Array,
     y: Array,
@@ -45,9 +44,9 @@ def find_certificates(
     """Whether the constraints are proved to contradict each other, and the objective to be unbounded below.
 
     Args:
-        qp: the problem of the user.
-        scaled: the equilibrated problem.
-        scaling: its scaling.
+        qp: the equilibrated problem, in whose units a proof has to hold: those of the user may be such that every
+            solution is huge.
+        scaling: its scaling. All that follows is in the units of the user.
         d: a direction in which the primal iterates move, shape ``(n,)``.
         y: one in which the multipliers move, with feasible signs, shape ``(m,)``.
         at: the products at ``(d, y)``.
@@ -57,33 +56,34 @@ def find_certificates(
     Returns:
         Two booleans: primal infeasible, unbounded.
     """
-    origin = jnp.zeros_like(d)
-    infeasible = is_primal_certificate(qp, y, at.Aty, origin)
-    unbounded = is_dual_certificate(qp, d, at.Px, at.Ax, origin)
-    if not scaled.is_dense:
-        return infeasible, unbounded
     variables, rows, cost = scaling
+    d, y = d / variables, y / rows
+    at = Products(cost * variables * at.Px, rows * at.Ax, variables * at.Aty)
+    infeasible = is_primal_certificate(qp, y, at.Aty)
+    unbounded = is_dual_certificate(qp, d, at.Px, at.Ax)
+    if not qp.is_dense:
+        return infeasible, unbounded
     tiny = jnp.finfo(y.dtype).tiny
 
-    y_size, (value, _) = norm(y / rows), support(qp, y)
-    y_likely = (value < 0) & (norm(variables * at.Aty) <= tol[0] * y_size) & jnp.isfinite(y_size) & (y_size > 0)
+    y_size, (value, _) = norm(y), support(qp, y)
+    y_likely = (value < 0) & (norm(at.Aty) <= tol[0] * y_size) & jnp.isfinite(y_size) & (y_size > 0)
 
-    d_size, along = norm(d / variables), rows * at.Ax
+    d_size = norm(d)
     upper, lower = jnp.isfinite(qp.upper), jnp.isfinite(qp.lower)
-    growth = jnp.maximum(jnp.where(upper, along, 0), jnp.where(lower, -along, 0))
-    d_near = norm(cost * variables * at.Px) + jnp.max(growth, initial=0) <= tol[1] * d_size
+    growth = jnp.maximum(jnp.where(upper, at.Ax, 0), jnp.where(lower, -at.Ax, 0))
+    d_near = norm(at.Px) + jnp.max(growth, initial=0) <= tol[1] * d_size
     d_likely = (qp.q @ d < 0) & d_near & jnp.isfinite(d_size) & (d_size > 0)
 
     def refine():
-        P, A, epsilon = scaled.P.dense(), scaled.A.dense(), _epsilon(d)
+        P, A, epsilon = qp.P.dense(), qp.A.dense(), _epsilon(d)
 
         # Entries of y move in proportion to their squares: none changes its sign, and those that are 0 stay so.
-        y_unit = y / rows / jnp.maximum(y_size, tiny)
+        y_unit = y / jnp.maximum(y_size, tiny)
         y_unit = jnp.stack([jnp.where(jnp.abs(y_unit) > small, y_unit, 0) for small in _NEGLIGIBLE])
         weight = y_unit**2
         # Rows that grow along d, or would with a little less precision, are held.
-        d_unit = jnp.stack([d / variables / jnp.maximum(d_size, tiny)] * len(_NEGLIGIBLE))
-        up, down = jnp.where(upper, along, -jnp.inf), jnp.where(lower, -along, -jnp.inf)
+        d_unit = jnp.stack([d / jnp.maximum(d_size, tiny)] * len(_NEGLIGIBLE))
+        up, down = jnp.where(upper, at.Ax, -jnp.inf), jnp.where(lower, -at.Ax, -jnp.inf)
         held = jnp.stack([(jnp.maximum(up, down) > -small * d_size).astype(d.dtype) for small in _NEGLIGIBLE])
         curvature = jnp.stack([jnp.zeros_like(P), jnp.zeros_like(P), P @ P, P @ P])
 
@@ -104,12 +104,11 @@ def find_certificates(
         y_units, d_units = refine()
 
         def test_y(unit):
-            candidate = feasible_signs(qp, rows * unit)
-            return is_primal_certificate(qp, candidate, qp.A.rmatvec(candidate), origin)
+            unit = feasible_signs(qp, unit)
+            return is_primal_certificate(qp, unit, qp.A.rmatvec(unit))
 
         def test_d(unit):
-            candidate = variables * unit
-            return is_dual_certificate(qp, candidate, qp.P.matvec(candidate), qp.A.matvec(candidate), origin)
+            return is_dual_certificate(qp, unit, qp.P.matvec(unit), qp.A.matvec(unit))
 
         infeasible, unbounded = found
         infeasible |= y_likely & jnp.any(jax.vmap(test_y)(y_units))

@@ -279,7 +279,7 @@ class OperatorSplitting(QuadraticSolver):
                 patience * _number(self.primal_infeasible_tol, x),
                 patience * _number(self.dual_infeasible_tol, x),
             )
-            infeasible, unbounded = find_certificates(qp, problem.scaled, scaling, d, signed, along, tol)
+            infeasible, unbounded = find_certificates(problem.scaled, scaling, d, signed, along, tol)
             running = status == int(Status.RUNNING)
             status = jnp.where(running & unbounded, int(Status.DUAL_INFEASIBLE), status)
             status = jnp.where(running & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)

@@ -107,44 +107,42 @@ def optimality_error(res: Residuals, tol: Array, rtol: Array) -> Array:
 
 # ---- Certificates -------------------------------------------------------------------------------------------------
 
-# A certificate is believed if it excludes every point within this many times the size of the current one (and 1).
+# A certificate is believed if it excludes every point within this radius, for each ten variables.
 _RADIUS = {8: 1e7, 4: 1e3}
 
 
-def _radius(x: Array) -> Array:
-    return _RADIUS.get(x.dtype.itemsize, 1e3) * (1 + jnp.sum(jnp.abs(x)))
+def _radius(qp: QuadraticProgram) -> float:
+    return _RADIUS.get(qp.q.dtype.itemsize, 1e3) * max(1.0, qp.num_variables / 10)
 
 
-def is_primal_certificate(qp: QuadraticProgram, y: Array, Aty: Array, x: Array) -> Array:
+def is_primal_certificate(qp: QuadraticProgram, y: Array, Aty: Array) -> Array:
     r"""Whether ``y`` proves that the constraints contradict each other.
 
     Every feasible :math:`x` has :math:`y^T A x \le S(y)`. So if :math:`S(y) < 0`, then
     :math:`|x|_1 \ge -S(y) / |A^T y|_\infty`: there is none within that radius.
 
     Args:
-        qp: the problem, unscaled.
+        qp: the problem, in units in which solutions are not huge.
         y: multipliers with feasible signs.
         Aty: ``A^T y``.
-        x: a point that says how large solutions might be.
     """
     value, size = support(qp, y)
     # A sum that is negative by rounding alone proves nothing.
     rounding = 1e3 * jnp.finfo(y.dtype).eps * size
-    return (value < -rounding) & (norm(Aty) * _radius(x) <= -value) & jnp.isfinite(value)
+    return (value < -rounding) & (norm(Aty) * _radius(qp) <= -value) & jnp.isfinite(value)
 
 
-def is_dual_certificate(qp: QuadraticProgram, d: Array, Pd: Array, Ad: Array, x: Array) -> Array:
+def is_dual_certificate(qp: QuadraticProgram, d: Array, Pd: Array, Ad: Array) -> Array:
     r"""Whether the objective decreases forever along ``d``, without leaving the constraints.
 
     Scaled to :math:`q^T d = -1` the direction must have :math:`P d` and the growth of violations so small that they
     are not felt within the radius of :func:`is_primal_certificate`.
 
     Args:
-        qp: the problem, unscaled.
+        qp: the problem, likewise.
         d: direction.
         Pd: ``P d``.
         Ad: ``A d``.
-        x: a point that says how large solutions might be.
     """
     slope, size = qp.q @ d, jnp.sum(jnp.abs(qp.q * d))
     growth = jnp.maximum(
@@ -152,7 +150,7 @@ def is_dual_certificate(qp: QuadraticProgram, d: Array, Pd: Array, Ad: Array, x:
         jnp.where(jnp.isfinite(qp.lower), -Ad, 0),
     )
     length = jnp.sum(jnp.abs(d))
-    small = -slope / jnp.maximum(norm(qp.q), jnp.finfo(d.dtype).tiny) / length / _RADIUS.get(d.dtype.itemsize, 1e3)
+    small = -slope / jnp.maximum(norm(qp.q), jnp.finfo(d.dtype).tiny) / length / _radius(qp)
     flat = norm(Pd) <= small * jnp.maximum(norm(qp.q), 1) * length
     inside = jnp.max(growth, initial=0) <= small * length
     rounding = 1e3 * jnp.finfo(d.dtype).eps * size

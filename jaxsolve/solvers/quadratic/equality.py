@@ -183,7 +183,7 @@ class EqualityConstrainedQP(DirectQP):
         # What a least-squares solution leaves over is a certificate.
         d = jnp.where(solved, 0, -(at.Px + qp.q + at.Aty))
         y = jnp.where(solved, 0, at.Ax - qp.upper)
-        found = find_certificates(qp, problem.scaled, problem.scaling, d, y, products(qp, d, y), (1e-3, 1e-3))
+        found = find_certificates(problem.scaled, problem.scaling, d, y, products(qp, d, y), (1e-3, 1e-3))
         status = jnp.where(found[1], int(Status.DUAL_INFEASIBLE), int(Status.STALLED))
         status = jnp.where(found[0], int(Status.PRIMAL_INFEASIBLE), status)
         status = jnp.where(solved, int(Status.CONVERGED), status)

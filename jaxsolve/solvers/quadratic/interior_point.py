@@ -222,7 +222,7 @@ class InteriorPointQP(BoxConstrained):
         error = optimality_error(res, *self.tolerances(x.dtype))
         status = self.status_of(error, failed=regularization > 1e8)
         if not first:
-            infeasible, unbounded = find_certificates(qp, problem.scaled, problem.scaling, x, y, at, (1e-3, 1e-3))
+            infeasible, unbounded = find_certificates(problem.scaled, problem.scaling, x, y, at, (1e-3, 1e-3))
             undecided = status != int(Status.CONVERGED)
             status = jnp.where(undecided & unbounded, int(Status.DUAL_INFEASIBLE), status)
             status = jnp.where(undecided & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)

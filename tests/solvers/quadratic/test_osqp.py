@@ -168,16 +168,16 @@ def test_pytrees_of_variables_and_rows():
     close(jnp.concatenate(params.dual_ineq), want.dual_eq, 1e-5)
 
 
-def test_a_direction_that_is_no_certificate_is_not_taken_for_one():
-    """The products of the iterates prove nothing about multipliers whose signs were mended."""
-    rng = np.random.default_rng(0)
-    A = jnp.asarray(rng.normal(size=(3, 8)))
-    solver = jaxsolve.BoxOSQP(eq_qp_solve="cg", tol=1e-5)
-    rows = jnp.concatenate([A, jnp.eye(8)])
-    limits = jnp.concatenate([A @ jnp.full(8, 1e3), jnp.zeros(8)]), jnp.full(11, INF)
-    params, state = solver.run(None, (1e-3 * jnp.eye(8), jnp.zeros(8)), rows, limits)
-    assert int(state.status) in (Status.CONVERGED, Status.MAXITER)
-    assert np.all(np.isfinite(params.primal[0]))
+@pytest.mark.parametrize("solver", [jaxsolve.BoxOSQP(tol=1e-6), jaxsolve.BoxOSQP(eq_qp_solve="cg", tol=1e-6), EXACT])
+def test_a_problem_with_large_solutions_is_not_infeasible(solver):
+    """As in HUES-MOD, one row with tiny entries says that every feasible point is huge, and nothing more."""
+    small = jnp.linspace(1.0, 2.0, 5)[None] * 1e-7
+    rows = jnp.concatenate([small, jnp.eye(5)])
+    limits = jnp.asarray([1e3, 0, 0, 0, 0, 0]), jnp.asarray([1e3, INF, INF, INF, INF, INF])
+    params, state = solver.run(None, (1e-6 * jnp.eye(5), jnp.zeros(5)), rows, limits)
+    assert int(state.status) == Status.CONVERGED
+    want = 1e3 * small[0] / jnp.sum(small**2)
+    close(params.primal[0] / 1e9, want / 1e9, 1e-5)
 
 
 # ---- The algorithm ------------------------------------------------------------------------------------------------
