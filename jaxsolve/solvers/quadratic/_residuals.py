@@ -108,7 +108,7 @@ def optimality_error(res: Residuals, tol: Array, rtol: Array) -> Array:
 # ---- Certificates -------------------------------------------------------------------------------------------------
 
 # A certificate is believed if it excludes every point within this radius, for each ten variables.
-_RADIUS = {8: 1e7, 4: 1e3}
+_RADIUS = {8: 1e9, 4: 1e3}
 
 
 def _radius(qp: QuadraticProgram) -> float:
