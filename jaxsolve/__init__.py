@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
+    from jaxsolve.solvers.quadratic import OSQP as OSQP
     from jaxsolve.solvers.quadratic import BoxCDQP as BoxCDQP
+    from jaxsolve.solvers.quadratic import BoxOSQP as BoxOSQP
     from jaxsolve.solvers.quadratic import CvxpyQP as CvxpyQP
     from jaxsolve.solvers.quadratic import EqualityConstrainedQP as EqualityConstrainedQP
     from jaxsolve.solvers.quadratic import ExternalOSQP as ExternalOSQP
@@ -70,7 +72,9 @@ _HOMES = {
     "BacktrackingLineSearch": "linesearch",
     "Bisection": "solvers.root",
     "BlockCoordinateDescent": "solvers.composite",
+    "OSQP": "solvers.quadratic",
     "BoxCDQP": "solvers.quadratic",
+    "BoxOSQP": "solvers.quadratic",
     "CvxpyQP": "solvers.quadratic",
     "EqualityConstrainedQP": "solvers.quadratic",
     "ExternalOSQP": "solvers.quadratic",

@@ -26,6 +26,8 @@ X64 = os.environ.get("JAXSOLVE_TEST_X64", "1") != "0"
 jax.config.update("jax_enable_x64", X64)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of the time of the tests goes into compilation. The float32 job compiles as users do; this one takes a short cut.
+jax.config.update("jax_disable_most_optimizations", X64)
 if cache := os.environ.get("JAXSOLVE_TEST_CACHE"):
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -576,6 +576,26 @@ def _quadratic_cases():
         THETA,
         unrolls=False,
     )
+    yield QuadraticCase(
+        "BoxOSQP",
+        jaxsolve.BoxOSQP,
+        _quadratic_data,
+        _box_form,
+        _box_params,
+        lambda params: params.primal[0],
+        THETA,
+        unroll_iters=200,
+    )
+    yield QuadraticCase(
+        "OSQP",
+        jaxsolve.OSQP,
+        _quadratic_data,
+        _standard_form,
+        _standard_params,
+        lambda params: params.primal,
+        THETA,
+        unroll_iters=200,
+    )
     for name, options in (("CvxpyQP", {}), ("ExternalOSQP", {})):
         yield QuadraticCase(
             name,

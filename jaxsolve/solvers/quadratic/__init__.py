@@ -1,16 +1,21 @@
 """Solvers for quadratic programs."""
 
 from jaxsolve.solvers.quadratic._direct import DirectState
+from jaxsolve.solvers.quadratic._operator_splitting import SplittingState
 from jaxsolve.solvers.quadratic.box_cd import BoxCDQP, BoxCDState
+from jaxsolve.solvers.quadratic.box_osqp import BoxOSQP
 from jaxsolve.solvers.quadratic.cvxpy_qp import CvxpyQP
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.external_osqp import ExternalOSQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP, InteriorPointState
 from jaxsolve.solvers.quadratic.linear_program import LinprogMarginals, LinprogResult, linprog
+from jaxsolve.solvers.quadratic.osqp import OSQP
 
 __all__ = [
+    "OSQP",
     "BoxCDQP",
     "BoxCDState",
+    "BoxOSQP",
     "CvxpyQP",
     "DirectState",
     "EqualityConstrainedQP",
@@ -19,5 +24,6 @@ __all__ = [
     "InteriorPointState",
     "LinprogMarginals",
     "LinprogResult",
+    "SplittingState",
     "linprog",
 ]

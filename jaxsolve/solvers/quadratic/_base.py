@@ -84,6 +84,8 @@ class QuadraticSolver(IterativeSolver):
     derived_fields = ("value",)
     #: The tolerance at which the active set is looked at for the first time, and the factor from stage to stage.
     stages: ClassVar[tuple[float, float]] = (1e-3, 1e-2)
+    #: How often the active set is corrected in a stage.
+    attempts: ClassVar[int] = 3
 
     def validate(self) -> None:
         """Raise for an impossible option."""
@@ -122,9 +124,10 @@ class QuadraticSolver(IterativeSolver):
         """The problem with the kind of matrices that the algorithm needs."""
         return qp
 
-    def _prepare(self, like: PyTree, *args: Any, **kwargs: Any) -> Self:
+    def _prepare(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Self:
+        """A copy that has made the problem ready, for all iterations of a run."""
         prepared = copy.copy(self)
-        prepared.__dict__["_prepared"] = self.problem(like, *args, **kwargs)
+        prepared.__dict__["_prepared"] = self.problem(self.primal_of(init_params), *args, **kwargs)
         return prepared
 
     def initial_values(self, init_params: PyTree, problem: Problem) -> tuple[Array, Array] | None:
@@ -154,7 +157,7 @@ class QuadraticSolver(IterativeSolver):
 
     def solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
         """Iterate in stages from ``init_params``; see ``Solver.run``."""
-        solver = self._prepare(self.primal_of(init_params), *args, **kwargs)
+        solver = self._prepare(init_params, *args, **kwargs)
         problem = solver.problem(None)
         step = solver.first_step(init_params, args, kwargs)
         unrolls = self.loop_kind in ("scan", "checkpoint")
@@ -192,7 +195,7 @@ class QuadraticSolver(IterativeSolver):
 
     def active_set(self, qp: QuadraticProgram, x: Array, y: Array, scaling: Scaling, Ax: Array) -> ActiveSet:
         """The rows as they count in derivatives."""
-        return classify(qp, x, y, scaling, Ax, weak=self.weak)
+        return classify(qp, x, y, Ax, scaling, weak=self.weak)
 
     @property
     def max_updates(self) -> Any:
@@ -227,27 +230,42 @@ class QuadraticSolver(IterativeSolver):
         """The step with its point polished, if that is better; the active set and its factor."""
         qp, scaling, scaled = problem.qp, problem.scaling, problem.scaled
         x, y = self._vectors(problem, step)
-        Ax = qp.A.matvec(x)
-        active = classify(qp, x, y, scaling, Ax)
-        cholesky = factorize(scaled, active)
-        new_x, new_y = polish(qp, x, y, Factors(active, scaling, cholesky, jnp.asarray(True)))
-        new_y = feasible_signs(qp, new_y)
-        at = products(qp, new_x, new_y)
-        error = self.error_at(qp, new_x, new_y, at)
-        better = (error < step.state.error) & ~lost
-        x, y, Ax = tree_where(better, (new_x, new_y, at.Ax), (x, y, Ax))
-        final = classify(qp, x, y, scaling, Ax, weak=self.weak)
+        tol, _ = self.tolerances(x.dtype)
+
+        def attempt(carry):
+            # A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange.
+            count, (x, y, Ax), best, best_error, _, _, _ = carry
+            active = classify(qp, x, y, Ax, scaling)
+            cholesky = factorize(scaled, active)
+            x, y = polish(qp, x, y, Factors(active, scaling, cholesky, jnp.asarray(True)))
+            signed = feasible_signs(qp, y)
+            at = products(qp, x, signed)
+            error = self.error_at(qp, x, signed, at)
+            better = error < best_error
+            best = tree_where(better, (x, signed, at.Ax), best)
+            best_error = jnp.where(better, error, best_error)
+            over = lost | (error <= tol) | ~jnp.isfinite(error)
+            return count + 1, (x, y, at.Ax), best, best_error, active, cholesky, over
+
+        start = (x, y, qp.A.matvec(x))
+        active = ActiveSet(jnp.zeros_like(y), jnp.zeros(y.shape, bool))
+        cholesky = jnp.eye(qp.num_variables, dtype=x.dtype)
+        error = step.state.error
+        carry = (jnp.zeros((), jnp.int32), start, start, error, active, cholesky, error != error)
+        _, _, (x, y, Ax), best_error, active, cholesky, _ = loop(
+            lambda carry: ~carry[-1], attempt, carry, maxiter=self.attempts, kind=self.loop_kind
+        )
+        better = (best_error < error) & ~lost
+        final = classify(qp, x, y, Ax, scaling, weak=self.weak)
         # Rarely does the second look differ: then the factor is made anew.
         differs = jnp.any(final.weight != active.weight)
         cholesky = run_if_any(differs, lambda L: factorize(scaled, final), cholesky)
-        error = jnp.where(better, error, step.state.error)
-        tol, _ = self.tolerances(x.dtype)
-        solved = error <= tol
+        solved = best_error <= tol
         status = jnp.where(lost | ~solved, step.state.status, int(Status.CONVERGED)).astype(jnp.int32)
         # Unless the run is over the iterations go on where they were.
         accepted = better & (solved | (step.state.iter_num >= self.maxiter))
         params = tree_where(accepted, self.to_params(problem, x, y, Ax), step.params)
-        state = step.state._replace(status=status, error=jnp.where(accepted, error, step.state.error))
+        state = step.state._replace(status=status, error=jnp.where(accepted, best_error, error))
         if hasattr(state, "value"):
             state = state._replace(value=jnp.where(accepted, qp.value(x), step.state.value))
         return OptStep(params, state), final, cholesky

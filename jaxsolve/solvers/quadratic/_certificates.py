@@ -13,7 +13,7 @@ from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import (
     Products,
     feasible_signs,
@@ -73,7 +73,7 @@ def find_certificates(
     d_near = norm(cost * variables * at.Px) + jnp.max(growth, initial=0) <= tol[1] * d_size
     d_likely = (qp.q @ d < 0) & d_near & jnp.isfinite(d_size) & (d_size > 0)
 
-    def refine(_):
+    def refine():
         P, A, epsilon = scaled.P.dense(), scaled.A.dense(), _epsilon(d)
 
         # Entries of y move in proportion to their squares: none changes its sign, and those that are 0 stay so.
@@ -88,7 +88,7 @@ def find_certificates(
 
         # All four systems in one batched call: two such calls at the same time can block each other in the thread pool
         # of jaxlib's CPU backend.
-        gram = jax.vmap(lambda w: A.T @ (w[:, None] * A))(jnp.concatenate([weight, held]))
+        gram = jax.vmap(weighted_gram, in_axes=(None, 0))(A, jnp.concatenate([weight, held]))
         cholesky = jnp.linalg.cholesky(curvature + gram + (epsilon * jnp.eye(P.shape[0], dtype=d.dtype))[None])
         for _ in range(_REPEATS):
             right = jnp.concatenate([y_unit @ A, epsilon * d_unit])
@@ -96,20 +96,24 @@ def find_certificates(
             y_unit, d_unit = y_unit - weight * (solved[:2] @ A.T), solved[2:]
         return y_unit, d_unit
 
-    none = (jnp.zeros((2, *y.shape), y.dtype), jnp.zeros((2, *d.shape), d.dtype))
-    y_units, d_units = run_if_any((y_likely & ~infeasible) | (d_likely & ~unbounded), refine, none)
+    def proofs(found):
+        y_units, d_units = refine()
 
-    def test_y(unit):
-        candidate = feasible_signs(qp, rows * unit)
-        return is_primal_certificate(qp, candidate, qp.A.rmatvec(candidate), origin)
+        def test_y(unit):
+            candidate = feasible_signs(qp, rows * unit)
+            return is_primal_certificate(qp, candidate, qp.A.rmatvec(candidate), origin)
 
-    def test_d(unit):
-        candidate = variables * unit
-        return is_dual_certificate(qp, candidate, qp.P.matvec(candidate), qp.A.matvec(candidate), origin)
+        def test_d(unit):
+            candidate = variables * unit
+            return is_dual_certificate(qp, candidate, qp.P.matvec(candidate), qp.A.matvec(candidate), origin)
 
-    infeasible |= y_likely & jnp.any(jax.vmap(test_y)(y_units))
-    unbounded |= d_likely & jnp.any(jax.vmap(test_d)(d_units))
-    return infeasible, unbounded
+        infeasible, unbounded = found
+        infeasible |= y_likely & jnp.any(jax.vmap(test_y)(y_units))
+        unbounded |= d_likely & jnp.any(jax.vmap(test_d)(d_units))
+        return infeasible, unbounded
+
+    worth_it = (y_likely & ~infeasible) | (d_likely & ~unbounded)
+    return run_if_any(worth_it, proofs, (infeasible, unbounded))
 
 
 def _epsilon(array: Array) -> float:

@@ -38,7 +38,7 @@ from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 
@@ -79,7 +79,7 @@ def regularization(dtype) -> tuple[float, float]:
 
 
 def classify(
-    qp: QuadraticProgram, x: Array, y: Array, scaling: Scaling, Ax: Array, *, weak: str | None = None
+    qp: QuadraticProgram, x: Array, y: Array, Ax: Array, scaling: Scaling, *, weak: str | None = None
 ) -> ActiveSet:
     """Which rows are active at a point, by whether the multiplier or the slack is larger, in scaled units.
 
@@ -87,8 +87,8 @@ def classify(
         qp: the problem, unscaled.
         x: primal point.
         y: multipliers.
-        scaling: its scaling.
         Ax: the rows at ``x``.
+        scaling: the scaling of the problem.
         weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``;
             ``None`` decides by rounding.
     """
@@ -96,7 +96,8 @@ def classify(
     rows = scaling.rows
     multiplier = scaling.cost * y / rows
     above, below = rows * (qp.upper - Ax), rows * (Ax - qp.lower)
-    at_upper = jnp.where(multiplier == 0, above < below, multiplier > 0)
+    at_upper = jnp.where(jnp.minimum(above, below) < -jnp.abs(multiplier), above < below, multiplier > 0)
+    at_upper = jnp.where(multiplier == 0, above < below, at_upper)
     slack = jnp.where(at_upper, above, below)
     equality = qp.lower == qp.upper
     weight = (equality | (jnp.abs(multiplier) > slack)).astype(y.dtype)
@@ -128,7 +129,7 @@ def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
     """
     delta, epsilon = regularization(scaled.q.dtype)
     P, A = scaled.P.dense(), scaled.A.dense()
-    H = P + A.T @ (_row_weights(active, delta)[:, None] * A)
+    H = P + weighted_gram(A, _row_weights(active, delta))
     identity = jnp.eye(scaled.num_variables, dtype=H.dtype)
     L = jnp.linalg.cholesky(H + epsilon * identity)
     # Where nothing holds x, a pivot is of the size of epsilon or, for lack of precision, not a number.

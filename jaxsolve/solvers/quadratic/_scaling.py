@@ -58,7 +58,8 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
     def norms(variables, rows):
         _, of_P = qp.P.largest(variables, variables)  # type: ignore[union-attr]  # matrices with entries have it
         of_rows, of_A = qp.A.largest(rows, variables)  # type: ignore[union-attr]
-        return jnp.maximum(of_P, of_A), of_rows
+        # A solution does not depend on the scaling, nor do derivatives of iterations that lead to it.
+        return lax.stop_gradient((jnp.maximum(of_P, of_A), of_rows))
 
     def clipped(norm):
         # A row of zeros, or of next to nothing, stays as it is.
@@ -83,7 +84,7 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
     _, variables, rows, *_ = lax.while_loop(proceed, one_pass, first)
     _, of_P = qp.P.largest(variables, variables)  # type: ignore[union-attr]
     size = jnp.maximum(jnp.mean(of_P), jnp.max(jnp.abs(variables * qp.q)))
-    return Scaling(variables, rows, 1 / clipped(size))
+    return Scaling(variables, rows, lax.stop_gradient(1 / clipped(size)))
 
 
 def scale(qp: QuadraticProgram, scaling: Scaling) -> QuadraticProgram:

@@ -35,7 +35,7 @@ from jaxsolve.solvers.quadratic._base import Problem
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._forms import BoxConstrained
 from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import (
     Products,
     norm,
@@ -76,6 +76,7 @@ class InteriorPointState(NamedTuple):
         error: optimality error; converged at ``tol``.
         value: the objective.
         point: the iterate in scaled units.
+        at: the matrix products there.
         regularization: multiple of the proximal terms, raised after a breakdown.
         status: a :class:`jaxsolve.Status`, int32.
         factors: internal; ``None`` in the result of a run.
@@ -85,6 +86,7 @@ class InteriorPointState(NamedTuple):
     error: Array
     value: Array
     point: Point
+    at: Products
     regularization: Array
     status: Array
     factors: Any = None
@@ -124,7 +126,9 @@ class InteriorPointQP(BoxConstrained):
     smoothing: float = option(0.0)
 
     order: ClassVar[str] = "matvec_Q matvec_A fun"
-    stages: ClassVar[tuple[float, float]] = (1e-3, 1e-3)
+    # Iterations are few, so the active set is not looked at before the last; and then it is known.
+    stages: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    attempts: ClassVar[int] = 1
 
     def validate(self) -> None:
         """Raise for an impossible option."""
@@ -195,7 +199,7 @@ class InteriorPointQP(BoxConstrained):
         """One predictor-corrector step; returns ``OptStep(params, state)``."""
         problem = self.problem(params.primal[0], params_obj, params_eq, params_ineq)
         target = jnp.asarray(self.smoothing).astype(state.error.dtype) * problem.scaling.cost
-        point, accurate = _predictor_corrector(problem.scaled, state.point, state.regularization, target)
+        point, accurate = _predictor_corrector(problem.scaled, state.point, state.at, state.regularization, target)
         # A factorisation that broke down is repeated with more regularisation, from where it was.
         sound = tree_all_finite(point)
         point = tree_where(sound, point, state.point)
@@ -207,8 +211,10 @@ class InteriorPointQP(BoxConstrained):
     def _judge(self, problem: Problem, point: Point, iter_num: Array, regularization: Array) -> InteriorPointState:
         """The state at a point: its error, and whether the run is over."""
         qp, (variables, rows, cost) = problem.qp, problem.scaling
-        x, y = variables * point.x, rows * _multipliers(point) / cost
-        at = Products(qp.P.matvec(x), qp.A.matvec(x), qp.A.rmatvec(y))
+        scaled, y = problem.scaled, _multipliers(point)
+        own = Products(scaled.P.matvec(point.x), scaled.A.matvec(point.x), scaled.A.rmatvec(y))
+        x, y = variables * point.x, rows * y / cost
+        at = Products(own.Px / (cost * variables), own.Ax / rows, own.Aty / (cost * variables))
         res = residuals(qp, x, y, at)
         if self.smooths:
             res = res._replace(gap=_distance_from_path(qp, y, at.Ax, self.smoothing))
@@ -219,7 +225,7 @@ class InteriorPointQP(BoxConstrained):
         status = jnp.where(undecided & unbounded, int(Status.DUAL_INFEASIBLE), status)
         status = jnp.where(undecided & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
         value = 0.5 * (x @ at.Px) + qp.q @ x
-        return InteriorPointState(iter_num, error, value, point, regularization, status)
+        return InteriorPointState(iter_num, error, value, point, own, regularization, status)
 
     def _to_params(self, problem: Problem, point: Point) -> PyTree:
         variables, rows, cost = problem.scaling
@@ -252,7 +258,7 @@ def _cold_start(qp: QuadraticProgram) -> Point:
     weight = jnp.where(equality, 1e4, jnp.where(lower | upper, 1, 0)).astype(dtype)
     target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
     A, identity = qp.A.dense(), jnp.eye(qp.num_variables, dtype=dtype)
-    H = qp.P.dense() + 1e-2 * identity + A.T @ (weight[:, None] * A)
+    H = qp.P.dense() + 1e-2 * identity + weighted_gram(A, weight)
     x = cho_solve((jnp.linalg.cholesky(H), True), A.T @ (weight * target) - qp.q)
     x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
     Ax = A @ x
@@ -291,17 +297,17 @@ def _warm_start(problem: Problem, x: Array, y: Array) -> Point:
     )
 
 
-def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Array, target: Array):
+def _predictor_corrector(qp: QuadraticProgram, point: Point, at: Products, regularization: Array, target: Array):
     """The next point, and whether its linear systems were solved to some accuracy."""
     equality, lower, upper = _kinds(qp)
     x, _, z_lower, z_upper, s_lower, s_upper = point
     dtype = x.dtype
     P, A = qp.P.dense(), qp.A.dense()
-    Ax, y = A @ x, _multipliers(point)
+    Ax, y = at.Ax, _multipliers(point)
     count = jnp.maximum(jnp.sum(lower) + jnp.sum(upper), 1).astype(dtype)
     mu = (jnp.sum(jnp.where(lower, s_lower * z_lower, 0)) + jnp.sum(jnp.where(upper, s_upper * z_upper, 0))) / count
 
-    r_dual = -(P @ x + qp.q + y @ A)
+    r_dual = -(at.Px + qp.q + at.Aty)
     rho, delta = _proximal(dtype)
     # Multipliers of equalities are residuals over delta: the rounding of the residual must stay below what is left to
     # correct of the multipliers.
@@ -310,16 +316,19 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Arr
     d_lower = jnp.where(lower, z_lower / (s_lower + delta * z_lower), 0)
     d_upper = jnp.where(upper, z_upper / (s_upper + delta * z_upper), 0)
     weight = jnp.where(equality, 1 / delta, d_lower + d_upper)
-    H = P + A.T @ (weight[:, None] * A) + rho * jnp.eye(qp.num_variables, dtype=dtype)
-    L = jnp.linalg.cholesky(H)
+    H = P + weighted_gram(A, weight) + rho * jnp.eye(qp.num_variables, dtype=dtype)
+    L = jnp.linalg.cholesky(H, symmetrize_input=False)
 
     r_equality = jnp.where(equality, qp.upper - Ax, 0)
     r_lower = jnp.where(lower, s_lower - (Ax - qp.lower), 0)
     r_upper = jnp.where(upper, s_upper - (qp.upper - Ax), 0)
     fixed_rows = jnp.where(equality, r_equality / delta, d_lower * r_lower - d_upper * r_upper)
 
-    def solve(rhs):
+    def solve(rhs, passes):
         """``H^{-1} rhs`` and its product with A, refined: penalties of 1e8 leave few digits to a factorisation."""
+        if passes == 1:
+            dx = cho_solve((L, True), rhs)
+            return dx, A @ dx, True
         wanted = 1e-10 if dtype == jnp.float64 else 1e-5
 
         def refine(carry):
@@ -332,7 +341,7 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Arr
         def proceed(carry):
             count, _, _, left, before = carry
             size = norm(left)
-            return (count == 0) | ((count < 5) & (size > wanted * norm(rhs)) & (size < 0.5 * before))
+            return (count == 0) | ((count < passes) & (size > wanted * norm(rhs)) & (size < 0.5 * before))
 
         start = (
             jnp.zeros((), jnp.int32),
@@ -344,12 +353,12 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Arr
         _, dx, Adx, left, _ = lax.while_loop(proceed, refine, start)
         return dx, Adx, norm(left) <= 1e-3 * norm(rhs)
 
-    def direction(c_lower, c_upper):
+    def direction(c_lower, c_upper, passes):
         """The step for complementary products that are to change by ``c_lower`` and ``c_upper``."""
         t_lower = jnp.where(lower, d_lower * c_lower / z_lower, 0)
         t_upper = jnp.where(upper, d_upper * c_upper / z_upper, 0)
         pull = fixed_rows + t_lower - t_upper
-        dx, Adx, accurate = solve(r_dual + pull @ A)
+        dx, Adx, accurate = solve(r_dual + pull @ A, passes)
         dz_lower = d_lower * (r_lower - Adx) + t_lower
         dz_upper = d_upper * (r_upper + Adx) + t_upper
         step = Point(
@@ -372,7 +381,7 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Arr
         dual = jnp.minimum(longest(z_lower, step.z_lower, lower), longest(z_upper, step.z_upper, upper))
         return primal, dual
 
-    affine, _ = direction(target - s_lower * z_lower, target - s_upper * z_upper)
+    affine, _ = direction(target - s_lower * z_lower, target - s_upper * z_upper, passes=1)
     primal, dual = (jnp.minimum(length, 1) for length in lengths(affine))
     after = jnp.sum(
         jnp.where(lower, (s_lower + primal * affine.s_lower) * (z_lower + dual * affine.z_lower), 0)
@@ -386,6 +395,7 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, regularization: Arr
     step, accurate = direction(
         goal - s_lower * z_lower - affine.s_lower * affine.z_lower,
         goal - s_upper * z_upper - affine.s_upper * affine.z_upper,
+        passes=5,
     )
     primal, dual = (jnp.minimum(0.995 * length, 1) for length in lengths(step))
     new = Point(

@@ -1,0 +1,305 @@
+r"""Operator splitting for quadratic programs.
+
+Problem: :math:`\min_x \tfrac12 x^T P x + q^T x` subject to :math:`l \le A x \le u`. Method: the alternating direction
+method of multipliers with over-relaxation :math:`\alpha`, on the equilibrated problem; with :math:`R = \rho S`,
+
+.. math::
+
+    \Delta x &= -(P + \sigma I + A^T R A)^{-1} \bigl(P x + q + A^T (y + R (A x - z))\bigr), \\
+    w &= \alpha A (x + \Delta x) + (1 - \alpha) z, \qquad x \leftarrow x + \alpha \Delta x, \\
+    z &\leftarrow \Pi_{[l, u]}(w + R^{-1} y), \qquad y \leftarrow y + R (w - z).
+
+:math:`\rho` balances the two residuals. Optimality: the Karush-Kuhn-Tucker conditions.
+
+Reference:
+    Stellato, Banjac, Goulart, Bemporad and Boyd (2020), "OSQP: an operator splitting solver for quadratic programs",
+    Mathematical Programming Computation.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxsolve._compat import is_concrete
+from jaxsolve._loop import loop
+from jaxsolve._status import Status
+from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve.base import check_choice, check_number, option
+from jaxsolve.solvers.quadratic._base import Problem, QuadraticSolver
+from jaxsolve.solvers.quadratic._certificates import find_certificates
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, residuals
+from jaxsolve.solvers.quadratic._scaling import scale
+from jaxsolve.solvers.quadratic._splitting import Splitting, correction, renewed, splitting
+from jaxsolve.tree_util import tree_all_finite, tree_where
+
+__all__ = ["OperatorSplitting", "SplittingState"]
+
+# Problems given by sparse matrices are factorised as dense ones up to this many entries of an (n, n + m) matrix.
+_DENSE_ENTRIES = 2_000_000
+# The penalty is changed if another would be better by this factor.
+_WORTH_CHANGING = 5.0
+
+
+class Point(NamedTuple):
+    """An iterate of the scaled problem.
+
+    Attributes:
+        x: shape ``(n,)``.
+        z: the rows, within their bounds, shape ``(m,)``.
+        y: multipliers, shape ``(m,)``.
+        at: the products at ``(x, y)``.
+        inverse: of the linear system, for the present penalty; ``None`` without a factorisation.
+    """
+
+    x: Array
+    z: Array
+    y: Array
+    at: Products
+    inverse: Any
+
+
+class SplittingState(NamedTuple):
+    """State of operator splitting.
+
+    Attributes:
+        iter_num: iterations done, int32.
+        error: optimality error; converged at ``tol``.
+        value: the objective.
+        status: a :class:`jaxsolve.Status`, int32.
+        primal_residuals: ``A x - z``, shape ``(m,)``.
+        dual_residuals: ``Q x + c + A^T y``, shape ``(n,)``.
+        rho_bar: the penalty of inequalities.
+        solver_state: the iterate in scaled units; ``None`` in the result of a run.
+        factors: internal; ``None`` in the result of a run.
+    """
+
+    iter_num: Array
+    error: Array
+    value: Array
+    status: Array
+    primal_residuals: Array
+    dual_residuals: Array
+    rho_bar: Array
+    solver_state: Any
+    factors: Any = None
+
+
+class OperatorSplitting(QuadraticSolver):
+    """Base of :class:`.OSQP` and :class:`.BoxOSQP`.
+
+    Attributes:
+        check_primal_dual_infeasability: look for proofs of infeasibility; ``"auto"`` does.
+        sigma: proximal weight of the variables.
+        momentum: over-relaxation, between 0 and 2.
+        eq_qp_solve: how the linear systems are solved: ``"lu"`` by a factorisation (matrices are made dense), ``"cg"``
+            or ``"cg+jacobi"`` by conjugate gradients, ``"auto"`` by a factorisation if the matrices are given by
+            their entries and are not too large.
+        rho_start: first penalty.
+        rho_min: smallest penalty.
+        rho_max: largest penalty.
+        stepsize_updates_frequency: iterations from one look at the penalty to the next.
+        primal_infeasible_tol: how closely a direction must meet the conditions of a certificate of primal
+            infeasibility, relative to its size, to be refined and tested.
+        dual_infeasible_tol: likewise, for unbounded problems.
+        termination_check_frequency: iterations from one test of convergence to the next.
+    """
+
+    check_primal_dual_infeasability: bool | str = option("auto")
+    sigma: float = option(1e-6)
+    momentum: float = option(1.6)
+    eq_qp_solve: str = option("auto")
+    rho_start: float = option(0.1)
+    rho_min: float = option(1e-6)
+    rho_max: float = option(1e6)
+    stepsize_updates_frequency: int = option(10)
+    primal_infeasible_tol: float = option(1e-3)
+    dual_infeasible_tol: float = option(1e-3)
+    maxiter: int = option(4000)
+    tol: float = option(1e-3)
+    termination_check_frequency: int = option(5)
+
+    def validate(self) -> None:
+        """Raise for an impossible option."""
+        super().validate()
+        check_choice("check_primal_dual_infeasability", self.check_primal_dual_infeasability, ("auto", True, False))
+        check_choice("eq_qp_solve", self.eq_qp_solve, ("auto", "cg", "cg+jacobi", "lu"))
+        check_number("momentum", self.momentum, above=0, below=2)
+        for name in ("sigma", "rho_start", "rho_min", "rho_max"):
+            check_number(name, getattr(self, name), above=0)
+        for name in ("primal_infeasible_tol", "dual_infeasible_tol"):
+            check_number(name, getattr(self, name), at_least=0)
+        for name in ("stepsize_updates_frequency", "termination_check_frequency"):
+            value = getattr(self, name)
+            if not isinstance(value, int):
+                raise TypeError(f"{name} must be an int, got {value!r}.")
+            check_number(name, value, at_least=1)
+
+    # ---- The problem ----------------------------------------------------------------------------------------------
+
+    def wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
+        """The problem with dense matrices, if it is to be factorised."""
+        size = qp.num_variables * (qp.num_variables + qp.num_rows)
+        small = qp.has_entries and size <= _DENSE_ENTRIES
+        return qp.dense() if self.eq_qp_solve == "lu" or (self.eq_qp_solve == "auto" and small) else qp
+
+    def _prepare(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Self:
+        prepared = super()._prepare(init_params, *args, **kwargs)
+        everything = (init_params, args, kwargs, self.tol, self.rtol, self.maxiter, self.rho_start, self.momentum)
+        leaves = [jnp.ravel(leaf)[:1] for leaf in jax.tree.leaves(everything) if hasattr(leaf, "dtype")]
+        witness = sum((jnp.sum(leaf.astype(jnp.float32)) for leaf in leaves), jnp.zeros((), jnp.float32))
+        prepared.__dict__["_split"] = self._splitting(prepared.problem(None), witness)
+        return prepared
+
+    @property
+    def unrolls(self) -> bool:
+        """Whether derivatives of the iterations are wanted."""
+        return self.loop_kind in ("scan", "checkpoint")
+
+    def _splitting(self, problem: Problem, witness: Array | None = None) -> Splitting:
+        prepared = self.__dict__.get("_split")
+        if prepared is not None:
+            return prepared
+        qp = scale(problem.qp, problem.scaling._replace(cost=jnp.ones_like(problem.scaling.cost)))
+        direct = qp.is_dense and not self.eq_qp_solve.startswith("cg")
+        return splitting(qp, _number(self.sigma, qp.q), direct=direct, unrolls=self.unrolls, witness=witness)
+
+    # ---- The iterations -------------------------------------------------------------------------------------------
+
+    def init_state(
+        self, init_params: PyTree, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
+    ) -> SplittingState:
+        """The state before the first iteration; the arguments are those of ``run``."""
+        problem = self.problem(self.primal_of(init_params), params_obj, params_eq, params_ineq)
+        split, scaling = self._splitting(problem), problem.scaling
+        qp = split.qp
+        x, y = jnp.zeros_like(qp.q), jnp.zeros_like(qp.lower)
+        warm = self.initial_values(init_params, problem)
+        if warm is not None:
+            x, y = warm[0] / scaling.variables, feasible_signs(qp, warm[1] / scaling.rows)
+        at = Products(qp.P.matvec(x), qp.A.matvec(x), qp.A.rmatvec(y))
+        rho_bar = _number(self.rho_start, x)
+        inverse = renewed(split, None, rho_bar / scaling.cost)
+        point = Point(x, jnp.clip(at.Ax, qp.lower, qp.upper), y, at, inverse)
+        return self._judge(problem, point, None, jnp.zeros((), jnp.int32), rho_bar)
+
+    def first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
+        """The starting point and its state."""
+        state = self.init_state(init_params, *args, **kwargs)
+        return OptStep(self._to_params(self.problem(None), state.solver_state), state)
+
+    def update(
+        self, params: PyTree, state: SplittingState, params_obj: Any = None, params_eq: Any = None,
+        params_ineq: Any = None,
+    ) -> OptStep:  # fmt: skip
+        """Iterations up to the next test of convergence; returns ``OptStep(params, state)``."""
+        problem = self.problem(self.unknowns(params)[0], params_obj, params_eq, params_ineq)
+        split, old, cost = self._splitting(problem), state.solver_state, problem.scaling.cost
+        point, count = self._iterate(split, old, state.rho_bar / cost, state.iter_num)
+        sound = tree_all_finite(point)
+        point = tree_where(sound, point, old)
+        iter_num = state.iter_num + count
+        frequency = self.stepsize_updates_frequency
+        due = iter_num // frequency > state.iter_num // frequency
+        rho_bar = jnp.where(due, self._better_penalty(split, point, state.rho_bar), state.rho_bar)
+        inverse = renewed(split, point.inverse, rho_bar / cost, rho_bar != state.rho_bar)
+        new = self._judge(problem, point._replace(inverse=inverse), old, iter_num, rho_bar)
+        status = jnp.where(sound, new.status, int(Status.NONFINITE)).astype(jnp.int32)
+        return OptStep(self._to_params(problem, point), new._replace(status=status))
+
+    def _iterate(self, split: Splitting, point: Point, rho: Array, iter_num: Array) -> tuple[Point, Array]:
+        """A block of iterations, and how many they were."""
+        qp, alpha = split.qp, _number(self.momentum, rho)
+        stiffness = rho * split.weights
+
+        def one(carry):
+            x, z, y, Ax = carry
+            g = qp.P.matvec(x) + qp.q + qp.A.rmatvec(y + stiffness * (Ax - z))
+            dx = correction(split, point.inverse, rho, g)
+            Adx = qp.A.matvec(dx)
+            w = alpha * (Ax + Adx) + (1 - alpha) * z
+            new_z = jnp.clip(w + y / stiffness, qp.lower, qp.upper)
+            return x + alpha * dx, new_z, y + stiffness * (w - new_z), Ax + alpha * Adx
+
+        size, start = self.termination_check_frequency, (point.x, point.z, point.y, point.at.Ax)
+        whole = is_concrete(self.maxiter) and self.maxiter % size == 0
+        if whole and self.loop_kind == "while":
+            carry, count = lax.fori_loop(0, size, lambda _, carry: one(carry), start), jnp.asarray(size, jnp.int32)
+        else:
+            last = jnp.minimum(iter_num + size, jnp.asarray(self.maxiter, jnp.int32))
+            carry, reached = loop(
+                lambda carry: carry[1] < last,
+                lambda carry: (one(carry[0]), carry[1] + 1),
+                (start, iter_num),
+                maxiter=size,
+                kind=self.loop_kind,
+            )
+            count = reached - iter_num
+        x, z, y, _ = carry
+        at = Products(qp.P.matvec(x), qp.A.matvec(x), qp.A.rmatvec(y))
+        return Point(x, z, y, at, point.inverse), count
+
+    def _better_penalty(self, split: Splitting, point: Point, rho_bar: Array) -> Array:
+        """The penalty that would have balanced the residuals, if it is worth a change."""
+        x, z, y, at, _ = point
+        tiny = jnp.finfo(x.dtype).tiny
+        primal = norm(at.Ax - z) / jnp.maximum(jnp.maximum(norm(at.Ax), norm(z)), tiny)
+        size = jnp.maximum(jnp.maximum(norm(at.Px), norm(at.Aty)), norm(split.qp.q))
+        dual = norm(at.Px + split.qp.q + at.Aty) / jnp.maximum(size, tiny)
+        ratio = jnp.sqrt(jnp.maximum(primal, tiny) / jnp.maximum(dual, tiny))
+        wanted = jnp.clip(rho_bar * ratio, _number(self.rho_min, x), _number(self.rho_max, x))
+        change = wanted / rho_bar
+        worth = (change > _WORTH_CHANGING) | (change < 1 / _WORTH_CHANGING)
+        return lax.stop_gradient(jnp.where(worth, wanted, rho_bar))
+
+    def _judge(
+        self, problem: Problem, point: Point, old: Point | None, iter_num: Array, rho_bar: Array
+    ) -> SplittingState:
+        """The state at a point: its residuals, its error, and whether the run is over."""
+        qp, scaling = problem.qp, problem.scaling
+        x, y, at = _in_user_units(point.x, point.y, point.at, scaling)
+        error = optimality_error(residuals(qp, x, y, at), *self.tolerances(x.dtype))
+        status = self.status_of(error)
+        if old is not None and self.check_primal_dual_infeasability is not False:
+            dx, dy, dat = jax.tree.map(jnp.subtract, (point.x, point.y, point.at), (old.x, old.y, old.at))
+            d, dy, along = _in_user_units(dx, dy, dat, scaling)
+            signed = feasible_signs(qp, dy)
+            if qp.is_dense:
+                along = along._replace(Aty=qp.A.rmatvec(signed))
+            tol = (_number(self.primal_infeasible_tol, x), _number(self.dual_infeasible_tol, x))
+            infeasible, unbounded = find_certificates(qp, problem.scaled, scaling, d, signed, along, tol)
+            running = status == int(Status.RUNNING)
+            status = jnp.where(running & unbounded, int(Status.DUAL_INFEASIBLE), status)
+            status = jnp.where(running & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
+        return SplittingState(
+            iter_num,
+            error,
+            0.5 * (x @ at.Px) + qp.q @ x,
+            status,
+            (point.at.Ax - point.z) / scaling.rows,
+            at.Px + qp.q + at.Aty,
+            rho_bar,
+            point,
+        )
+
+    def solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
+        """Iterate in stages from ``init_params``; see ``Solver.run``."""
+        params, state = super().solve(init_params, *args, **kwargs)
+        return OptStep(params, state._replace(solver_state=None))
+
+    def _to_params(self, problem: Problem, point: Point) -> PyTree:
+        x, y, at = _in_user_units(point.x, point.y, point.at, problem.scaling)
+        return self.to_params(problem, x, y, at.Ax)
+
+
+def _in_user_units(x, y, at, scaling):
+    variables, rows, _ = scaling
+    return variables * x, rows * y, Products(at.Px / variables, at.Ax / rows, at.Aty / variables)
+
+
+def _number(value: Any, like: Array) -> Array:
+    return jnp.asarray(value).astype(like.dtype)

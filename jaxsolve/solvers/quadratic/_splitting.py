@@ -1,0 +1,243 @@
+r"""The linear systems of operator splitting, :math:`(P + \sigma I + \rho A^T S A)\, \Delta x = -g`.
+
+Where the problem has dense matrices, an inverse is kept in the form :math:`W W^T`, for products are what batches are
+fast at. How it is made depends on what ``vmap`` is applied to, which :class:`jax.custom_batching.custom_vmap` tells:
+
+==============================  ===================================================================================
+lanes have                      the inverse comes from
+==============================  ===================================================================================
+no ``vmap``                     a Cholesky factor, made again when :math:`\rho` changes
+their own P or A                the same; lanes are factorised together as soon as one of them wants it
+P and A in common               one eigendecomposition, outside of all loops: with
+                                :math:`P + \sigma I + A^T S A = L L^T` and
+                                :math:`L^{-1} A^T S A L^{-T} = V \Lambda V^T`, the inverse is
+                                :math:`W (I + (\rho - 1) \Lambda)^{-1} W^T`, :math:`W = L^{-T} V`
+no entries to look at           conjugate gradients, for every step anew
+==============================  ===================================================================================
+
+The steps solve for a *correction*: their fixed points do not depend on how accurate the inverse is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.scipy.linalg import solve_triangular
+
+from jaxsolve._loop import run_if_any
+from jaxsolve._types import Array
+from jaxsolve.linear_solve import solve_cg
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
+
+__all__ = ["Basis", "Splitting", "correction", "renewed", "splitting"]
+
+# How much stiffer an equality is than an inequality, and how much less stiff a row without bounds.
+_EQUALITY, _FREE = 1e3, 1e-6
+
+
+class Basis(NamedTuple):
+    """The eigendecomposition that lanes have in common; zeros, and never looked at, where they have none.
+
+    Attributes:
+        vectors: W, shape ``(n, n)``.
+        values: the diagonal of Lambda, shape ``(n,)``.
+    """
+
+    vectors: Array
+    values: Array
+
+
+class Splitting(NamedTuple):
+    """A problem as operator splitting sees it.
+
+    Attributes:
+        qp: the problem with variables and rows scaled, but not its objective: what lanes share stays shared.
+        weights: the diagonal S, shape ``(m,)``.
+        sigma: the proximal weight of the variables, a scalar.
+        basis: the eigendecomposition of all lanes; ``None`` if there is no looking for one.
+        direct: whether there is an inverse to keep.
+        unrolls: whether derivatives of the iterations are wanted.
+    """
+
+    qp: QuadraticProgram
+    weights: Array
+    sigma: Array
+    basis: Basis | None
+    direct: bool
+    unrolls: bool
+
+
+def splitting(
+    qp: QuadraticProgram, sigma: Array, *, direct: bool, unrolls: bool = False, witness: Array | None = None
+) -> Splitting:
+    """Prepare a problem.
+
+    Args:
+        qp: the scaled problem.
+        sigma: scalar.
+        direct: keep an inverse; the matrices must be dense.
+        unrolls: whether derivatives of the iterations are wanted.
+        witness: a scalar that depends on everything that may differ from lane to lane; ``None`` if there is no use in
+            looking for what lanes have in common.
+    """
+    equality = qp.lower == qp.upper
+    free = (qp.lower == -jnp.inf) & (qp.upper == jnp.inf)
+    if jnp.finfo(qp.q.dtype).bits < 64:
+        sigma = jnp.maximum(sigma, 1e-4)  # it decides the condition of the system, and of nothing else
+    if witness is None or unrolls or not direct:
+        return Splitting(qp, _weights(equality, free, qp.q.dtype), sigma, None, direct, unrolls)
+    P, A = qp.P.dense(), qp.A.dense()
+    weights = _common_weights(P, A, equality, free, witness)
+    return Splitting(qp, weights, sigma, Basis(*_common_basis(P, A, weights, sigma, witness)), direct, unrolls)
+
+
+def correction(split: Splitting, own: Any, rho: Array, g: Array) -> Array:
+    """The step ``-(P + sigma I + rho A^T S A)^{-1} g``; ``own`` is what :func:`renewed` returned for ``rho``."""
+    if own is None:
+        return _by_conjugate_gradients(split, rho, g)
+    if split.basis is None:
+        return -_multiply(own, g)
+    return -_multiply_in_basis(*split.basis, own, rho, g)
+
+
+def renewed(split: Splitting, own: Any, rho: Array, changed: Array | bool = True) -> Any:
+    """The inverse for another ``rho``.
+
+    Args:
+        split: the problem.
+        own: the present inverse of this lane; ``None`` to make the first.
+        rho: the new value.
+        changed: whether it is new.
+    """
+    if not split.direct:
+        return None
+    P, A = split.qp.P.dense(), split.qp.A.dense()
+    if own is None:
+        own, changed = jnp.zeros_like(P), True
+    changed = jnp.asarray(changed)
+    if split.unrolls:
+        return lax.cond(changed, lambda: _factor(P, A, split.weights, split.sigma, rho), lambda: own)
+    if split.basis is None:
+        return _factor_if(P, A, split.weights, split.sigma, rho, own, changed)
+    return _factor_unless_common(split.basis.vectors, P, A, split.weights, split.sigma, rho, own, changed)
+
+
+# ---- One lane -----------------------------------------------------------------------------------------------------
+
+
+def _weights(equality, free, dtype):
+    return jnp.where(equality, _EQUALITY, jnp.where(free, _FREE, 1)).astype(dtype)
+
+
+def _cholesky(P, A, weights, sigma, rho):
+    return jnp.linalg.cholesky(P + sigma * jnp.eye(P.shape[0], dtype=P.dtype) + weighted_gram(A, rho * weights))
+
+
+def _factor(P, A, weights, sigma, rho):
+    """``W`` with ``W W^T`` the inverse."""
+    L = _cholesky(P, A, weights, sigma, rho)
+    return solve_triangular(L, jnp.eye(P.shape[0], dtype=P.dtype), lower=True).T
+
+
+def _factor_if(P, A, weights, sigma, rho, own, changed):
+    return run_if_any(changed, lambda _: _factor(P, A, weights, sigma, rho), own)
+
+
+def _multiply(own, g):
+    return own @ (g @ own)
+
+
+def _by_conjugate_gradients(split, rho, g):
+    qp, sigma, weights = split.qp, split.sigma, rho * split.weights
+
+    def matvec(x):
+        return qp.P.matvec(x) + sigma * x + qp.A.rmatvec(weights * qp.A.matvec(x))
+
+    diagonal = jnp.ones_like(g)
+    if qp.has_entries:
+        diagonal = qp.P.diagonal() + sigma + qp.A.squared_column_sums(weights)  # type: ignore[union-attr]
+    # Derivatives are as inaccurate as the solutions of the linear systems; iterates are not.
+    limits = {} if split.unrolls else {"tol": _CG_TOLERANCE, "maxiter": _CG_MAXITER}
+    return -solve_cg(matvec, g, preconditioner=lambda x: x / diagonal, **limits)
+
+
+_CG_TOLERANCE, _CG_MAXITER = 1e-3, 50
+
+
+# ---- Many lanes ---------------------------------------------------------------------------------------------------
+
+
+def _lanes(fun, axis_size, in_batched, args):
+    """``fun`` for every lane."""
+    axes = [0 if batched else None for batched in in_batched]
+    return jax.vmap(fun, in_axes=axes, axis_size=axis_size)(*args)
+
+
+@custom_vmap
+def _common_weights(P, A, equality, free, witness):
+    del A, witness
+    return _weights(equality, free, P.dtype)
+
+
+@_common_weights.def_vmap
+def _(axis_size, in_batched, P, A, equality, free, witness):
+    if in_batched[0] or in_batched[1]:
+        own = _lanes(
+            lambda equality, free: _weights(equality, free, P.dtype), axis_size, in_batched[2:4], (equality, free)
+        )
+        return own, True
+    # Any weights will do; those of all lanes are one.
+    equality = jnp.any(equality, axis=0) if in_batched[2] else equality
+    free = jnp.all(free, axis=0) if in_batched[3] else free
+    return _weights(equality, free, P.dtype), False
+
+
+@custom_vmap
+def _common_basis(P, A, weights, sigma, witness):
+    del A, weights, sigma, witness
+    return jnp.zeros_like(P), jnp.zeros_like(P[0])
+
+
+@_common_basis.def_vmap
+def _(axis_size, in_batched, P, A, weights, sigma, witness):
+    if any(in_batched[:4]):
+        size = A.shape[-1]
+        return (jnp.zeros((axis_size, size, size), P.dtype), jnp.zeros((axis_size, size), P.dtype)), (True, True)
+    L = _cholesky(P, A, weights, sigma, jnp.ones((), P.dtype))
+    half = solve_triangular(L, (jnp.sqrt(weights)[:, None] * A).T, lower=True)
+    values, vectors = jnp.linalg.eigh(half @ half.T)
+    return (solve_triangular(L.T, vectors, lower=False), jnp.clip(values, 0, 1)), (False, False)
+
+
+@custom_vmap
+def _multiply_in_basis(vectors, values, own, rho, g):
+    del vectors, values, rho
+    return _multiply(own, g)
+
+
+@_multiply_in_basis.def_vmap
+def _(axis_size, in_batched, vectors, values, own, rho, g):
+    if in_batched[0]:
+        return _lanes(_multiply, axis_size, [in_batched[2], in_batched[4]], (own, g)), True
+
+    def multiply(rho, g):
+        return vectors @ ((g @ vectors) / (1 + (rho - 1) * values))
+
+    return _lanes(multiply, axis_size, in_batched[3:], (rho, g)), True
+
+
+@custom_vmap
+def _factor_unless_common(vectors, P, A, weights, sigma, rho, own, changed):
+    del vectors
+    return _factor_if(P, A, weights, sigma, rho, own, changed)
+
+
+@_factor_unless_common.def_vmap
+def _(axis_size, in_batched, vectors, P, A, weights, sigma, rho, own, changed):
+    if not in_batched[0]:
+        return own, in_batched[6]
+    return _lanes(_factor_if, axis_size, in_batched[1:], (P, A, weights, sigma, rho, own, changed)), True

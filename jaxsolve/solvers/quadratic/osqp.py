@@ -1,0 +1,35 @@
+"""Operator splitting for quadratic programs with equalities and inequalities."""
+
+from __future__ import annotations
+
+from jaxsolve.solvers.quadratic._forms import StandardForm
+from jaxsolve.solvers.quadratic._operator_splitting import OperatorSplitting
+
+__all__ = ["OSQP"]
+
+
+class OSQP(OperatorSplitting, StandardForm):
+    """Operator-splitting solver for ``min 0.5 x^T Q x + c^T x`` subject to ``A x = b, G x <= h``.
+
+    ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b), params_ineq=(G, h))``; either kind of constraints may
+    be ``None``. ``Q`` (shape ``(n, n)``, positive semidefinite, may be ``None``), ``A`` (shape ``(p, n)``) and ``G``
+    (shape ``(m, n)``) are dense, sparse (``BCOO``, ``BCSR``), or the parameters of ``matvec_Q``, ``matvec_A`` and
+    ``matvec_G``. The result is ``KKTSolution(x, dual_eq, dual_ineq)``, differentiable with respect to all six inputs,
+    and so is ``state.value``. In everything else it is :class:`.BoxOSQP`.
+
+    Raises:
+        ValueError: shapes do not fit, or a right-hand side is NaN.
+        TypeError: an argument is no pair.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> Q, c = jnp.eye(2), jnp.array([-1.0, -3.0])
+        >>> A, b, G, h = jnp.ones((1, 2)), jnp.array([1.0]), -jnp.eye(2), jnp.zeros(2)
+        >>> solver = jaxsolve.OSQP(tol=1e-5)
+        >>> params, state = solver.run(None, (Q, c), (A, b), (G, h))
+        >>> [round(x, 3) for x in params.primal.tolist()]
+        [0.0, 1.0]
+        >>> slope = jax.grad(lambda b: solver.run(None, (Q, c), (A, b), (G, h)).state.value)(b)
+        >>> [round(s, 3) for s in slope.tolist()]  # minus the multiplier
+        [-2.0]
+    """
