@@ -8,13 +8,13 @@ shape ``(k, n)``: products with it, and of two such arrays, run along contiguous
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._compat import is_sparse
 from jaxsolve._types import Array
 from jaxsolve.base import LinearOperator
 from jaxsolve.base._objective import Objective
@@ -176,8 +176,7 @@ def _adapt(linop, params):
         raise ValueError(f"init_params of a linear model must have shape (d,) or (d, k), got {params.shape}.")
     if matrix is None:
         return _Given(linop, params)
-    sparse = sys.modules.get("jax.experimental.sparse")
-    if sparse is not None and isinstance(matrix, sparse.BCOO):
+    if is_sparse(matrix, "BCOO"):
         return _Sparse(matrix, params.dtype)
     return _Dense(jnp.asarray(matrix).astype(params.dtype))
 
