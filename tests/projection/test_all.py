@@ -240,6 +240,15 @@ def test_nan_shows(name):
     assert np.any(np.isnan(call(name, np.array([0.1, np.nan, 0.0, 5.0, 0.0, 1.0]))))
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_an_infinite_entry_has_its_limit_or_shows(name, sign):
+    x = sign * np.where(np.arange(N) == 2, np.inf, X)
+    out = call(name, x)
+    if np.all(np.isfinite(out)):
+        np.testing.assert_allclose(out, call(name, np.where(np.isinf(x), np.sign(x) * 1e9, x)), atol=1e-6)
+
+
 @pytest.mark.float32
 @pytest.mark.parametrize("name", ["l2_ball", "l2_sphere", "l1_ball", "l1_sphere", "simplex"])
 @pytest.mark.parametrize("magnitude", [1e30, 1e-30])
