@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-__all__ = ["ClosedJaxpr", "is_concrete", "jaxpr_as_fun", "outside_transformations", "with_tangents"]
+__all__ = ["ClosedJaxpr", "is_concrete", "is_sparse", "jaxpr_as_fun", "outside_transformations", "with_tangents"]
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
 jaxpr_as_fun = jex.jaxpr_as_fun
@@ -20,6 +21,13 @@ jaxpr_as_fun = jex.jaxpr_as_fun
 def is_concrete(x: Any) -> bool:
     """Whether ``x`` has a value now, rather than standing for one in a trace."""
     return not isinstance(x, jax.core.Tracer)
+
+
+def is_sparse(matrix: Any, kind: str = "JAXSparse") -> bool:
+    """Whether ``matrix`` is one of jax's sparse arrays, of a kind such as ``BCOO``, or of any."""
+    # Importing them takes a tenth of a second; whoever made one has imported them.
+    sparse = sys.modules.get("jax.experimental.sparse")
+    return sparse is not None and isinstance(matrix, getattr(sparse, kind))
 
 
 def outside_transformations() -> bool:

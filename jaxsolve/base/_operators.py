@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._compat import is_sparse
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["AutoOrBoolean", "LinearOperator"]
@@ -35,7 +35,7 @@ class LinearOperator:
     def __init__(self, A: Any):
         if getattr(A, "ndim", None) != 2:
             raise ValueError(f"A must be a matrix, got shape {getattr(A, 'shape', type(A).__name__)}.")
-        self.A = A.to_bcoo() if _is_sparse(A, "BCSR") else A
+        self.A = A.to_bcoo() if is_sparse(A, "BCSR") else A
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,14 +52,14 @@ class LinearOperator:
 
     def column(self, idx: Any) -> jax.Array:
         """Column ``idx``, of shape ``(m,)``; the index may be traced."""
-        if _is_sparse(self.A, "BCOO"):
+        if is_sparse(self.A, "BCOO"):
             pick = jnp.arange(self.shape[1]) == idx
             return self.A @ pick.astype(self.A.dtype)
         return jnp.take(self.A, idx, axis=1)
 
     def matvec_element(self, x: jax.Array, idx: Any) -> jax.Array:
         """Entry (or row) ``idx`` of ``A x``."""
-        if _is_sparse(self.A, "BCOO"):
+        if is_sparse(self.A, "BCOO"):
             return jnp.take(self.matvec(x), idx, axis=0)
         return jnp.take(self.A, idx, axis=0) @ x
 
@@ -78,7 +78,7 @@ class LinearOperator:
 
     def column_l2_norms(self, squared: bool = False) -> jax.Array:
         """Euclidean norm of each column, or its square; of shape ``(d,)``."""
-        if _is_sparse(self.A, "BCOO"):
+        if is_sparse(self.A, "BCOO"):
             from jax.experimental import sparse
 
             entries = sparse.bcoo_sum_duplicates(self.A, nse=self.A.nse)
@@ -86,9 +86,3 @@ class LinearOperator:
             squares = squared_entries.transpose() @ jnp.ones(self.shape[0], self.A.dtype)
             return squares if squared else jnp.sqrt(squares)
         return jax.vmap(lambda column: tree_l2_norm(column, squared=squared), in_axes=1)(self.A)
-
-
-def _is_sparse(matrix: Any, kind: str) -> bool:
-    # Importing jax's sparse arrays takes a tenth of a second; whoever made one has imported them.
-    sparse = sys.modules.get("jax.experimental.sparse")
-    return sparse is not None and isinstance(matrix, getattr(sparse, kind))

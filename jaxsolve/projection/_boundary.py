@@ -13,10 +13,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._types import Array
+from jaxsolve._types import Array, PyTree
 from jaxsolve.projection._inputs import as_inexact
 
-__all__ = ["along_boundary", "as_triple"]
+__all__ = ["along_boundary", "as_triples"]
 
 
 def along_boundary(v_dot: Array, w: Array, gradient: Array, shrink: Array, slope: Array | float = 0.0) -> Array:
@@ -40,11 +40,13 @@ def along_boundary(v_dot: Array, w: Array, gradient: Array, shrink: Array, slope
     return jnp.stack([w[0] * out[0] - w[1] * out[1], w[1] * out[0] + w[0] * out[1], out[2]])
 
 
-def as_triple(x, name):
-    """A real vector of three entries, checked."""
-    if jax.tree.structure(x) != jax.tree.structure(0):
-        raise ValueError(f"{name}: x must be one vector of shape (3,), got {jax.tree.structure(x)}.")
+def as_triples(x: PyTree, name: str) -> PyTree:
+    """A pytree of real vectors of three entries, checked."""
     x = as_inexact(x, "x")
-    if x.shape != (3,):
-        raise ValueError(f"{name}: x must have shape (3,), got {x.shape}; use jax.vmap({name}) for many cones.")
+    for leaf in jax.tree.leaves(x):
+        if leaf.shape != (3,):
+            raise ValueError(
+                f"{name}: x must be a vector of shape (3,) or a pytree of them, got shape {leaf.shape}; use "
+                f"jax.vmap({name}) for the rows of an array."
+            )
     return x

@@ -17,27 +17,30 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._loop import loop
-from jaxsolve.projection._boundary import along_boundary, as_triple
+from jaxsolve._types import PyTree
+from jaxsolve.projection._boundary import along_boundary, as_triples
 from jaxsolve.projection._inputs import scale_to_unit, widen
 from jaxsolve.projection._rules import derive_by
+from jaxsolve.tree_util import tree_cast_like, tree_map
 
 __all__ = ["projection_dual_exponential_cone", "projection_exponential_cone"]
 
 
-def projection_exponential_cone(x: jax.Array, hyperparams: Any = None) -> jax.Array:
+def projection_exponential_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
     r"""Project on the exponential cone, the closure of :math:`\{(a, b, c) : b e^{a / b} \le c, \; b > 0\}`.
 
     A point on the curved part of the boundary counts as one outside; at the apex the derivative is 0.
 
     Args:
-        x: vector of shape ``(3,)``. For many cones use ``jax.vmap``.
+        x: vector of shape ``(3,)``, or a pytree of them, each in a cone of its own. For the rows of an array use
+            ``jax.vmap``.
         hyperparams: ignored; solvers pass it.
 
     Returns:
-        The projection, with the shape and dtype of ``x``; NaN if an entry is not finite.
+        The projection, with the structure, shapes and dtypes of ``x``; NaN if an entry is not finite.
 
     Raises:
-        ValueError: ``x`` is not a vector of three entries.
+        ValueError: ``x`` is not a vector of three entries, or a pytree of them.
         TypeError: ``x`` is not real.
 
     References:
@@ -51,11 +54,11 @@ def projection_exponential_cone(x: jax.Array, hyperparams: Any = None) -> jax.Ar
         [-1.0, 0.0, 3.0]
     """
     del hyperparams
-    x = as_triple(x, "projection_exponential_cone")
-    return _project(widen(x)).astype(x.dtype)
+    x = as_triples(x, "projection_exponential_cone")
+    return tree_cast_like(tree_map(_project, widen(x)), x)
 
 
-def projection_dual_exponential_cone(x: jax.Array, hyperparams: Any = None) -> jax.Array:
+def projection_dual_exponential_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
     r"""Project on the dual of the exponential cone.
 
     .. math::
@@ -65,14 +68,15 @@ def projection_dual_exponential_cone(x: jax.Array, hyperparams: Any = None) -> j
     By Moreau's identity it is :math:`x + P(-x)`, with :math:`P` the projection on the exponential cone.
 
     Args:
-        x: vector of shape ``(3,)``. For many cones use ``jax.vmap``.
+        x: vector of shape ``(3,)``, or a pytree of them, each in a cone of its own. For the rows of an array use
+            ``jax.vmap``.
         hyperparams: ignored; solvers pass it.
 
     Returns:
-        The projection, with the shape and dtype of ``x``; NaN if an entry is not finite.
+        The projection, with the structure, shapes and dtypes of ``x``; NaN if an entry is not finite.
 
     Raises:
-        ValueError: ``x`` is not a vector of three entries.
+        ValueError: ``x`` is not a vector of three entries, or a pytree of them.
         TypeError: ``x`` is not real.
 
     Example:
@@ -82,9 +86,8 @@ def projection_dual_exponential_cone(x: jax.Array, hyperparams: Any = None) -> j
         [0.0, 2.0, 0.0]
     """
     del hyperparams
-    x = as_triple(x, "projection_dual_exponential_cone")
-    wide = widen(x)
-    return (wide + _project(-wide)).astype(x.dtype)
+    x = as_triples(x, "projection_dual_exponential_cone")
+    return tree_cast_like(tree_map(lambda v: v + _project(-v), widen(x)), x)
 
 
 # Beyond this ratio exp(-ratio) is nothing beside 1, in every dtype.

@@ -9,6 +9,7 @@ decreasing function, and the others follow from it [1]_. The derivative comes fr
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -18,14 +19,16 @@ from jax import lax
 
 from jaxsolve._compat import is_concrete
 from jaxsolve._loop import loop
-from jaxsolve.projection._boundary import along_boundary, as_triple
+from jaxsolve._types import PyTree
+from jaxsolve.projection._boundary import along_boundary, as_triples
 from jaxsolve.projection._inputs import as_scalar, scale_to_unit, widen
 from jaxsolve.projection._rules import derive_by
+from jaxsolve.tree_util import tree_cast_like, tree_map
 
 __all__ = ["projection_dual_power_cone", "projection_power_cone"]
 
 
-def projection_power_cone(x: jax.Array, alpha: Any = 0.5) -> jax.Array:
+def projection_power_cone(x: PyTree, alpha: Any = 0.5) -> PyTree:
     r"""Project on the power cone :math:`\{(a, b, c) : a^\alpha b^{1 - \alpha} \ge |c|, \; a, b \ge 0\}`.
 
     A point on the curved part of the boundary counts as one outside; at the apex the derivative is 0. Where
@@ -33,15 +36,17 @@ def projection_power_cone(x: jax.Array, alpha: Any = 0.5) -> jax.Array:
     one has the larger exponent, 0 if it has the smaller.
 
     Args:
-        x: vector of shape ``(3,)``. For many cones use ``jax.vmap``.
+        x: vector of shape ``(3,)``, or a pytree of them, each in a cone of its own. For the rows of an array use
+            ``jax.vmap``.
         alpha: the exponent, a scalar strictly between 0 and 1; None means 0.5. If it is traced and is not, the result
             is NaN.
 
     Returns:
-        The projection, with the shape and dtype of ``x``; NaN if an entry is not finite.
+        The projection, with the structure, shapes and dtypes of ``x``; NaN if an entry is not finite.
 
     Raises:
-        ValueError: ``x`` is not a vector of three entries; ``alpha`` is not a scalar or not in (0, 1).
+        ValueError: ``x`` is not a vector of three entries, or a pytree of them; ``alpha`` is not a scalar or not in
+            (0, 1).
         TypeError: ``x`` or ``alpha`` is not real.
 
     References:
@@ -54,12 +59,12 @@ def projection_power_cone(x: jax.Array, alpha: Any = 0.5) -> jax.Array:
         >>> projection_power_cone(jnp.array([0.0, 0.0, 3.0]), 0.5).round(4).tolist()
         [1.0, 1.0, 1.0]
     """
-    x = as_triple(x, "projection_power_cone")
-    wide = widen(x)
-    return _project(wide, _exponent(alpha, "projection_power_cone: alpha", wide.dtype)).astype(x.dtype)
+    x = as_triples(x, "projection_power_cone")
+    exponent = functools.partial(_exponent, alpha, "projection_power_cone: alpha")
+    return tree_cast_like(tree_map(lambda v: _project(v, exponent(v.dtype)), widen(x)), x)
 
 
-def projection_dual_power_cone(x: jax.Array, alpha: Any = 0.5) -> jax.Array:
+def projection_dual_power_cone(x: PyTree, alpha: Any = 0.5) -> PyTree:
     r"""Project on the dual of the power cone.
 
     .. math::
@@ -70,14 +75,16 @@ def projection_dual_power_cone(x: jax.Array, alpha: Any = 0.5) -> jax.Array:
     By Moreau's identity it is :math:`x + P(-x)`, with :math:`P` the projection on the power cone.
 
     Args:
-        x: vector of shape ``(3,)``. For many cones use ``jax.vmap``.
+        x: vector of shape ``(3,)``, or a pytree of them, each in a cone of its own. For the rows of an array use
+            ``jax.vmap``.
         alpha: as in :func:`projection_power_cone`.
 
     Returns:
-        The projection, with the shape and dtype of ``x``; NaN if an entry is not finite.
+        The projection, with the structure, shapes and dtypes of ``x``; NaN if an entry is not finite.
 
     Raises:
-        ValueError: ``x`` is not a vector of three entries; ``alpha`` is not a scalar or not in (0, 1).
+        ValueError: ``x`` is not a vector of three entries, or a pytree of them; ``alpha`` is not a scalar or not in
+            (0, 1).
         TypeError: ``x`` or ``alpha`` is not real.
 
     Example:
@@ -86,10 +93,9 @@ def projection_dual_power_cone(x: jax.Array, alpha: Any = 0.5) -> jax.Array:
         >>> projection_dual_power_cone(jnp.array([0.0, 0.0, 3.0]), 0.5).round(4).tolist()
         [1.0, 1.0, 2.0]
     """
-    x = as_triple(x, "projection_dual_power_cone")
-    wide = widen(x)
-    alpha = _exponent(alpha, "projection_dual_power_cone: alpha", wide.dtype)
-    return (wide + _project(-wide, alpha)).astype(x.dtype)
+    x = as_triples(x, "projection_dual_power_cone")
+    exponent = functools.partial(_exponent, alpha, "projection_dual_power_cone: alpha")
+    return tree_cast_like(tree_map(lambda v: v + _project(-v, exponent(v.dtype)), widen(x)), x)
 
 
 def _exponent(alpha, name, dtype):

@@ -18,35 +18,39 @@ Set-Valued Analysis 14, 2006.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from jaxsolve._types import Array, PyTree
 from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, widen
 from jaxsolve.projection._rules import derive_by, scalar_root
 from jaxsolve.projection._simplex import projection_l1_ball, projection_simplex
+from jaxsolve.tree_util import tree_cast_like, tree_map, tree_real_dtype
 
-__all__ = ["as_matrix", "projection_nuclear_norm_ball", "projection_psd_cone", "projection_spectrahedron", "shrink"]
+__all__ = ["as_matrices", "projection_nuclear_norm_ball", "projection_psd_cone", "projection_spectrahedron", "shrink"]
 
 
-def projection_psd_cone(x: jax.Array, hyperparams: Any = None) -> jax.Array:
+def projection_psd_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
     r"""Project on the cone of symmetric positive semidefinite matrices, in the Frobenius norm.
 
     The negative eigenvalues of the symmetric part of ``x`` are replaced by 0. An eigenvalue that is 0 to working
     precision counts as negative.
 
     Args:
-        x: matrix of shape ``(n, n)``; what is not symmetric in it is discarded. For a stack of matrices use
-            ``jax.vmap``.
+        x: matrix of shape ``(n, n)``, or a pytree of square matrices, each in a cone of its own; what is not symmetric
+            is discarded. For a stack of matrices use ``jax.vmap``.
         hyperparams: ignored; solvers pass it.
 
     Returns:
-        The projection, symmetric, with the shape and dtype of ``x``.
+        The projection, symmetric, with the structure, shapes and dtypes of ``x``.
 
     Raises:
-        ValueError: ``x`` is not a square matrix.
+        ValueError: ``x`` is not a square matrix, or a pytree of them.
         TypeError: ``x`` is not real.
 
     Example:
@@ -56,28 +60,27 @@ def projection_psd_cone(x: jax.Array, hyperparams: Any = None) -> jax.Array:
         [[1.0, 1.0], [1.0, 1.0]]
     """
     del hyperparams
-    x = as_matrix(x, "projection_psd_cone", square=True)
-    wide = widen(x)
-    return _psd(wide).astype(x.dtype)
+    x = as_matrices(x, "projection_psd_cone", square=True)
+    return tree_cast_like(tree_map(_psd, widen(x)), x)
 
 
-def projection_spectrahedron(x: jax.Array, value: Any = 1.0) -> jax.Array:
+def projection_spectrahedron(x: PyTree, value: Any = 1.0) -> PyTree:
     r"""Project on the spectrahedron: the positive semidefinite matrices of the given trace.
 
     The eigenvalues of the symmetric part of ``x`` are projected on the simplex; see
     :func:`~jaxsolve.projection.projection_simplex`.
 
     Args:
-        x: matrix of shape ``(n, n)``; what is not symmetric in it is discarded. For a stack of matrices use
-            ``jax.vmap``.
+        x: matrix of shape ``(n, n)``, or a pytree of square matrices, the blocks along the diagonal of one; what is not
+            symmetric is discarded. For a stack of matrices use ``jax.vmap``.
         value: the trace, a non-negative scalar; None means 1. If it is traced and negative the result is NaN. At 0 the
             result and its derivatives are 0.
 
     Returns:
-        The projection, symmetric, with the shape and dtype of ``x``.
+        The projection, symmetric, with the structure, shapes and dtypes of ``x``.
 
     Raises:
-        ValueError: ``x`` is not a square matrix; ``value`` is not a scalar or is negative.
+        ValueError: ``x`` is not a square matrix, or a pytree of them; ``value`` is not a scalar or is negative.
         TypeError: ``x`` or ``value`` is not real.
 
     Example:
@@ -86,26 +89,27 @@ def projection_spectrahedron(x: jax.Array, value: Any = 1.0) -> jax.Array:
         >>> (projection_spectrahedron(jnp.diag(jnp.array([2.0, 1.5, -1.0]))).round(4) + 0.0).tolist()
         [[0.75, 0.0, 0.0], [0.0, 0.25, 0.0], [0.0, 0.0, 0.0]]
     """
-    x = as_matrix(x, "projection_spectrahedron", square=True)
-    wide = widen(x)
-    return _spectrahedron(wide, _size(value, "projection_spectrahedron: value", wide)).astype(x.dtype)
+    x = as_matrices(x, "projection_spectrahedron", square=True)
+    whole, blocks = _along_diagonal(widen(x))
+    return tree_cast_like(blocks(_spectrahedron(whole, _size(value, "projection_spectrahedron: value", whole))), x)
 
 
-def projection_nuclear_norm_ball(x: jax.Array, max_value: Any = 1.0) -> jax.Array:
+def projection_nuclear_norm_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     r"""Project on the ball of the nuclear norm, the sum of singular values.
 
     The singular values are projected on the ball of the l1 norm. A matrix on the boundary counts as one outside.
 
     Args:
-        x: matrix of shape ``(m, n)``. For a stack of matrices use ``jax.vmap``.
+        x: matrix of shape ``(m, n)``, or a pytree of matrices, whose norms are added up. For a stack of matrices use
+            ``jax.vmap``.
         max_value: radius, a non-negative scalar; None means 1. If it is traced and negative the result is NaN. At 0 the
             result and its derivatives are 0.
 
     Returns:
-        The projection, with the shape and dtype of ``x``.
+        The projection, with the structure, shapes and dtypes of ``x``.
 
     Raises:
-        ValueError: ``x`` is not a matrix; ``max_value`` is not a scalar or is negative.
+        ValueError: ``x`` is not a matrix, or a pytree of them; ``max_value`` is not a scalar or is negative.
         TypeError: ``x`` or ``max_value`` is not real.
 
     Example:
@@ -114,22 +118,38 @@ def projection_nuclear_norm_ball(x: jax.Array, max_value: Any = 1.0) -> jax.Arra
         >>> (projection_nuclear_norm_ball(jnp.array([[2.0, 0.0], [0.0, -1.5]])).round(4) + 0.0).tolist()
         [[0.75, 0.0], [0.0, -0.25]]
     """
-    x = as_matrix(x, "projection_nuclear_norm_ball")
-    wide = widen(x)
-    return _nuclear_ball(wide, _size(max_value, "projection_nuclear_norm_ball: max_value", wide)).astype(x.dtype)
+    x = as_matrices(x, "projection_nuclear_norm_ball")
+    whole, blocks = _along_diagonal(widen(x))
+    radius = _size(max_value, "projection_nuclear_norm_ball: max_value", whole)
+    return tree_cast_like(blocks(_nuclear_ball(whole, radius)), x)
 
 
-def as_matrix(x, name, *, square=False):
-    """A real matrix with at least one entry, checked."""
-    if jax.tree.structure(x) != jax.tree.structure(0):
-        raise ValueError(f"{name}: x must be one matrix, got {jax.tree.structure(x)}.")
+def as_matrices(x: PyTree, name: str, *, square: bool = False) -> PyTree:
+    """A pytree of real matrices with at least one entry, checked."""
     x = as_inexact(x, "x")
-    if x.ndim != 2 or x.size == 0 or (square and x.shape[0] != x.shape[1]):
-        raise ValueError(
-            f"{name}: x must be a {'square ' if square else ''}matrix with at least one entry, got shape {x.shape}; "
-            f"use jax.vmap({name}) for a stack of them."
-        )
+    for leaf in jax.tree.leaves(x):
+        if leaf.ndim != 2 or leaf.size == 0 or (square and leaf.shape[0] != leaf.shape[1]):
+            raise ValueError(
+                f"{name}: x must be a {'square ' if square else ''}matrix with at least one entry or a pytree of them, "
+                f"got shape {leaf.shape}; use jax.vmap({name}) for a stack of them."
+            )
     return x
+
+
+def _along_diagonal(x: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """One matrix with the leaves as blocks along its diagonal, and the way back; it has all their singular values."""
+    leaves, structure = jax.tree.flatten(x)
+    if len(leaves) == 1:
+        return leaves[0], lambda whole: jax.tree.unflatten(structure, [whole])
+    dtype = tree_real_dtype(x)
+    whole = jax.scipy.linalg.block_diag(*(leaf.astype(dtype) for leaf in leaves))
+    ends = np.cumsum([leaf.shape for leaf in leaves], axis=0)
+
+    def blocks(whole):
+        parts = [whole[i - leaf.shape[0] : i, j - leaf.shape[1] : j] for leaf, (i, j) in zip(leaves, ends, strict=True)]
+        return jax.tree.unflatten(structure, parts)
+
+    return whole, blocks
 
 
 def _size(value, name, x):

@@ -31,6 +31,7 @@ from jax import lax
 
 from jaxsolve._compat import is_concrete
 from jaxsolve._loop import loop
+from jaxsolve._types import PyTree
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.linear_solve import solve_cg
 from jaxsolve.projection._inputs import as_inexact, check_nonnegative, unpack, widen
@@ -42,8 +43,8 @@ __all__ = ["kl_projection_birkhoff", "kl_projection_transport", "projection_birk
 
 
 def projection_transport(
-    sim_matrix: jax.Array, marginals: tuple, make_solver: Callable | None = None, use_semi_dual: bool = True
-) -> jax.Array:
+    sim_matrix: PyTree, marginals: tuple, make_solver: Callable | None = None, use_semi_dual: bool = True
+) -> PyTree:
     r"""Project on the transport polytope.
 
     .. math::
@@ -55,7 +56,8 @@ def projection_transport(
     quadratic regularization of strength :math:`\epsilon`. An entry that just becomes 0 counts as 0 for the derivative.
 
     Args:
-        sim_matrix: :math:`S`, of shape ``(m, n)``. For a stack of matrices use ``jax.vmap``.
+        sim_matrix: :math:`S`, of shape ``(m, n)``; or a pytree of matrices, each a problem of its own, and then
+            ``marginals`` is a pair of pytrees with its structure. For a stack of matrices use ``jax.vmap``.
         marginals: the pair :math:`(a, b)` of non-negative vectors of shapes ``(m,)`` and ``(n,)`` with equal sums. What
             is left of a difference is scaled away in :math:`b`. If they are traced, sums that differ by more than
             rounding, or negative entries, give NaN.
@@ -65,10 +67,10 @@ def projection_transport(
             variables are a pair of vectors.
 
     Returns:
-        The plan :math:`T`, with the shape and dtype of ``sim_matrix``. It is differentiable in ``sim_matrix`` and
-        ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite, or if the
-        default solver does not come within 1 percent of the marginals: if entries of ``sim_matrix`` are too large for
-        the dtype.
+        The plan :math:`T`, with the structure, shapes and dtypes of ``sim_matrix``. It is differentiable in
+        ``sim_matrix`` and ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite, or if the default
+        solver does not come within 1 percent of the marginals: if entries of ``sim_matrix`` are too large for the
+        dtype.
 
     Raises:
         ValueError: shapes do not fit, marginals are negative or differ in their sums.
@@ -89,8 +91,8 @@ def projection_transport(
 
 
 def kl_projection_transport(
-    sim_matrix: jax.Array, marginals: tuple, make_solver: Callable | None = None, use_semi_dual: bool = True
-) -> jax.Array:
+    sim_matrix: PyTree, marginals: tuple, make_solver: Callable | None = None, use_semi_dual: bool = True
+) -> PyTree:
     r"""Project on the transport polytope in the Kullback-Leibler sense.
 
     .. math::
@@ -103,17 +105,17 @@ def kl_projection_transport(
     converges. Computations are in the domain of logarithms.
 
     Args:
-        sim_matrix: :math:`S`, of shape ``(m, n)``. For a stack of matrices use ``jax.vmap``.
+        sim_matrix: :math:`S`, as in :func:`projection_transport`.
         marginals: the pair :math:`(a, b)`, as in :func:`projection_transport`. Where an entry is 0 so are its row or
             column.
         make_solver: as in :func:`projection_transport`.
         use_semi_dual: as in :func:`projection_transport`.
 
     Returns:
-        The plan :math:`T`, with the shape and dtype of ``sim_matrix``. It is differentiable in ``sim_matrix`` and
-        ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite, or if the
-        default solver does not come within 1 percent of the marginals: if entries of ``sim_matrix`` are too large for
-        the dtype.
+        The plan :math:`T`, with the structure, shapes and dtypes of ``sim_matrix``. It is differentiable in
+        ``sim_matrix`` and ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite, or if the default
+        solver does not come within 1 percent of the marginals: if entries of ``sim_matrix`` are too large for the
+        dtype.
 
     Raises:
         ValueError: shapes do not fit, marginals are negative or differ in their sums.
@@ -134,18 +136,16 @@ def kl_projection_transport(
     return _transport("kl", "kl_projection_transport", sim_matrix, marginals, make_solver, use_semi_dual)
 
 
-def projection_birkhoff(
-    sim_matrix: jax.Array, make_solver: Callable | None = None, use_semi_dual: bool = True
-) -> jax.Array:
+def projection_birkhoff(sim_matrix: PyTree, make_solver: Callable | None = None, use_semi_dual: bool = True) -> PyTree:
     r"""Project on the Birkhoff polytope, the matrices with non-negative entries whose rows and columns sum to 1.
 
     Args:
-        sim_matrix: matrix of shape ``(n, n)``.
+        sim_matrix: matrix of shape ``(n, n)``, or a pytree of square matrices.
         make_solver: as in :func:`projection_transport`.
         use_semi_dual: as in :func:`projection_transport`.
 
     Returns:
-        The projection, with the shape and dtype of ``sim_matrix``; see :func:`projection_transport`.
+        The projection, with the structure, shapes and dtypes of ``sim_matrix``; see :func:`projection_transport`.
 
     Raises:
         ValueError: ``sim_matrix`` is not a square matrix.
@@ -162,17 +162,17 @@ def projection_birkhoff(
 
 
 def kl_projection_birkhoff(
-    sim_matrix: jax.Array, make_solver: Callable | None = None, use_semi_dual: bool = True
-) -> jax.Array:
+    sim_matrix: PyTree, make_solver: Callable | None = None, use_semi_dual: bool = True
+) -> PyTree:
     r"""Project on the Birkhoff polytope in the Kullback-Leibler sense: a soft permutation.
 
     Args:
-        sim_matrix: matrix of shape ``(n, n)``.
+        sim_matrix: matrix of shape ``(n, n)``, or a pytree of square matrices.
         make_solver: as in :func:`projection_transport`.
         use_semi_dual: as in :func:`projection_transport`.
 
     Returns:
-        The projection, with the shape and dtype of ``sim_matrix``; see :func:`kl_projection_transport`.
+        The projection, with the structure, shapes and dtypes of ``sim_matrix``; see :func:`kl_projection_transport`.
 
     Raises:
         ValueError: ``sim_matrix`` is not a square matrix.
@@ -192,29 +192,42 @@ def kl_projection_birkhoff(
 
 
 def _ones(sim_matrix, name):
-    shape = jnp.shape(sim_matrix)
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"{name}: sim_matrix must be a square matrix, got shape {shape}.")
-    one = jnp.ones(shape[0], jnp.result_type(float))
-    return one, one
+    def ones(leaf):
+        shape = jnp.shape(leaf)
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(f"{name}: sim_matrix must be a square matrix or a pytree of them, got shape {shape}.")
+        return jnp.ones(shape[0], jnp.result_type(float))
+
+    both = jax.tree.map(ones, sim_matrix)
+    return both, both
 
 
 def _transport(kind, name, sim_matrix, marginals, make_solver, use_semi_dual):
-    if jax.tree.structure(sim_matrix) != jax.tree.structure(0):
-        raise ValueError(f"{name}: sim_matrix must be one matrix, got {jax.tree.structure(sim_matrix)}.")
+    if make_solver is not None and not callable(make_solver):
+        raise TypeError(f"{name}: make_solver must be a function make_solver(fun), got {type(make_solver).__name__}.")
+    a, b = unpack(marginals, ("a", "b"))
+    structure = jax.tree.structure(sim_matrix)
+    if not jax.tree.structure(a) == jax.tree.structure(b) == structure:
+        raise ValueError(
+            f"{name}: both marginals must have the structure of sim_matrix, {structure}; got "
+            f"{jax.tree.structure(a)} and {jax.tree.structure(b)}."
+        )
+    plan = lambda S, a, b: _plan_of_matrix(kind, name, S, (a, b), make_solver, use_semi_dual)  # noqa: E731
+    return jax.tree.map(plan, sim_matrix, a, b)
+
+
+def _plan_of_matrix(kind, name, sim_matrix, marginals, make_solver, use_semi_dual):
     sim_matrix = as_inexact(sim_matrix, "sim_matrix")
     if sim_matrix.ndim != 2 or sim_matrix.size == 0:
         raise ValueError(
             f"{name}: sim_matrix must be a matrix with at least one entry, got shape {sim_matrix.shape}; use jax.vmap "
             "for a stack of them."
         )
-    if make_solver is not None and not callable(make_solver):
-        raise TypeError(f"{name}: make_solver must be a function make_solver(fun), got {type(make_solver).__name__}.")
     wide = widen(sim_matrix)
     sums, eps = [], float(jnp.finfo(wide.dtype).eps)
-    for value, side, size in zip(unpack(marginals, ("a", "b")), ("a", "b"), wide.shape, strict=True):
+    for value, side, size in zip(marginals, ("a", "b"), wide.shape, strict=True):
         value = as_inexact(value, f"marginals: {side}")
-        if jax.tree.structure(value) != jax.tree.structure(0) or value.shape != (size,):
+        if value.shape != (size,):
             raise ValueError(
                 f"{name}: the marginals of a matrix of shape {wide.shape} must be vectors of shapes ({wide.shape[0]},) "
                 f"and ({wide.shape[1]},), got {jax.tree.map(jnp.shape, marginals)}."

@@ -178,6 +178,35 @@ def test_pytree_is_one_vector(name):
     jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=1e-14), tree, expected)
 
 
+MATRICES = {"a": jnp.asarray(X[:4].reshape(2, 2)), "b": (jnp.asarray(np.outer(X[:3], X[3:]) - np.eye(3)),)}
+TRIPLES = {"a": jnp.asarray(X[:3]), "b": (jnp.asarray(X[3:]),)}
+
+
+@pytest.mark.parametrize(
+    "name", ["exponential_cone", "dual_exponential_cone", "power_cone", "dual_power_cone", "psd_cone"]
+)
+def test_every_leaf_is_in_a_cone_of_its_own(name):
+    fun, tree = getattr(projection, f"projection_{name}"), MATRICES if name == "psd_cone" else TRIPLES
+    jax.tree.map(lambda u, v: np.testing.assert_array_equal(u, fun(v)), fun(tree), tree)
+
+
+@pytest.mark.parametrize("name", ["spectrahedron", "nuclear_norm_ball"])
+def test_matrices_of_a_tree_are_blocks_of_one(name):
+    fun = getattr(projection, f"projection_{name}")
+    tree = MATRICES | {"a": MATRICES["a"].astype(jnp.float32)}
+    out = fun(tree, 1.5)
+    whole = fun(jax.scipy.linalg.block_diag(MATRICES["a"], *MATRICES["b"]), 1.5)
+    assert out["a"].dtype == jnp.float32
+    np.testing.assert_allclose(out["a"], whole[:2, :2], atol=1e-6)
+    np.testing.assert_allclose(out["b"][0], whole[2:, 2:], atol=1e-6)
+    if name == "nuclear_norm_ball":
+        # Not square.
+        row = {"a": jnp.array([[3.0, 4.0]]), "b": jnp.array([[2.0], [0.0]])}
+        out = fun(row, 5.0)
+        np.testing.assert_allclose(out["a"], [[2.4, 3.2]], atol=1e-14)
+        np.testing.assert_allclose(out["b"], [[1.0], [0.0]], atol=1e-14)
+
+
 @pytest.mark.parametrize("name", [name for name in ON_TREES if name not in ("affine_set", "sparse_simplex")])
 def test_scalar_parameters_and_numbers_in_trees(name):
     fun, params = CASES[name]
@@ -209,6 +238,15 @@ def test_mixed_dtypes_stay_leaf_by_leaf(name):
 @pytest.mark.parametrize("name", CASES)
 def test_nan_shows(name):
     assert np.any(np.isnan(call(name, np.array([0.1, np.nan, 0.0, 5.0, 0.0, 1.0]))))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_an_infinite_entry_has_its_limit_or_shows(name, sign):
+    x = sign * np.where(np.arange(N) == 2, np.inf, X)
+    out = call(name, x)
+    if np.all(np.isfinite(out)):
+        np.testing.assert_allclose(out, call(name, np.where(np.isinf(x), np.sign(x) * 1e9, x)), atol=1e-6)
 
 
 @pytest.mark.float32

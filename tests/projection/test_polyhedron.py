@@ -15,14 +15,14 @@ SIMPLEX = (ONES, jnp.ones(1), -jnp.eye(4), jnp.zeros(4))
 project = jax.jit(projection_polyhedron)
 
 
+# Rows twice, and a bound that is not there.
+DOUBLED = (jnp.tile(ONES, (2, 1)), jnp.ones(2), jnp.tile(-jnp.eye(4), (2, 1)), jnp.zeros(8).at[4].set(jnp.inf))
+
+
 def test_known_sets():
-    np.testing.assert_allclose(project(X, SIMPLEX), projection.projection_simplex(X), atol=1e-8)
-    # Rows twice, and bounds that are not there.
-    doubled = (jnp.tile(ONES, (2, 1)), jnp.ones(2), jnp.tile(-jnp.eye(4), (2, 1)), jnp.zeros(8).at[4].set(jnp.inf))
-    np.testing.assert_allclose(project(X, doubled), projection.projection_simplex(X), atol=1e-8)
-    np.testing.assert_allclose(
-        project(X, (*NONE, ONES, jnp.ones(1))), projection.projection_halfspace(X, (1.0, 1.0)), atol=1e-8
-    )
+    np.testing.assert_allclose(projection_polyhedron(X, DOUBLED), projection.projection_simplex(X), atol=1e-8)
+    halfspace = (*NONE, ONES, jnp.ones(1))
+    np.testing.assert_allclose(project(X, halfspace), projection.projection_halfspace(X, (1.0, 1.0)), atol=1e-8)
 
 
 def test_derivatives():
@@ -32,11 +32,11 @@ def test_derivatives():
 
 
 def test_empty_and_bad_sets():
-    empty = (ONES, jnp.ones(1), ONES, jnp.zeros(1))
-    assert np.all(np.isnan(project(X, empty)))
-    assert not np.any(np.isfinite(project(X.at[0].set(jnp.inf), empty)))
+    empty = (*DOUBLED[:2], jnp.tile(ONES, (8, 1)), jnp.zeros(8))
     with pytest.raises(ValueError, match="no point satisfies"):
         projection_polyhedron(X, empty)
+    unchecked = lambda x: projection_polyhedron(x, empty, check_feasible=False)
+    assert np.all(np.isnan(unchecked(X))) and not np.any(np.isfinite(unchecked(X.at[0].set(jnp.inf))))
     with pytest.raises(ValueError, match="hyperparams must be the tuple"):
         projection_polyhedron(X, (ONES, jnp.ones(1)))
     with pytest.raises(ValueError, match="G must have a row for each entry of h"):

@@ -190,6 +190,13 @@ def test_nuclear_norm_at_equal_and_zero_singular_values():
     np.testing.assert_allclose(turned, np.array([[0, 2 / 3], [-2 / 3, 0]]), atol=1e-14)
 
 
+def test_nuclear_norm_of_a_tree_is_a_sum():
+    tree = {"a": jnp.asarray(X).reshape(2, 3), "b": (jnp.asarray(X[:2]).reshape(1, 2).astype(jnp.float32),)}
+    out = prox.prox_nuclear_norm(tree, 0.75)
+    jax.tree.map(lambda u, v: np.testing.assert_array_equal(u, prox.prox_nuclear_norm(v, 0.75)), out, tree)
+    assert out["b"][0].dtype == jnp.float32
+
+
 # ---- Combinators --------------------------------------------------------------------------------------------------
 
 

@@ -117,7 +117,7 @@ def sweep(
     order = jnp.concatenate([order, order[: -order.shape[0] % chunk]]).reshape(-1, chunk)
 
     def visit_chunk(carry, index):
-        columns = model.operator.columns(index).T
+        columns = model.operator.columns(index)
         return lax.scan(visit, carry, (index, columns, model.linear_of(index)))[0], None
 
     def visit(carry, block):

@@ -2,26 +2,27 @@ r"""The smooth part of a problem as coordinate methods see it: :math:`f(x) = h(A
 
 An objective with ``subfun`` and ``make_linop`` (see :class:`jaxsolve.objective.CompositeLinearFunction`) gives the
 parts. Any other function is :math:`h` itself, with :math:`A = I`. Arrays of parameters have shape ``(d, *block)``, of
-predictions ``(n, *block)``; a column of :math:`A` belongs to a block.
+predictions ``(n, *block)``; a column of :math:`A` belongs to a block. Of several columns each is a row of an array of
+shape ``(k, n)``: products with it, and of two such arrays, run along contiguous memory.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._compat import is_sparse
 from jaxsolve._types import Array
 from jaxsolve.base import LinearOperator
 from jaxsolve.base._objective import Objective
 
 __all__ = ["LinearModel", "is_composite", "spread"]
 
-# Columns and rows of a Hessian that are computed together.
-_TILE = 256
+# A Hessian is computed in at most so many panels of at least so many rows.
+_PANELS, _PANEL = 8, 32
 
 
 def is_composite(fun: Any) -> bool:
@@ -107,22 +108,22 @@ class LinearModel:
         """Hessian in the first ``count`` of some blocks, of shape ``(k, m, k, m)`` with m the size of a block.
 
         Args:
-            columns: their columns of ``A``, of shape ``(n, k)``.
+            columns: their columns of ``A``, of shape ``(k, n)``.
             predictions: where ``h`` is differentiated.
             count: number of blocks that matter, which may be traced; rows and columns of others are arbitrary.
         """
-        k, m = columns.shape[1], _size(self.block)
+        k, m = columns.shape[0], _size(self.block)
 
         def curved(columns, unit):
             curve = lambda column: self.curve(predictions, spread(column, unit))  # noqa: E731
-            return jax.vmap(curve, in_axes=1, out_axes=-1)(columns)
+            return jax.vmap(curve)(columns)
 
-        if m == 1 and k > _TILE:
+        if m == 1 and k > _PANEL:
             return self._tiled(columns, lambda part: curved(part, jnp.ones(self.block, part.dtype)), count)
 
         def component(unit):
             # Derivatives along one component of every block at a time: the memory of a whole Hessian of h is n k m^2.
-            return jnp.tensordot(columns, curved(columns, unit), (0, 0)).reshape(k, m, k)
+            return jnp.tensordot(columns, curved(columns, unit), (1, 1)).reshape(k, k, m).swapaxes(1, 2)
 
         units = jnp.eye(m, dtype=columns.dtype).reshape(m, *self.block)
         slices = component(units[0])[None] if m == 1 else lax.map(component, units)
@@ -130,22 +131,23 @@ class LinearModel:
 
     def _tiled(self, columns, curved, count):
         """The same for blocks of one entry: half of the tiles that matter, the other half by symmetry."""
-        n, k = columns.shape
-        columns = jnp.pad(columns, ((0, 0), (0, -k % _TILE)))
+        k, n = columns.shape
+        side = max(_PANEL, -(-k // _PANELS))
+        columns = jnp.pad(columns, ((0, -k % side), (0, 0)))
 
         def panel(i, hessian):
-            left = curved(lax.dynamic_slice_in_dim(columns, i * _TILE, _TILE, axis=1)).reshape(n, _TILE)
+            left = curved(lax.dynamic_slice_in_dim(columns, i * side, side)).reshape(side, n)
 
             def tile(j, hessian):
-                right = lax.dynamic_slice_in_dim(columns, j * _TILE, _TILE, axis=1)
-                product = left.T @ right
-                hessian = lax.dynamic_update_slice(hessian, product, (i * _TILE, j * _TILE))
-                return lax.dynamic_update_slice(hessian, product.T, (j * _TILE, i * _TILE))
+                right = lax.dynamic_slice_in_dim(columns, j * side, side)
+                product = left @ right.T
+                hessian = lax.dynamic_update_slice(hessian, product, (i * side, j * side))
+                return lax.dynamic_update_slice(hessian, product.T, (j * side, i * side))
 
             return lax.fori_loop(jnp.zeros_like(i), i + 1, tile, hessian)
 
-        size = columns.shape[1]
-        panels = (count + _TILE - 1) // _TILE
+        size = columns.shape[0]
+        panels = (count + side - 1) // side
         hessian = lax.fori_loop(jnp.zeros_like(panels), panels, panel, jnp.zeros((size, size), columns.dtype))
         return hessian[:k, :k].reshape(k, 1, k, 1)
 
@@ -174,8 +176,7 @@ def _adapt(linop, params):
         raise ValueError(f"init_params of a linear model must have shape (d,) or (d, k), got {params.shape}.")
     if matrix is None:
         return _Given(linop, params)
-    sparse = sys.modules.get("jax.experimental.sparse")
-    if sparse is not None and isinstance(matrix, sparse.BCOO):
+    if is_sparse(matrix, "BCOO"):
         return _Sparse(matrix, params.dtype)
     return _Dense(jnp.asarray(matrix).astype(params.dtype))
 
@@ -193,7 +194,7 @@ class _Identity:
         return u
 
     def columns(self, index):
-        return (jnp.arange(self._size, dtype=index.dtype)[:, None] == index[None]).astype(self.dtype)
+        return (jnp.arange(self._size, dtype=index.dtype)[None] == index[:, None]).astype(self.dtype)
 
 
 class _Dense:
@@ -208,7 +209,7 @@ class _Dense:
         return (u.T @ self._matrix).T
 
     def columns(self, index):
-        return jnp.take(self._matrix, index, axis=1)
+        return jnp.take(self._matrix, index, axis=1, mode="clip").T
 
 
 class _Sparse:
@@ -230,8 +231,8 @@ class _Sparse:
         # The place of each column among those asked for; entries of all others are dropped, and so is padding.
         place = jnp.full(d, index.shape[0], jnp.int32).at[index].set(jnp.arange(index.shape[0], dtype=jnp.int32))
         rows, columns = self._matrix.indices[:, 0], self._matrix.indices[:, 1]
-        dense = jnp.zeros((n, index.shape[0]), self.dtype)
-        return dense.at[rows, place[columns]].add(self._matrix.data, mode="drop")
+        dense = jnp.zeros((index.shape[0], n), self.dtype)
+        return dense.at[place[columns], rows].add(self._matrix.data, mode="drop")
 
 
 class _Given:
@@ -248,6 +249,6 @@ class _Given:
 
     def columns(self, index):
         if hasattr(self._linop, "column"):
-            return jax.vmap(self._linop.column, out_axes=1)(index)
+            return jax.vmap(self._linop.column)(index)
         units = (jnp.arange(self._size, dtype=index.dtype)[None] == index[:, None]).astype(self.dtype)
-        return jax.vmap(self._linop.matvec, out_axes=1)(units)
+        return jax.vmap(self._linop.matvec)(units)

@@ -51,9 +51,9 @@ def restricted_residual(model: LinearModel, prox: BlockProx, params: Array, size
             others = jnp.where(over_blocks(free, params), jnp.zeros_like(params), prox.all(stepped, _ones(params)))
             unknown = jnp.where(over_blocks(inside, params), params[index], 0)
             columns = model.operator.columns(index)
-            predictions = model.predictions(others) + jnp.tensordot(columns, unknown, (1, 0))
+            predictions = model.predictions(others) + jnp.tensordot(columns, unknown, (0, 0))
             subfun_grad = model.value_and_grad(predictions)[1]
-            grad = model.linear_of(index) + jnp.tensordot(columns, subfun_grad, (0, 0))
+            grad = model.linear_of(index) + jnp.tensordot(columns, subfun_grad, (1, 0))
             steps = lax.stop_gradient(_steps(model, columns, predictions, unknown))
             moved = prox.residual(unknown, grad, steps) / over_blocks(steps, unknown)
             rows = others - params
@@ -76,5 +76,5 @@ def _steps(model, columns, predictions, blocks):
     curve = lambda column: jnp.vdot(  # noqa: E731
         column.reshape(shape) * block[None], model.curve(predictions, column.reshape(shape) * block[None])
     )
-    curvature = jax.vmap(curve, in_axes=1)(columns) / block.size
+    curvature = jax.vmap(curve)(columns) / block.size
     return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 1)

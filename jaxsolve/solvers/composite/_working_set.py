@@ -58,6 +58,7 @@ class _Local(NamedTuple):
     predictions: Array
     value: Array
     subfun_grad: Array
+    grad: Array
     error: Array
     failed: Array
     grad_evals: Array
@@ -99,15 +100,14 @@ def descend(
     count = jnp.clip(num_free + joining, 1, sizes[-1])
     # All free blocks stand in front, unless there are too many of them: then whichever is worst.
     first = jnp.where(free & (num_free <= sizes[-1]), jnp.inf, violation).astype(violation.dtype)
-    chosen = lax.top_k(first, sizes[-1])[1]
 
     zero = jnp.zeros((), jnp.int32)
     carry = (point, jnp.zeros_like(free), jnp.asarray(False), zero, zero)
     smaller = 0
     for size in sizes:
-        index = chosen[:size]
 
-        def solve(carry, index=index):
+        def solve(carry, size=size):
+            index = lax.top_k(first, size)[1]
             return _solve_on(model, prox, carry[0], grad, index, count, target)
 
         # Not `lax.switch`, which under `vmap` would solve working sets of every size in every lane.
@@ -128,52 +128,52 @@ def _solve_on(model, prox, point, grad, index, count, target):
     columns = model.operator.columns(index)
     linear = model.linear_of(index)
     inside = jnp.arange(index.shape[0], dtype=jnp.int32) < count
-    blocks = point.params[index]
 
     def gradient(subfun_grad):
-        return linear + jnp.tensordot(columns, subfun_grad, (0, 0))
+        return linear + jnp.tensordot(columns, subfun_grad, (1, 0))
 
     def error_of(blocks, grad):
         residual = prox.residual(blocks, grad)
         return jnp.sqrt(jnp.sum(jnp.where(over_blocks(inside, blocks), residual, 0) ** 2)).astype(blocks.dtype)
 
     def newton(local):
-        grad = gradient(local.subfun_grad)
         hessian = model.hessian(columns, local.predictions, count)
-        minimiser, prox_evals = _minimise_model(hessian, grad, local.blocks, prox, inside, count, target)
-        searched, evals, found = _search(model, columns, linear, local, grad, hessian, minimiser - local.blocks)
+        minimiser, prox_evals = _minimise_model(hessian, local.grad, local.blocks, prox, inside, count, target)
+        searched, evals, found = _search(model, columns, linear, local, hessian, minimiser - local.blocks)
         local = local._replace(
             grad_evals=local.grad_evals + evals + 1,
             prox_evals=local.prox_evals + prox_evals,
         )
-        moved = tree_where(found, local._replace(**searched), local)._replace(failed=~found)
-        return moved._replace(error=error_of(moved.blocks, gradient(moved.subfun_grad)))
+        moved_grad = gradient(searched["subfun_grad"])
+        moved = local._replace(**searched, grad=moved_grad, error=error_of(searched["blocks"], moved_grad))
+        return tree_where(found, moved, local)._replace(failed=~found)
 
+    blocks, grad = point.params[index], jnp.take(grad, index, axis=0)
     zero = jnp.zeros((), jnp.int32)
     local = _Local(
         blocks,
         point.predictions,
         point.value,
         point.subfun_grad,
-        error_of(blocks, jnp.take(grad, index, axis=0)),
+        grad,
+        error_of(blocks, grad),
         jnp.asarray(False),
         zero,
         zero,
     )
     local = loop(lambda local: (local.error > target) & ~local.failed, newton, local, maxiter=_NEWTON_ROUNDS)
     final = Point(point.params.at[index].set(local.blocks), local.predictions, local.value, local.subfun_grad)
-    stepped = local.blocks - gradient(local.subfun_grad)
-    is_free = prox.is_free(stepped, jnp.ones((), stepped.dtype)) & inside
+    is_free = prox.is_free(local.blocks - local.grad, jnp.ones((), blocks.dtype)) & inside
     free = jnp.zeros(point.params.shape[0], bool).at[index].set(is_free)
     return final, free, local.failed, local.grad_evals, local.prox_evals
 
 
-def _search(model, columns, linear, local, grad, hessian, step):
+def _search(model, columns, linear, local, hessian, step):
     """Shorten the step until the objective decreases; the fields that change, evaluations, and whether it did."""
     dtype = step.dtype
     flat = step.reshape(-1)
-    along = jnp.tensordot(columns, step, (1, 0))
-    slope = jnp.vdot(grad, step)
+    along = jnp.tensordot(columns, step, (0, 0))
+    slope = jnp.vdot(local.grad, step)
     curvature = jnp.vdot(flat, hessian.reshape(flat.size, flat.size) @ flat)
     linear_slope = jnp.vdot(linear, step)
     slack = 10 * float(jnp.finfo(local.value.dtype).eps) * jnp.abs(local.value).astype(dtype)
@@ -198,12 +198,12 @@ def _search(model, columns, linear, local, grad, hessian, step):
         lambda carry: ~carry[2], attempt, init, maxiter=_SEARCH_STEPS
     )
     fields = {
+        # At a full step exactly the minimiser where that is 0, for x + (0 - x) = 0.
         "blocks": local.blocks + alpha * step,
         "predictions": predictions,
         "value": value,
         "subfun_grad": subfun_grad,
     }
-    # At a full step exactly the minimiser, or else rounding would leave zeros as 1e-17.
     return fields, evals, found
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._compat import is_concrete, is_sparse
 from jaxsolve._types import Array, PyTree
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "as_quadratic",
     "as_rows",
     "check_bounds",
-    "is_sparse",
     "stack",
     "weighted_gram",
 ]
@@ -182,13 +180,6 @@ def weighted_gram(A: Array, weights: Array) -> Array:
 def has_entries(matrix: Matrix) -> bool:
     """Whether single entries of the matrix can be looked at."""
     return isinstance(matrix, (DenseMatrix, SparseMatrix))
-
-
-def is_sparse(matrix: Any) -> bool:
-    """Whether ``matrix`` is one of jax's sparse arrays."""
-    # Importing jax's sparse arrays takes a tenth of a second; whoever made one has imported them.
-    sparse = sys.modules.get("jax.experimental.sparse")
-    return sparse is not None and isinstance(matrix, sparse.JAXSparse)
 
 
 def _as_matrix(name: str, value: Any, columns: int | None, dtype) -> DenseMatrix | SparseMatrix:

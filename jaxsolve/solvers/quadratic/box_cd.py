@@ -134,15 +134,15 @@ class BoxCDQP(IterativeSolver):
         c = objective.q
         error = tree_l2_norm(x - jnp.clip(x - (product + c), lower, upper))
         # A coordinate with neither curvature nor a bound downhill.
-        flat = objective.P.diagonal() <= 0
-        endless = flat & (((c > 0) & (lower == -jnp.inf)) | ((c < 0) & (upper == jnp.inf)))
+        linear = objective.P.diagonal() <= 0
+        endless = linear & (((c > 0) & (lower == -jnp.inf)) | ((c < 0) & (upper == jnp.inf)))
         status = self.status_of(error, failed=jnp.any(endless), failure=Status.DUAL_INFEASIBLE)
         return BoxCDState(iter_num, error, product, status)
 
     def optimality_fun(self, params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
         """The residual ``x - clip(x - (Q x + c), l, u)`` of projected gradient, a pytree like ``params``."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
-        flat, unravel = ravel_pytree(params)
-        x = flat.astype(objective.q.dtype)
+        vector, unravel = ravel_pytree(params)
+        x = vector.astype(objective.q.dtype)
         residual = x - jnp.clip(x - (objective.P.matvec(x) + objective.q), lower, upper)
-        return unravel(residual.astype(flat.dtype))
+        return unravel(residual.astype(vector.dtype))

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._compat import is_concrete, is_sparse
 from jaxsolve._status import Status
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._problem import check_bounds, is_sparse
+from jaxsolve.solvers.quadratic._problem import check_bounds
 from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP
 
 __all__ = ["LinprogMarginals", "LinprogResult", "linprog"]
