@@ -96,7 +96,11 @@ def descend(
     target = jnp.maximum(_REDUCTION * jnp.sqrt(jnp.sum(residual**2)), 0.5 * tol)
 
     num_free = jnp.sum(free, dtype=jnp.int32)
+    # A size that has room for a third more is filled and not exceeded: the next one costs several times as much.
+    room = jnp.asarray(sizes, jnp.int32) - num_free
+    room = jnp.min(jnp.where(3 * room >= jnp.maximum(num_free, 1), room, sizes[-1]))
     joining = jnp.minimum(jnp.sum((violation > 0) & ~free, dtype=jnp.int32), jnp.maximum(num_free, _FIRST))
+    joining = jnp.minimum(joining, room)
     count = jnp.clip(num_free + joining, 1, sizes[-1])
     # All free blocks stand in front, unless there are too many of them: then whichever is worst.
     first = jnp.where(free & (num_free <= sizes[-1]), jnp.inf, violation).astype(violation.dtype)
