@@ -59,7 +59,8 @@ def find_certificates(
     variables, rows, cost = scaling
     d, y = d / variables, y / rows
     at = Products(cost * variables * at.Px, rows * at.Ax, variables * at.Aty)
-    infeasible = is_primal_certificate(qp, y, at.Aty)
+    # A row whose bounds exclude each other has no multiplier that could say so.
+    infeasible = is_primal_certificate(qp, y, at.Aty) | jnp.any(qp.lower > qp.upper)
     unbounded = is_dual_certificate(qp, d, at.Px, at.Ax)
     if not qp.is_dense:
         return infeasible, unbounded

@@ -200,6 +200,19 @@ def test_gradients_of_failed_lanes_are_zero():
     assert np.any(gradients[1][0])
 
 
+@pytest.mark.parametrize("make", [jaxsolve.InteriorPointQP, jaxsolve.BoxOSQP])
+def test_bounds_that_exclude_each_other_in_one_lane(make):
+    def run(lower):
+        step = make(tol=1e-5).run(None, (jnp.eye(2), -jnp.ones(2)), jnp.eye(2), (lower, jnp.ones(2)))
+        return jnp.sum(step.params.primal[0]), step.state.status
+
+    lower = jnp.stack([jnp.asarray([-1.0, -1.0]), jnp.asarray([2.0, -1.0])])
+    gradients, statuses = jax.vmap(jax.grad(run, has_aux=True))(lower)
+    np.testing.assert_array_equal(statuses, [Status.CONVERGED, Status.PRIMAL_INFEASIBLE])
+    np.testing.assert_array_equal(gradients[1], 0)
+    assert np.all(np.isfinite(gradients))
+
+
 def test_objectives_by_function_and_by_product():
     Q, c = jnp.asarray([[2.0, 0.5], [0.5, 1.0]]), {"a": jnp.asarray([1.0]), "b": jnp.asarray([-2.0])}
 
