@@ -75,7 +75,7 @@ def solved(z, solutions):
 
 
 def main(num_steps=500, batch_size=32, num_rows=40, hidden=8, learning_rate=5e-2, num_test=200, every=100, seed=0):
-    """Learn the rules; returns the fraction of held-out puzzles solved before and after."""
+    """Learn the rules; returns the fraction of held-out puzzles solved, before and after, and the losses printed."""
     rng = np.random.default_rng(seed)
     boards = all_boards()
     rng.shuffle(boards)
@@ -98,16 +98,18 @@ def main(num_steps=500, batch_size=32, num_rows=40, hidden=8, learning_rate=5e-2
 
     accuracy = jax.jit(lambda params: solved(model.apply(params, test[0]), test[1]))
     before = best = float(accuracy(params))
+    losses = []
     print(f"{hidden} of 16 cells are empty; {len(train_boards)} boards to learn from, {len(test_boards)} held out")
     print(f"step {0:4}                held-out puzzles solved {before:6.1%}")
     for i in range(1, num_steps + 1):
         params, opt_state, value = step(params, opt_state, *make_puzzles(rng, train_boards, batch_size, hidden))
         if i % every == 0:
             best = float(accuracy(params))
+            losses.append(float(value))
             print(f"step {i:4}  loss {value:8.4f}  held-out puzzles solved {best:6.1%}", flush=True)
-    return before, best
+    return before, best, losses
 
 
 if __name__ == "__main__":
-    before, after = main()
+    before, after, _ = main()
     sys.exit(after < before + 0.3)
