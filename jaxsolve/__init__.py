@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
     from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
+    from jaxsolve.solvers.external import CvxpyQP as CvxpyQP
+    from jaxsolve.solvers.external import ExternalOSQP as ExternalOSQP
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
     from jaxsolve.solvers.quadratic import OSQP as OSQP
     from jaxsolve.solvers.quadratic import BoxCDQP as BoxCDQP
     from jaxsolve.solvers.quadratic import BoxOSQP as BoxOSQP
-    from jaxsolve.solvers.quadratic import CvxpyQP as CvxpyQP
     from jaxsolve.solvers.quadratic import EqualityConstrainedQP as EqualityConstrainedQP
-    from jaxsolve.solvers.quadratic import ExternalOSQP as ExternalOSQP
     from jaxsolve.solvers.quadratic import InteriorPointQP as InteriorPointQP
     from jaxsolve.solvers.quadratic import linprog as linprog
     from jaxsolve.solvers.quadratic import solve_qp as solve_qp
@@ -76,9 +76,9 @@ _HOMES = {
     "OSQP": "solvers.quadratic",
     "BoxCDQP": "solvers.quadratic",
     "BoxOSQP": "solvers.quadratic",
-    "CvxpyQP": "solvers.quadratic",
+    "CvxpyQP": "solvers.external",
     "EqualityConstrainedQP": "solvers.quadratic",
-    "ExternalOSQP": "solvers.quadratic",
+    "ExternalOSQP": "solvers.external",
     "FixedPointIteration": "solvers.fixed_point",
     "GradientDescent": "solvers.unconstrained",
     "HagerZhangLineSearch": "linesearch",

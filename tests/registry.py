@@ -574,7 +574,7 @@ def _quadratic_cases():
         _box_params,
         lambda params: params.primal[0],
         THETA,
-        unrolls=False,
+        unroll_iters=25,
     )
     yield QuadraticCase(
         "BoxOSQP",

@@ -93,7 +93,8 @@ class Solver(Options):
         """Raise for a concrete final state, if the user asked for it."""
 
     # A solver that knows the structure of its tangent system solves it itself. Its `solve` leaves in `state.factors`
-    # what it has at hand at the end: arrays, constants to the derivative, which are not returned to the user.
+    # what it has at hand at the end: arrays, constants to the derivative, which are not returned to the user. Their
+    # field `valid` says whether there is a solution to differentiate; without one every derivative is zero.
 
     #: Whether ``residual`` and ``solve_tangent_system`` are called with ``factors=``, from the final state.
     has_factors: ClassVar[bool] = False
@@ -232,6 +233,8 @@ def _run(solver: Solver, init_params: PyTree, args: tuple, kwargs: dict) -> OptS
         tangent_solver=tangent_solver,
     )
     params = on_data("complete")(unknowns, data[:2])
+    if solver.has_factors:
+        params, derived = tree_where(factors.valid, (params, derived), stop_gradient((params, derived)))
     return OptStep(params, state._replace(**derived))
 
 

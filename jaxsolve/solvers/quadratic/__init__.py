@@ -4,9 +4,7 @@ from jaxsolve.solvers.quadratic._direct import DirectState
 from jaxsolve.solvers.quadratic._operator_splitting import SplittingState
 from jaxsolve.solvers.quadratic.box_cd import BoxCDQP, BoxCDState
 from jaxsolve.solvers.quadratic.box_osqp import BoxOSQP
-from jaxsolve.solvers.quadratic.cvxpy_qp import CvxpyQP
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
-from jaxsolve.solvers.quadratic.external_osqp import ExternalOSQP
 from jaxsolve.solvers.quadratic.front_door import QPResult, solve_qp
 from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP, InteriorPointState
 from jaxsolve.solvers.quadratic.linear_program import LinprogMarginals, LinprogResult, linprog
@@ -17,10 +15,8 @@ __all__ = [
     "BoxCDQP",
     "BoxCDState",
     "BoxOSQP",
-    "CvxpyQP",
     "DirectState",
     "EqualityConstrainedQP",
-    "ExternalOSQP",
     "InteriorPointQP",
     "InteriorPointState",
     "LinprogMarginals",

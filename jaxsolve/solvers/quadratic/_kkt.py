@@ -23,7 +23,8 @@ case                          what is computed
 strict complementarity,       the derivative
 independent active rows
 weakly active rows            ``a = 1/2`` (or 1, or 0, as asked for): an average of the derivatives on both sides
-dependent active rows         x: the derivative; y: the change of least norm
+dependent active rows         x: the derivative; y: the change of least norm; where their bounds move apart, so that
+                              no point is at all of them, the change that is nearest to it
 x is not unique               the change of least norm: no movement along directions in which nothing holds x
 ============================  =====================================================================================
 """
@@ -201,10 +202,16 @@ def solve_kkt(
             Jx, Jy = matvec(x, y)
             left = (r1 - Jx, r2 - Jy)
             dx, dy = once(*left)
-            return (x + dx, y + dy), jnp.maximum(norm(left[0]), norm(left[1]))
+            return (x + dx, y + dy), left
 
-        wanted = 1e2 * jnp.finfo(r1.dtype).eps * jnp.maximum(norm(r1), norm(r2))
-        x, y = _improve(step, (jnp.zeros_like(r1), jnp.zeros_like(r2)), wanted)
+        eps, size = jnp.finfo(r1.dtype).eps, jnp.maximum(norm(r1), norm(r2))
+        start = (jnp.zeros_like(r1), jnp.zeros_like(r2))
+        (x, y), left, residual, before, count = _improve(step, start, 1e2 * eps * size, slowest=0.9)
+        # What no step changes cannot be met: movements of dependent rows against each other, and forces along which
+        # nothing holds x. Each step answered with its part over (or times) delta; without them least squares remain.
+        stuck = (residual > 0.9 * before) & (residual > jnp.sqrt(eps) * size)
+        x = jnp.where(stuck, x - count * delta * left[0], x)
+        y = jnp.where(stuck & (a == 1), y + count * w * left[1], y)
     return variables * x, (y / cost if transposed else rows * y / cost)
 
 
@@ -215,31 +222,37 @@ def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[
     def step(x, y):
         F1, F2 = kkt_residual(qp, x, y, factors.active, factors.scaling)
         dx, dy = solve_kkt(qp, F1, F2, factors, refine=False)
-        return (x - dx, y - dy), jnp.maximum(norm(cost * variables * F1), norm(F2))
+        return (x - dx, y - dy), (cost * variables * F1, F2)
 
     wanted = 1e2 * jnp.finfo(x.dtype).eps * (1 + norm(x / variables))
-    return _improve(step, (x, y), wanted)
+    return _improve(step, (x, y), wanted, slowest=0.2)[0]
 
 
 _MAX_STEPS = 12
 
 
-def _improve(step, start, wanted):
+def _improve(step, start, wanted, *, slowest):
     """Repeat ``step(*point) -> (next_point, residual_at_point)`` while it helps.
 
     The regularisation makes every step a contraction, a weak one where the system is nearly singular. A step costs two
     triangular solves, so there are as many as it takes, and two at least.
+
+    Returns:
+        The last point; the residual before the last step; its norm, and that before the step before; and how many
+        steps were made, in the dtype of the point.
     """
 
     def proceed(carry):
-        count, _, residual, before = carry
-        helps = (residual > wanted) & (residual <= 0.2 * before)
+        count, _, _, residual, before = carry
+        helps = (residual > wanted) & (residual <= slowest * before)
         return (count < 2) | ((count < _MAX_STEPS) & helps)
 
     def body(carry):
-        count, point, residual, _ = carry
-        new, at_point = step(*point)
-        return count + 1, new, at_point, residual
+        count, point, _, residual, _ = carry
+        new, left = step(*point)
+        return count + 1, new, left, jnp.maximum(norm(left[0]), norm(left[1])), residual
 
     infinite = jnp.asarray(jnp.inf, wanted.dtype)
-    return lax.while_loop(proceed, body, (jnp.zeros((), jnp.int32), start, infinite, infinite))[1]
+    first = (jnp.zeros((), jnp.int32), start, start, infinite, infinite)
+    count, point, left, residual, before = lax.while_loop(proceed, body, first)
+    return point, left, residual, before, count.astype(wanted.dtype)

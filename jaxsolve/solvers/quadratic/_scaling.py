@@ -62,8 +62,8 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
         return lax.stop_gradient((jnp.maximum(of_P, of_A), of_rows))
 
     def clipped(norm):
-        # A row of zeros, or of next to nothing, stays as it is.
-        return jnp.where(norm < _SMALLEST, 1, jnp.minimum(norm, _LARGEST))
+        # A row of zeros, or of next to nothing, stays as it is, and so does one of numbers that are none.
+        return jnp.where(norm >= _SMALLEST, jnp.minimum(norm, _LARGEST), 1)
 
     def one_pass(carry):
         count, variables, rows, _ = carry

@@ -25,9 +25,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jax.scipy.linalg import cho_solve
 
+from jaxsolve._loop import LoopKind, loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_number, option
@@ -132,11 +132,6 @@ class InteriorPointQP(BoxConstrained):
     def validate(self) -> None:
         """Raise for an impossible option."""
         super().validate()
-        if not self.implicit_diff:
-            raise ValueError(
-                "InteriorPointQP has implicit_diff=True only: its linear systems are refined in loops whose length "
-                "depends on the data, which cannot be unrolled."
-            )
         check_number("smoothing", self.smoothing, at_least=0)
 
     @property
@@ -198,7 +193,9 @@ class InteriorPointQP(BoxConstrained):
         """One predictor-corrector step; returns ``OptStep(params, state)``."""
         problem = self.problem(params.primal[0], params_obj, params_eq, params_ineq)
         target = jnp.asarray(self.smoothing).astype(state.error.dtype) * problem.scaling.cost
-        point, accurate = _predictor_corrector(problem.scaled, state.point, state.at, state.regularization, target)
+        point, accurate = _predictor_corrector(
+            problem.scaled, state.point, state.at, state.regularization, target, self.loop_kind
+        )
         # A factorisation that broke down is repeated with more regularisation, from where it was.
         sound = tree_all_finite(point)
         point = tree_where(sound, point, state.point)
@@ -299,7 +296,9 @@ def _warm_start(problem: Problem, x: Array, y: Array) -> Point:
     )
 
 
-def _predictor_corrector(qp: QuadraticProgram, point: Point, at: Products, regularization: Array, target: Array):
+def _predictor_corrector(
+    qp: QuadraticProgram, point: Point, at: Products, regularization: Array, target: Array, kind: LoopKind
+) -> tuple[Point, Array]:
     """The next point, and whether its linear systems were solved to some accuracy."""
     equality, lower, upper = _kinds(qp)
     x, _, z_lower, z_upper, s_lower, s_upper = point
@@ -330,35 +329,28 @@ def _predictor_corrector(qp: QuadraticProgram, point: Point, at: Products, regul
         """``H^{-1} rhs`` and its product with A, refined: penalties of 1e8 leave few digits to a factorisation."""
         if passes == 1:
             dx = cho_solve((L, True), rhs)
-            return dx, A @ dx, True
+            return dx, A @ dx, jnp.asarray(True)
         wanted = 1e-10 if dtype == jnp.float64 else 1e-5
 
         def refine(carry):
-            count, dx, _, left, _ = carry
+            dx, _, left, _ = carry
             dx = dx + cho_solve((L, True), left)
             Adx = A @ dx
-            new = rhs - (P @ dx + rho * dx + (weight * Adx) @ A)
-            return count + 1, dx, Adx, new, norm(left)
+            return dx, Adx, rhs - (P @ dx + rho * dx + (weight * Adx) @ A), norm(left)
 
         def proceed(carry):
-            count, _, _, left, before = carry
+            *_, left, before = carry
             size = norm(left)
-            return (count == 0) | ((count < passes) & (size > wanted * norm(rhs)) & (size < 0.5 * before))
+            return (size > wanted * norm(rhs)) & (size < 0.5 * before)
 
-        start = (
-            jnp.zeros((), jnp.int32),
-            jnp.zeros_like(rhs),
-            jnp.zeros_like(qp.lower),
-            rhs,
-            jnp.asarray(jnp.inf, dtype),
-        )
-        _, dx, Adx, left, _ = lax.while_loop(proceed, refine, start)
+        start = (jnp.zeros_like(rhs), jnp.zeros_like(qp.lower), rhs, jnp.asarray(jnp.inf, dtype))
+        dx, Adx, left, _ = loop(proceed, refine, start, maxiter=passes, kind=kind)
         return dx, Adx, norm(left) <= 1e-3 * norm(rhs)
 
     def direction(c_lower, c_upper, passes):
         """The step for complementary products that are to change by ``c_lower`` and ``c_upper``."""
-        t_lower = jnp.where(lower, d_lower * c_lower / z_lower, 0)
-        t_upper = jnp.where(upper, d_upper * c_upper / z_upper, 0)
+        t_lower = jnp.where(lower, c_lower / (s_lower + delta * z_lower), 0)
+        t_upper = jnp.where(upper, c_upper / (s_upper + delta * z_upper), 0)
         pull = fixed_rows + t_lower - t_upper
         dx, Adx, accurate = solve(r_dual + pull @ A, passes)
         dz_lower = d_lower * (r_lower - Adx) + t_lower

@@ -76,6 +76,7 @@ def linprog(
     bounds: Any = (0, None),
     *,
     weak: str = "half",
+    smoothing: float = 0.0,
     maxiter: int = 100,
     tol: float | None = None,
 ) -> LinprogResult:
@@ -95,6 +96,8 @@ def linprog(
         bounds: a pair of numbers for all variables; or a sequence of ``n`` pairs, or an array of shape ``(n, 2)``.
             ``None`` and infinities are absent bounds. As in SciPy, variables are non-negative by default.
         weak: how rows count in derivatives that hold with equality and multiplier 0.
+        smoothing: products of slack and multiplier at the point that is returned, in place of 0. That point moves
+            smoothly with the costs, and ``x``, ``fun`` and their derivatives are those of it.
         maxiter: largest number of iterations.
         tol: absolute and relative tolerance for residuals and duality gap; by default 1e-8 in float64 and 1e-5 in
             float32.
@@ -134,7 +137,7 @@ def linprog(
     )
     if tol is None:
         tol = 1e-8 if jnp.finfo(dtype).bits == 64 else 1e-5
-    options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak}
+    options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak, "smoothing": smoothing}
     params, state = InteriorPointQP(**options).run(None, (None, c), matrix, limits)
     x, y = params.primal[0], params.dual_eq
     # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.

@@ -69,6 +69,33 @@ def test_dependent_equalities():
     np.testing.assert_allclose(jax.jacfwd(lambda t: run(t).dual_eq)(1.0), -np.ones(3) / 6, atol=1e-5)
 
 
+def test_dependent_rows_that_move_apart():
+    """No point meets both rows any more: what changes is the least-squares solution of the linearised conditions."""
+    Q, c, A = jnp.diag(jnp.asarray([1.0, 3.0])), jnp.asarray([1.0, -1.0]), jnp.asarray([[1.0, 1.0], [1.0, 1.0]])
+
+    def solution(bounds):
+        params = solve(Q, c, A, bounds, bounds).params
+        return jnp.concatenate([params.primal[0], params.dual_eq])
+
+    system = np.block([[Q, A.T], [A, np.zeros((2, 2))]])
+    want = np.linalg.pinv(system)[:, 2:]
+    for mode in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(mode(solution))(jnp.ones(2)), want, atol=1e-6)
+
+
+@pytest.mark.float32
+def test_directions_in_which_nothing_holds_the_solution():
+    """Without curvature along an edge of optimal points there is no movement along it, whatever the push."""
+
+    def x(c):
+        return solve(None, c, None, 0.0, jnp.asarray([1.0, INF, INF]), tol=1e-5, weak="inactive").params.primal[0]
+
+    # Both of the first two entries cost nothing: x[0] is anywhere between 0 and 1.
+    c = jnp.asarray([0.0, 1.0, 2.0])
+    for mode in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(mode(x))(c), 0, atol=1e-8)
+
+
 def test_an_equality_whose_multiplier_is_zero():
     """The constraint is met by the free minimiser; elsewhere the gradient of this is NaN."""
 
@@ -187,17 +214,17 @@ def test_fifty_of_each_kind(solver):
 
 
 def test_gradients_of_failed_lanes_are_zero():
-    good, bad = problem(1), infeasible(1)
-    data = [jnp.stack([jnp.asarray(a), jnp.asarray(b)]) for a, b in zip(good, bad, strict=True)]
+    lanes = [problem(1), infeasible(1), unbounded(1)]
+    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*lanes, strict=True)]
 
     def f(Q, c, A, lower, upper):
-        return jnp.sum(solve(Q, c, A, lower, upper).params.primal[0])
+        params, state = solve(Q, c, A, lower, upper)
+        return sum(jnp.sum(part) for part in jax.tree.leaves(params)) + state.value
 
-    gradients = jax.jit(jax.vmap(jax.grad(f, argnums=(0, 1, 2, 4))))(*data)
-    for gradient in gradients:
+    for gradient in jax.jit(jax.vmap(jax.grad(f, argnums=(0, 1, 2, 4))))(*data):
         assert np.all(np.isfinite(gradient))
-        assert not np.any(gradient[1])
-    assert np.any(gradients[1][0])
+        assert np.any(gradient[0])
+        np.testing.assert_array_equal(gradient[1:], 0)
 
 
 @pytest.mark.parametrize("make", [jaxsolve.InteriorPointQP, jaxsolve.BoxOSQP])

@@ -87,6 +87,23 @@ def test_forward_mode_under_vmap_against_differences():
         np.testing.assert_allclose(tangent, difference, atol=1e-6)
 
 
+def test_smoothing_lets_the_solution_move_with_the_costs():
+    """Over the simplex the relaxed solution has ``c_i + y = kappa / x_i``; checked against that and its derivative."""
+    kappa, costs = 0.05, jnp.asarray([0.3, 0.1, 0.4])
+
+    def x(c):
+        return jaxsolve.linprog(c, A_eq=jnp.ones((1, 3)), b_eq=jnp.ones(1), smoothing=kappa).x
+
+    def exact(c):
+        level = scipy.optimize.brentq(lambda y: np.sum(kappa / (c + y)) - 1, -np.min(c) + 1e-9, 10)
+        return kappa / (c + level)
+
+    np.testing.assert_allclose(x(costs), exact(np.asarray(costs)), atol=1e-7)
+    step = 1e-5 * np.eye(3)
+    want = np.stack([(exact(costs + d) - exact(costs - d)) / 2e-5 for d in step], axis=1)
+    np.testing.assert_allclose(jax.jacrev(x)(costs), want, atol=1e-5)
+
+
 def test_infeasible_and_unbounded_problems():
     c, A_ub, b_ub, A_eq, b_eq = _data(0)
     data = c, A_ub, b_ub.at[0].set(-100.0), A_eq, b_eq

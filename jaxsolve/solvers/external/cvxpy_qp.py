@@ -10,7 +10,6 @@ Reference:
 from __future__ import annotations
 
 import functools
-import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -18,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jaxsolve._status import Status
-from jaxsolve.solvers.quadratic._direct import ExternalQP
+from jaxsolve.solvers.external._quadratic import ExternalQP, import_optional
 
 __all__ = ["CvxpyQP"]
 
@@ -69,18 +68,6 @@ class CvxpyQP(ExternalQP):
         if self.solver not in (installed := cvxpy.installed_solvers()):
             raise ValueError(f"solver must be one of the installed ones, {installed}, got {self.solver!r}.")
         return functools.partial(_solve, cvxpy, self.solver)
-
-
-def import_optional(module: str, user: str) -> Any:
-    """Import a package that is not among the dependencies.
-
-    Raises:
-        ImportError: it is not installed; the message says how to install it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{user} needs {module}: pip install 'jaxsolve[external]'.") from error
 
 
 def _solve(cvxpy: Any, solver: str, P, q, A, lower, upper, x0, y0) -> tuple:

@@ -18,8 +18,7 @@ import numpy as np
 
 from jaxsolve._status import Status
 from jaxsolve.base import check_number, option
-from jaxsolve.solvers.quadratic._direct import ExternalQP
-from jaxsolve.solvers.quadratic.cvxpy_qp import import_optional
+from jaxsolve.solvers.external._quadratic import ExternalQP, import_optional
 
 __all__ = ["ExternalOSQP"]
 

@@ -1,0 +1,115 @@
+"""What the solvers of quadratic programs outside of jax share: a callback on the host, polishing, and derivatives."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve._status import Status
+from jaxsolve._types import OptStep, PyTree
+from jaxsolve.base import check_choice, option
+from jaxsolve.solvers.quadratic._base import is_valid
+from jaxsolve.solvers.quadratic._direct import DirectQP, DirectState
+from jaxsolve.solvers.quadratic._kkt import Factors
+from jaxsolve.solvers.quadratic._residuals import feasible_signs, products
+
+__all__ = ["ExternalQP", "import_optional"]
+
+
+class ExternalQP(DirectQP):
+    """Base of the solvers that call a program outside of jax.
+
+    A subclass defines ``host``. What it returns is polished with the factorisation that the derivative needs anyhow.
+
+    Attributes:
+        weak: how rows count in derivatives that hold with equality and multiplier 0: ``"half"``, ``"active"`` or
+            ``"inactive"``; see :class:`jaxsolve.solvers.quadratic.interior_point.InteriorPointQP`.
+    """
+
+    weak: str = option("half")
+
+    def validate(self) -> None:
+        """Raise for an impossible option."""
+        super().validate()
+        check_choice("weak", self.weak, ("half", "active", "inactive"))
+
+    def form_options(self) -> dict[str, Any]:
+        """How rows count that are weakly active."""
+        return {"weak": self.weak}
+
+    def host(self) -> Callable:
+        """The function ``solve(P, q, A, lower, upper, x, y) -> (x, y, status, iter_num)`` of NumPy arrays.
+
+        Called when ``run`` is traced, so that what is missing is reported then; it must capture no arrays.
+        """
+        raise TypeError(f"{type(self).__name__} must define host.")
+
+    def compute(
+        self, init_params: PyTree, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
+    ) -> OptStep:
+        """Solve the problem outside of jax; see ``run``."""
+        form = self.form
+        problem = form.problem(form.primal_of(init_params), params_obj, params_eq, params_ineq)
+        problem = problem._replace(qp=problem.qp.dense(), scaled=problem.scaled.dense())
+        qp = problem.qp
+        start = self.starting_point(problem, init_params)
+        scalar = jax.ShapeDtypeStruct((), jnp.int32)
+        shapes = (*(jax.ShapeDtypeStruct(part.shape, part.dtype) for part in start), scalar, scalar)
+        arrays = (qp.P.dense(), qp.q, qp.A.dense(), qp.lower, qp.upper, *start)
+        x, y, status, iter_num = jax.pure_callback(
+            _AsCallback(self.host(), [(s.shape, s.dtype) for s in shapes]), shapes, *arrays, vmap_method="sequential"
+        )
+        y = feasible_signs(qp, y)
+        at = products(qp, x, y)
+        error = form.error_at(qp, x, y, at)
+        lost = (status == int(Status.PRIMAL_INFEASIBLE)) | (status == int(Status.DUAL_INFEASIBLE))
+        state = DirectState(iter_num, error, qp.value(x), status)
+        step = OptStep(form.to_params(problem, x, y, at.Ax), state)
+        step, active, cholesky = form._polished(problem, step, lost)
+        # What was said to be optimal, and is not, is not reported as such.
+        solved = step.state.error <= jnp.asarray(self.tol).astype(error.dtype)
+        claimed = step.state.status == int(Status.CONVERGED)
+        status = jnp.where(claimed & ~solved, int(Status.STALLED), step.state.status).astype(jnp.int32)
+        step = step._replace(state=step.state._replace(status=status))
+        factors = Factors(active, problem.scaling, cholesky, is_valid(step))
+        return step._replace(state=step.state._replace(factors=factors))
+
+
+class _AsCallback:
+    """A function of float64 NumPy arrays as a host callback with outputs of given shapes and dtypes."""
+
+    def __init__(self, function: Callable, outputs: list):
+        self._function, self._outputs = function, outputs
+
+    def __call__(self, *arrays: Any) -> tuple:
+        arrays = tuple(np.asarray(a).astype(np.float64) for a in arrays)
+        if all(np.all(np.isfinite(a)) for a in arrays[:3]) and not any(np.any(np.isnan(a)) for a in arrays[3:5]):
+            x, y, status, iter_num = self._function(*arrays)
+        else:
+            x, y, status, iter_num = None, None, Status.NONFINITE, 0
+        found = status in (Status.CONVERGED, Status.MAXITER, Status.STALLED)
+        point = [part if found and part is not None else np.zeros(1) for part in (x, y)]
+        finite = all(np.all(np.isfinite(part)) for part in point)
+        if not finite:
+            status, point = (Status.NONFINITE if found else status), [np.zeros(1), np.zeros(1)]
+        return tuple(
+            np.broadcast_to(np.asarray(value, dtype=dtype), shape)
+            for value, (shape, dtype) in zip((*point, int(status), int(iter_num)), self._outputs, strict=True)
+        )
+
+
+def import_optional(module: str, user: str) -> Any:
+    """Import a package that is not among the dependencies.
+
+    Raises:
+        ImportError: it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{user} needs {module}: pip install 'jaxsolve[external]'.") from error
