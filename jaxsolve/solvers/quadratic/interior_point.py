@@ -25,9 +25,10 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.linalg import cho_solve
 
-from jaxsolve._loop import LoopKind, loop
+from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_number, option
@@ -47,25 +48,24 @@ from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["InteriorPointQP", "InteriorPointState"]
 
+# Certificates are looked for when so many iterations were done, and at the end.
+_CERTIFICATE_FREQUENCY = 4
+
 
 class Point(NamedTuple):
-    """An interior point of the scaled problem; entries of absent bounds are 1 and take no part.
+    """An interior point of the scaled problem; row 0 of what has two rows is of the lower bounds, row 1 of the upper.
 
     Attributes:
         x: shape ``(n,)``.
         equality: multipliers of the equalities, shape ``(m,)``, 0 elsewhere.
-        z_lower: multipliers of the lower bounds, positive.
-        z_upper: multipliers of the upper bounds, positive.
-        s_lower: slacks of the lower bounds, positive.
-        s_upper: slacks of the upper bounds, positive.
+        z: multipliers of the bounds of the other rows, positive, shape ``(2, m)``; 0 for absent bounds.
+        s: their slacks, positive, shape ``(2, m)``; 1 for absent bounds.
     """
 
     x: Array
     equality: Array
-    z_lower: Array
-    z_upper: Array
-    s_lower: Array
-    s_upper: Array
+    z: Array
+    s: Array
 
 
 class InteriorPointState(NamedTuple):
@@ -219,10 +219,18 @@ class InteriorPointQP(BoxConstrained):
         error = optimality_error(res, *self.tolerances(x.dtype))
         status = self.status_of(error, failed=regularization > 1e8)
         if not first:
-            infeasible, unbounded = find_certificates(problem.scaled, problem.scaling, x, y, at, (1e-3, 1e-3))
-            undecided = status != int(Status.CONVERGED)
-            status = jnp.where(undecided & unbounded, int(Status.DUAL_INFEASIBLE), status)
-            status = jnp.where(undecided & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
+            # Most runs are over before it is worth while to look for a proof that they cannot succeed.
+            last = (iter_num >= self.maxiter) | (status != int(Status.RUNNING))
+            due = (status != int(Status.CONVERGED)) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
+            moves = lax.stop_gradient((x, y, at))
+
+            def look(found):
+                del found
+                return find_certificates(problem.scaled, problem.scaling, *moves, (1e-3, 1e-3))
+
+            infeasible, unbounded = run_if_any(due, look, (jnp.asarray(False), jnp.asarray(False)))
+            status = jnp.where(due & unbounded, int(Status.DUAL_INFEASIBLE), status)
+            status = jnp.where(due & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
         value = 0.5 * (x @ at.Px) + qp.q @ x
         return InteriorPointState(iter_num, error, value, point, own, regularization, status)
 
@@ -235,14 +243,39 @@ class InteriorPointQP(BoxConstrained):
 # ---- The method, on the scaled problem ----------------------------------------------------------------------------
 
 
-def _kinds(qp: QuadraticProgram) -> tuple[Array, Array, Array]:
-    """Which rows are equalities, and which have a lower or an upper bound as inequalities."""
+class Rows(NamedTuple):
+    """The rows of a problem by their kind.
+
+    Attributes:
+        equality: which are equalities, shape ``(m,)``.
+        bounded: which of the others have a lower and which an upper bound, shape ``(2, m)``.
+        bound: those bounds, 0 where there is none, shape ``(2, m)``.
+        sign: -1 for lower and 1 for upper bounds, shape ``(2, 1)``.
+    """
+
+    equality: Array
+    bounded: Array
+    bound: Array
+    sign: Array
+
+    def slack(self, Ax: Array) -> Array:
+        """The distance from the bounds, negative beyond them, shape ``(2, m)``."""
+        return self.sign * (self.bound - Ax[None])
+
+    def force(self, z: Array) -> Array:
+        """The sum of what pushes down and what pulls up, shape ``(m,)``."""
+        return jnp.sum(self.sign * z, axis=0)
+
+
+def _rows(qp: QuadraticProgram) -> Rows:
     equality = qp.lower == qp.upper
-    return equality, ~equality & (qp.lower > -jnp.inf), ~equality & (qp.upper < jnp.inf)
+    bound = jnp.stack([qp.lower, qp.upper])
+    bounded = ~equality[None] & jnp.isfinite(bound)
+    return Rows(equality, bounded, jnp.where(bounded, bound, 0), jnp.asarray([[-1.0], [1.0]], bound.dtype))
 
 
 def _multipliers(point: Point) -> Array:
-    return point.equality + point.z_upper - point.z_lower
+    return point.equality + point.z[1] - point.z[0]
 
 
 def _proximal(dtype) -> tuple[float, float]:
@@ -252,61 +285,39 @@ def _proximal(dtype) -> tuple[float, float]:
 
 def _cold_start(qp: QuadraticProgram) -> Point:
     """The minimiser of the objective plus a penalty of the rows, with slacks as large as its violations."""
-    equality, lower, upper = _kinds(qp)
-    dtype = qp.q.dtype
-    weight = jnp.where(equality, 1e4, jnp.where(lower | upper, 1, 0)).astype(dtype)
+    rows, dtype = _rows(qp), qp.q.dtype
+    weight = jnp.where(rows.equality, 1e4, jnp.where(jnp.any(rows.bounded, axis=0), 1, 0)).astype(dtype)
     target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
     A, identity = qp.A.dense(), jnp.eye(qp.num_variables, dtype=dtype)
     H = qp.P.dense() + 1e-2 * identity + weighted_gram(A, weight)
     x = cho_solve((jnp.linalg.cholesky(H), True), A.T @ (weight * target) - qp.q)
     x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
-    Ax = A @ x
-    s_lower, s_upper = Ax - jnp.where(lower, qp.lower, 0), jnp.where(upper, qp.upper, 0) - Ax
-    violation = jnp.maximum(_largest(-s_lower, lower), _largest(-s_upper, upper))
-    slack, one = jnp.maximum(1.0, violation), jnp.ones((), dtype)
-    return Point(
-        x,
-        jnp.zeros_like(qp.lower),
-        jnp.where(lower, one, 0),
-        jnp.where(upper, one, 0),
-        jnp.where(lower, jnp.maximum(s_lower, slack), one),
-        jnp.where(upper, jnp.maximum(s_upper, slack), one),
-    )
-
-
-def _largest(values, where):
-    return jnp.max(jnp.where(where, values, -jnp.inf), initial=0)
+    slack = rows.slack(A @ x)
+    violation = jnp.max(jnp.where(rows.bounded, -slack, 0), initial=0)
+    s = jnp.where(rows.bounded, jnp.maximum(slack, jnp.maximum(1.0, violation)), 1)
+    return Point(x, jnp.zeros_like(qp.lower), rows.bounded.astype(dtype), s)
 
 
 def _warm_start(problem: Problem, x: Array, y: Array) -> Point:
     """A point near a given one, as far inside as a useful centrality needs."""
-    qp, (variables, rows, cost) = problem.scaled, problem.scaling
-    equality, lower, upper = _kinds(qp)
-    x, y = x / variables, cost * y / rows
-    Ax = qp.A.matvec(x)
-    inside = 1e-2
-    one = jnp.ones((), x.dtype)
-    return Point(
-        x,
-        jnp.where(equality, y, 0),
-        jnp.where(lower, jnp.maximum(-y, inside), 0),
-        jnp.where(upper, jnp.maximum(y, inside), 0),
-        jnp.where(lower, jnp.maximum(Ax - qp.lower, inside), one),
-        jnp.where(upper, jnp.maximum(qp.upper - Ax, inside), one),
-    )
+    qp, (variables, scale_of_rows, cost) = problem.scaled, problem.scaling
+    rows, inside = _rows(qp), 1e-2
+    x, y = x / variables, cost * y / scale_of_rows
+    z = jnp.where(rows.bounded, jnp.maximum(rows.sign * y[None], inside), 0)
+    s = jnp.where(rows.bounded, jnp.maximum(rows.slack(qp.A.matvec(x)), inside), 1)
+    return Point(x, jnp.where(rows.equality, y, 0), z, s)
 
 
 def _predictor_corrector(
     qp: QuadraticProgram, point: Point, at: Products, regularization: Array, target: Array, kind: LoopKind
 ) -> tuple[Point, Array]:
     """The next point, and whether its linear systems were solved to some accuracy."""
-    equality, lower, upper = _kinds(qp)
-    x, _, z_lower, z_upper, s_lower, s_upper = point
+    rows, (x, _, z, s) = _rows(qp), point
     dtype = x.dtype
     P, A = qp.P.dense(), qp.A.dense()
     Ax, y = at.Ax, _multipliers(point)
-    count = jnp.maximum(jnp.sum(lower) + jnp.sum(upper), 1).astype(dtype)
-    mu = (jnp.sum(jnp.where(lower, s_lower * z_lower, 0)) + jnp.sum(jnp.where(upper, s_upper * z_upper, 0))) / count
+    count = jnp.maximum(jnp.sum(rows.bounded), 1).astype(dtype)
+    mu = jnp.sum(s * z) / count
 
     r_dual = -(at.Px + qp.q + at.Aty)
     rho, delta = _proximal(dtype)
@@ -314,109 +325,84 @@ def _predictor_corrector(
     # correct of the multipliers.
     rounding = 10 * jnp.finfo(dtype).eps * norm(Ax) / jnp.maximum(norm(r_dual), delta)
     rho, delta = regularization * rho, regularization * jnp.clip(rounding, delta, 1e3 * delta)
-    d_lower = jnp.where(lower, z_lower / (s_lower + delta * z_lower), 0)
-    d_upper = jnp.where(upper, z_upper / (s_upper + delta * z_upper), 0)
-    weight = jnp.where(equality, 1 / delta, d_lower + d_upper)
+    inverse = jnp.where(rows.bounded, 1 / (s + delta * z), 0)
+    stiffness, per_s, per_z = z * inverse, 1 / s, 1 / jnp.where(rows.bounded, z, 1)
+    weight = jnp.where(rows.equality, 1 / delta, jnp.sum(stiffness, axis=0))
     H = P + weighted_gram(A, weight) + rho * jnp.eye(qp.num_variables, dtype=dtype)
     L = jnp.linalg.cholesky(H, symmetrize_input=False)
 
-    r_equality = jnp.where(equality, qp.upper - Ax, 0)
-    r_lower = jnp.where(lower, s_lower - (Ax - qp.lower), 0)
-    r_upper = jnp.where(upper, s_upper - (qp.upper - Ax), 0)
-    fixed_rows = jnp.where(equality, r_equality / delta, d_lower * r_lower - d_upper * r_upper)
+    r_equality = jnp.where(rows.equality, qp.upper - Ax, 0)
+    r_bounds = jnp.where(rows.bounded, s - rows.slack(Ax), 0)
+    fixed_rows = jnp.where(rows.equality, r_equality / delta, 0)
 
     def solve(rhs, passes):
         """``H^{-1} rhs`` and its product with A, refined: penalties of 1e8 leave few digits to a factorisation."""
         if passes == 1:
             dx = cho_solve((L, True), rhs)
             return dx, A @ dx, jnp.asarray(True)
-        wanted = 1e-10 if dtype == jnp.float64 else 1e-5
+        size = norm(rhs)
+        wanted = (1e-10 if dtype == jnp.float64 else 1e-5) * size
 
         def refine(carry):
-            dx, _, left, _ = carry
+            dx, _, left, after, _ = carry
             dx = dx + cho_solve((L, True), left)
             Adx = A @ dx
-            return dx, Adx, rhs - (P @ dx + rho * dx + (weight * Adx) @ A), norm(left)
+            left = rhs - (P @ dx + rho * dx + (weight * Adx) @ A)
+            return dx, Adx, left, norm(left), after
 
         def proceed(carry):
-            *_, left, before = carry
-            size = norm(left)
-            return (size > wanted * norm(rhs)) & (size < 0.5 * before)
+            *_, after, before = carry
+            return (after > wanted) & (after < 0.5 * before)
 
-        start = (jnp.zeros_like(rhs), jnp.zeros_like(qp.lower), rhs, jnp.asarray(jnp.inf, dtype))
-        dx, Adx, left, _ = loop(proceed, refine, start, maxiter=passes, kind=kind)
-        return dx, Adx, norm(left) <= 1e-3 * norm(rhs)
+        start = (jnp.zeros_like(rhs), jnp.zeros_like(qp.lower), rhs, size, jnp.asarray(jnp.inf, dtype))
+        dx, Adx, _, left, _ = loop(proceed, refine, start, maxiter=passes, kind=kind)
+        return dx, Adx, left <= 1e-3 * size
 
-    def direction(c_lower, c_upper, passes):
-        """The step for complementary products that are to change by ``c_lower`` and ``c_upper``."""
-        t_lower = jnp.where(lower, c_lower / (s_lower + delta * z_lower), 0)
-        t_upper = jnp.where(upper, c_upper / (s_upper + delta * z_upper), 0)
-        pull = fixed_rows + t_lower - t_upper
-        dx, Adx, accurate = solve(r_dual + pull @ A, passes)
-        dz_lower = d_lower * (r_lower - Adx) + t_lower
-        dz_upper = d_upper * (r_upper + Adx) + t_upper
+    def direction(change, passes):
+        """The step for complementary products that are to change by ``change``."""
+        pushed = stiffness * r_bounds + change * inverse
+        dx, Adx, accurate = solve(r_dual + (fixed_rows - rows.force(pushed)) @ A, passes)
+        dz = pushed + stiffness * rows.sign * Adx[None]
         step = Point(
             dx,
-            jnp.where(equality, (Adx - r_equality) / delta, 0),
-            dz_lower,
-            dz_upper,
-            jnp.where(lower, (c_lower - s_lower * dz_lower) / jnp.where(lower, z_lower, 1), 0),
-            jnp.where(upper, (c_upper - s_upper * dz_upper) / jnp.where(upper, z_upper, 1), 0),
+            jnp.where(rows.equality, (Adx - r_equality) / delta, 0),
+            dz,
+            jnp.where(rows.bounded, (change - s * dz) * per_z, 0),
         )
         return step, accurate
 
-    def longest(values, steps, where):
-        return jnp.min(
-            jnp.where(where & (steps < 0), -values / jnp.where(steps < 0, steps, -1), jnp.inf), initial=jnp.inf
-        )
+    def lengths(step, share):
+        """The steps that go that share of the way to where a slack or a multiplier vanishes, and 1 at most."""
+        primal, dual = jnp.max(-step.s * per_s, initial=share), jnp.max(-step.z * per_z, initial=share)
+        return share / primal, share / dual
 
-    def lengths(step):
-        primal = jnp.minimum(longest(s_lower, step.s_lower, lower), longest(s_upper, step.s_upper, upper))
-        dual = jnp.minimum(longest(z_lower, step.z_lower, lower), longest(z_upper, step.z_upper, upper))
-        return primal, dual
-
-    affine, _ = direction(target - s_lower * z_lower, target - s_upper * z_upper, passes=1)
-    primal, dual = (jnp.minimum(length, 1) for length in lengths(affine))
-    after = jnp.sum(
-        jnp.where(lower, (s_lower + primal * affine.s_lower) * (z_lower + dual * affine.z_lower), 0)
-    ) + jnp.sum(jnp.where(upper, (s_upper + primal * affine.s_upper) * (z_upper + dual * affine.z_upper), 0))
+    affine, _ = direction(target - s * z, passes=1)
+    primal, dual = lengths(affine, 1.0)
+    after = jnp.sum((s + primal * affine.s) * (z + dual * affine.z))
     centering = jnp.clip(after / count / jnp.maximum(mu, jnp.finfo(dtype).tiny), 0, 1) ** 3
     # Complementarity must not run ahead of feasibility, or the iterates are stuck at the boundary: what the infeasible
     # parts may still contribute to the duality gap is a measure for it.
-    r_primal = jnp.maximum(jnp.maximum(norm(r_equality), norm(r_lower)), norm(r_upper))
+    r_primal = jnp.maximum(norm(r_equality), norm(r_bounds))
     behind = 1e-2 * (norm(r_dual) * norm(x) + r_primal * norm(y)) / count
     goal = jnp.maximum(jnp.maximum(centering * mu, jnp.minimum(behind, 10 * mu)), target)
-    step, accurate = direction(
-        goal - s_lower * z_lower - affine.s_lower * affine.z_lower,
-        goal - s_upper * z_upper - affine.s_upper * affine.z_upper,
-        passes=5,
-    )
-    primal, dual = (jnp.minimum(0.995 * length, 1) for length in lengths(step))
-    new = Point(
-        x + primal * step.x,
-        point.equality + dual * step.equality,
-        z_lower + dual * step.z_lower,
-        z_upper + dual * step.z_upper,
-        s_lower + primal * step.s_lower,
-        s_upper + primal * step.s_upper,
-    )
+    step, accurate = direction(jnp.where(rows.bounded, goal - s * z - affine.s * affine.z, 0), passes=5)
+    primal, dual = lengths(step, 0.995)
+    new = Point(x + primal * step.x, point.equality + dual * step.equality, z + dual * step.z, s + primal * step.s)
     return new, accurate
 
 
 def _relaxed_multipliers(qp: QuadraticProgram, Ax: Array, smoothing: Any) -> tuple[Array, Array]:
     """The multipliers of the relaxed problem as a function of the rows, and their derivative."""
-    _, lower, upper = _kinds(qp)
-    smoothing = jnp.asarray(smoothing).astype(Ax.dtype)
-    above = jnp.where(upper, jnp.where(upper, qp.upper, 0) - Ax, 1)
-    below = jnp.where(lower, Ax - jnp.where(lower, qp.lower, 0), 1)
-    wanted = jnp.where(upper, smoothing / above, 0) - jnp.where(lower, smoothing / below, 0)
-    slope = jnp.where(upper, smoothing / above**2, 0) + jnp.where(lower, smoothing / below**2, 0)
+    rows, smoothing = _rows(qp), jnp.asarray(smoothing).astype(Ax.dtype)
+    slack = jnp.where(rows.bounded, rows.slack(Ax), 1)
+    wanted = rows.force(jnp.where(rows.bounded, smoothing / slack, 0))
+    slope = jnp.sum(jnp.where(rows.bounded, smoothing / slack**2, 0), axis=0)
     return wanted, slope
 
 
 def _distance_from_path(qp: QuadraticProgram, y: Array, Ax: Array, smoothing: Any) -> Array:
     """The largest error of a complementary product, for the relaxed problem."""
-    _, lower, upper = _kinds(qp)
-    above, below = jnp.where(upper, qp.upper - Ax, 1), jnp.where(lower, Ax - qp.lower, 1)
+    rows = _rows(qp)
+    nearest = jnp.min(jnp.where(rows.bounded, rows.slack(Ax), jnp.inf), axis=0)
     wanted, _ = _relaxed_multipliers(qp, Ax, smoothing)
-    return jnp.max(jnp.abs(jnp.where(lower | upper, jnp.minimum(above, below) * (wanted - y), 0)), initial=0)
+    return norm(jnp.where(jnp.any(rows.bounded, axis=0), nearest, 0) * (wanted - y))
