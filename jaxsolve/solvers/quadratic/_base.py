@@ -22,6 +22,7 @@ from jaxsolve.base import IterativeSolver, check_callable, check_choice, check_n
 from jaxsolve.solvers.quadratic._kkt import (
     ActiveSet,
     Factors,
+    balance,
     classify,
     factorize,
     kkt_residual,
@@ -189,9 +190,14 @@ class QuadraticSolver(IterativeSolver):
         return OptStep(step.params, state._replace(status=status, factors=factors))
 
     @property
-    def polishes(self) -> bool:
+    def has_active_set(self) -> bool:
         """Whether the solution is one that an active set determines."""
-        return self.polish
+        return True
+
+    @property
+    def polishes(self) -> bool:
+        """Whether the system of the active set is solved."""
+        return self.polish and self.has_active_set
 
     def active_set(self, qp: QuadraticProgram, x: Array, y: Array, scaling: Scaling, Ax: Array) -> ActiveSet:
         """The rows as they count in derivatives."""
@@ -258,6 +264,8 @@ class QuadraticSolver(IterativeSolver):
         _, _, (x, y, Ax), best_error, active, cholesky, _ = loop(
             lambda carry: ~carry[-1], attempt, carry, maxiter=self.attempts, kind=self.loop_kind
         )
+        if self.weak == "half":
+            active, cholesky = balance(scaled, active, cholesky)
         better = (best_error < error) & ~lost
         solved = best_error <= tol
         status = jnp.where(lost | ~solved, step.state.status, int(Status.CONVERGED)).astype(jnp.int32)
@@ -278,6 +286,8 @@ class QuadraticSolver(IterativeSolver):
         x, y = self._vectors(problem, step)
         active = self.active_set(qp, x, y, scaling, qp.A.matvec(x))
         cholesky = factorize(problem.scaled, active) if qp.is_dense else None
+        if cholesky is not None and self.has_active_set and self.weak == "half":
+            active, cholesky = balance(problem.scaled, active, cholesky)
         return Factors(active, scaling, cholesky, is_valid(step._replace(state=step.state._replace(status=status))))
 
     # ---- Optimality and derivatives -------------------------------------------------------------------------------

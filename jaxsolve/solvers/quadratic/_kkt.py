@@ -22,7 +22,7 @@ case                          what is computed
 ============================  =====================================================================================
 strict complementarity,       the derivative
 independent active rows
-weakly active rows            ``a = 1/2`` (or 1, or 0, as asked for): an average of the derivatives on both sides
+weakly active rows            ``a = 1``, 0, or between, as asked for: the mean of the derivatives on both sides
 dependent active rows         x: the derivative; y: the change of least norm; where their bounds move apart, so that
                               no point is at all of them, the change that is nearest to it
 x is not unique               the change of least norm: no movement along directions in which nothing holds x
@@ -35,15 +35,16 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
+from jaxsolve.tree_util import tree_where
 
-__all__ = ["ActiveSet", "Factors", "classify", "factorize", "kkt_residual", "polish", "solve_kkt"]
+__all__ = ["ActiveSet", "Factors", "balance", "classify", "factorize", "kkt_residual", "polish", "solve_kkt"]
 
 
 class ActiveSet(NamedTuple):
@@ -146,6 +147,40 @@ def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
         return jnp.linalg.cholesky(basis @ basis.T)
 
     return run_if_any(singular, hold, L)
+
+
+def balance(scaled: QuadraticProgram, active: ActiveSet, cholesky: Array) -> tuple[ActiveSet, Array]:
+    r"""Weights of weakly active rows with which the derivative is the mean of those on both sides.
+
+    Between the derivative :math:`D_0` with a row inactive and :math:`D_\infty` with it active lies what a spring of
+    stiffness :math:`k = a / (1 - a)` at the row gives, :math:`D_0 + \tfrac{k s}{1 + k s} (D_\infty - D_0)`, where s is
+    the compliance of the rest of the system there. It is the mean if :math:`k s = 1`; and the compliance of the system
+    with a spring of 1 is :math:`r = s / (1 + s)`, so that :math:`a = 1 - r`. Exact for one such row.
+
+    Args:
+        scaled: the scaled problem, with dense matrices.
+        active: the active set, with weights 1/2 for weakly active rows.
+        cholesky: its factor.
+
+    Returns:
+        The active set with other weights between 0 and 1, and its factor.
+    """
+
+    def rebalance(found):
+        active, cholesky = found
+        A, (delta, epsilon) = scaled.A.dense(), regularization(scaled.q.dtype)
+        reach = solve_triangular(cholesky, A.T, lower=True)
+        weight = jnp.clip(1 - jnp.sum(reach**2, axis=0), delta, 1 - delta)
+        better = active._replace(weight=jnp.where(_is_weak(active), weight, active.weight))
+        H = scaled.P.dense() + weighted_gram(A, _row_weights(better, delta))
+        L = jnp.linalg.cholesky(H + epsilon * jnp.eye(scaled.num_variables, dtype=H.dtype))
+        return tree_where(jnp.all(jnp.isfinite(L)), (better, L), found)
+
+    return run_if_any(jnp.any(_is_weak(active)), rebalance, (active, cholesky))
+
+
+def _is_weak(active):
+    return (active.weight > 0) & (active.weight < 1)
 
 
 def _row_weights(active, delta):

@@ -57,7 +57,7 @@ class BoxCDQP(IterativeSolver):
     pytree with ``n`` entries. Bounds are like ``c``, or numbers, and may be infinite. ``init_params``, like ``c``, is
     brought into the box; ``None`` starts at 0. The solution, like ``c``, is differentiable in ``Q, c, l, u``.
 
-    The derivative at a coordinate that is at a bound with gradient 0 is the mean of those on both sides.
+    The derivative at a coordinate that is at a bound with gradient 0 is between those on both sides.
 
     Raises:
         ValueError: shapes do not fit, or a lower bound exceeds an upper one.

@@ -140,9 +140,9 @@ class InteriorPointQP(BoxConstrained):
         return not (isinstance(self.smoothing, (int, float)) and self.smoothing == 0)
 
     @property
-    def polishes(self) -> bool:
+    def has_active_set(self) -> bool:
         """Whether the solution is one that an active set determines."""
-        return self.polish and not self.smooths
+        return not self.smooths
 
     def active_set(self, qp: QuadraticProgram, x: Array, y: Array, scaling: Scaling, Ax: Array) -> ActiveSet:
         """The rows as they count in derivatives: between active and inactive, in the relaxed problem."""
