@@ -7,6 +7,9 @@ The network is one layer: it maps a puzzle p, the 64 one-hot entries of a 4 x 4 
 Nobody tells it the rules. A and z0 are its parameters, learned by Adam from solved boards; the gradient of the loss
 goes through the solution of the program with respect to A. The better it has learned, the closer the rows of A come to
 the rules: every row, column, block and cell holds each digit once.
+
+Of an exact solution most entries are 0, and as they do not move nothing can be learned from them. So the layer returns
+the point at which the products of entries and their multipliers are 0.01 instead of 0, and the derivative of that.
 """
 
 import itertools
@@ -57,7 +60,7 @@ class ProgramLayer(nn.Module):
         """Solutions of shape (puzzles, 64) of puzzles of the same shape."""
         A = self.param("A", nn.initializers.uniform(0.25), (self.num_rows, SIZE), p.dtype)
         z0 = self.param("z0", nn.initializers.constant(0.25), (SIZE,), p.dtype)
-        solver = jaxsolve.InteriorPointQP(tol=1e-6, polish=False, maxiter=30)
+        solver = jaxsolve.InteriorPointQP(tol=1e-6, smoothing=1e-2, maxiter=40)
         rows, b = jnp.concatenate([A, jnp.eye(SIZE)]), A @ z0
         bounds = (jnp.concatenate([b, jnp.zeros(SIZE)]), jnp.concatenate([b, jnp.full(SIZE, jnp.inf)]))
         Q = self.eps * jnp.eye(SIZE)
@@ -74,7 +77,7 @@ def solved(z, solutions):
     return jnp.mean(jnp.all(guess == truth, axis=1))
 
 
-def main(num_steps=500, batch_size=32, num_rows=40, hidden=8, learning_rate=5e-2, num_test=200, every=100, seed=0):
+def main(num_steps=400, batch_size=32, num_rows=40, hidden=8, learning_rate=5e-2, num_test=200, every=100, seed=0):
     """Learn the rules; returns the fraction of held-out puzzles solved, before and after, and the losses printed."""
     rng = np.random.default_rng(seed)
     boards = all_boards()
@@ -112,4 +115,4 @@ def main(num_steps=500, batch_size=32, num_rows=40, hidden=8, learning_rate=5e-2
 
 if __name__ == "__main__":
     before, after, _ = main()
-    sys.exit(after < before + 0.3)
+    sys.exit(after < before + 0.6)
