@@ -50,7 +50,8 @@ def test_evaluations_are_at_most_a_tenth_above_scipy(fun, init):
 
     options = {"maxcor": 10, "ftol": 0.0, "gtol": 0.0, "maxiter": 5000, "maxfun": 5000}
     scipy.optimize.minimize(for_scipy, init, jac=True, method="L-BFGS-B", options=options)
-    reached = 1 + next(i for i, norm in enumerate(norms) if norm <= 1e-8)
+    # It may end a little earlier, where the value no longer changes in any digit.
+    reached = 1 + next(i for i, norm in enumerate(norms) if norm <= max(1e-8, min(norms)))
     params, state = jaxsolve.LBFGS(fun, tol=1e-8, maxiter=2000).run(jnp.asarray(init))
     assert int(state.status) == Status.CONVERGED
     assert float(jnp.linalg.norm(value_and_grad(params)[1])) <= 1e-8
