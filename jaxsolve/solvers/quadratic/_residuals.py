@@ -7,10 +7,11 @@ residual        is                                              compared with
 ==============  ==============================================  =================================================
 primal          :math:`|Ax - \Pi_{[l,u]}(Ax)|_\infty`           :math:`|Ax|_\infty`
 dual            :math:`|Px + q + A^T y|_\infty`                 the largest of its three terms
-duality gap     :math:`|x^T P x + q^T x + S(y)|`                the largest of its three terms
+duality gap     :math:`|x^T P x + q^T x + S(y)|`                the values of :math:`x` and of :math:`y`
 ==============  ==============================================  =================================================
 
-where :math:`S(y) = u^T y_+ - l^T y_-` is the support function of the box.
+where :math:`S(y) = u^T y_+ - l^T y_-` is the support function of the box, the value of :math:`x` is
+:math:`\tfrac12 x^T P x + q^T x`, and that of :math:`y` is :math:`-\tfrac12 x^T P x - S(y)`.
 """
 
 from __future__ import annotations
@@ -82,13 +83,16 @@ def residuals(qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residua
     violation = jnp.maximum(jnp.maximum(qp.lower - at.Ax, at.Ax - qp.upper), 0)
     quadratic, linear = x @ at.Px, qp.q @ x
     bounds, _ = support(qp, y)
+    value, bound = jnp.abs(0.5 * quadratic + linear), jnp.abs(0.5 * quadratic + bounds)
+    terms = jnp.maximum(jnp.maximum(jnp.abs(quadratic), jnp.abs(linear)), jnp.abs(bounds))
     return Residuals(
         jnp.max(violation, initial=0),
         norm(at.Px + qp.q + at.Aty),
         jnp.abs(quadratic + linear + bounds),
         norm(at.Ax),
         jnp.maximum(jnp.maximum(norm(at.Px), norm(qp.q)), norm(at.Aty)),
-        jnp.maximum(jnp.maximum(jnp.abs(quadratic), jnp.abs(linear)), jnp.abs(bounds)),
+        # Relative to the value, for that is what one wants digits of; but where large terms cancel there are fewer.
+        jnp.maximum(jnp.minimum(value, bound), 1e-3 * terms),
     )
 
 
