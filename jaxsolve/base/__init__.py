@@ -4,7 +4,7 @@ from jaxsolve._status import SolverError, Status, check
 from jaxsolve._types import KKTSolution, OptStep
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._operators import AutoOrBoolean, LinearOperator
-from jaxsolve.base._options import check_callable, check_choice, check_number, option, required
+from jaxsolve.base._options import as_like, check_callable, check_choice, check_number, option, required
 from jaxsolve.base._report import History
 from jaxsolve.base._solver import IterativeSolver, Solver
 from jaxsolve.base._stochastic import StochasticSolver
@@ -21,6 +21,7 @@ __all__ = [
     "SolverError",
     "Status",
     "StochasticSolver",
+    "as_like",
     "check",
     "check_callable",
     "check_choice",

@@ -17,8 +17,9 @@ import numpy as np
 
 from jaxsolve._compat import is_concrete
 from jaxsolve.linesearch._base import check_choice
+from jaxsolve.tree_util import tree_cast_like
 
-__all__ = ["Options", "check_callable", "check_choice", "check_number", "option", "required"]
+__all__ = ["Options", "as_like", "check_callable", "check_choice", "check_number", "option", "required"]
 
 
 def option(default: Any) -> Any:
@@ -123,3 +124,27 @@ def check_callable(name: str, value: Any, expected: str) -> None:
     """Raise ``TypeError`` unless ``value`` is callable; ``expected`` says what it should be, with its signature."""
     if not callable(value):
         raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}.")
+
+
+def as_like(name: str, image: Any, like: Any) -> Any:
+    """The output of a function that maps a pytree to one of the same structure and shapes, in the dtypes of ``like``.
+
+    Args:
+        name: what the solver calls the function, for the message.
+        image: what it returned.
+        like: pytree that it was to be like.
+
+    Raises:
+        ValueError: structure or shapes are different.
+    """
+
+    def described(tree):
+        return jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+
+    got, expected = described(image), described(like)
+    if got != expected:
+        raise ValueError(
+            f"{name} must return the structure and shapes of the parameters: expected {expected[0]} with shapes "
+            f"{expected[1]}, got {got[0]} with shapes {got[1]}."
+        )
+    return tree_cast_like(image, like)

@@ -164,3 +164,18 @@ def test_flax_style_module_functions_and_bound_methods():
 def test_cg_in_place_of_the_dense_solve():
     solver = jaxsolve.LBFGS(quadratic, implicit_diff_solve=solve_cg, tol=1e-10)
     np.testing.assert_allclose(jax.hessian(lambda t: solver.run(jnp.zeros(3), t).params.sum())(2.0), 0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize("image", [lambda x: x[:2], lambda x: x[:1], jnp.sum, lambda x: {"x": x}])
+def test_maps_that_change_the_shape_of_the_parameters_are_refused(image):
+    """A shape that broadcasts would go unnoticed, and end in a point that is no solution."""
+    fun, init = (lambda x: jnp.sum((x - 1.0) ** 2)), jnp.zeros(3)
+    solvers = {
+        "prox": jaxsolve.ProximalGradient(fun, lambda x, hyper, scaling: image(x)),
+        "projection": jaxsolve.ProjectedGradient(fun, image),
+        "projection_grad": jaxsolve.MirrorDescent(fun, lambda x, grad, stepsize, hyper: image(x), 1.0),
+        "fixed_point_fun": jaxsolve.FixedPointIteration(image),
+    }
+    for name, solver in solvers.items():
+        with pytest.raises(ValueError, match=rf"^{name} must return .*expected .*\(3,\).*, got"):
+            solver.run(init)

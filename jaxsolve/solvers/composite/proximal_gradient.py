@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from jaxsolve._types import OptStep, PyTree, Structure
+from jaxsolve.base import as_like
 from jaxsolve.solvers._proximal import ProximalMethod, ProximalState, prox_none
 
 __all__ = ["ProximalGradient"]
@@ -77,4 +78,4 @@ class ProximalGradient(ProximalMethod):
 
     def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The proximity operator that was given."""
-        return x if self.smooth else self.prox(x, hyperparams, scaling)
+        return x if self.smooth else as_like("prox", self.prox(x, hyperparams, scaling), x)

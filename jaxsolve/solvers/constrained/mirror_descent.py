@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, check_callable, check_choice, check_number, option, required
+from jaxsolve.base import IterativeSolver, as_like, check_callable, check_choice, check_number, option, required
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_l2_norm, tree_real_dtype, tree_sub, tree_vdot, tree_where
 
 __all__ = ["MirrorDescent", "MirrorDescentState"]
@@ -220,7 +220,7 @@ class MirrorDescent(IterativeSolver):
         else:
             given = self.stepsize(state.iter_num) if callable(self.stepsize) else self.stepsize
             stepsize = jnp.asarray(given).astype(dtype)
-            new_params, trials, found = self.projection_grad(params, grad, stepsize, hyperparams_proj), 1, True
+            new_params, trials, found = self._mirror_step(params, grad, stepsize, hyperparams_proj), 1, True
 
         # A point that is optimal is not left: values near their precision do not tell whether the step would help.
         settled = error <= jnp.asarray(self.tol).astype(dtype)
@@ -255,7 +255,7 @@ class MirrorDescent(IterativeSolver):
 
         def attempt(carry):
             _, stepsize, _, _, trials, _ = carry
-            point = self.projection_grad(params, grad, stepsize, hyperparams)
+            point = self._mirror_step(params, grad, stepsize, hyperparams)
             promise = -tree_vdot(grad, tree_sub(point, params)).astype(dtype)
             change = self.objective.value(point, *args, **kwargs)[0].astype(dtype) - value
             found = change <= -0.5 * promise + slack
@@ -280,8 +280,11 @@ class MirrorDescent(IterativeSolver):
 
     # ---- Optimality -----------------------------------------------------------------------------------------------
 
+    def _mirror_step(self, params, grad, stepsize, hyperparams):
+        return as_like("projection_grad", self.projection_grad(params, grad, stepsize, hyperparams), params)
+
     def _fixed_point_residual(self, params, grad, hyperparams):
-        return tree_sub(self.projection_grad(params, grad, 1.0, hyperparams), params)
+        return tree_sub(self._mirror_step(params, grad, 1.0, hyperparams), params)
 
     def optimality_fun(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
         """The residual ``projection_grad(x, grad, 1) - x``, a pytree like ``params``."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from jaxsolve._types import OptStep, PyTree
-from jaxsolve.base import required
+from jaxsolve.base import as_like, required
 from jaxsolve.solvers._proximal import ProximalMethod, ProximalState
 
 __all__ = ["ProjectedGradient"]
@@ -68,4 +68,5 @@ class ProjectedGradient(ProximalMethod):
     def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The projection, whatever the step size."""
         # Most projections have a default for their parameters, which a None would override.
-        return self.projection(x) if hyperparams is None else self.projection(x, hyperparams)
+        point = self.projection(x) if hyperparams is None else self.projection(x, hyperparams)
+        return as_like("projection", point, x)

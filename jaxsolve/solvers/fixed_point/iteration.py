@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from jaxsolve._closure import output_shape
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, check_choice, option, required
-from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_real_dtype, tree_sub
+from jaxsolve.base import IterativeSolver, as_like, check_choice, option, required
+from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub
 
 __all__ = ["FixedPointIteration", "FixedPointState"]
 
@@ -98,11 +98,4 @@ class FixedPointIteration(IterativeSolver):
     def _apply(self, params, *args, **kwargs):
         out = self.fixed_point_fun(params, *args, **kwargs)
         image, aux = out if self.has_aux else (out, None)
-        got, want = jax.tree.structure(image), jax.tree.structure(params)
-        shapes = [jnp.shape(x) for x in jax.tree.leaves(image)], [jnp.shape(x) for x in jax.tree.leaves(params)]
-        if got != want or shapes[0] != shapes[1]:
-            raise ValueError(
-                f"fixed_point_fun must map init_params to the same structure and shapes: given {want} with shapes "
-                f"{shapes[1]}, it returned {got} with shapes {shapes[0]}."
-            )
-        return tree_cast_like(image, params), aux
+        return as_like("fixed_point_fun", image, params), aux

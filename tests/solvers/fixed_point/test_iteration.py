@@ -41,5 +41,5 @@ def test_truncated_neumann_derivatives_approach_the_implicit_one():
 
 
 def test_other_structures_are_refused():
-    with pytest.raises(ValueError, match="same structure"):
+    with pytest.raises(ValueError, match="fixed_point_fun must return the structure"):
         jaxsolve.FixedPointIteration(lambda x: {"a": x}).run(1.0)
