@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from jaxsolve._closure import hoist
 from jaxsolve.linear_solve._operators import Codec, Operator, is_multicolumn, make_operator
 
 __all__ = ["Kernel", "Outcome", "RightHandSide", "SolveInfo", "differentiable_solve", "solve_by"]
@@ -119,18 +120,34 @@ def differentiable_solve(
         solution = x * multiple.astype(x.dtype)
         return (solution, _info(outcome._replace(x=x), unit, operator, multiple)) if info else solution
 
-    def forward(_, vector):
-        return run(operator, vector, start)
-
-    def backward(vecmat, vector):
-        return run(operator.transpose(vecmat), vector, None)
-
     # A complex Hermitian map is not its own transpose.
     same = symmetric and not jnp.issubdtype(codec.dtype, jnp.complexfloating)
-    out = lax.custom_linear_solve(
-        operator.matvec, rhs, forward, None if same else backward, symmetric=same, has_aux=info
+    out = _custom_linear_solve(
+        operator.matvec,
+        rhs,
+        lambda vector: run(operator, vector, start),
+        None if same else lambda vector: run(operator.transpose(), vector, None),
+        has_aux=info,
     )
     return (codec.unravel(out[0]), out[1]) if info else codec.unravel(out)
+
+
+def _custom_linear_solve(matvec, b, forward, transposed, *, has_aux=False):
+    """``lax.custom_linear_solve`` of a vector; ``transposed`` is ``None`` for a map that is its own transpose.
+
+    Of a solve only ``matvec`` and ``b`` are ever differentiated. But where all that moves is an array which the
+    solvers alone capture (a preconditioner, a tolerance, a factorisation), jax 0.10 and before asks for a solve with
+    its symbol of a zero right-hand side, and raises. So these arrays are made constants.
+    """
+
+    def constant(solve):
+        hoisted = hoist(solve, b)
+        consts = [lax.stop_gradient(const) for const in hoisted.consts]
+        return lambda _, vector: hoisted.pure(vector, consts=consts)
+
+    symmetric = transposed is None
+    backward = None if transposed is None else constant(transposed)
+    return lax.custom_linear_solve(matvec, b, constant(forward), backward, symmetric=symmetric, has_aux=has_aux)
 
 
 def _scales(vector):
@@ -189,11 +206,4 @@ def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callabl
     def on_vectors(function):
         return lambda vector: ravel_pytree(function(unravel(vector)))[0]
 
-    return unravel(
-        lax.custom_linear_solve(
-            on_vectors(matvec),
-            flat,
-            lambda _, vector: on_vectors(forward)(vector),
-            lambda _, vector: on_vectors(transposed)(vector),
-        )
-    )
+    return unravel(_custom_linear_solve(on_vectors(matvec), flat, on_vectors(forward), on_vectors(transposed)))

@@ -64,6 +64,25 @@ def test_derivatives_in_every_mode(case):
         close(g, w, tol * case.tolerance())
 
 
+def test_higher_derivatives_in_the_linear_term_alone(case):
+    """Nothing else moves: of the systems that are solved, not even the matrices."""
+    solver = case.make()
+    (P, c), *rest = case.data(case.theta)
+
+    def solution(c):
+        return flat(solver.run(None, (P, c), *rest).params)
+
+    def scalar(c):
+        return jnp.sum(jnp.sin(solution(c)))
+
+    second = (jax.jacfwd(jax.jacfwd(scalar)), jax.jacrev(jax.jacfwd(scalar)), jax.jacrev(jax.jacrev(scalar)))
+    third = jax.jacfwd(jax.hessian(scalar))
+    x, J, *hessians, cubic = jax.jit(lambda c: [f(c) for f in (solution, jax.jacfwd(solution), *second, third)])(c)
+    for hessian in hessians:
+        close(hessian, -jnp.einsum("k,ki,kj->ij", jnp.sin(x), J, J), case.tolerance())
+    close(cubic, -jnp.einsum("k,ki,kj,kl->ijl", jnp.cos(x), J, J, J), case.tolerance())
+
+
 def test_derivative_of_the_value(case):
     solver = case.make()
     if case.name == "BoxCDQP":

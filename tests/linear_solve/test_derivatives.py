@@ -130,3 +130,16 @@ def test_cotangent_of_1e_minus_25_does_not_underflow():
     _, pull = jax.vjp(jax.jit(lambda b: ls.solve(lambda v: A @ v, b, structure="psd")), b)
     (got,) = pull(np.full(N, 1e-25, np.float32))
     assert_allclose(np.asarray(got, float) * 1e25, np.linalg.solve(A.astype(float), np.ones(N)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("option", ["preconditioner", "tol"])
+def test_what_only_the_method_sees_has_derivative_zero(option):
+    A, b = jnp.diag(jnp.array([1.0, 2.0, 3.0])) + 0.1, jnp.ones(3)
+
+    def total(scale):
+        value = jnp.diag(scale * jnp.ones(3)) if option == "preconditioner" else 1e-10 * scale
+        return jnp.sum(ls.solve_gmres(A, b, **{option: value}))
+
+    for mode in (jax.jacfwd, jax.jacrev):
+        assert float(jax.jit(mode(total))(0.5)) == 0
+        assert float(mode(mode(total))(0.5)) == 0
