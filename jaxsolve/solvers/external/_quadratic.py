@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,11 @@ class ExternalQP(DirectQP):
         return step._replace(state=step.state._replace(factors=factors))
 
 
+# The runs of one program may be called from several threads at once, but filters of warnings belong to the process, and
+# nothing says that the packages can be called so.
+_ONE_AT_A_TIME = threading.Lock()
+
+
 class _AsCallback:
     """A function of float64 NumPy arrays as a host callback with outputs of given shapes and dtypes."""
 
@@ -89,7 +95,8 @@ class _AsCallback:
     def __call__(self, *arrays: Any) -> tuple:
         arrays = tuple(np.asarray(a).astype(np.float64) for a in arrays)
         if all(np.all(np.isfinite(a)) for a in arrays[:3]) and not any(np.any(np.isnan(a)) for a in arrays[3:5]):
-            x, y, status, iter_num = self._function(*arrays)
+            with _ONE_AT_A_TIME:
+                x, y, status, iter_num = self._function(*arrays)
         else:
             x, y, status, iter_num = None, None, Status.NONFINITE, 0
         found = status in (Status.CONVERGED, Status.MAXITER, Status.STALLED)

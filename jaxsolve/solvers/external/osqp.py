@@ -10,7 +10,6 @@ Reference:
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -75,18 +74,16 @@ class ExternalOSQP(ExternalQP):
 def _solve(osqp: Any, settings: dict, P, q, A, lower, upper, x0, y0) -> tuple:
     from scipy import sparse
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of changes that are announced for the package
-        problem = osqp.OSQP()
-        try:
-            P, A = sparse.triu(P, format="csc"), sparse.csc_matrix(A)
-            problem.setup(P=P, q=q, A=A, l=lower, u=upper, **settings)
-        except osqp.OSQPException:
-            # The objective is not convex, as far as its factorisation can tell.
-            return None, None, Status.STALLED, 0
-        if np.any(x0) or np.any(y0):
-            problem.warm_start(x=x0, y=y0)
-        result = problem.solve()
+    problem = osqp.OSQP()
+    try:
+        P, A = sparse.triu(P, format="csc"), sparse.csc_matrix(A)
+        problem.setup(P=P, q=q, A=A, l=lower, u=upper, **settings)
+    except osqp.OSQPException:
+        # The objective is not convex, as far as its factorisation can tell.
+        return None, None, Status.STALLED, 0
+    if np.any(x0) or np.any(y0):
+        problem.warm_start(x=x0, y=y0)
+    result = problem.solve(raise_error=False)
     status = _STATUSES.get(result.info.status_val, Status.STALLED)
     return result.x, result.y, status, result.info.iter
 

@@ -1,6 +1,8 @@
 """Programs outside of jax: their solutions, under transformations, and the derivatives given to them."""
 
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 import jaxsolve
 from jaxsolve import Status
+from jaxsolve.solvers.external._quadratic import _AsCallback
 
 pytestmark = pytest.mark.slow
 
@@ -132,3 +135,21 @@ def test_errors(monkeypatch, name, module):
         cls(implicit_diff=False)
     with pytest.raises(TypeError, match="params_eq"):
         cls().run(None, (Q, c), eq[0])
+
+
+def test_calls_from_several_threads_come_one_after_another():
+    """Filters of warnings are switched around the calls, and they belong to the whole process."""
+    inside, seen = [], []
+
+    def host(P, q, A, lower, upper, x, y):
+        inside.append(None)
+        seen.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return x, y, Status.CONVERGED, 0
+
+    callback = _AsCallback(host, [((1,), float), ((1,), float), ((), int), ((), int)])
+    arrays = (np.eye(1), np.ones(1), np.eye(1), *[np.zeros(1)] * 4)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: callback(*arrays), range(8)))
+    assert seen == [1] * 8
