@@ -77,7 +77,7 @@ class ExternalQP(DirectQP):
         claimed = step.state.status == int(Status.CONVERGED)
         status = jnp.where(claimed & ~solved, int(Status.STALLED), step.state.status).astype(jnp.int32)
         step = step._replace(state=step.state._replace(status=status))
-        factors = Factors(active, problem.scaling, cholesky, is_valid(step))
+        factors = Factors(active, problem.for_kkt()[1], cholesky, is_valid(step))
         return step._replace(state=step.state._replace(factors=factors))
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxsolve._loop import loop
@@ -31,6 +32,7 @@ from jaxsolve.solvers.quadratic._kkt import (
 )
 from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
 from jaxsolve.solvers.quadratic._problem import (
+    DenseMatrix,
     QuadraticProgram,
     as_vector,
 )
@@ -57,6 +59,21 @@ class Problem(NamedTuple):
     scaled: QuadraticProgram
     unravel_x: Callable[[Array], PyTree]
     unravel_rows: Callable[[Array], PyTree]
+
+    def for_kkt(self) -> tuple[QuadraticProgram, Scaling]:
+        """The scaled problem and its scaling for the system of an active set, which knows no linear term.
+
+        Beside a large one the curvature is small, and would look as if there were none: its unit is its own size.
+        """
+        if not self.qp.is_dense:
+            return self.scaled, self.scaling
+        largest = lax.stop_gradient(jnp.max(jnp.abs(self.scaled.P.dense())))
+        unit = jnp.where(largest > _NO_CURVATURE, 1 / jnp.maximum(largest, _NO_CURVATURE), 1)
+        scaled = self.scaled._replace(P=DenseMatrix(unit * self.scaled.P.dense()), q=unit * self.scaled.q)
+        return scaled, self.scaling._replace(cost=unit * self.scaling.cost)
+
+
+_NO_CURVATURE = 1e-8
 
 
 class QuadraticSolver(IterativeSolver):
@@ -199,9 +216,9 @@ class QuadraticSolver(IterativeSolver):
         """Whether the system of the active set is solved."""
         return self.polish and self.has_active_set
 
-    def active_set(self, qp: QuadraticProgram, x: Array, y: Array, scaling: Scaling, Ax: Array) -> ActiveSet:
+    def active_set(self, problem: Problem, x: Array, y: Array, Ax: Array) -> ActiveSet:
         """The rows as they count in derivatives."""
-        return classify(qp, x, y, Ax, scaling, weak=self.weak)
+        return classify(problem.qp, x, y, Ax, problem.scaling, weak=self.weak)
 
     @property
     def max_updates(self) -> Any:
@@ -230,11 +247,11 @@ class QuadraticSolver(IterativeSolver):
         carry = (step, jnp.asarray(first, dtype), active, cholesky, over & False)
         step, _, active, cholesky, _ = loop(lambda carry: ~carry[-1], stage, carry, maxiter=100, kind=self.loop_kind)
         valid = is_valid(step)
-        return step, Factors(active, problem.scaling, cholesky, valid)
+        return step, Factors(active, problem.for_kkt()[1], cholesky, valid)
 
     def _polished(self, problem, step, lost):
         """The step with its point polished, if that is better; the active set and its factor."""
-        qp, scaling, scaled = problem.qp, problem.scaling, problem.scaled
+        qp, scaling, (scaled, of_kkt) = problem.qp, problem.scaling, problem.for_kkt()
         x, y = self._vectors(problem, step)
         tol, _ = self.tolerances(x.dtype)
         last = self.attempts - 1
@@ -246,7 +263,7 @@ class QuadraticSolver(IterativeSolver):
             x, y, Ax = tree_where(count == last, best, latest)
             active = classify(qp, x, y, Ax, scaling, weak=self.weak)
             cholesky = factorize(scaled, active)
-            x, y = polish(qp, x, y, Factors(active, scaling, cholesky, jnp.asarray(True)))
+            x, y = polish(qp, x, y, Factors(active, of_kkt, cholesky, jnp.asarray(True)))
             y = feasible_signs(qp, y)
             at = products(qp, x, y)
             error = self.error_at(qp, x, y, at)
@@ -282,12 +299,12 @@ class QuadraticSolver(IterativeSolver):
         return flat(x, problem.qp.q.dtype), flat(y, problem.qp.q.dtype)
 
     def _factors_at(self, problem, step, status) -> Factors:
-        qp, scaling = problem.qp, problem.scaling
+        qp, (scaled, scaling) = problem.qp, problem.for_kkt()
         x, y = self._vectors(problem, step)
-        active = self.active_set(qp, x, y, scaling, qp.A.matvec(x))
-        cholesky = factorize(problem.scaled, active) if qp.is_dense else None
+        active = self.active_set(problem, x, y, qp.A.matvec(x))
+        cholesky = factorize(scaled, active) if qp.is_dense else None
         if cholesky is not None and self.has_active_set and self.weak == "half":
-            active, cholesky = balance(problem.scaled, active, cholesky)
+            active, cholesky = balance(scaled, active, cholesky)
         return Factors(active, scaling, cholesky, is_valid(step._replace(state=step.state._replace(status=status))))
 
     # ---- Optimality and derivatives -------------------------------------------------------------------------------

@@ -75,9 +75,21 @@ class Factors(NamedTuple):
     valid: Array
 
 
-def regularization(dtype) -> tuple[float, float]:
-    """The parameters ``(delta, epsilon)`` of the system."""
-    return (1e-7, 1e-9) if jnp.finfo(dtype).bits == 64 else (1e-3, 1e-5)
+def softness(dtype) -> float:
+    """The parameter ``delta`` of the system."""
+    return 1e-7 if jnp.finfo(dtype).bits == 64 else 1e-3
+
+
+def _regularized(H: Array) -> tuple[Array, Array, Array]:
+    r"""The factor of :math:`H + \varepsilon I`, the parameter, and the curvature below which there is none.
+
+    Both are as small as rounding allows, which is that of the largest entries: of P, or of active rows over delta.
+    """
+    smallest, largest = (1e-12, 1e-9) if jnp.finfo(H.dtype).bits == 64 else (1e-6, 1e-5)
+    rounding = jnp.finfo(H.dtype).eps * jnp.max(jnp.diagonal(H))
+    epsilon = jnp.clip(10 * rounding, smallest, largest)
+    L = jnp.linalg.cholesky(H + epsilon * jnp.eye(H.shape[0], dtype=H.dtype))
+    return L, epsilon, 10 * jnp.maximum(epsilon, rounding)
 
 
 def classify(
@@ -129,13 +141,10 @@ def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
         scaled: the scaled problem, with dense matrices.
         active: the active set.
     """
-    delta, epsilon = regularization(scaled.q.dtype)
-    P, A = scaled.P.dense(), scaled.A.dense()
-    H = P + weighted_gram(A, _row_weights(active, delta))
-    identity = jnp.eye(scaled.num_variables, dtype=H.dtype)
-    L = jnp.linalg.cholesky(H + epsilon * identity)
+    delta = softness(scaled.q.dtype)
+    H = _system(scaled, active)
+    L, epsilon, loose = _regularized(H)
     # Where nothing holds x, a pivot is of the size of epsilon or, for lack of precision, not a number.
-    loose = 1e3 * epsilon
     singular = ~(jnp.min(jnp.diagonal(L)) ** 2 > loose)
 
     def hold(L):
@@ -168,12 +177,11 @@ def balance(scaled: QuadraticProgram, active: ActiveSet, cholesky: Array) -> tup
 
     def rebalance(found):
         active, cholesky = found
-        A, (delta, epsilon) = scaled.A.dense(), regularization(scaled.q.dtype)
+        A, delta = scaled.A.dense(), softness(scaled.q.dtype)
         reach = solve_triangular(cholesky, A.T, lower=True)
         weight = jnp.clip(1 - jnp.sum(reach**2, axis=0), delta, 1 - delta)
         better = active._replace(weight=jnp.where(_is_weak(active), weight, active.weight))
-        H = scaled.P.dense() + weighted_gram(A, _row_weights(better, delta))
-        L = jnp.linalg.cholesky(H + epsilon * jnp.eye(scaled.num_variables, dtype=H.dtype))
+        L, _, _ = _regularized(_system(scaled, better))
         return tree_where(jnp.all(jnp.isfinite(L)), (better, L), found)
 
     return run_if_any(jnp.any(_is_weak(active)), rebalance, (active, cholesky))
@@ -183,8 +191,10 @@ def _is_weak(active):
     return (active.weight > 0) & (active.weight < 1)
 
 
-def _row_weights(active, delta):
-    return active.weight / (1 - (1 - delta) * active.weight)
+def _system(scaled, active):
+    """The matrix H."""
+    weights = active.weight / (1 - (1 - softness(scaled.q.dtype)) * active.weight)
+    return scaled.P.dense() + weighted_gram(scaled.A.dense(), weights)
 
 
 def solve_kkt(
@@ -210,7 +220,7 @@ def solve_kkt(
         The two blocks of the solution.
     """
     (variables, rows, cost), a = factors.scaling, factors.active.weight
-    delta, _ = regularization(qp.q.dtype)
+    delta = softness(qp.q.dtype)
     w = 1 / (1 - (1 - delta) * a)
 
     # In scaled units both systems are symmetric but for the place of `a`.
@@ -259,7 +269,8 @@ def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[
         dx, dy = solve_kkt(qp, F1, F2, factors, refine=False)
         return (x - dx, y - dy), (cost * variables * F1, F2)
 
-    wanted = 1e2 * jnp.finfo(x.dtype).eps * (1 + norm(x / variables))
+    size = 1 + norm(x / variables) + norm(cost * variables * qp.q)
+    wanted = 1e2 * jnp.finfo(x.dtype).eps * size
     return _improve(step, (x, y), wanted, slowest=0.2)[0]
 
 

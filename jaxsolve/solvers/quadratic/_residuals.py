@@ -111,7 +111,8 @@ def optimality_error(res: Residuals, tol: Array, rtol: Array) -> Array:
 
 # ---- Certificates -------------------------------------------------------------------------------------------------
 
-# A certificate is believed if it excludes every point within this radius, for each ten variables.
+# A certificate is believed if it excludes every point within this radius, for each ten variables, where the solutions
+# that the sizes of the data suggest are of size 1.
 _RADIUS = {8: 1e9, 4: 1e3}
 
 
@@ -133,14 +134,17 @@ def is_primal_certificate(qp: QuadraticProgram, y: Array, Aty: Array) -> Array:
     value, size = support(qp, y)
     # A sum that is negative by rounding alone proves nothing.
     rounding = 1e3 * jnp.finfo(y.dtype).eps * size
-    return (value < -rounding) & (norm(Aty) * _radius(qp) <= -value) & jnp.isfinite(value)
+    # Rows of length 1 with large bounds have large solutions.
+    bound = jnp.maximum(size / jnp.maximum(jnp.sum(jnp.abs(y)), jnp.finfo(y.dtype).tiny), 1)
+    return (value < -rounding) & (norm(Aty) * bound * _radius(qp) <= -value) & jnp.isfinite(value)
 
 
 def is_dual_certificate(qp: QuadraticProgram, d: Array, Pd: Array, Ad: Array) -> Array:
     r"""Whether the objective decreases forever along ``d``, without leaving the constraints.
 
     Scaled to :math:`q^T d = -1` the direction must have :math:`P d` and the growth of violations so small that they
-    are not felt within the radius of :func:`is_primal_certificate`.
+    are not felt within the radius of :func:`is_primal_certificate`; a large q beside a small P, or large bounds, make
+    solutions large.
 
     Args:
         qp: the problem, likewise.
@@ -155,7 +159,8 @@ def is_dual_certificate(qp: QuadraticProgram, d: Array, Pd: Array, Ad: Array) ->
     )
     length = jnp.sum(jnp.abs(d))
     small = -slope / jnp.maximum(norm(qp.q), jnp.finfo(d.dtype).tiny) / length / _radius(qp)
-    flat = norm(Pd) <= small * jnp.maximum(norm(qp.q), 1) * length
+    curvature = jnp.max(jnp.abs(qp.P.dense())) if qp.is_dense else jnp.maximum(norm(qp.q), 1)
+    flat = norm(Pd) <= small * jnp.minimum(curvature, jnp.maximum(norm(qp.q), 1)) * length
     inside = jnp.max(growth, initial=0) <= small * length
     rounding = 1e3 * jnp.finfo(d.dtype).eps * size
     return (slope < -rounding) & flat & inside & jnp.isfinite(length) & (length > 0)

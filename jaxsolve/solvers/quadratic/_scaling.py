@@ -14,7 +14,7 @@ Reference:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -61,15 +61,20 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
         # A solution does not depend on the scaling, nor do derivatives of iterations that lead to it.
         return lax.stop_gradient((jnp.maximum(of_P, of_A), of_rows))
 
-    def clipped(norm):
+    def clipped(norm, largest: Any = 1.0):
         # A row of zeros, or of next to nothing, stays as it is, and so does one of numbers that are none.
-        return jnp.where(norm >= _SMALLEST, jnp.minimum(norm, _LARGEST), 1)
+        matters = (norm > 0) & (norm >= _SMALLEST * jnp.minimum(largest, 1))
+        return jnp.where(matters, jnp.minimum(norm, _LARGEST), 1)
 
     def one_pass(carry):
         count, variables, rows, _ = carry
-        of_columns, of_rows = (clipped(norm) for norm in norms(variables, rows))
+        of_columns, of_rows = norms(variables, rows)
+        largest = jnp.maximum(jnp.max(of_columns), jnp.max(of_rows, initial=0))
+        of_columns, of_rows = clipped(of_columns, largest), clipped(of_rows, largest)
         both = jnp.concatenate([of_columns, of_rows])
+        # Where all norms are huge, or tiny, their squares are what the solvers could not bear.
         unbalanced = jnp.max(both) > _BALANCED * jnp.min(both)
+        unbalanced |= (jnp.max(both) >= _LARGEST) | (jnp.max(both) <= _SMALLEST)
         variables = jnp.where(unbalanced, variables / jnp.sqrt(of_columns), variables)
         rows = jnp.where(unbalanced, rows / jnp.sqrt(of_rows), rows)
         return count + 1, variables, rows, unbalanced

@@ -120,13 +120,14 @@ class EqualityConstrainedQP(DirectQP):
         start = x, y = self.starting_point(problem, init_params)
         active = ActiveSet(jnp.ones_like(qp.lower), jnp.ones(qp.lower.shape, bool))
         direct = self.solve is None and qp.is_dense
-        cholesky: Any = factorize(problem.scaled, active) if direct else None
-        factors = Factors(active, problem.scaling, cholesky, jnp.asarray(True))
+        scaled, scaling = problem.for_kkt()
+        cholesky: Any = factorize(scaled, active) if direct else None
+        factors = Factors(active, scaling, cholesky, jnp.asarray(True))
         if direct:
             x, y = polish(qp, x, y, factors)
         elif self.solve is None:
             for _ in range(2):
-                F1, F2 = kkt_residual(qp, x, y, active, problem.scaling)
+                F1, F2 = kkt_residual(qp, x, y, active, scaling)
                 dx, dy = solve_kkt_by_minres(qp, F1, F2, factors)
                 x, y = x - dx, y - dy
         else:

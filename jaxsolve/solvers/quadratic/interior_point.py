@@ -43,7 +43,6 @@ from jaxsolve.solvers.quadratic._residuals import (
     optimality_error,
     residuals,
 )
-from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["InteriorPointQP", "InteriorPointState"]
@@ -144,10 +143,11 @@ class InteriorPointQP(BoxConstrained):
         """Whether the solution is one that an active set determines."""
         return not self.smooths
 
-    def active_set(self, qp: QuadraticProgram, x: Array, y: Array, scaling: Scaling, Ax: Array) -> ActiveSet:
+    def active_set(self, problem: Problem, x: Array, y: Array, Ax: Array) -> ActiveSet:
         """The rows as they count in derivatives: between active and inactive, in the relaxed problem."""
         if not self.smooths:
-            return super().active_set(qp, x, y, scaling, Ax)
+            return super().active_set(problem, x, y, Ax)
+        qp, (_, scaling) = problem.qp, problem.for_kkt()
         _, slope = _relaxed_multipliers(qp, Ax, self.smoothing)
         stiffness = scaling.cost * slope / scaling.rows**2
         weight = jnp.where(qp.lower == qp.upper, 1, stiffness / (1 + stiffness))

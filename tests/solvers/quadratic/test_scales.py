@@ -1,0 +1,96 @@
+"""Data of any size, and curvature of many sizes: in single precision there is less room than one thinks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsolve
+from jaxsolve import Status
+
+SOLVERS = {
+    "EqualityConstrainedQP": lambda: jaxsolve.EqualityConstrainedQP(tol=1e-4),
+    "BoxOSQP": lambda: jaxsolve.BoxOSQP(tol=1e-5),
+    "InteriorPointQP": lambda: jaxsolve.InteriorPointQP(tol=1e-5),
+}
+
+
+def _single(*arrays):
+    return [jnp.asarray(array, jnp.float32) for array in arrays]
+
+
+def _solve(name, Q, c, A, b):
+    """The solution and the status, for equalities."""
+    rows = ((A, b),) if name == "EqualityConstrainedQP" else (A, (b, b))
+    params, state = SOLVERS[name]().run(None, (Q, c), *rows)
+    return params.primal[0] if isinstance(params.primal, tuple) else params.primal, state.status
+
+
+def _exact(Q, c, A, b):
+    """The solution and its Jacobian in ``c``."""
+    Q, c, A, b = (np.asarray(array, float) for array in (Q, c, A, b))
+    inverse = np.linalg.inv(np.block([[Q, A.T], [A, np.zeros((len(b), len(b)))]]))
+    n = len(c)
+    return (inverse @ np.concatenate([-c, b]))[:n], -inverse[:n, :n]
+
+
+def _check(name, *data, tol):
+    Q, c, A, b = data
+    x, status = jax.jit(lambda c: _solve(name, Q, c, A, b))(c)
+    jacobian = jax.jit(jax.jacrev(lambda c: _solve(name, Q, c, A, b)[0]))(c)
+    assert int(status) == Status.CONVERGED
+    for got, want in zip((x, jacobian), _exact(*data), strict=True):
+        assert np.max(np.abs(np.asarray(got) - want)) <= tol * np.max(np.abs(want))
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("size", [1e3, 1e6])
+def test_large_solutions_in_single_precision(name, size):
+    """They are no sign of infeasibility, and a large linear term does not hide the curvature."""
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(4, 4))
+    data = (root @ root.T + np.eye(4), size * rng.normal(size=4), rng.normal(size=(1, 4)), [size])
+    _check(name, *_single(*data), tol=1e-5)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("rows", [0, 1])
+def test_small_curvature_in_single_precision(name, rows):
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    Q = basis @ np.diag(np.logspace(0, -3, 6)) @ basis.T
+    _check(name, *_single(Q, rng.normal(size=6), rng.normal(size=(rows, 6)), rng.normal(size=rows)), tol=1e-4)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", ["BoxOSQP", "InteriorPointQP"])
+def test_impossible_problems_with_large_data_in_single_precision(name):
+    def status(Q, c, A, lower, upper):
+        Q, c, A, lower, upper = _single(Q, c, A, lower, upper)
+        return int(SOLVERS[name]().run(None, (Q, c), A, (lower, upper)).state.status)
+
+    inf, A = np.inf, [[1.0, 1.0], [1.0, -1.0], [1.0, 0.0]]
+    assert status(np.eye(2), [1e4, -1e4], A, [1e4, 1e4, -inf], [inf, inf, 5e3]) == Status.PRIMAL_INFEASIBLE
+    assert status(np.diag([1.0, 0.0]), [1e4, -1e4], A, [-inf, -1e4, -1e4], [inf, inf, 1e4]) == Status.CONVERGED
+    assert status(np.diag([1.0, 0.0]), [1e4, 1e4], A, [-inf, -1e4, -1e4], [inf, inf, 1e4]) == Status.DUAL_INFEASIBLE
+
+
+@pytest.mark.parametrize("name", ["BoxOSQP", "InteriorPointQP"])
+@pytest.mark.parametrize(("rows", "variables"), [(1e8, 1e-8), (1e8, 1.0), (1.0, 1e-4)])
+def test_matrices_that_are_large_as_a_whole(name, rows, variables):
+    """Their norms are equal, but so large that their squares leave nothing else to see."""
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(4, 4))
+    Q, c, A = root @ root.T + np.eye(4), rng.normal(size=4), rng.normal(size=(3, 4))
+    lower, upper = -np.abs(rng.normal(size=3)), 0.02 * np.abs(rng.normal(size=3))
+
+    def solve(rows, variables):
+        data = (Q / variables**2, c / variables), rows * A / variables, (rows * lower, rows * upper)
+        params, state = SOLVERS[name]().run(None, *data)
+        return params.primal[0] / variables, int(state.status)
+
+    x, status = solve(rows, variables)
+    assert status == Status.CONVERGED
+    np.testing.assert_allclose(x, solve(1.0, 1.0)[0], atol=1e-4)
