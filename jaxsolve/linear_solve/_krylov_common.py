@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide
 from jaxsolve.linear_solve._operators import Operator, check_options
 
-__all__ = ["Best", "KrylovOptions", "krylov_options", "map_scale", "real_vdot", "safe_divide"]
+__all__ = ["Best", "KrylovOptions", "krylov_options", "length", "map_scale", "real_vdot", "safe_divide"]
 
 
 class KrylovOptions(NamedTuple):
@@ -98,7 +98,14 @@ def map_scale(operator: Operator) -> jax.Array:
     """
     count = jnp.arange(operator.size).astype(jnp.finfo(operator.dtype).dtype)
     irregular = jnp.cos(count * count + 1).astype(operator.dtype)
-    return jnp.linalg.norm(operator.matvec(irregular)) / jnp.linalg.norm(irregular)
+    return length(operator.matvec(irregular)) / jnp.linalg.norm(irregular)
+
+
+def length(vector: jax.Array) -> jax.Array:
+    """The Euclidean norm, for images under a map of any scale: their squares may be no numbers of the dtype."""
+    largest = jnp.max(jnp.abs(vector))
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
+    return unit * jnp.linalg.norm(vector / unit.astype(vector.dtype))
 
 
 def real_vdot(x: jax.Array, y: jax.Array) -> jax.Array:

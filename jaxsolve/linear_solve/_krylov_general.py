@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxsolve._loop import loop, run_if_any
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
-from jaxsolve.linear_solve._krylov_common import Best, KrylovOptions, krylov_options, safe_divide
+from jaxsolve.linear_solve._krylov_common import Best, KrylovOptions, krylov_options, length, safe_divide
 from jaxsolve.linear_solve._operators import Operator, check_options
 from jaxsolve.linear_solve._preconditioners import preconditioner_on_vectors
 
@@ -94,15 +94,15 @@ def gmres_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOptio
 
     def expand(s: _Arnoldi) -> _Arnoldi:
         w = operator.matvec(precondition(s.basis[s.count]))
-        length = jnp.linalg.norm(w)
+        size_of_image = length(w)
         # Rows of the basis that are not filled yet are 0 and take no part.
         first = jnp.conj(s.basis) @ w
         w = w - first @ s.basis
         second = jnp.conj(s.basis) @ w
         w = w - second @ s.basis
         coefficients = first + second
-        rest = jnp.linalg.norm(w)
-        exhausted = rest <= 10 * operator.eps * length
+        rest = length(w)
+        exhausted = rest <= 10 * operator.eps * size_of_image
         rest = jnp.where(exhausted, jnp.zeros_like(rest), rest)
         w = safe_divide(w, rest.astype(dtype))
         # The row vector u with u H = 0 gives the residual norm |u_0| beta / |u| of the least-squares problem in H.
@@ -114,7 +114,7 @@ def gmres_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOptio
             s.hessenberg.at[s.count].set(coefficients.at[s.count + 1].set(rest.astype(dtype))),
             left_null,
             s.error * jnp.linalg.norm(s.left_null) / jnp.linalg.norm(left_null),
-            exhausted | ~jnp.isfinite(length),
+            exhausted | ~jnp.isfinite(size_of_image),
         )
 
     def cycle(state):
@@ -200,6 +200,7 @@ class _Bicgstab(NamedTuple):
     direction: jax.Array
     rho: jax.Array
     fresh: jax.Array  # whether this iteration starts from the residual alone
+    scale: jax.Array  # largest |A p| / |p| seen
     best: Best
 
 
@@ -217,20 +218,28 @@ def _bicgstab_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovO
         half = s.r - alpha * v
         bent_half = precondition(half)
         t = operator.matvec(bent_half)
-        omega = safe_divide(jnp.vdot(t, half), jnp.vdot(t, t))
+        unit = length(t).astype(t.dtype)
+        omega = safe_divide(jnp.vdot(safe_divide(t, unit), half), unit)
         x = s.x + alpha * bent + omega * bent_half
         r = half - omega * t
         error = jnp.linalg.norm(r)
+        # An iterate that is very long, since the map is singular, say, has another residual than the recursion says.
+        scale = jnp.maximum(s.scale, safe_divide(length(v), length(bent)))
+        rounding = operator.eps * scale * length(x)
+        rounding = jnp.where(error > operator.eps**0.5 * rhs.norm, 100 * rounding, rounding)
         rho_new = jnp.vdot(shadow, r)
         beta = safe_divide(rho_new * alpha, rho * omega)
         # The shadow residual has become orthogonal to the residual, or a step has no length: start over from here.
         tiny = operator.eps * jnp.linalg.norm(shadow) * error
         stuck = (jnp.abs(rho_new) <= tiny) | (alpha == 0) | (omega == 0)
-        best = s.best.update(x, error, stuck & s.fresh & (error >= s.best.error))
-        return _Bicgstab(x, r, shadow, r + beta * (direction - omega * v), rho_new, stuck, best)
+        stop = (stuck & s.fresh & (error >= s.best.error)) | (error <= rounding)
+        best = s.best.update(x, jnp.maximum(error, rounding), stop)
+        return _Bicgstab(x, r, shadow, r + beta * (direction - omega * v), rho_new, stuck, scale, best)
 
     r = rhs.vector
-    init = _Bicgstab(jnp.zeros_like(r), r, r, r, jnp.vdot(r, r), jnp.asarray(True), Best.start(rhs))
+    best = Best.start(rhs)
+    none = jnp.zeros_like(best.error)
+    init = _Bicgstab(jnp.zeros_like(r), r, r, r, jnp.vdot(r, r), jnp.asarray(True), none, best)
     final = loop(
         lambda s: (s.best.error > target) & ~s.best.stop, body, init, maxiter=options.bound(operator), kind="while"
     )
@@ -286,7 +295,7 @@ class _Lsqr(NamedTuple):
     direction: jax.Array
     phi_bar: jax.Array  # norm of the residual
     rho_bar: jax.Array
-    square: jax.Array  # squared Frobenius norm of the bidiagonal matrix
+    frobenius: jax.Array  # norm of the bidiagonal matrix
     best: Best
 
 
@@ -319,8 +328,8 @@ def _lsqr_kernel(
     target = options.target(operator, rhs)
 
     def normalize(vector):
-        length = jnp.linalg.norm(vector)
-        return safe_divide(vector, length.astype(dtype)), length
+        size = length(vector)
+        return safe_divide(vector, size.astype(dtype)), size
 
     def body(s: _Lsqr) -> _Lsqr:
         u, beta = normalize(operator.matvec(s.v) - s.alpha.astype(dtype) * s.u)
@@ -330,16 +339,16 @@ def _lsqr_kernel(
         x = s.best.x + safe_divide(cos * s.phi_bar, rho).astype(dtype) * s.direction
         direction = v - safe_divide(sin * alpha, rho).astype(dtype) * s.direction
         phi_bar = sin * s.phi_bar
-        square = s.square + beta**2 + alpha**2
+        frobenius = jnp.hypot(s.frobenius, jnp.hypot(beta, alpha))
         # |A* r| = phi_bar alpha |cos| (Paige and Saunders, section 5.1).
-        least_squares = alpha * jnp.abs(cos) <= 10 * operator.eps * jnp.sqrt(square)
+        least_squares = alpha * jnp.abs(cos) <= 10 * operator.eps * frobenius
         best = s.best.update(x, phi_bar, least_squares, always=True)
-        return _Lsqr(u, v, alpha, direction, phi_bar, -cos * alpha, square, best)
+        return _Lsqr(u, v, alpha, direction, phi_bar, -cos * alpha, frobenius, best)
 
     u, beta = normalize(rhs.vector)
     v, alpha = normalize(adjoint(u))
     start = Best.start(rhs)._replace(stop=alpha == 0)
-    init = _Lsqr(u, v, alpha, v, beta, alpha, alpha**2, start)
+    init = _Lsqr(u, v, alpha, v, beta, alpha, alpha, start)
     final = loop(
         lambda s: (s.best.error > target) & ~s.best.stop, body, init, maxiter=options.bound(operator, 20), kind="while"
     )

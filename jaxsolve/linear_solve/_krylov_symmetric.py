@@ -21,6 +21,7 @@ from jaxsolve.linear_solve._krylov_common import (
     Best,
     KrylovOptions,
     krylov_options,
+    length,
     map_scale,
     real_vdot,
     safe_divide,
@@ -194,13 +195,17 @@ def minres_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOpti
     target = options.target(operator, rhs)
     dtype = rhs.vector.dtype
     least = 10 * operator.eps * operator.size**0.5
+    # Squares of the map's scale occur below: it is divided out. In the norm of a preconditioner the map has another
+    # scale, which only the iterations know.
+    found = jnp.zeros_like(rhs.norm) if options.preconditioner is not None else map_scale(operator)
+    unit = jnp.where((found > 0) & jnp.isfinite(found), found, jnp.ones_like(found))
 
     def times(scalar, vector):
         return scalar.astype(dtype) * vector
 
     def body(s: _Minres) -> _Minres:
         z = times(1 / s.gamma, s.z)
-        product = operator.matvec(z)
+        product = times(1 / unit, operator.matvec(z))
         delta = real_vdot(z, product)
         v = product - times(delta / s.gamma, s.v) - times(safe_divide(s.gamma, s.gamma_old), s.v_old)
         z_new = precondition(v)
@@ -242,8 +247,7 @@ def minres_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOpti
     zero, none = jnp.zeros_like(rhs.vector), jnp.zeros_like(gamma)
     one = jnp.ones_like(gamma)
     start = Best.start(rhs)
-    # In the norm of a preconditioner the map has another scale, which only the iterations know.
-    scale = map_scale(operator) if options.preconditioner is None else none
+    scale = found / unit
     init = _Minres(
         rhs.vector, zero, z, gamma, none, gamma, one, one, none, none, zero, zero, rhs.vector, zero, zero, scale, start
     )
@@ -251,7 +255,9 @@ def minres_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOpti
         lambda s: (s.best.error > target) & ~s.best.stop, body, init, maxiter=options.bound(operator), kind="while"
     )
     # Broken down far from a solution: the system is inconsistent, or the preconditioner not positive definite.
-    return least_squares_if(final.best.stop, operator, rhs, final.best.outcome(), adjoint=operator.matvec)
+    outcome = final.best.outcome()
+    outcome = outcome._replace(x=times(1 / unit, outcome.x))
+    return least_squares_if(final.best.stop, operator, rhs, outcome, adjoint=operator.matvec)
 
 
 def solve_normal_cg(
@@ -327,7 +333,7 @@ def _cgls_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOptio
     target = options.target(operator, rhs)
     # Squares of the map's scale occur below: it is divided out first, lest they underflow.
     gradient = adjoint(rhs.vector)
-    unit = jnp.linalg.norm(gradient)
+    unit = length(gradient)
     unit = jnp.where(unit > 0, unit, jnp.ones_like(unit))
     gradient = gradient / unit.astype(dtype)
 

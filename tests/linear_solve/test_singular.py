@@ -127,3 +127,29 @@ def test_nan_in_the_map_or_the_right_hand_side_is_passed_on(name):
     bad[1, 1] = np.nan
     assert np.any(np.isnan(solve(bad, B)[0]))
     assert np.any(np.isnan(solve(A, np.where(np.arange(N) == 2, np.nan, B))[0]))
+
+
+@pytest.mark.parametrize("n", [3, 8])
+@pytest.mark.parametrize("general", [False, True])
+def test_bicgstab_keeps_to_what_it_knows_of_a_singular_map(n, general):
+    """Without a solution its iterates grow without bound, and what it takes for their residuals is fiction."""
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((n, n))
+    A[:, 0] = A[:, 1:].sum(axis=1)
+    A, b = (A if general else A @ A.T), rng.standard_normal(n)
+    A = A if general else A - 0.5 * np.linalg.eigh(A)[0][-1] * np.outer(*[np.linalg.eigh(A)[1][:, -1]] * 2)
+    x, info = ls.solve_bicgstab(A, b, info=True)
+    assert float(info.relative_residual) < 1 + 1e-6 and np.linalg.norm(x) < 1e15
+    assert float(info.residual_norm) == pytest.approx(np.linalg.norm(b - A @ np.asarray(x)), rel=1e-6)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", ["cg", "minres", "gmres", "bicgstab", "lsqr", "normal_cg"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_maps_whose_squares_are_no_numbers(name, scale):
+    A = spectrum([1, 2, 3, 4, 5, 6])
+    data = [jnp.asarray(array, jnp.float32) for array in (scale * A, B)]
+    x, info = getattr(ls, f"solve_{name}")(*data, info=True)
+    want = np.linalg.solve(A, B)
+    assert_allclose(scale * np.asarray(x, float), want, rtol=0, atol=1e-4 * np.max(np.abs(want)))
+    assert float(info.relative_residual) < 1e-4
