@@ -193,3 +193,10 @@ def test_bad_options_are_refused(case):
     if case.iterates:
         with pytest.raises(jaxsolve.SolverError):
             jaxsolve.check(case.run(case.make(maxiter=0, tol=0.0), case.theta))
+
+
+def test_data_that_a_solver_has_no_use_for(case):
+    solver, data = case.make(), case.data(case.theta)
+    for args, kwargs in (((*data, *data), {}), (data, {"params_other": 1}), (data, {"params_obj": data[0]})):
+        with pytest.raises(TypeError, match=f"{type(solver).__name__}.run takes init_params and, once each"):
+            solver.run(None, *args, **kwargs)

@@ -6,14 +6,14 @@ What the problem is, what its solution looks like, its optimality conditions and
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import Solver, check_number, option
 from jaxsolve.solvers.quadratic._base import Problem
-from jaxsolve.solvers.quadratic._forms import StandardForm
+from jaxsolve.solvers.quadratic._forms import StandardForm, by_name
 from jaxsolve.solvers.quadratic._kkt import Factors
 
 __all__ = ["DirectQP", "DirectState"]
@@ -46,6 +46,9 @@ class DirectQP(Solver):
 
     tol: float = option(1e-5)
 
+    #: The arguments of ``run`` behind the initial point.
+    data_names: ClassVar[tuple[str, ...]] = ("params_obj", "params_eq", "params_ineq")
+
     has_factors = True
     derived_fields = ("value",)
 
@@ -73,6 +76,7 @@ class DirectQP(Solver):
 
     def check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``TypeError`` or ``ValueError`` for data that cannot be right."""
+        by_name(self, self.data_names, args, kwargs)
         self.form.check_arguments(init_params, *args, **kwargs)
 
     def unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:

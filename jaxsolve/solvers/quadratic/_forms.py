@@ -13,7 +13,7 @@ from jaxsolve.base import option
 from jaxsolve.solvers.quadratic._base import Problem, QuadraticSolver, flat
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, as_quadratic, as_rows, as_vector, check_bounds, stack
 
-__all__ = ["BoxConstrained", "StandardForm", "pair"]
+__all__ = ["BoxConstrained", "StandardForm", "by_name", "pair"]
 
 
 class BoxConstrained(QuadraticSolver):
@@ -25,11 +25,9 @@ class BoxConstrained(QuadraticSolver):
 
     matvec_A: Callable | None = option(None)
 
-    def check_arguments(
-        self, init_params: Any = None, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
-    ) -> None:
+    def check_arguments(self, init_params: Any = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` for bounds that no number satisfies."""
-        del init_params, params_obj, params_eq
+        params_ineq = by_name(self, ("params_obj", "params_eq", "params_ineq"), args, kwargs).get("params_ineq")
         if params_ineq is not None:
             check_bounds(*pair("params_ineq", params_ineq, "(l, u)"))
 
@@ -90,16 +88,14 @@ class StandardForm(QuadraticSolver):
     matvec_A: Callable | None = option(None)
     matvec_G: Callable | None = option(None)
 
-    def check_arguments(
-        self, init_params: Any = None, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
-    ) -> None:
+    def check_arguments(self, init_params: Any = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` for right-hand sides that are NaN, and for infeasible ones."""
-        del init_params, params_obj
-        if params_eq is not None:
-            _, b = pair("params_eq", params_eq, "(A, b)")
+        given = by_name(self, ("params_obj", "params_eq", "params_ineq"), args, kwargs)
+        if given.get("params_eq") is not None:
+            _, b = pair("params_eq", given["params_eq"], "(A, b)")
             check_bounds(b, b, ("b", "b"))
-        if params_ineq is not None:
-            _, h = pair("params_ineq", params_ineq, "(G, h)")
+        if given.get("params_ineq") is not None:
+            _, h = pair("params_ineq", given["params_ineq"], "(G, h)")
             check_bounds(jax.tree.map(lambda leaf: -jnp.inf, h), h, ("-inf", "h"))
 
     def quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
@@ -144,6 +140,18 @@ class StandardForm(QuadraticSolver):
         problem = self.problem(init_x, params_obj, params_eq, params_ineq)
         x = flat(init_x, problem.qp.q.dtype)
         return self.to_params(problem, x, jnp.zeros_like(problem.qp.lower), x)
+
+
+def by_name(solver: Any, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The data given to ``run`` by their names; ``TypeError`` for data that the solver has no use for."""
+    given = dict(zip(names, args, strict=False))
+    wrong = [name for name in kwargs if name not in names or name in given]
+    if len(args) > len(names) or wrong:
+        too_many = f"{len(args)} arguments behind init_params" if len(args) > len(names) else " and ".join(wrong)
+        raise TypeError(
+            f"{type(solver).__name__}.run takes init_params and, once each, {', '.join(names)}; got {too_many}."
+        )
+    return {**given, **kwargs}
 
 
 def pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:

@@ -108,7 +108,8 @@ class OperatorSplitting(QuadraticSolver):
         primal_infeasible_tol: how closely a direction must meet the conditions of a certificate of primal
             infeasibility, relative to its size, to be refined and tested; looser the longer a run takes.
         dual_infeasible_tol: likewise, for unbounded problems.
-        termination_check_frequency: iterations from one test of convergence to the next.
+        termination_check_frequency: iterations from one test of convergence to the next. ``verbose`` prints its line,
+            and ``callback`` is called, at the tests.
     """
 
     check_primal_dual_infeasability: bool | str = option("auto")

@@ -26,7 +26,7 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
 from jaxsolve.solvers.quadratic._base import flat
-from jaxsolve.solvers.quadratic._forms import pair
+from jaxsolve.solvers.quadratic._forms import by_name, pair
 from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds
 from jaxsolve.tree_util import tree_l2_norm
 
@@ -81,10 +81,10 @@ class BoxCDQP(IterativeSolver):
     order: ClassVar[str] = "maxiter tol verbose implicit_diff implicit_diff_solve jit unroll"
     surrogate_error = True  # `Q x` is kept up to date, which gathers rounding
 
-    def check_arguments(self, init_params: PyTree = None, params_obj: Any = None, params_ineq: Any = None) -> None:
+    def check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` for bounds that no number satisfies."""
-        del init_params, params_obj
-        check_bounds(*pair("params_ineq", params_ineq, "(l, u)"))
+        given = by_name(self, ("params_obj", "params_ineq"), args, kwargs)
+        check_bounds(*pair("params_ineq", given.get("params_ineq"), "(l, u)"))
 
     def _problem(self, params_obj, params_ineq):
         objective = as_quadratic(params_obj)
@@ -137,6 +137,8 @@ class BoxCDQP(IterativeSolver):
         linear = objective.P.diagonal() <= 0
         endless = linear & (((c > 0) & (lower == -jnp.inf)) | ((c < 0) & (upper == jnp.inf)))
         status = self.status_of(error, failed=jnp.any(endless), failure=Status.DUAL_INFEASIBLE)
+        empty = jnp.any((lower > upper) | (lower == jnp.inf) | (upper == -jnp.inf))
+        status = jnp.where(empty, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
         return BoxCDState(iter_num, error, product, status)
 
     def optimality_fun(self, params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:

@@ -94,6 +94,8 @@ class EqualityConstrainedQP(DirectQP):
     refine_maxiter: int = option(10)
     maxiter: int = option(1000)
 
+    data_names = ("params_obj", "params_eq")
+
     order: ClassVar[str] = (
         "matvec_Q matvec_A fun solve refine_regularization refine_maxiter maxiter tol implicit_diff_solve jit"
     )

@@ -114,3 +114,10 @@ def test_errors():
         run(None, (Q, c), (lower, upper[1:]))
     with pytest.raises(ValueError, match="Q must be square"):
         run(None, (Q[1:], c), (lower, upper))
+
+
+def test_an_empty_box_shows_in_the_status_of_its_lane():
+    Q, c, lower, upper = _data()
+    boxes = jnp.stack([lower, upper, jnp.full(n, jnp.inf)]), jnp.stack([upper, lower, jnp.full(n, jnp.inf)])
+    run = jax.jit(jax.vmap(lambda lower, upper: jaxsolve.BoxCDQP().run(None, (Q, c), (lower, upper)).state.status))
+    assert run(*boxes).tolist() == [Status.CONVERGED, Status.PRIMAL_INFEASIBLE, Status.PRIMAL_INFEASIBLE]
