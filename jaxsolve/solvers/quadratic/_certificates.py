@@ -86,6 +86,8 @@ def find_certificates(
         d_unit = jnp.stack([d / jnp.maximum(d_size, tiny)] * len(_NEGLIGIBLE))
         up, down = jnp.where(upper, at.Ax, -jnp.inf), jnp.where(lower, -at.Ax, -jnp.inf)
         held = jnp.stack([(jnp.maximum(up, down) > -small * d_size).astype(d.dtype) for small in _NEGLIGIBLE])
+        # Beside a large q the curvature is small, but what has any is no direction to go on along.
+        P = P / jnp.maximum(jnp.max(jnp.abs(P)), tiny)
         curvature = jnp.stack([jnp.zeros_like(P), jnp.zeros_like(P), P @ P, P @ P])
 
         # All four systems in one batched call: two such calls at the same time can block each other in the thread pool

@@ -94,3 +94,19 @@ def test_matrices_that_are_large_as_a_whole(name, rows, variables):
     x, status = solve(rows, variables)
     assert status == Status.CONVERGED
     np.testing.assert_allclose(x, solve(1.0, 1.0)[0], atol=1e-4)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", ["BoxOSQP", "InteriorPointQP"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_small_curvature_does_not_hide_that_a_problem_is_unbounded(name, dtype):
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        pytest.skip("needs 64 bits")
+    rng = np.random.default_rng(0)
+    v, A = rng.normal(size=5), rng.normal(size=(2, 5))
+    # Down along a direction in which neither the objective curves nor the row with two bounds moves.
+    d = np.linalg.svd(np.stack([v, A[0], A[1]]))[2][-1]
+    A[1] += d
+    data = (0.1 * np.outer(v, v), -1e3 * (d + 0.1 * v)), A, (np.array([-1.0, -1.0]), np.array([1.0, np.inf]))
+    _, state = SOLVERS[name]().run(None, *jax.tree.map(lambda array: jnp.asarray(array, dtype), data))
+    assert int(state.status) == Status.DUAL_INFEASIBLE
