@@ -22,6 +22,7 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, check_choice, check_number, option, required
+from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
@@ -95,8 +96,9 @@ class ProximalMethod(IterativeSolver):
         fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
         value_and_grad: whether ``fun`` returns ``(value, grad)``.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
-        stepsize: step size. Zero, the default, and negative values mean backtracking; it may be traced, and is a fixed
-            one then.
+        stepsize: a positive number, which may be traced; a function of the iteration number, from 0, that returns
+            positive step sizes; or zero, the default, or a negative number, for backtracking. A schedule is no part of
+            the implicit derivative: the solution does not depend on it.
         maxls: largest number of trial steps in one backtracking search. A search that ends without success leaves the
             iterate where it is, and the next one goes on from the shorter step.
         acceleration: whether to use momentum.
@@ -106,7 +108,7 @@ class ProximalMethod(IterativeSolver):
     fun: Callable = required()
     value_and_grad: bool = option(False)
     has_aux: bool = option(False)
-    stepsize: float = option(0.0)
+    stepsize: float | Callable = option(0.0)
     maxls: int = option(15)
     acceleration: bool = option(True)
     decrease_factor: float = option(0.5)
@@ -118,7 +120,7 @@ class ProximalMethod(IterativeSolver):
         super().validate()
         for name in ("value_and_grad", "has_aux", "acceleration"):
             check_choice(name, getattr(self, name), (True, False))
-        check_number("stepsize", self.stepsize)
+        self.stepsize = as_stepsize(self.stepsize)
         check_number("maxls", self.maxls, at_least=1)
         check_number("decrease_factor", self.decrease_factor, above=0, below=1)
 
@@ -141,20 +143,20 @@ class ProximalMethod(IterativeSolver):
             value, aux = self.objective.value_shape(init_params, *args, **kwargs)
             aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
             value_dtype = value.dtype
-        first = 1.0 if self._searches() else self.stepsize
+        zero, searches = jnp.zeros((), jnp.int32), is_searched(self.stepsize)
         return ProximalState(
-            iter_num=jnp.zeros((), jnp.int32),
-            stepsize=jnp.asarray(first, dtype) if isinstance(first, (int, float)) else first.astype(dtype),
+            iter_num=zero,
+            stepsize=jnp.ones((), dtype) if searches else stepsize_at(self.stepsize, zero, dtype),
             error=jnp.asarray(jnp.inf, dtype),
             aux=aux,
             velocity=init_params if self.acceleration else None,
             t=jnp.ones((), dtype),
             value=jnp.asarray(jnp.inf, value_dtype),
-            status=jnp.zeros((), jnp.int32),
-            num_fun_eval=jnp.zeros((), jnp.int32),
-            num_grad_eval=jnp.zeros((), jnp.int32),
-            first_value=None if self._searches() else jnp.zeros((), value_dtype),
-            first_error=None if self._searches() else jnp.zeros((), dtype),
+            status=zero,
+            num_fun_eval=zero,
+            num_grad_eval=zero,
+            first_value=None if searches else jnp.zeros((), value_dtype),
+            first_error=None if searches else jnp.zeros((), dtype),
         )
 
     def advance(self, params: PyTree, state: ProximalState, hyperparams: Any, args: tuple, kwargs: dict) -> OptStep:
@@ -162,13 +164,14 @@ class ProximalMethod(IterativeSolver):
         base = state.velocity if self.acceleration else params
         (value, aux), grad = self.objective.value_and_grad(base, *args, **kwargs)
 
-        if self._searches():
+        if is_searched(self.stepsize):
             new_params, stepsize, trials, found = self._backtrack(
                 base, state.stepsize, value, grad, hyperparams, args, kwargs
             )
         else:
             new_params = self._prox_step(base, state.stepsize, grad, hyperparams)
-            stepsize, trials, found = (state.stepsize, state.stepsize), 0, True
+            following = stepsize_at(self.stepsize, state.iter_num + 1, state.stepsize.dtype)
+            stepsize, trials, found = (state.stepsize, following), 0, True
         used, following = stepsize
 
         # A gradient tells optimality to full precision; a difference of points divided by the step only as well as the
@@ -182,8 +185,10 @@ class ProximalMethod(IterativeSolver):
         if self.acceleration and not self.smooth:
             settled = settled & (state.t <= 1)
         new_params = tree_where(settled, base, new_params)
-        # In floating point a step may be too short to move the base point, and no later step will be longer.
+        # In floating point a step may be too short to move the base point, and no later step will be longer, except
+        # for one of a schedule.
         stuck = found & ~jnp.any(jnp.stack([jnp.any(m != 0) for m in jax.tree.leaves(move)]))
+        stuck = stuck & (not callable(self.stepsize))
 
         velocity, t = state.velocity, state.t
         if self.acceleration:
@@ -199,7 +204,7 @@ class ProximalMethod(IterativeSolver):
             stuck = stuck & ~blame & (state.t <= 1)
 
         status, first_value, first_error = self.status_of(error, failed=stuck), None, None
-        if not self._searches():
+        if not is_searched(self.stepsize):
             starting = state.iter_num == 0
             first_value = jnp.where(starting, value, state.first_value)
             first_error = jnp.where(starting, error, state.first_error)
@@ -223,9 +228,6 @@ class ProximalMethod(IterativeSolver):
                 first_error=first_error,
             ),
         )
-
-    def _searches(self) -> bool:
-        return isinstance(self.stepsize, (int, float)) and self.stepsize <= 0
 
     def _prox_step(self, base, stepsize, grad, hyperparams):
         return self.apply_prox(tree_add_scalar_mul(base, -stepsize, grad), hyperparams, stepsize)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxsolve._types import Array, PyTree
 from jaxsolve.base import IterativeSolver, check_choice, check_number, option, required
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
+from jaxsolve.solvers._stepsize import as_stepsize, is_searched
 from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = ["DescentMethod"]
@@ -22,11 +23,11 @@ class DescentMethod(IterativeSolver):
         fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
         value_and_grad: whether ``fun`` returns ``(value, grad)``.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
-        stepsize: fixed step size, a positive number, in place of a line search; it may be traced. Zero, the default,
-            and negative numbers mean a line search.
+        stepsize: a positive number, which may be traced, or a function of the iteration number, from 0, that returns
+            positive step sizes, in place of a line search. Zero, the default, and negative numbers mean a line search.
         linesearch: ``"zoom"``, ``"backtracking"`` or ``"hager-zhang"``.
         linesearch_init: first trial step of a search: ``"increase"`` multiplies the last step by ``increase_factor``,
-            ``"value"`` repeats it, ``"max"`` takes ``max_stepsize``.
+            ``"current"`` repeats it, ``"max"`` takes ``max_stepsize``.
         condition: condition of the backtracking search, see ``BacktrackingLineSearch``.
         maxls: largest number of trial steps in a search.
         decrease_factor: factor by which the backtracking search shortens a step.
@@ -38,15 +39,15 @@ class DescentMethod(IterativeSolver):
     fun: Callable = required()
     value_and_grad: bool = option(False)
     has_aux: bool = option(False)
-    stepsize: float = option(0.0)
+    stepsize: float | Callable = option(0.0)
     linesearch: str = option("zoom")
     linesearch_init: str = option("increase")
     condition: str | None = option(None)
     maxls: int = option(30)
     decrease_factor: float | None = option(None)
     increase_factor: float = option(1.5)
-    max_stepsize: float = option(1.0)
-    min_stepsize: float = option(1e-6)
+    max_stepsize: float | Callable = option(1.0)
+    min_stepsize: float | Callable = option(1e-6)
 
     oracles = ("fun",)
     structure = "psd"
@@ -57,9 +58,9 @@ class DescentMethod(IterativeSolver):
         super().validate()
         for name in ("value_and_grad", "has_aux"):
             check_choice(name, getattr(self, name), (True, False))
-        check_number("stepsize", self.stepsize)
+        self.stepsize = as_stepsize(self.stepsize)
         check_choice("linesearch", self.linesearch, LINESEARCHES)
-        check_choice("linesearch_init", self.linesearch_init, ("increase", "value", "max"))
+        check_choice("linesearch_init", self.linesearch_init, ("increase", "current", "max"))
         check_number("maxls", self.maxls, at_least=1)
         check_number("increase_factor", self.increase_factor, at_least=1)
         check_number("max_stepsize", self.max_stepsize, above=0)
@@ -78,7 +79,7 @@ class DescentMethod(IterativeSolver):
 
     @property
     def _fixed_stepsize(self) -> bool:
-        return not isinstance(self.stepsize, (int, float)) or self.stepsize > 0
+        return not is_searched(self.stepsize)
 
     def _first_trial(self, params: PyTree, last: Array) -> Array:
         """The first trial step of a search, given the last step taken."""

@@ -179,3 +179,51 @@ def test_maps_that_change_the_shape_of_the_parameters_are_refused(image):
     for name, solver in solvers.items():
         with pytest.raises(ValueError, match=rf"^{name} must return .*expected .*\(3,\).*, got"):
             solver.run(init)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_scheduled_step_sizes(jit):
+    def schedule(k):
+        return 0.1 / (1 + 0.01 * k.astype(jnp.result_type(float)))
+
+    theta, same = jnp.asarray([1.0, 2.0, 3.0]), lambda x, *rest: x
+    for solver, before in (
+        (jaxsolve.GradientDescent(quadratic, stepsize=schedule, jit=jit), ()),
+        (jaxsolve.GradientDescent(quadratic, stepsize=schedule, acceleration=False, jit=jit), ()),
+        (jaxsolve.ProximalGradient(quadratic, same, stepsize=schedule, acceleration=False, jit=jit), (None,)),
+        (jaxsolve.ProjectedGradient(quadratic, same, stepsize=schedule, jit=jit), (None,)),
+        (jaxsolve.LBFGS(quadratic, stepsize=schedule, jit=jit), ()),
+    ):
+        params, state = solver.run(jnp.zeros(3), *before, theta)
+        assert int(state.status) == Status.CONVERGED, solver
+        np.testing.assert_allclose(params, theta, atol=1e-2)
+        np.testing.assert_allclose(float(state.stepsize), float(schedule(state.iter_num)), rtol=0.02)
+        jacobian = jax.jacobian(lambda t, s=solver, b=before: s.run(jnp.zeros(3), *b, t).params)(theta)
+        np.testing.assert_allclose(jacobian, np.eye(3), atol=1e-6)
+
+
+def test_a_schedule_may_capture_traced_values_and_is_differentiated_by_unrolling():
+    def after_two_steps(scale, implicit_diff):
+        solver = jaxsolve.GradientDescent(
+            quadratic,
+            stepsize=lambda k: scale / (1 + k.astype(jnp.result_type(scale))),
+            acceleration=False,
+            maxiter=2,
+            implicit_diff=implicit_diff,
+        )
+        return solver.run(jnp.zeros(3), 1.0).params[1]
+
+    # The second entry has the curvature 4: x = 1 - (1 - 4 s)(1 - 2 s).
+    slope = jax.jit(jax.grad(after_two_steps), static_argnums=1)
+    np.testing.assert_allclose(slope(0.1, False), 6 - 1.6, rtol=1e-6)
+    assert float(slope(0.1, True)) == 0.0
+    with pytest.raises(ValueError, match="stepsize must be a scalar"):
+        jaxsolve.LBFGS(quadratic, stepsize=lambda k: jnp.ones(2)).run(jnp.zeros(3), 1.0)
+
+
+@pytest.mark.parametrize("zero", [np.float32(0.0), np.zeros(()), jnp.zeros(()), -1])
+def test_a_step_size_known_to_be_zero_means_a_search(zero):
+    for solver in (jaxsolve.GradientDescent(quadratic, stepsize=zero), jaxsolve.LBFGS(quadratic, stepsize=zero)):
+        params, state = solver.run(jnp.zeros(3), 1.0)
+        assert int(state.status) == Status.CONVERGED
+        np.testing.assert_allclose(params, 1.0, atol=1e-2)

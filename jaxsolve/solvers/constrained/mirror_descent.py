@@ -32,6 +32,7 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, as_like, check_callable, check_choice, check_number, option, required
+from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_l2_norm, tree_real_dtype, tree_sub, tree_vdot, tree_where
 
 __all__ = ["MirrorDescent", "MirrorDescentState"]
@@ -115,10 +116,7 @@ class MirrorDescent(IterativeSolver):
         """Raise for an impossible option."""
         super().validate()
         check_choice("has_aux", self.has_aux, (True, False))
-        if callable(self.stepsize):
-            check_callable("stepsize", self.stepsize, "a number, or a function of the iteration number")
-        else:
-            check_number("stepsize", self.stepsize)
+        self.stepsize = as_stepsize(self.stepsize)
         check_number("maxls", self.maxls, at_least=1)
         check_number("decrease_factor", self.decrease_factor, above=0, below=1)
 
@@ -213,13 +211,12 @@ class MirrorDescent(IterativeSolver):
         (value, aux), grad = self.objective.value_and_grad(params, *args, **kwargs)
         error = tree_l2_norm(self._fixed_point_residual(params, grad, hyperparams_proj)).astype(dtype)
 
-        if self._searches():
+        if is_searched(self.stepsize):
             new_params, stepsize, trials, found = self._backtrack(
                 params, state, value, grad, hyperparams_proj, args, kwargs
             )
         else:
-            given = self.stepsize(state.iter_num) if callable(self.stepsize) else self.stepsize
-            stepsize = jnp.asarray(given).astype(dtype)
+            stepsize = stepsize_at(self.stepsize, state.iter_num, dtype)
             new_params, trials, found = self._mirror_step(params, grad, stepsize, hyperparams_proj), 1, True
 
         # A point that is optimal is not left: values near their precision do not tell whether the step would help.
@@ -234,7 +231,7 @@ class MirrorDescent(IterativeSolver):
                 iter_num=state.iter_num + 1,
                 error=error,
                 aux=aux,
-                num_fun_eval=state.num_fun_eval + (trials if self._searches() else 0),
+                num_fun_eval=state.num_fun_eval + (trials if is_searched(self.stepsize) else 0),
                 num_grad_eval=state.num_grad_eval + 1,
                 num_proj_eval=state.num_proj_eval + trials + 1,
                 status=self.status_of(error, failed=stuck, failure=Status.STALLED),
@@ -242,9 +239,6 @@ class MirrorDescent(IterativeSolver):
                 stepsize=stepsize,
             ),
         )
-
-    def _searches(self) -> bool:
-        return isinstance(self.stepsize, (int, float)) and self.stepsize <= 0
 
     def _backtrack(self, params, state, value, grad, hyperparams, args, kwargs):
         """Shorten the step until the function falls by half of what its gradient promises."""

@@ -23,6 +23,7 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_choice, check_number, option
 from jaxsolve.solvers._quasi_newton import DescentMethod
+from jaxsolve.solvers._stepsize import stepsize_at
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
@@ -178,13 +179,12 @@ class LBFGS(DescentMethod):
     # ---- The step -------------------------------------------------------------------------------------------------
 
     def _fixed_step(self, params, state, direction, args, kwargs):
-        new_params = tree_add_scalar_mul(params, self.stepsize, direction)
+        stepsize = stepsize_at(self.stepsize, state.iter_num, state.stepsize.dtype)
+        new_params = tree_add_scalar_mul(params, stepsize, direction)
         (value, aux), grad = self.objective.value_and_grad(new_params, *args, **kwargs)
         finite = jnp.isfinite(value) & tree_all_finite(grad)
         new_params = tree_where(finite, new_params, params)
-        new = state._replace(
-            value=value, grad=grad, aux=aux, stepsize=jnp.asarray(self.stepsize).astype(state.stepsize.dtype)
-        )
+        new = state._replace(value=value, grad=grad, aux=aux, stepsize=stepsize)
         new = new._replace(
             **{k: tree_where(finite, getattr(new, k), getattr(state, k)) for k in ("value", "grad", "aux")}
         )

@@ -137,7 +137,7 @@ def test_auxiliary_output_and_given_gradients():
 def test_options_that_steer_the_search():
     for options in (
         {"linesearch_init": "max"},
-        {"linesearch_init": "value"},
+        {"linesearch_init": "current"},
         {"use_gamma": False},
         {"history_size": 1},
         {"linesearch": "backtracking", "condition": "armijo", "decrease_factor": 0.5},
