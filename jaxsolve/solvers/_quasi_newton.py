@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jaxsolve._types import Array, PyTree
 from jaxsolve.base import IterativeSolver, check_choice, check_number, option, required
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
+from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.solvers._stepsize import as_stepsize, is_searched
 from jaxsolve.tree_util import tree_real_dtype
 
@@ -25,7 +27,10 @@ class DescentMethod(IterativeSolver):
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         stepsize: a positive number, which may be traced, or a function of the iteration number, from 0, that returns
             positive step sizes, in place of a line search. Zero, the default, and negative numbers mean a line search.
-        linesearch: ``"zoom"``, ``"backtracking"`` or ``"hager-zhang"``.
+        linesearch: ``"zoom"``, ``"backtracking"``, ``"hager-zhang"``, or a line search from
+            :mod:`jaxsolve.linesearch`. The latter is used with its own options, which are constants, in place of
+            ``condition``, ``maxls`` and ``decrease_factor``; the function that it searches along is ``fun``, whatever
+            it was made with.
         linesearch_init: first trial step of a search: ``"increase"`` multiplies the last step by ``increase_factor``,
             ``"current"`` repeats it, ``"max"`` takes ``max_stepsize``.
         condition: condition of the backtracking search, see ``BacktrackingLineSearch``.
@@ -40,7 +45,7 @@ class DescentMethod(IterativeSolver):
     value_and_grad: bool = option(False)
     has_aux: bool = option(False)
     stepsize: float | Callable = option(0.0)
-    linesearch: str = option("zoom")
+    linesearch: str | LineSearch = option("zoom")
     linesearch_init: str = option("increase")
     condition: str | None = option(None)
     maxls: int = option(30)
@@ -59,7 +64,8 @@ class DescentMethod(IterativeSolver):
         for name in ("value_and_grad", "has_aux"):
             check_choice(name, getattr(self, name), (True, False))
         self.stepsize = as_stepsize(self.stepsize)
-        check_choice("linesearch", self.linesearch, LINESEARCHES)
+        if not isinstance(self.linesearch, LineSearch):
+            check_choice("linesearch", self.linesearch, LINESEARCHES)
         check_choice("linesearch_init", self.linesearch_init, ("increase", "current", "max"))
         check_number("maxls", self.maxls, at_least=1)
         check_number("increase_factor", self.increase_factor, at_least=1)
@@ -92,15 +98,16 @@ class DescentMethod(IterativeSolver):
 
     def _line_search(self):
         unroll = {"while": False, "python": False, "scan": True, "checkpoint": "checkpoint"}[self.loop_kind]
+        common: dict[str, Any] = {"value_and_grad": True, "has_aux": True, "jit": self.jit, "unroll": unroll}
+        if isinstance(self.linesearch, LineSearch):
+            search: Any = self.linesearch
+            return dataclasses.replace(search, fun=self.objective.value_and_grad, **common)
         return make_linesearch(
             self.linesearch,
             self.objective.value_and_grad,
-            value_and_grad=True,
-            has_aux=True,
             maxls=self.maxls,
             condition=self.condition,
             decrease_factor=self.decrease_factor,
             max_stepsize=self.max_stepsize,
-            jit=self.jit,
-            unroll=unroll,
+            **common,
         )

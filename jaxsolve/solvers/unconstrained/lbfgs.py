@@ -27,6 +27,7 @@ from jaxsolve.solvers._stepsize import stepsize_at
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
+    tree_cast_like,
     tree_l2_norm,
     tree_real_dtype,
     tree_where,
@@ -79,12 +80,28 @@ class LBFGSState(NamedTuple):
     yy: Any = None
 
 
+class _Memory(NamedTuple):
+    """The part of a state that a later run may begin with."""
+
+    iter_num: Array
+    stepsize: Array
+    s_history: Any
+    y_history: Any
+    rho_history: Array
+    gamma: Array
+    r_inverse: Array
+    yy: Array
+
+
 class LBFGS(DescentMethod):
     """L-BFGS with a strong-Wolfe, backtracking or Hager-Zhang line search, or a fixed step size.
 
     ``run(init_params, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)``. A line search that fails drops the
     history and is tried again along the negative gradient; if it fails there too, the run ends with
     ``Status.LINESEARCH_FAILED``.
+
+    A result ``OptStep(params, state)`` of an earlier run, as initial point of ``run`` or ``init_state``, hands on its
+    history, its step size and its count of iterations; ``fun`` and its data may have changed in between.
 
     With ``linesearch_init="increase"`` no search starts below a step of 1.
 
@@ -125,14 +142,28 @@ class LBFGS(DescentMethod):
             check_choice(name, getattr(self, name), (True, False))
         check_number("history_size", self.history_size, at_least=1)
 
+    def run(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> OptStep:
+        """Solve the problem; see ``Solver.run``. An ``OptStep`` of an earlier run as initial point has its history."""
+        if isinstance(init_params, OptStep):
+            init_params = OptStep(init_params.params, self._memory_of(init_params.state))
+        return super().run(init_params, *args, **kwargs)
+
+    def init_point(self, init_params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The parameters with which the iterations start."""
+        del args, kwargs
+        return init_params.params if isinstance(init_params, OptStep) else init_params
+
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> LBFGSState:
         """The state before the first iteration; the arguments are those of ``run``. Evaluates ``fun`` once."""
+        memory = None
+        if isinstance(init_params, OptStep):
+            init_params, memory = init_params.params, self._memory_of(init_params.state)
         (value, aux), grad = self.objective.value_and_grad(init_params, *args, **kwargs)
         dtype, size = tree_real_dtype(init_params), self.history_size
         error = tree_l2_norm(grad).astype(dtype)
         history = jax.tree.map(lambda x: jnp.zeros((size, *jnp.shape(x)), _history_dtype(x)), init_params)
         one = jnp.ones((), jnp.int32)
-        return LBFGSState(
+        state = LBFGSState(
             iter_num=jnp.zeros((), jnp.int32),
             value=value,
             grad=grad,
@@ -151,6 +182,24 @@ class LBFGS(DescentMethod):
             r_inverse=jnp.zeros((size, size), dtype),
             yy=jnp.zeros((size, size), dtype),
         )
+        if memory is None:
+            return state
+        like = _Memory(*(getattr(state, name) for name in _Memory._fields))
+        return state._replace(**tree_cast_like(memory, like)._asdict())
+
+    def _memory_of(self, state: Any) -> _Memory:
+        if isinstance(state, _Memory):
+            return state
+        if not isinstance(state, LBFGSState):
+            raise TypeError(f"an OptStep as init_params must have the state of an LBFGS, got {type(state).__name__}.")
+        if jnp.shape(state.rho_history) != (self.history_size,):
+            raise ValueError(
+                f"an OptStep as init_params must have a history of history_size={self.history_size} pairs, got "
+                f"rho_history of shape {jnp.shape(state.rho_history)}."
+            )
+        # All that a run is started from is floating point.
+        iter_num = jnp.asarray(state.iter_num).astype(jnp.result_type(float))
+        return _Memory(iter_num, *(getattr(state, name) for name in _Memory._fields[1:]))
 
     def update(self, params: PyTree, state: LBFGSState, *args: Any, **kwargs: Any) -> OptStep:
         """One step along the L-BFGS direction; returns ``OptStep(params, state)``."""

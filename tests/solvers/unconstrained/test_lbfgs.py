@@ -148,3 +148,57 @@ def test_options_that_steer_the_search():
         params, state = jaxsolve.LBFGS(rosenbrock, tol=1e-5, maxiter=1000, **options).run(jnp.zeros(3))
         assert int(state.status) == Status.CONVERGED, options
         np.testing.assert_allclose(params, 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_an_earlier_result_hands_on_its_history(jit):
+    """So a run that is interrupted ends as one that is not."""
+    start = rosenbrock_start(10)
+    whole = jaxsolve.LBFGS(rosenbrock, tol=1e-8, jit=jit).run(start)
+    begun = jaxsolve.LBFGS(rosenbrock, tol=1e-8, maxiter=17, jit=jit).run(start)
+    solver = jaxsolve.LBFGS(rosenbrock, tol=1e-8, jit=jit)
+    params, state = solver.run(begun)
+    assert int(state.iter_num) == int(whole.state.iter_num)
+    np.testing.assert_allclose(params, whole.params, rtol=1e-9)
+    again = solver.init_state(begun)
+    for name in ("iter_num", "stepsize", "s_history", "y_history", "rho_history", "gamma", "r_inverse", "yy"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(begun.state, name))
+        assert getattr(again, name).dtype == getattr(begun.state, name).dtype
+    by_hand = jaxsolve.base.OptStep(begun.params, again)
+    for _ in range(3):
+        by_hand = solver.update(*by_hand)
+    np.testing.assert_allclose(
+        by_hand.params, jaxsolve.LBFGS(rosenbrock, tol=1e-8, maxiter=20, jit=jit).run(start).params, rtol=1e-6
+    )
+
+
+def test_the_history_of_an_earlier_result_must_fit():
+    begun = jaxsolve.LBFGS(ridge, maxiter=3).run(np.zeros(50))
+    with pytest.raises(ValueError, match="history_size=5 pairs"):
+        jaxsolve.LBFGS(ridge, history_size=5).run(begun)
+    with pytest.raises(TypeError, match="state of an LBFGS"):
+        jaxsolve.LBFGS(ridge).run(jaxsolve.GradientDescent(ridge, maxiter=3).run(np.zeros(50)))
+    shifted = lambda w, t: ridge(w - t)
+    begun = jaxsolve.LBFGS(shifted, maxiter=9).run(np.zeros(50), 0.0)
+    solution = lambda t: jaxsolve.LBFGS(shifted, tol=1e-8).run(begun, t).params[0]
+    np.testing.assert_allclose(jax.grad(solution)(1.0), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(solution)(jnp.arange(2.0)), solution(0.0) + jnp.arange(2.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_a_line_search_of_ones_own(jit):
+    for search in (
+        jaxsolve.BacktrackingLineSearch(jnp.sum, condition="armijo", decrease_factor=0.3, maxiter=50),
+        jaxsolve.ZoomLineSearch(rosenbrock, c2=0.3),
+        jaxsolve.HagerZhangLineSearch(rosenbrock),
+    ):
+        solver = jaxsolve.LBFGS(rosenbrock, linesearch=search, tol=1e-5, jit=jit)
+        params, state = solver.run(rosenbrock_start(2))
+        assert int(state.status) == Status.CONVERGED
+        np.testing.assert_allclose(params, 1.0, atol=1e-3)
+    named = jaxsolve.LBFGS(rosenbrock, linesearch="backtracking", condition="armijo", decrease_factor=0.3, jit=jit)
+    search = jaxsolve.BacktrackingLineSearch(jnp.sum, condition="armijo", decrease_factor=0.3)
+    own = jaxsolve.LBFGS(rosenbrock, linesearch=search, jit=jit)
+    np.testing.assert_array_equal(own.run(np.zeros(2)).params, named.run(np.zeros(2)).params)
+    with pytest.raises(ValueError, match="linesearch must be one of"):
+        jaxsolve.LBFGS(rosenbrock, linesearch=jaxsolve.BacktrackingLineSearch)
