@@ -71,9 +71,9 @@ class BoxConstrained(QuadraticSolver):
         return params.primal[0], params.dual_eq
 
     def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any, params_ineq: Any) -> KKTSolution:
-        """A starting point for ``run`` with the primal variables ``init_x`` and multipliers 0."""
+        """A starting point for ``run`` with the primal variables ``init_x`` (``None``: 0) and multipliers 0."""
         problem = self.problem(init_x, params_obj, params_eq, params_ineq)
-        x = flat(init_x, problem.qp.q.dtype)
+        x = _start(init_x, problem)
         return self.to_params(problem, x, jnp.zeros_like(problem.qp.lower), problem.qp.A.matvec(x))
 
 
@@ -136,9 +136,9 @@ class StandardForm(QuadraticSolver):
         return KKTSolution(problem.unravel_x(x), *problem.unravel_rows(y))
 
     def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any = None, params_ineq: Any = None):
-        """A starting point for ``run`` with the primal variables ``init_x`` and multipliers 0."""
+        """A starting point for ``run`` with the primal variables ``init_x`` (``None``: 0) and multipliers 0."""
         problem = self.problem(init_x, params_obj, params_eq, params_ineq)
-        x = flat(init_x, problem.qp.q.dtype)
+        x = _start(init_x, problem)
         return self.to_params(problem, x, jnp.zeros_like(problem.qp.lower), x)
 
 
@@ -152,6 +152,10 @@ def by_name(solver: Any, names: tuple[str, ...], args: tuple, kwargs: dict[str, 
             f"{type(solver).__name__}.run takes init_params and, once each, {', '.join(names)}; got {too_many}."
         )
     return {**given, **kwargs}
+
+
+def _start(init_x, problem: Problem) -> Array:
+    return jnp.zeros_like(problem.qp.q) if init_x is None else flat(init_x, problem.qp.q.dtype)
 
 
 def pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from jaxsolve._status import Status
 from jaxsolve.solvers.quadratic._forms import BoxConstrained
 from jaxsolve.solvers.quadratic._operator_splitting import OperatorSplitting
 
@@ -46,3 +47,9 @@ class BoxOSQP(OperatorSplitting, BoxConstrained):
         "stepsize_updates_frequency primal_infeasible_tol dual_infeasible_tol maxiter tol termination_check_frequency "
         "verbose implicit_diff implicit_diff_solve jit unroll"
     )
+
+    #: The statuses under their older names; a run that ends unsolved has a status that says why.
+    UNSOLVED: ClassVar[Status] = Status.RUNNING
+    SOLVED: ClassVar[Status] = Status.CONVERGED
+    DUAL_INFEASIBLE: ClassVar[Status] = Status.DUAL_INFEASIBLE
+    PRIMAL_INFEASIBLE: ClassVar[Status] = Status.PRIMAL_INFEASIBLE

@@ -246,3 +246,26 @@ def test_bad_options_are_refused():
     ):
         with pytest.raises(error, match=next(iter(options))):
             jaxsolve.BoxOSQP(**options)
+
+
+def test_the_start_without_a_point_is_zero():
+    objective, A, side = (jnp.eye(2), jnp.ones(2)), jnp.ones((1, 2)), jnp.ones(1)
+    box, standard = jaxsolve.BoxOSQP(), jaxsolve.OSQP()
+    start = box.init_params(None, objective, A, (side, 2 * side))
+    np.testing.assert_array_equal(start.primal[0], 0.0)
+    np.testing.assert_array_equal(start.primal[1], 1.0)
+    np.testing.assert_allclose(box.run(start, objective, A, (side, 2 * side)).params.primal[0], 0.5, atol=1e-3)
+    start = standard.init_params(None, objective, (A, side))
+    np.testing.assert_array_equal(start.primal, 0.0)
+    np.testing.assert_allclose(standard.run(start, objective, (A, side)).params.primal, 0.5, atol=1e-3)
+
+
+def test_statuses_have_their_older_names():
+    objective, A = (jnp.eye(2), jnp.ones(2)), jnp.asarray([[1.0, 0.0], [1.0, 0.0]])
+    solver = jaxsolve.BoxOSQP()
+    assert solver.run(None, objective, A, (0.0, 1.0)).state.status == jaxsolve.BoxOSQP.SOLVED
+    bounds = (jnp.asarray([1.0, -2.0]), jnp.asarray([2.0, -1.0]))
+    assert solver.run(None, objective, A, bounds).state.status == solver.PRIMAL_INFEASIBLE
+    linear = (None, jnp.asarray([0.0, 1.0]))
+    assert solver.run(None, linear, A, (0.0, 1.0)).state.status == jaxsolve.BoxOSQP.DUAL_INFEASIBLE
+    assert solver.init_state(None, objective, A, (0.0, 1.0)).status == jaxsolve.BoxOSQP.UNSOLVED
