@@ -2,9 +2,17 @@
 
 from jaxsolve._status import SolverError, Status, check
 from jaxsolve._types import KKTSolution, OptStep
-from jaxsolve.base._objective import Objective
+from jaxsolve.base._objective import Objective, blank_output
 from jaxsolve.base._operators import AutoOrBoolean, LinearOperator
-from jaxsolve.base._options import as_like, check_callable, check_choice, check_number, option, required
+from jaxsolve.base._options import (
+    as_like,
+    check_callable,
+    check_choice,
+    check_init_params,
+    check_number,
+    option,
+    required,
+)
 from jaxsolve.base._report import History
 from jaxsolve.base._solver import IterativeSolver, Solver
 from jaxsolve.base._stochastic import StochasticSolver
@@ -22,9 +30,11 @@ __all__ = [
     "Status",
     "StochasticSolver",
     "as_like",
+    "blank_output",
     "check",
     "check_callable",
     "check_choice",
+    "check_init_params",
     "check_number",
     "option",
     "required",

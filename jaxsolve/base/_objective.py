@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._closure import Staged, output_shape
+from jaxsolve.tree_util import tree_real_dtype
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "blank_output"]
 
 
 class Objective:
@@ -76,6 +77,23 @@ class Objective:
             raise ValueError(f"fun must return a scalar, but its value has shape {jnp.shape(leaves[0])}.")
         if not jnp.issubdtype(jnp.result_type(leaves[0]), jnp.floating):
             raise TypeError(f"fun must return a real number, but its value has dtype {jnp.result_type(leaves[0])}.")
+
+
+def blank_output(solver: Any, params: Any, args: tuple, kwargs: dict) -> tuple[Any, Any, int]:
+    """What a state holds of the output of ``fun`` before the first step.
+
+    Returns:
+        The dtype of values; auxiliary output in its structure, shapes and dtypes, if there is any; and the number of
+        evaluations that it took. Without ``jit`` a function may be one of the host, and its auxiliary output is known
+        only once it is called.
+    """
+    if solver.jit:
+        value, aux = solver.objective.value_shape(params, *args, **kwargs)
+        return value.dtype, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux), 0
+    if not solver.has_aux:
+        return tree_real_dtype(params), None, 0
+    value, aux = solver.objective.value(params, *args, **kwargs)
+    return value.dtype, aux, 1
 
 
 def _first(out, wanted):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
@@ -19,7 +20,16 @@ from jaxsolve._compat import is_concrete
 from jaxsolve.linesearch._base import check_choice
 from jaxsolve.tree_util import tree_cast_like
 
-__all__ = ["Options", "as_like", "check_callable", "check_choice", "check_number", "option", "required"]
+__all__ = [
+    "Options",
+    "as_like",
+    "check_callable",
+    "check_choice",
+    "check_init_params",
+    "check_number",
+    "option",
+    "required",
+]
 
 
 def option(default: Any) -> Any:
@@ -36,8 +46,12 @@ def required() -> Any:
 class Options:
     """Base of everything that is configured by fields.
 
-    Subclasses become dataclasses by themselves. ``inspect.signature`` shows every field with its default. Equality is
-    identity; what two solvers have in common is recognised by the compilation cache, not by ``==``.
+    Subclasses become dataclasses by themselves; the decorator ``dataclasses.dataclass`` changes nothing about them.
+    ``inspect.signature`` shows every field with its default. Equality is identity; what two solvers have in common is
+    recognised by the compilation cache, not by ``==``.
+
+    NumPy scalars are taken as the Python numbers that they stand for, and so are arrays with a known value where a
+    whole number is wanted.
     """
 
     order: ClassVar[str] = ""
@@ -45,14 +59,21 @@ class Options:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        if "__post_init__" in cls.__dict__:
+            raise TypeError(
+                f"{cls.__name__} must not define __post_init__, which is not called where a solver is rebuilt from its "
+                "fields: check options in validate(), and compute what follows from them in properties."
+            )
         dataclasses.dataclass(eq=False, init=False, repr=False)(cls)
+        _prepare_for_decorator(cls)
         if not inspect.isabstract(cls):
             cls.__signature__ = _make_signature(cls)
 
     def __init__(self, *args: Any, **kwargs: Any):
         bound = type(self).__signature__.bind(*args, **kwargs)
         bound.apply_defaults()
-        self.__dict__.update(bound.arguments)
+        types = {f.name: f.type for f in dataclasses.fields(self)}  # type: ignore[arg-type]  # as below
+        self.__dict__.update({name: _as_python(name, types[name], x) for name, x in bound.arguments.items()})
         self.validate()
 
     def validate(self) -> None:
@@ -71,6 +92,29 @@ def _is_default(value, field) -> bool:
     return value is field.default or (isinstance(value, (bool, int, float, str)) and value == field.default)
 
 
+def _prepare_for_decorator(cls) -> None:
+    """Make ``@dataclasses.dataclass`` on top of a class harmless: it is what people are used to write."""
+    fields, own = {f.name: f for f in dataclasses.fields(cls)}, inspect.get_annotations(cls)
+    if "order" not in cls.__dict__:
+        # Fields that a class declares plainly are taken by position, those without a default first.
+        plain = [name for name in own if name in fields and not fields[name].kw_only and name not in cls.order.split()]
+        plain.sort(key=lambda name: not _is_required(fields[name]))
+        ordered = all(_is_required(fields[name]) for name in cls.order.split() if name in fields)
+        cls.order = " ".join([*cls.order.split(), *(n for n in plain if ordered or not _is_required(fields[n]))])
+    # The decorator leaves alone what the class has of its own,
+    for name in ("__init__", "__repr__", "__eq__", "__hash__"):
+        if name not in cls.__dict__:
+            setattr(cls, name, getattr(cls, name))
+    # and refuses required fields behind those of a base class, unless they are marked.
+    for name in own:
+        if name in fields and _is_required(fields[name]) and name not in cls.__dict__:
+            setattr(cls, name, required())
+
+
+def _is_required(field) -> bool:
+    return field.default is dataclasses.MISSING
+
+
 def _make_signature(cls) -> inspect.Signature:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     first = [name for name in cls.order.split() if name in fields]
@@ -81,8 +125,25 @@ def _make_signature(cls) -> inspect.Signature:
 
 
 def _parameter(field, kind) -> inspect.Parameter:
-    default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+    default = inspect.Parameter.empty if _is_required(field) else field.default
     return inspect.Parameter(field.name, kind, default=default, annotation=field.type)
+
+
+def _as_python(name: str, kind: Any, value: Any) -> Any:
+    """A number as Python has it, if its value is known and the field is declared to be a number."""
+    if not {"int", "float", "bool"}.intersection(re.findall(r"\w+", str(kind))):
+        return value
+    if isinstance(value, np.generic) and isinstance(value.item(), (bool, int, float)):
+        value = value.item()
+    if kind not in ("int", int) or isinstance(value, bool) or not is_concrete(value):
+        return value
+    if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0 and value.dtype != bool:
+        value = value.item()
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError(f"{name} must be a whole number, got {value!r}.")
+        return int(value)
+    return value
 
 
 # ---- Checks -------------------------------------------------------------------------------------------------------
@@ -124,6 +185,12 @@ def check_callable(name: str, value: Any, expected: str) -> None:
     """Raise ``TypeError`` unless ``value`` is callable; ``expected`` says what it should be, with its signature."""
     if not callable(value):
         raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}.")
+
+
+def check_init_params(init_params: Any) -> None:
+    """Raise ``ValueError`` if there is nothing to start from."""
+    if not jax.tree.leaves(init_params):
+        raise ValueError(f"init_params must have at least one array, got {init_params!r}.")
 
 
 def as_like(name: str, image: Any, like: Any) -> Any:

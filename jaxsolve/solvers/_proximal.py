@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, check_choice, check_number, option, required
+from jaxsolve.base import IterativeSolver, blank_output, check_choice, check_init_params, check_number, option, required
 from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
@@ -124,6 +124,11 @@ class ProximalMethod(IterativeSolver):
         check_number("maxls", self.maxls, at_least=1)
         check_number("decrease_factor", self.decrease_factor, above=0, below=1)
 
+    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
+        """Raise ``ValueError`` if there is nothing to start from."""
+        del args, kwargs
+        check_init_params(init_params)
+
     # ---- What the solvers differ in -------------------------------------------------------------------------------
 
     #: Whether the proximity operator is the identity, so that the optimality condition is a zero gradient.
@@ -138,11 +143,7 @@ class ProximalMethod(IterativeSolver):
     def start(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
         """The state before the first step."""
         dtype = tree_real_dtype(init_params)
-        aux, value_dtype = None, dtype
-        if self.jit:
-            value, aux = self.objective.value_shape(init_params, *args, **kwargs)
-            aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
-            value_dtype = value.dtype
+        value_dtype, aux, calls = blank_output(self, init_params, args, kwargs)
         zero, searches = jnp.zeros((), jnp.int32), is_searched(self.stepsize)
         return ProximalState(
             iter_num=zero,
@@ -153,7 +154,7 @@ class ProximalMethod(IterativeSolver):
             t=jnp.ones((), dtype),
             value=jnp.asarray(jnp.inf, value_dtype),
             status=zero,
-            num_fun_eval=zero,
+            num_fun_eval=zero + calls,
             num_grad_eval=zero,
             first_value=None if searches else jnp.zeros((), value_dtype),
             first_error=None if searches else jnp.zeros((), dtype),

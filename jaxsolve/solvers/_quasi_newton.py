@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxsolve._types import Array, PyTree
-from jaxsolve.base import IterativeSolver, check_choice, check_number, option, required
+from jaxsolve.base import IterativeSolver, check_choice, check_init_params, check_number, option, required
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.solvers._stepsize import as_stepsize, is_searched
@@ -73,6 +73,11 @@ class DescentMethod(IterativeSolver):
         check_number("min_stepsize", self.min_stepsize, at_least=0)
         # The line search checks the options that are its own.
         self._line_search()
+
+    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
+        """Raise ``ValueError`` if there is nothing to start from."""
+        del args, kwargs
+        check_init_params(init_params)
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient of ``fun`` in ``params``, a pytree like them."""

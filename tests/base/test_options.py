@@ -1,7 +1,11 @@
 """Constructors: signatures one can inspect, options that are checked."""
 
+import dataclasses
 import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,6 +66,11 @@ def test_repr_shows_what_differs_from_the_defaults():
         ({"callback": 3}, "callback must be a function"),
         ({"verbose": "very"}, "verbose must be"),
         ({"maxls": 0}, "maxls must be at least 1"),
+        ({"maxls": 2.5}, "maxls must be a whole number, got 2.5"),
+        ({"maxiter": np.float64(2.5)}, "maxiter must be a whole number"),
+        ({"maxiter": jnp.asarray(2.5)}, "maxiter must be a whole number"),
+        ({"maxiter": np.inf}, "maxiter must be a whole number"),
+        ({"maxiter": True}, "maxiter must be a number"),
         ({"decrease_factor": 1.0}, "decrease_factor must be less than 1"),
         ({"acceleration": None}, "acceleration must be one of"),
         ({"unknown": None}, "unknown"),
@@ -79,9 +88,99 @@ def test_other_options_are_refused():
         jaxsolve.LBFGS(jnp.sum, linesearch="newton")
     with pytest.raises(ValueError, match="history_size must be at least 1"):
         jaxsolve.LBFGS(jnp.sum, history_size=0)
+    with pytest.raises(ValueError, match="history_size must be a whole number"):
+        jaxsolve.LBFGS(jnp.sum, history_size=2.5)
+    with pytest.raises(TypeError, match="history_size must be a number known at compile time"):
+        jax.jit(lambda size: jaxsolve.LBFGS(jnp.sum, history_size=size).history_size)(5)
     with pytest.raises(ValueError, match="lower must not exceed upper"):
         jaxsolve.Bisection(jnp.sin, np.array([0.0, 2.0]), 1.0)
     with pytest.raises(ValueError, match="finite"):
         jaxsolve.Bisection(jnp.sin, -np.inf, 1.0)
     with pytest.raises(TypeError, match="lower must be a number"):
         jaxsolve.Bisection(jnp.sin, None, 1.0)
+
+
+@pytest.mark.parametrize("five", [5, 5.0, np.int64(5), np.float32(5.0), np.asarray(5), jnp.asarray(5)])
+def test_numbers_of_every_kind_count(five):
+    """A number whose value is known is one at compile time, too."""
+    fun = lambda x: jnp.sum((x - 1.0) ** 2)
+    solver = jaxsolve.LBFGS(fun, history_size=five, maxls=five)
+    assert (type(solver.history_size), type(solver.maxls)) == (int, int)
+    np.testing.assert_allclose(solver.run(jnp.zeros(3)).params, 1.0, rtol=1e-3)
+    unrolled = jaxsolve.GradientDescent(fun, maxiter=five, implicit_diff=False, tol=0.0, stepsize=0.1)
+    assert int(unrolled.run(jnp.zeros(3)).state.iter_num) == 5
+
+
+def test_flags_and_tolerances_of_numpy():
+    solver = jaxsolve.GradientDescent(
+        jnp.sum, verbose=np.bool_(True), jit=np.True_, implicit_diff=np.False_, tol=np.float32(0.5), unroll=np.True_
+    )
+    assert (solver.verbose, solver.jit, solver.implicit_diff, solver.unroll, solver.tol) == (
+        True,
+        True,
+        False,
+        True,
+        0.5,
+    )
+    assert {type(solver.jit), type(solver.verbose), type(solver.unroll)} == {bool}
+
+
+class DecoratedState(NamedTuple):
+    iter_num: Any
+    error: Any
+    status: Any
+
+
+def make_plain_solver():
+    class Plain(jaxsolve.base.IterativeSolver):
+        fun: Callable
+        maxiter: int = 400
+        tol: float = 1e-6
+        stepsize: float = 0.1
+
+        oracles = ("fun",)
+        structure = "psd"
+
+        def init_state(self, init_params, *args, **kwargs):
+            return DecoratedState(jnp.asarray(0), jnp.asarray(jnp.inf), jnp.asarray(0, jnp.int32))
+
+        def update(self, params, state, *args, **kwargs):
+            params = params - self.stepsize * self.objective.grad(params, *args, **kwargs)
+            error = self.l2_optimality_error(params, *args, **kwargs)
+            return jaxsolve.OptStep(params, DecoratedState(state.iter_num + 1, error, self.status_of(error)))
+
+        def optimality_fun(self, params, *args, **kwargs):
+            return self.objective.grad(params, *args, **kwargs)
+
+    return Plain
+
+
+@pytest.mark.parametrize(
+    "decorate", [lambda cls: cls, dataclasses.dataclass(eq=False), dataclasses.dataclass], ids=["no", "eq=False", "yes"]
+)
+def test_the_decorator_of_dataclasses_changes_nothing(decorate):
+    cls = decorate(make_plain_solver())
+    fun = lambda x, theta: jnp.sum((x - theta) ** 2)
+    solver = cls(fun, 300, stepsize=0.2)
+    assert (solver.maxiter, solver.tol, solver.stepsize) == (300, 1e-6, 0.2)
+    np.testing.assert_allclose(solver.run(jnp.zeros(2), 3.0).params, 3.0, atol=1e-5)
+    np.testing.assert_allclose(jax.jacobian(lambda t: solver.run(jnp.zeros(2), t).params)(3.0), 1.0, rtol=1e-6)
+    with pytest.raises(ValueError, match="tol must be at least 0"):
+        cls(fun, tol=-1.0)
+    with pytest.raises(TypeError, match="fun"):
+        cls(maxiter=3)
+    assert repr(solver).startswith("Plain(maxiter=300, fun=")
+    assert solver != cls(fun, 300, stepsize=0.2) and isinstance(hash(solver), int)
+
+    class Child(cls):
+        momentum: float = 0.0
+
+    assert Child(fun, 7, 1e-3, 0.3, 0.5).momentum == 0.5
+
+
+def test_derived_options_are_properties():
+    with pytest.raises(TypeError, match=r"__post_init__.*validate"):
+
+        class Derived(jaxsolve.base.IterativeSolver):
+            def __post_init__(self):
+                self.twice = 2

@@ -227,3 +227,38 @@ def test_a_step_size_known_to_be_zero_means_a_search(zero):
         params, state = solver.run(jnp.zeros(3), 1.0)
         assert int(state.status) == Status.CONVERGED
         np.testing.assert_allclose(params, 1.0, atol=1e-2)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_auxiliary_output_without_jit(jit):
+    def fun(x, theta):
+        return jnp.sum((x - theta) ** 2), {"mean": jnp.mean(x)}
+
+    def to_theta(x, theta):
+        return 0.5 * (x + theta), {"mean": jnp.mean(x)}
+
+    step = jaxsolve.MirrorDescent.make_projection_grad(lambda y: y, lambda x: x)
+    for solver, before in (
+        (jaxsolve.GradientDescent(fun, has_aux=True, jit=jit), ()),
+        (jaxsolve.ProjectedGradient(fun, lambda x: x, has_aux=True, jit=jit), (None,)),
+        (jaxsolve.MirrorDescent(fun, step, 0.25, has_aux=True, jit=jit), (None,)),
+        (jaxsolve.FixedPointIteration(to_theta, has_aux=True, jit=jit), ()),
+        (jaxsolve.LBFGS(fun, has_aux=True, jit=jit), ()),
+    ):
+        run = lambda t, s=solver, b=before: s.run(jnp.zeros(3), *b, t)
+        np.testing.assert_allclose(run(1.0).state.aux["mean"], 1.0, atol=1e-2)
+        np.testing.assert_allclose(jax.jacrev(lambda t, run=run: run(t).params)(1.0), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("nothing", [None, {}, []])
+def test_there_must_be_something_to_start_from(nothing):
+    step = jaxsolve.MirrorDescent.make_projection_grad(lambda y: y, lambda x: x)
+    for solver in (
+        jaxsolve.LBFGS(jnp.sum),
+        jaxsolve.GradientDescent(jnp.sum),
+        jaxsolve.ProjectedGradient(jnp.sum, lambda x: x),
+        jaxsolve.MirrorDescent(jnp.sum, step, 1.0),
+        jaxsolve.FixedPointIteration(jnp.cos),
+    ):
+        with pytest.raises(ValueError, match="init_params must have at least one array"):
+            solver.run(nothing)

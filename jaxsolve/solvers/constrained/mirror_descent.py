@@ -31,7 +31,17 @@ import jax.numpy as jnp
 from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, as_like, check_callable, check_choice, check_number, option, required
+from jaxsolve.base import (
+    IterativeSolver,
+    as_like,
+    blank_output,
+    check_callable,
+    check_choice,
+    check_init_params,
+    check_number,
+    option,
+    required,
+)
 from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_l2_norm, tree_real_dtype, tree_sub, tree_vdot, tree_where
 
@@ -120,6 +130,11 @@ class MirrorDescent(IterativeSolver):
         check_number("maxls", self.maxls, at_least=1)
         check_number("decrease_factor", self.decrease_factor, above=0, below=1)
 
+    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
+        """Raise ``ValueError`` if there is nothing to start from."""
+        del args, kwargs
+        check_init_params(init_params)
+
     # ---- Constructors of options ----------------------------------------------------------------------------------
 
     @staticmethod
@@ -185,17 +200,13 @@ class MirrorDescent(IterativeSolver):
     ) -> MirrorDescentState:
         """The state before the first iteration; the arguments are those of ``run``."""
         dtype = tree_real_dtype(init_params)
-        aux, value_dtype = None, dtype
-        if self.jit:
-            value, aux = self.objective.value_shape(init_params, *args, **kwargs)
-            aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
-            value_dtype = value.dtype
+        value_dtype, aux, calls = blank_output(self, init_params, args, kwargs)
         zero = jnp.zeros((), jnp.int32)
         return MirrorDescentState(
             iter_num=zero,
             error=jnp.asarray(jnp.inf, dtype),
             aux=aux,
-            num_fun_eval=zero,
+            num_fun_eval=zero + calls,
             num_grad_eval=zero,
             num_proj_eval=zero,
             status=zero,

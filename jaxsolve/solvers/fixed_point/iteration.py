@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxsolve._closure import output_shape
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, as_like, check_choice, option, required
+from jaxsolve.base import IterativeSolver, as_like, check_choice, check_init_params, option, required
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub
 
 __all__ = ["FixedPointIteration", "FixedPointState"]
@@ -71,14 +71,22 @@ class FixedPointIteration(IterativeSolver):
         super().validate()
         check_choice("has_aux", self.has_aux, (True, False))
 
+    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
+        """Raise ``ValueError`` if there is nothing to start from."""
+        del args, kwargs
+        check_init_params(init_params)
+
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> FixedPointState:
         """The state before the first iteration; the arguments are those of ``run``."""
-        aux = None
-        if self.jit and self.has_aux:
+        aux, calls = None, 0
+        if self.has_aux and self.jit:
             _, aux = output_shape(self.fixed_point_fun, init_params, *args, **kwargs)
             aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
+        elif self.has_aux:
+            # What a host function returns is known only once it is called.
+            aux, calls = self.fixed_point_fun(init_params, *args, **kwargs)[1], 1
         zero = jnp.zeros((), jnp.int32)
-        return FixedPointState(zero, jnp.asarray(jnp.inf, tree_real_dtype(init_params)), aux, zero, zero)
+        return FixedPointState(zero, jnp.asarray(jnp.inf, tree_real_dtype(init_params)), aux, zero + calls, zero)
 
     def update(self, params: PyTree, state: FixedPointState, *args: Any, **kwargs: Any) -> OptStep:
         """One application of the mapping; returns ``OptStep(params, state)``."""

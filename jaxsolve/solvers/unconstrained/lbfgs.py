@@ -141,6 +141,8 @@ class LBFGS(DescentMethod):
         for name in ("stop_if_linesearch_fails", "use_gamma"):
             check_choice(name, getattr(self, name), (True, False))
         check_number("history_size", self.history_size, at_least=1)
+        if not isinstance(self.history_size, int):
+            raise TypeError(f"history_size must be a number known at compile time, got {self.history_size!r}.")
 
     def run(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> OptStep:
         """Solve the problem; see ``Solver.run``. An ``OptStep`` of an earlier run as initial point has its history."""
