@@ -97,6 +97,9 @@ class _LeastSquares(CompositeLinearFunction):
         1.25
     """
 
+    def __call__(self, W: Any, data: tuple) -> jax.Array:
+        return super().__call__(W, data)
+
     def subfun(self, predictions, data):
         y = jnp.asarray(data[1])
         if predictions.shape != y.shape:
@@ -130,6 +133,9 @@ class _BinaryLogreg(CompositeLinearFunction):
         0.6931
     """
 
+    def __call__(self, w: Any, data: tuple) -> jax.Array:
+        return super().__call__(w, data)
+
     def subfun(self, predictions, data):
         return jnp.mean(loss.binary_logistic_loss(data[1], predictions))
 
@@ -161,6 +167,9 @@ class _MulticlassLogreg(CompositeLinearFunction):
         >>> print(f"{multiclass_logreg(jnp.zeros((2, 3)), (jnp.eye(2), jnp.array([0, 2]))):.4f}")
         1.0986
     """
+
+    def __call__(self, W: Any, data: tuple) -> jax.Array:
+        return super().__call__(W, data)
 
     def subfun(self, predictions, data):
         return jnp.mean(loss.multiclass_logistic_loss(data[1], predictions))

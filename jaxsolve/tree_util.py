@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -42,9 +43,6 @@ PyTree = Any
 _unspecified = object()
 
 tree_map = jax.tree.map
-tree_mul = optax.tree.mul
-tree_div = optax.tree.div
-tree_sum = optax.tree.sum
 tree_conj = optax.tree.conj
 tree_real = optax.tree.real
 tree_size = optax.tree.size
@@ -75,6 +73,21 @@ def tree_sub(tree: PyTree, *rest: PyTree, is_leaf=None) -> PyTree:
         return x
 
     return jax.tree.map(subtract, tree, *rest, is_leaf=is_leaf)
+
+
+def tree_mul(tree: PyTree, *rest: PyTree, is_leaf=None) -> PyTree:
+    """Leafwise product of one or more pytrees of the same structure."""
+    return jax.tree.map(lambda *xs: functools.reduce(operator.mul, xs), tree, *rest, is_leaf=is_leaf)
+
+
+def tree_div(tree: PyTree, *rest: PyTree, is_leaf=None) -> PyTree:
+    """Leafwise ``tree / rest[0] / rest[1] / ...``."""
+    return jax.tree.map(lambda *xs: functools.reduce(operator.truediv, xs), tree, *rest, is_leaf=is_leaf)
+
+
+def tree_sum(tree_x: PyTree) -> jax.Array:
+    """Sum of all entries of all leaves."""
+    return optax.tree.sum(tree_x)
 
 
 def tree_negative(tree: PyTree) -> PyTree:
@@ -140,8 +153,9 @@ def _is_inexact(x) -> bool:
 
 
 def _accumulation_dtype(*leaves):
-    """Products are accumulated in the widest dtype of their factors, and in float32 at least."""
-    dtype = functools.reduce(_widest, map(jnp.result_type, leaves))
+    """Products are accumulated in the widest dtype of their factors, and at least in float32; those of integers too."""
+    dtypes = [jnp.result_type(x) for x in leaves if _is_inexact(x)]
+    dtype = functools.reduce(_widest, dtypes) if dtypes else jnp.dtype(jnp.result_type(float))
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 

@@ -52,6 +52,14 @@ def test_value(name):
     assert fun.__doc__ and "Example" in fun.__doc__
 
 
+def test_names_of_the_parameters():
+    names = {"least_squares": "W", "binary_logreg": "w", "multiclass_logreg": "W", "l2_multiclass_logreg": "W"}
+    for name in CASES:
+        params, *rest = arguments(name, jnp.asarray(X))
+        by_name = {names.get(name, "params"): params, **dict(zip(("l2reg", "data")[-len(rest) :], rest, strict=True))}
+        np.testing.assert_allclose(getattr(objective, name)(**by_name), CASES[name][2], rtol=1e-13)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_sparse_data(name):
     fun, dense = getattr(objective, name), arguments(name, jnp.asarray(X))

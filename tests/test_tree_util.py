@@ -26,6 +26,8 @@ def test_arithmetic_is_leafwise():
     np.testing.assert_array_equal(flat(tu.tree_sub(x, y, y)), flat(x) - 2 * flat(y))
     np.testing.assert_array_equal(flat(tu.tree_mul(x, y)), flat(x) * flat(y))
     np.testing.assert_allclose(flat(tu.tree_div(x, y)), flat(x) / flat(y))
+    np.testing.assert_array_equal(flat(tu.tree_mul(x, y, y)), flat(x) * flat(y) * flat(y))
+    np.testing.assert_allclose(flat(tu.tree_div(x, y, y)), flat(x) / flat(y) / flat(y))
     np.testing.assert_array_equal(flat(tu.tree_negative(x)), -flat(x))
     np.testing.assert_array_equal(flat(tu.tree_scalar_mul(3.0, x)), 3 * flat(x))
     np.testing.assert_array_equal(flat(tu.tree_add_scalar_mul(x, 3.0, y)), flat(x) + 3 * flat(y))
@@ -40,12 +42,19 @@ def test_reductions():
     y = tu.tree_scalar_mul(2.0, x)
     np.testing.assert_allclose(tu.tree_vdot(x, y), flat(x) @ flat(y))
     np.testing.assert_allclose(tu.tree_vdot_real(x, y), flat(x) @ flat(y))
-    np.testing.assert_allclose(tu.tree_sum(x), flat(x).sum())
+    np.testing.assert_allclose(tu.tree_sum(tree_x=x), flat(x).sum())
     np.testing.assert_allclose(tu.tree_l2_norm(x), np.linalg.norm(flat(x)))
     np.testing.assert_allclose(tu.tree_l2_norm(x, squared=True), flat(x) @ flat(x))
     np.testing.assert_allclose(tu.tree_inf_norm(x), 3.0)
     assert float(tu.tree_inf_norm({})) == float(tu.tree_l2_norm({})) == 0.0
     np.testing.assert_allclose(tu.tree_dot({"a": jnp.ones(3)}, {"a": jnp.ones(3)})["a"], 3.0)
+
+
+def test_inner_products_of_integers():
+    integers, floats = {"n": jnp.arange(4), "m": 2}, {"n": jnp.ones(4, jnp.float32), "m": jnp.float32(0.5)}
+    assert float(tu.tree_vdot(integers, integers)) == 18.0
+    product = tu.tree_vdot(integers, floats)
+    assert float(product) == 7.0 and product.dtype == jnp.float32
 
 
 def test_complex_trees():

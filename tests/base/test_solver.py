@@ -262,3 +262,18 @@ def test_there_must_be_something_to_start_from(nothing):
     ):
         with pytest.raises(ValueError, match="init_params must have at least one array"):
             solver.run(nothing)
+
+
+def test_the_solution_may_be_named_to_the_optimality_function():
+    step = jaxsolve.MirrorDescent.make_projection_grad(lambda y: y, lambda x: x)
+    for solver in (
+        jaxsolve.ProximalGradient(quadratic),
+        jaxsolve.ProjectedGradient(quadratic, lambda x: x),
+        jaxsolve.MirrorDescent(quadratic, step, 1.0),
+    ):
+        residual = solver.optimality_fun(sol=jnp.ones(3), theta=1.0, **_no_hyperparams(solver))
+        np.testing.assert_allclose(residual, 0.0, atol=1e-12)
+
+
+def _no_hyperparams(solver):
+    return {"hyperparams_prox" if hasattr(solver, "prox") else "hyperparams_proj": None}

@@ -68,9 +68,9 @@ class ProximalGradient(ProximalMethod):
         """One proximal gradient step; returns ``OptStep(params, state)``."""
         return self.advance(params, state, hyperparams_prox, args, kwargs)
 
-    def optimality_fun(self, params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> PyTree:
-        """The residual ``prox(x - grad(x)) - x``, like ``params``; the gradient if ``prox`` is ``prox_none``."""
-        return self.optimality_residual(params, hyperparams_prox, args, kwargs)
+    def optimality_fun(self, sol: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> PyTree:
+        """The residual ``prox(x - grad(x)) - x``, like ``sol``; the gradient if ``prox`` is ``prox_none``."""
+        return self.optimality_residual(sol, hyperparams_prox, args, kwargs)
 
     def derived_state(self, params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:
         """``value`` and ``aux`` as functions of the solution."""

@@ -291,9 +291,9 @@ class MirrorDescent(IterativeSolver):
     def _fixed_point_residual(self, params, grad, hyperparams):
         return tree_sub(self._mirror_step(params, grad, 1.0, hyperparams), params)
 
-    def optimality_fun(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
-        """The residual ``projection_grad(x, grad, 1) - x``, a pytree like ``params``."""
-        return self._fixed_point_residual(params, self.objective.grad(params, *args, **kwargs), hyperparams_proj)
+    def optimality_fun(self, sol: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
+        """The residual ``projection_grad(x, grad, 1) - x``, a pytree like ``sol``."""
+        return self._fixed_point_residual(sol, self.objective.grad(sol, *args, **kwargs), hyperparams_proj)
 
     def derived_state(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
         """``value`` and ``aux`` as functions of the solution."""

@@ -57,9 +57,9 @@ class ProjectedGradient(ProximalMethod):
         """One projected gradient step; returns ``OptStep(params, state)``."""
         return self.advance(params, state, hyperparams_proj, args, kwargs)
 
-    def optimality_fun(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
-        """The residual ``projection(x - grad(x)) - x``, a pytree like ``params``."""
-        return self.optimality_residual(params, hyperparams_proj, args, kwargs)
+    def optimality_fun(self, sol: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
+        """The residual ``projection(x - grad(x)) - x``, a pytree like ``sol``."""
+        return self.optimality_residual(sol, hyperparams_proj, args, kwargs)
 
     def derived_state(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
         """``value`` and ``aux`` as functions of the solution."""
