@@ -14,6 +14,7 @@ optimizers*, NeurIPS 2020.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -74,7 +75,8 @@ def make_perturbed_argmax(
             must be traceable by jax, and gets one sample at a time, under ``jax.vmap``.
         num_samples: how many perturbations the mean is over; the standard error is in proportion to its inverse root.
         sigma: scale of the perturbations, positive. Larger is smoother, with derivatives of less variance.
-        noise: an object with ``sample(key, shape)`` and ``log_prob(z)``, entry by entry.
+        noise: an object with ``sample(key, shape)``, or ``sample(seed=key, sample_shape=shape)``, and ``log_prob(z)``,
+            for independent entries.
         control_variate: subtract the unperturbed solution where the derivative is estimated, at the price of one more
             evaluation. The mean of the estimate stays the same, and its variance is lower if the values vary little
             about that solution; the values themselves do not change.
@@ -115,7 +117,8 @@ def make_perturbed_max(
             ``inputs``. It is a constant for derivatives.
         num_samples: how many perturbations the mean is over.
         sigma: scale of the perturbations, positive.
-        noise: an object with ``sample(key, shape)`` and ``log_prob(z)``, entry by entry.
+        noise: an object with ``sample(key, shape)``, or ``sample(seed=key, sample_shape=shape)``, and ``log_prob(z)``,
+            for independent entries.
 
     Returns:
         ``fun(inputs, rng, *args, **kwargs)``, with a scalar result. It is a ``max_fun`` for
@@ -174,7 +177,8 @@ def make_perturbed_fun(
             it is.
         num_samples: how many perturbations the mean is over.
         sigma: scale of the perturbations, positive.
-        noise: an object with ``sample(key, shape)`` and ``log_prob(z)``, entry by entry.
+        noise: an object with ``sample(key, shape)``, or ``sample(seed=key, sample_shape=shape)``, and ``log_prob(z)``,
+            for independent entries.
         control_variate: subtract the unperturbed value where the derivative is estimated, see
             :func:`make_perturbed_argmax`.
 
@@ -262,11 +266,17 @@ def _perturb(inputs, rng, num_samples, sigma, noise):
     leaves, structure = jax.tree.flatten(inputs)
     keys = jax.random.split(rng, max(len(leaves), 1))
     samples = [
-        jnp.asarray(noise.sample(key, (num_samples, *leaf.shape))).astype(leaf.dtype)
+        jnp.asarray(_sample(noise, key, (num_samples, *leaf.shape))).astype(leaf.dtype)
         for key, leaf in zip(keys, leaves, strict=False)
     ]
     points = [lax.stop_gradient(leaf[None] + _scalar(sigma, leaf) * z) for leaf, z in zip(leaves, samples, strict=True)]
     return jax.tree.unflatten(structure, samples), jax.tree.unflatten(structure, points)
+
+
+def _sample(noise, key, shape):
+    # Libraries of distributions call the arguments like this, and some take them by name only.
+    named = "seed" in inspect.signature(noise.sample).parameters
+    return noise.sample(seed=key, sample_shape=shape) if named else noise.sample(key, shape)
 
 
 def _weights(inputs, samples, sigma, noise):
@@ -275,7 +285,9 @@ def _weights(inputs, samples, sigma, noise):
     def log_prob(x, z):
         # The sample that leads from x to the same perturbed point.
         shifted = z - ((x - lax.stop_gradient(x)) / _scalar(sigma, x))[None]
-        return jnp.sum(noise.log_prob(shifted).reshape(z.shape[0], -1), axis=1).astype(dtype)
+        # One entry at a time: whether log_prob sums over its argument makes no difference.
+        of_entries = jax.vmap(noise.log_prob)(shifted.reshape(-1))
+        return jnp.sum(of_entries.reshape(z.shape[0], -1), axis=1).astype(dtype)
 
     dtype = tree_real_dtype(inputs)
     likelihood = sum(jax.tree.leaves(jax.tree.map(log_prob, inputs, samples)), start=jnp.zeros((), dtype))

@@ -201,3 +201,11 @@ def test_bad_multiclass_input(name):
     with pytest.raises(TypeError, match="integer class"):
         fun(0.5, jnp.zeros(3))
     assert np.isnan(jax.jit(fun)(5, jnp.zeros(3)))
+
+
+def test_lists_of_numbers_are_arrays():
+    for name in ("logistic", "hinge", "perceptron", "sparsemax"):
+        multiclass, binary = (getattr(loss, f"{kind}_{name}_loss") for kind in ("multiclass", "binary"))
+        np.testing.assert_array_equal(multiclass(2, [1.0, 2.0, 2.5]), multiclass(2, jnp.asarray([1.0, 2.0, 2.5])))
+        np.testing.assert_array_equal(binary([0, 1], [1.0, 2.0]), binary(jnp.asarray([0, 1]), jnp.asarray([1.0, 2.0])))
+    np.testing.assert_array_equal(loss.huber_loss([1.0], [3.0]), loss.huber_loss(jnp.ones(1), 3 * jnp.ones(1)))

@@ -109,6 +109,31 @@ def test_dtype_is_kept_and_the_key_decides():
         assert np.all(np.isfinite(fun(x, jax.random.PRNGKey(1))))
 
 
+def test_noise_of_ones_own():
+    class Entrywise:
+        def sample(self, key, shape):
+            return jax.random.normal(key, shape)
+
+        def log_prob(self, z):
+            return -0.5 * z**2
+
+    class Summed(Entrywise):
+        def log_prob(self, z):
+            return -0.5 * jnp.sum(z**2)
+
+    class Named(Summed):
+        def sample(self, *, seed, sample_shape):
+            return jax.random.normal(seed, sample_shape)
+
+    values = []
+    for noise in (P.Normal(), Entrywise(), Summed(), Named()):
+        fun = P.make_perturbed_fun(lambda x: jnp.sum(jnp.sign(x) * x**2), num_samples=50, noise=noise)
+        values.append(jax.value_and_grad(fun)(X, KEY))
+    for value, gradient in values[1:]:
+        np.testing.assert_allclose(value, values[0][0], rtol=1e-12)
+        np.testing.assert_allclose(gradient, values[0][1], rtol=1e-10)
+
+
 def test_signatures():
     for make in (P.make_perturbed_argmax, P.make_perturbed_max, P.make_perturbed_fun):
         assert list(inspect.signature(make(jnp.sign)).parameters)[:2] == ["inputs", "rng"]

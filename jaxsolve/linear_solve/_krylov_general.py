@@ -37,6 +37,7 @@ def solve_gmres(
     restart: int = 40,
     preconditioner: Any = None,
     M: Any = None,
+    solve_method: str = "batched",
     info: bool = False,
 ) -> Any:
     """Solve any square system by restarted GMRES.
@@ -53,6 +54,8 @@ def solve_gmres(
         restart: iterations after which the space is built anew; it takes ``restart`` vectors of memory.
         preconditioner: map that approximates the inverse, applied from the right; callable on pytrees or matrix.
         M: another name for ``preconditioner``.
+        solve_method: ``"batched"`` or ``"incremental"``, which elsewhere are two ways to the same result. There is one
+            way here, which ends a cycle as soon as it is accurate enough.
         info: return ``(x, SolveInfo)``.
 
     Returns:
@@ -71,6 +74,8 @@ def solve_gmres(
     """
     options = krylov_options(tol, atol, maxiter, preconditioner, M)
     check_options(restart=restart)
+    if solve_method not in ("batched", "incremental"):
+        raise ValueError(f"solve_method must be 'batched' or 'incremental', got {solve_method!r}.")
     kernel = partial(gmres_kernel, options=options, restart=restart)
     return differentiable_solve(kernel, matvec, b, ridge=ridge, init=init, info=info)
 

@@ -269,6 +269,8 @@ def solve_normal_cg(
     tol: Any = None,
     atol: Any = 0.0,
     maxiter: Any = None,
+    preconditioner: Any = None,
+    M: Any = None,
     info: bool = False,
 ) -> Any:
     r"""Least squares for any square map, by conjugate gradient on the normal equations.
@@ -286,6 +288,9 @@ def solve_normal_cg(
             working dtype. Without ``ridge`` the iterations end at a least-squares solution as well.
         atol: absolute tolerance on the same residual.
         maxiter: bound on the iterations; ``10 n`` by default.
+        preconditioner: symmetric positive definite map that approximates the inverse of the *normal* matrix, callable
+            on pytrees or matrix. With one the residual that the tolerances bound is that of the normal equations.
+        M: another name for ``preconditioner``.
         info: return ``(x, SolveInfo)``.
 
     Returns:
@@ -302,10 +307,11 @@ def solve_normal_cg(
         >>> [round(entry, 4) for entry in x.tolist()]
         [1.0, 1.0]
     """
-    options = krylov_options(tol, atol, maxiter, None, None)
-    if ridge is None:
+    options = krylov_options(tol, atol, maxiter, preconditioner, M)
+    if ridge is None and options.preconditioner is None:
         return differentiable_solve(partial(_cgls_kernel, options=options), matvec, b, init=init, info=info)
-    check_options(ridge=ridge)
+    if ridge is not None:
+        check_options(ridge=ridge)
     codec = Codec(b)
     operator = make_operator(matvec, codec)
     adjoint = operator.adjoint()

@@ -144,6 +144,28 @@ def test_preconditioner_by_matrix_and_transposed_in_reverse_mode():
     assert_allclose(pull(np.ones(N))[0], np.linalg.solve(A.T, np.ones(N)), rtol=1e-10)
 
 
+@pytest.mark.parametrize("ridge", [None, 0.1])
+def test_normal_cg_with_a_preconditioner(ridge):
+    rng = np.random.default_rng(0)
+    A = np.diag(np.logspace(0.0, 2.0, 20)) + 0.05 * rng.standard_normal((20, 20))
+    b, normal = rng.standard_normal(20), A.T @ A + (ridge or 0.0) * np.eye(20)
+    M = np.diag(1 / np.diag(normal))
+    _, plain = ls.solve_normal_cg(A, b, ridge, info=True)
+    x, helped = ls.solve_normal_cg(A, b, ridge, M=M, info=True)
+    assert_allclose(x, np.linalg.solve(normal, A.T @ b), rtol=1e-9)
+    assert int(helped.num_iter) < 0.6 * int(plain.num_iter)
+    jacobian = jax.jacrev(lambda b: ls.solve_normal_cg(A, b, ridge, M=M))(b)
+    assert_allclose(jacobian, np.linalg.solve(normal, A.T), rtol=1e-7, atol=1e-9)
+
+
+def test_both_ways_of_gmres_are_one():
+    A, b = system("gmres")
+    for solve_method in ("batched", "incremental"):
+        np.testing.assert_array_equal(tight_gmres(A, b, solve_method=solve_method), tight_gmres(A, b))
+    with pytest.raises(ValueError, match="solve_method must be"):
+        ls.solve_gmres(A, b, solve_method="fast")
+
+
 def test_gmres_goes_on_after_a_restart():
     A, b = system("gmres")
     x = jax.jit(lambda b: tight_gmres(A, b, restart=3))(b)
