@@ -87,7 +87,7 @@ def tree_div(tree: PyTree, *rest: PyTree, is_leaf=None) -> PyTree:
 
 def tree_sum(tree_x: PyTree) -> jax.Array:
     """Sum of all entries of all leaves."""
-    return optax.tree.sum(tree_x)
+    return jnp.asarray(optax.tree.sum(tree_x))
 
 
 def tree_negative(tree: PyTree) -> PyTree:

@@ -10,8 +10,15 @@ import numpy as np
 
 from jaxsolve._compat import is_concrete
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, broadcast_like, check_nonnegative, unpack
-from jaxsolve.tree_util import tree_negative
+from jaxsolve.projection._inputs import (
+    as_inexact,
+    broadcast_like,
+    check_nonnegative,
+    check_size_of,
+    checked_by,
+    unpack,
+)
+from jaxsolve.tree_util import broadcast_pytrees, tree_negative
 
 __all__ = ["check_bounds", "clip", "projection_box", "projection_hypercube", "projection_linf_ball"]
 __all__ += ["projection_non_negative"]
@@ -42,6 +49,13 @@ def projection_non_negative(x: PyTree, hyperparams: Any = None) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.where(leaf <= 0, jnp.zeros_like(leaf), leaf), as_inexact(x, "x"))
 
 
+def _check_box(hyperparams: Any) -> None:
+    lower, upper = unpack(hyperparams, ("lower", "upper"))
+    lower, upper = broadcast_pytrees(lower, upper)
+    check_bounds(lower, upper, "lower", "upper")
+
+
+@checked_by(_check_box)
 def projection_box(x: PyTree, hyperparams: tuple) -> PyTree:
     r"""Project on a box.
 
@@ -79,6 +93,7 @@ def projection_box(x: PyTree, hyperparams: tuple) -> PyTree:
     return jax.tree.map(clip, x, lower, upper)
 
 
+@checked_by(check_size_of("projection_hypercube: unit"))
 def projection_hypercube(x: PyTree, unit: Any = 1.0) -> PyTree:
     r"""Project on the hypercube :math:`[0, \text{unit}]^n`.
 
@@ -107,6 +122,7 @@ def projection_hypercube(x: PyTree, unit: Any = 1.0) -> PyTree:
     return jax.tree.map(lambda leaf, u: clip(leaf, jnp.zeros_like(u), u), x, broadcast_like(unit, x, "unit"))
 
 
+@checked_by(check_size_of("projection_linf_ball: max_value"))
 def projection_linf_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     r"""Project on the ball of the maximum norm, :math:`\{y : |y_i| \le \text{max\_value}\}`.
 

@@ -8,12 +8,21 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, scale_to_unit, widen
+from jaxsolve.projection._inputs import (
+    as_inexact,
+    as_scalar,
+    check_nonnegative,
+    check_size_of,
+    checked_by,
+    scale_to_unit,
+    widen,
+)
 from jaxsolve.tree_util import tree_cast_like, tree_real_dtype, tree_scalar_mul, tree_size, tree_where
 
 __all__ = ["projection_l2_ball", "projection_l2_sphere"]
 
 
+@checked_by(check_size_of("projection_l2_sphere: value"))
 def projection_l2_sphere(x: PyTree, value: Any = 1.0) -> PyTree:
     r"""Project on the sphere of the Euclidean norm: :math:`\text{value} \cdot x / \|x\|_2`.
 
@@ -43,6 +52,7 @@ def projection_l2_sphere(x: PyTree, value: Any = 1.0) -> PyTree:
     return _sphere(x, _radius(value, "projection_l2_sphere: value", x))
 
 
+@checked_by(check_size_of("projection_l2_ball: max_value"))
 def projection_l2_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     r"""Project on the ball of the Euclidean norm: :math:`x \cdot \min(1, \text{max\_value} / \|x\|_2)`.
 

@@ -19,6 +19,8 @@ __all__ = [
     "as_scalar",
     "broadcast_like",
     "check_nonnegative",
+    "check_size_of",
+    "checked_by",
     "ravel",
     "scale_to_unit",
     "unpack",
@@ -115,6 +117,26 @@ def check_nonnegative(value: PyTree, name: str) -> None:
     for leaf in jax.tree.leaves(value):
         if is_concrete(leaf) and not np.all(np.asarray(leaf) >= 0):
             raise ValueError(f"{name} must be non-negative, got {leaf}.")
+
+
+def checked_by(check: Callable[[Any], None]) -> Callable:
+    """Decorator: solvers look at the hyperparameters of this projection with ``check`` before they compile anything.
+
+    Args:
+        check: ``check(hyperparams)`` raises ``ValueError`` for concrete values that are impossible. It is called on
+            every run, so it is cheap and does not use jax.
+    """
+
+    def attach(projection):
+        projection.check_hyperparams = check
+        return projection
+
+    return attach
+
+
+def check_size_of(name: str) -> Callable[[Any], None]:
+    """A check that hyperparameters, called ``name`` in the message, are not negative."""
+    return lambda hyperparams: check_nonnegative(hyperparams, name)
 
 
 def unpack(hyperparams: Any, names: tuple[str, ...]) -> tuple:

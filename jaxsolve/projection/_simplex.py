@@ -19,11 +19,12 @@ from jax import lax
 
 from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, ravel
+from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, check_size_of, checked_by, ravel
 
 __all__ = ["projection_l1_ball", "projection_l1_sphere", "projection_simplex"]
 
 
+@checked_by(check_size_of("projection_simplex: value"))
 def projection_simplex(x: PyTree, value: Any = 1.0) -> PyTree:
     r"""Project on the simplex of the given size.
 
@@ -69,6 +70,7 @@ def projection_simplex(x: PyTree, value: Any = 1.0) -> PyTree:
     return unravel(_simplex(vector, value))
 
 
+@checked_by(check_size_of("projection_l1_sphere: value"))
 def projection_l1_sphere(x: PyTree, value: Any = 1.0) -> PyTree:
     r"""Project on the sphere of the l1 norm.
 
@@ -100,6 +102,7 @@ def projection_l1_sphere(x: PyTree, value: Any = 1.0) -> PyTree:
     return unravel(_l1_sphere(vector, value))
 
 
+@checked_by(check_size_of("projection_l1_ball: max_value"))
 def projection_l1_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     r"""Project on the ball of the l1 norm.
 

@@ -47,6 +47,13 @@ class ProjectedGradient(ProximalMethod):
     )
     oracles: ClassVar[tuple[str, ...]] = ("fun", "projection")
 
+    def check_arguments(self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Raise ``ValueError`` if there is nothing to start from, or the set is empty for what is known of it."""
+        super().check_arguments(init_params)
+        check = getattr(self.projection, "check_hyperparams", None)
+        if check is not None and hyperparams_proj is not None:
+            check(hyperparams_proj)
+
     def init_state(self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> ProximalState:
         """The state before the first iteration; the arguments are those of ``run``."""
         return self.start(init_params, *args, **kwargs)
