@@ -32,9 +32,10 @@ __all__ = [
 def is_dynamic(x: Any) -> bool:
     """Whether a leaf can enter a compiled function as an argument.
 
-    Python bools stay outside: they are flags that functions branch on, and there are only two of them.
+    Python bools stay outside: they are flags that functions branch on, and there are only two of them. So do strings,
+    those of NumPy included.
     """
-    return isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex)) and not isinstance(x, bool)
+    return isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex)) and not isinstance(x, (bool, str))
 
 
 def split_static(tree: Any) -> tuple[list, tuple]:

@@ -277,3 +277,13 @@ def test_the_solution_may_be_named_to_the_optimality_function():
 
 def _no_hyperparams(solver):
     return {"hyperparams_prox" if hasattr(solver, "prox") else "hyperparams_proj": None}
+
+
+def test_strings_of_numpy_are_static():
+    def fun(x, mode):
+        return jnp.sum((x - {"one": 1.0, "two": 2.0}[mode]) ** 2)
+
+    solver = jaxsolve.LBFGS(fun)
+    for mode, value in zip(np.asarray(["one", "two"]), (1.0, 2.0), strict=True):
+        np.testing.assert_allclose(solver.run(jnp.zeros(2), mode).params, value, rtol=1e-3)
+        np.testing.assert_allclose(solver.run(jnp.zeros(2), mode=mode).params, value, rtol=1e-3)
