@@ -6,6 +6,7 @@ tracers. Tracing the function to a jaxpr finds all captures, whatever their dtyp
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -75,7 +76,7 @@ class Hoisted:
     """A function traced once: ``hoisted.pure(*args, consts=hoisted.consts)`` equals ``fun(*args)``.
 
     Attributes:
-        consts: list of every array (or tracer) that ``fun`` captured, integers included.
+        consts: list of every array (or tracer) that ``fun`` captured, integers included; its length is ``num_consts``.
         out_shape: the output as a pytree of ``jax.ShapeDtypeStruct``.
     """
 
@@ -93,6 +94,7 @@ class Hoisted:
         self._static_out = static_out[0]
         self._jaxpr = closed.jaxpr
         self.consts = list(closed.consts)
+        self.num_consts = len(self.consts)
         self.out_shape = merge_static(out_shape, self._static_out)
 
     def pure(self, *args: Any, consts: list, **kwargs: Any) -> Any:
@@ -105,6 +107,12 @@ class Hoisted:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.pure(*args, consts=self.consts, **kwargs)
+
+    def without_consts(self) -> Hoisted:
+        """The same function to be kept for later: only ``pure`` works, and no tracer is kept alive."""
+        bare = copy.copy(self)
+        bare.consts = []
+        return bare
 
 
 def hoist(fun: Callable, *args: Any, **kwargs: Any) -> Hoisted:

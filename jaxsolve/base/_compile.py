@@ -3,7 +3,11 @@
 The compiled functions of all solvers live in one table. The key of an entry describes the solver: its class, the values
 of its Python-valued fields, and the *identity* of its callables. Array-valued fields are no part of the key: they are
 arguments of the compiled function. An entry refers to the callables weakly, and disappears with the first of them, so a
-loop that makes a fresh lambda a turn leaves nothing behind.
+loop that makes a fresh lambda a turn leaves nothing behind. It serves only as long as the callables capture the same
+arrays as when it was made.
+
+A few callables the compiled program itself must hold, for it calls them later: a callback, a linear solver of the
+derivative. Those of solvers that are long gone go with the oldest entries: the table is bounded.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +24,7 @@ import jax
 import numpy as np
 
 from jaxsolve._closure import DYNAMIC, is_dynamic, merge_static, split_static
+from jaxsolve.base._captured import captured_arrays
 
 __all__ = ["compiled_call", "merge_fields", "split_fields"]
 
@@ -36,16 +42,33 @@ def compiled_call(method: Callable, solver: Any, *args: Any, **kwargs: Any) -> A
     leaves, static = split_static((args, kwargs))
     cells = [*field_static[1], *static[1]]
     key = (method, type(solver), field_static[0], static[0], *map(_key_of, cells))
+    captured = captured_arrays(cell for cell in cells if _has_identity(cell))
     entry = _ENTRIES.get(key)
-    if entry is None:
-        entry = _ENTRIES[key] = _make_entry(method, solver, field_static, static, key)
-    return entry(fields, leaves)
+    if entry is None or not entry.captured_are(captured):
+        entry = _ENTRIES[key] = _Entry(_compiled(method, solver, field_static, static, key), captured)
+        while len(_ENTRIES) > _MOST_ENTRIES:
+            _ENTRIES.pop(next(iter(_ENTRIES)), None)
+    return entry.call(fields, leaves)
 
 
-_ENTRIES: dict[Any, Callable] = {}
+_ENTRIES: dict[Any, _Entry] = {}
+_MOST_ENTRIES = 512
 
 
-def _make_entry(method, solver, field_static, static, key):
+class _Entry:
+    """A compiled function, and weakly the arrays that its callables captured when it was made."""
+
+    def __init__(self, call: Callable, captured: list):
+        self.call = call
+        self._captured = [weakref.ref(array) for array in captured]
+
+    def captured_are(self, captured: list) -> bool:
+        return len(captured) == len(self._captured) and all(
+            reference() is array for reference, array in zip(self._captured, captured, strict=True)
+        )
+
+
+def _compiled(method, solver, field_static, static, key):
     forget = functools.partial(_forget, key)
     field_cells = [_Cell(cell, forget) for cell in field_static[1]]
     cells = [_Cell(cell, forget) for cell in static[1]]
@@ -74,6 +97,10 @@ class _Cell:
 
 
 def _weakly(value, forget):
+    if isinstance(value, types.MethodType):
+        # Python makes a method anew at every access to it.
+        function, owner = _weakly(value.__func__, forget), _weakly(value.__self__, forget)
+        return lambda: types.MethodType(function(), owner())
     try:
         return weakref.ref(value, forget)
     except TypeError:
@@ -103,6 +130,8 @@ def _key_of(value) -> Any:
     if _is_plain_partial(value):
         keywords = tuple(sorted((k, _key_of(v)) for k, v in value.keywords.items()))
         return ("partial", id(value.func), tuple(map(_key_of, value.args)), keywords)
+    if isinstance(value, types.MethodType):
+        return ("method", id(value.__func__), id(value.__self__))
     if _has_identity(value):
         return id(value)
     # 1, 1.0 and True are equal to Python and are not to us.

@@ -87,8 +87,12 @@ def attach_derivative(
     solvers = None
     if tangent_solver is not None and solve is None:
         solvers = (hoist(tangent_solver, sol, data, sol, False), hoist(tangent_solver, sol, data, sol, True))
-    rule = _ImplicitRule(optimality, derive, solvers, sol_tree, data_static, len(data_leaves), solve, structure)
-    consts = [const for hoisted in rule.hoisted for const in hoisted.consts]
+    hoisted = [optimality, *([derive] if derive else []), *(solvers or ())]
+    consts = [const for function in hoisted for const in function.consts]
+    hoisted = [function.without_consts() for function in hoisted]
+    rule = _ImplicitRule(
+        hoisted, derive is not None, solvers is not None, sol_tree, data_static, len(data_leaves), solve, structure
+    )
     outputs = with_tangents(
         [jnp.asarray(x) for x in (*sol_leaves, *derived_leaves)],
         [jnp.asarray(x) for x in (*data_leaves, *consts)],
@@ -106,68 +110,63 @@ class _ImplicitRule:
 
     def __init__(
         self,
-        optimality: Hoisted,
-        derive: Hoisted | None,
-        solvers: tuple[Hoisted, Hoisted] | None,
+        hoisted: list[Hoisted],
+        has_derived: bool,
+        has_solvers: bool,
         sol_tree,
         data_static,
         num_data,
         solve,
         structure,
     ):
-        self._optimality, self._derive, self._solvers = optimality, derive, solvers
+        # In the order in which the arrays that they captured stand behind the data.
+        self._hoisted, self._has_derived, self._has_solvers = hoisted, has_derived, has_solvers
         self._sol_tree = sol_tree
         self._data_static, self._num_data = data_static, num_data
         self._solve, self._structure = solve, structure
-
-    @property
-    def hoisted(self) -> list[Hoisted]:
-        """The functions of the rule, in the order in which their captured arrays stand behind the data."""
-        return [self._optimality, *([self._derive] if self._derive else []), *(self._solvers or ())]
 
     def __call__(self, args: list, active: tuple[int, ...], tangents: list) -> list:
         num_sol = self._sol_tree.num_leaves
         sol = jax.tree.unflatten(self._sol_tree, args[:num_sol])
         starts = [self._num_data]
-        for hoisted in self.hoisted:
-            starts.append(starts[-1] + len(hoisted.consts))
+        for hoisted in self._hoisted:
+            starts.append(starts[-1] + hoisted.num_consts)
         first = len(args) - starts[-1]
         parameters = args[first:]
         moving = [i - first for i in active]
 
-        def evaluate(hoisted, sol, values, *rest):
+        def evaluate(which, sol, values, *rest):
             # Only the parameters that have a tangent are differentiated.
             current = list(parameters)
             for i, value in zip(moving, values, strict=True):
                 current[i] = value
             data = merge_static(current[: self._num_data], self._data_static)
-            start = starts[self.hoisted.index(hoisted)]
-            return hoisted.pure(sol, data, *rest, consts=current[start : start + len(hoisted.consts)])
+            consts = current[starts[which] : starts[which + 1]]
+            return self._hoisted[which].pure(sol, data, *rest, consts=consts)
 
         def residual(sol, values):
-            return evaluate(self._optimality, sol, values)
+            return evaluate(0, sol, values)
 
         values = [parameters[i] for i in moving]
         _, rhs = jax.jvp(lambda values: residual(sol, values), (values,), (tangents,))
         _, matvec = jax.linearize(lambda sol: residual(sol, values), sol)
         # The sign is put on the right-hand side: -solve(A, b) and solve(A, -b) are the same solve.
         rhs = jax.tree.map(jnp.negative, rhs)
-        if self._solvers is None:
+        if not self._has_solvers:
             sol_dot = solve_tangent(matvec, rhs, sol, solve=self._solve, structure=self._structure)
         else:
             rhs = jax.tree.unflatten(self._sol_tree, jax.tree.leaves(rhs))
-            forward, transposed = self._solvers
+            forward, transposed = len(self._hoisted) - 2, len(self._hoisted) - 1
             sol_dot = solve_by(
                 lambda x: jax.tree.unflatten(self._sol_tree, jax.tree.leaves(matvec(x))),
                 rhs,
                 lambda b: evaluate(forward, sol, values, b, False),
                 lambda b: evaluate(transposed, sol, values, b, True),
             )
-        if self._derive is None:
+        if not self._has_derived:
             return [*jax.tree.leaves(sol_dot), *[None] * (first - num_sol)]
-        derive = self._derive
         _, derived_dot = jax.jvp(
-            lambda sol, values: split_static(evaluate(derive, sol, values))[0],
+            lambda sol, values: split_static(evaluate(1, sol, values))[0],
             (sol, values),
             (sol_dot, tangents),
         )
