@@ -2,55 +2,81 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
 
-__all__ = ["History", "call_back", "print_line"]
+__all__ = ["History", "call_back", "line_printer"]
 
 _SHOWN = ("error", "value", "stepsize")
 
 
-def print_line(name: str, state: Any) -> None:
-    """Print one line for the iteration that gave ``state``; works inside compiled code.
+def line_printer(name: str) -> Callable:
+    """A callback that prints one line for an iteration.
 
     Args:
-        name: of the solver.
-        state: a named tuple; ``iter_num`` and those of ``error``, ``value`` and ``stepsize`` it has are shown.
+        name: of the solver. Of the state ``iter_num`` is shown, and those of ``error``, ``value`` and ``stepsize`` that
+            it has.
     """
-    shown = {key: getattr(state, key) for key in _SHOWN if _is_scalar(getattr(state, key, None))}
-    line = "".join(f"  {key} {{{key}:.6e}}" for key in shown)
-    jax.debug.print(name + ": iter {iter_num:4d}" + line, iter_num=state.iter_num, **shown)
+
+    def show(params, state):
+        del params
+        shown = {key: getattr(state, key, None) for key in _SHOWN}
+        line = "".join(f"  {key} {x:.6e}" for key, x in shown.items() if x is not None and np.ndim(x) == 0)
+        print(f"{name}: iter {int(state.iter_num):4d}{line}", flush=True)
+
+    return show
 
 
-def _is_scalar(x) -> bool:
-    return x is not None and jnp.ndim(x) == 0
+def call_back(callback: Callable, params: Any, state: Any, active: jax.Array) -> None:
+    """Call ``callback(params, state)`` on the host if ``active``; works inside compiled code, which holds the callback.
+
+    Under ``vmap`` the callback is called once for each active lane, in their order; or once for all of them, as
+    ``callback.lanes(params, state, active)``, if it has such a method. Steps that run again for the derivative of a
+    checkpointed loop do not call.
+    """
+    _teller(callback, 0)(*lax.stop_gradient((active, params, state)))
 
 
-def call_back(callback: Callable, params: Any, state: Any) -> None:
-    """Call ``callback(params, state)`` on the host; works inside compiled code, which holds the callback weakly."""
-    try:
-        reference = weakref.ref(callback)
-    except TypeError:
-        reference = lambda: callback  # noqa: E731  # same shape as a weak reference
+def _teller(callback, depth):
+    # `custom_vmap` for two reasons: it tells of the lanes, and its effects are not repeated by `jax.checkpoint`.
+    @custom_vmap
+    def tell(active, params, state):
+        jax.debug.callback(deliver, active, params, state)
+        return ()
 
-    def deliver(params, state):
-        target = reference()
-        if target is not None:
-            target(params, state)
+    def deliver(active, params, state):
+        if depth == 0:
+            if active:
+                callback(params, state)
+        elif hasattr(callback, "lanes"):
+            callback.lanes(params, state, np.asarray(active))
+        else:
+            for lane in map(tuple, np.argwhere(np.asarray(active))):
+                callback(*jax.tree.map(lambda x: x[lane], (params, state)))  # noqa: B023  # used at once
 
-    jax.debug.callback(deliver, params, state)
+    @tell.def_vmap
+    def _(axis_size, in_batched, *arguments):
+        def with_lanes(x, batched):
+            return x if batched else jnp.broadcast_to(x, (axis_size, *jnp.shape(x)))
+
+        _teller(callback, depth + 1)(*jax.tree.map(with_lanes, arguments, tuple(in_batched)))
+        return (), ()
+
+    return tell
 
 
 class History:
     """Records fields of the state at every iteration, also of a run under ``jit``.
 
     Hand one to a solver as its ``callback``. Records are kept in the order of the iterations. A new run is recognised
-    by its iteration number starting again, and starts the record again.
+    by its iteration number starting again, and starts the record again. Under ``vmap`` each record has a leading axis
+    of lanes; a lane that has finished keeps its last record.
 
     Args:
         *names: fields of the state to record; ``"params"`` records the iterate.
@@ -72,7 +98,15 @@ class History:
 
     def __call__(self, params: Any, state: Any) -> None:
         """Record one iteration; the solver calls it."""
-        iter_num = int(state.iter_num)
+        self._record(int(state.iter_num), params, state)
+
+    def lanes(self, params: Any, state: Any, active: np.ndarray) -> None:
+        """Record one iteration of a batch of runs; the solver calls it under ``vmap``."""
+        iter_num = int(np.max(np.asarray(state.iter_num)[active], initial=0))
+        if iter_num:
+            self._record(iter_num, params, state)
+
+    def _record(self, iter_num, params, state):
         if iter_num in self._records:
             self._records.clear()
         record = {name: _field(name, params, state) for name in self._names}

@@ -23,7 +23,7 @@ from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base._compile import compiled_call, merge_fields, split_fields
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._options import Options, check_callable, check_choice, check_number, option
-from jaxsolve.base._report import call_back, print_line
+from jaxsolve.base._report import call_back, line_printer
 from jaxsolve.implicit_diff import attach_derivative, run_without_derivative, stop_gradient
 from jaxsolve.tree_util import tree_all_finite, tree_l2_norm, tree_where
 
@@ -349,8 +349,11 @@ class IterativeSolver(Solver):
         del args, kwargs
         return init_params
 
-    def next_step(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
-        """``update``, and what every solver's update is followed by: checks, and reports."""
+    def next_step(self, step: OptStep, args: tuple, kwargs: dict, *, active: Any = None) -> OptStep:
+        """``update``, and what every solver's update is followed by: checks, and reports of an ``active`` run.
+
+        A loop over lanes goes on for those that have finished, and these are not active.
+        """
         new = self.update(step.params, step.state, *args, **kwargs)  # type: ignore[attr-defined]  # defined by solvers
         if self.jit:
             chex.assert_trees_all_equal_shapes_and_dtypes(step, new)
@@ -358,10 +361,15 @@ class IterativeSolver(Solver):
             new = self._certify(new, args, kwargs)
         new = self._last_finite(step, new)
         if self.verbose:
-            print_line(type(self).__name__, new.state)
+            self._report(line_printer(type(self).__name__), step, new, active)
         if self.callback is not None:
-            call_back(self.callback, new.params, new.state)
+            self._report(self.callback, step, new, active)
         return new
+
+    def _report(self, callback: Callable, old: OptStep, new: OptStep, active: Any) -> None:
+        active = old.state.status == int(Status.RUNNING) if active is None else active
+        params, state = tree_where(active, new, old)
+        call_back(callback, params, state, active)
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""
@@ -385,6 +393,10 @@ class IterativeSolver(Solver):
         if self.guards_nonfinite:
             return new
         finite = tree_all_finite(new.params) & (new.state.status != int(Status.NONFINITE))
+        value = getattr(new.state, "value", None)
+        if value is not None:
+            # An infinite objective may be left again, but it is no minimum.
+            finite = finite & (jnp.isfinite(value) | (new.state.status != int(Status.CONVERGED)))
         kept = tree_where(finite, new, old)
         status = jnp.where(finite, kept.state.status, int(Status.NONFINITE)).astype(jnp.int32)
         return OptStep(kept.params, kept.state._replace(status=status, iter_num=new.state.iter_num))

@@ -287,3 +287,18 @@ def test_strings_of_numpy_are_static():
     for mode, value in zip(np.asarray(["one", "two"]), (1.0, 2.0), strict=True):
         np.testing.assert_allclose(solver.run(jnp.zeros(2), mode).params, value, rtol=1e-3)
         np.testing.assert_allclose(solver.run(jnp.zeros(2), mode=mode).params, value, rtol=1e-3)
+
+
+@pytest.mark.parametrize("infinity", [jnp.inf, -jnp.inf])
+def test_an_infinite_objective_is_no_minimum(infinity):
+    fun = lambda x, *_: infinity + 0.0 * jnp.sum(x)
+    for solver, args in (
+        (jaxsolve.GradientDescent(fun), ()),
+        (jaxsolve.GradientDescent(fun, stepsize=0.1), ()),
+        (jaxsolve.ProximalGradient(fun, jaxsolve.prox.prox_none), (None,)),
+        (jaxsolve.ProjectedGradient(fun, jaxsolve.projection.projection_non_negative), (None,)),
+        (jaxsolve.LBFGS(fun), ()),
+    ):
+        params, state = solver.run(jnp.ones(2), *args)
+        assert int(state.status) != Status.CONVERGED
+        assert np.all(np.isfinite(params))

@@ -188,7 +188,7 @@ class QuadraticSolver(IterativeSolver):
 
             return loop(
                 proceed,
-                lambda s: solver.next_step(s, args, kwargs),
+                lambda s: solver.next_step(s, args, kwargs, active=proceed(s)),
                 step,
                 maxiter=self.max_updates,
                 kind=self.loop_kind,
