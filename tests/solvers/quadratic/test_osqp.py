@@ -241,7 +241,7 @@ def test_bad_options_are_refused():
         ({"rho_start": 0.0}, ValueError),
         ({"sigma": -1.0}, ValueError),
         ({"termination_check_frequency": 0}, ValueError),
-        ({"stepsize_updates_frequency": 1.5}, TypeError),
+        ({"stepsize_updates_frequency": 1.5}, ValueError),
         ({"check_primal_dual_infeasability": "often"}, ValueError),
     ):
         with pytest.raises(error, match=next(iter(options))):
