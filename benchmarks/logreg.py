@@ -58,7 +58,7 @@ def make_optimistix(fun, kind="BFGS"):
 
     def run(init, *data):
         wrapped = lambda w, data: fun(w, *data)  # noqa: E731
-        return optx.minimise(wrapped, solver, init, data, max_steps=MAXITER, throw=False).value
+        return optx.minimize(wrapped, solver, init, data, max_steps=MAXITER, throw=False).value
 
     return run
 

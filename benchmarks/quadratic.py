@@ -3,7 +3,7 @@
     python benchmarks/quadratic.py --rounds 9                      batches, one large problem, and the first run
     python benchmarks/quadratic.py --problems folder/*.npz         one line a problem
     python benchmarks/quadratic.py --solver BoxOSQP --problems ... the same by operator splitting
-    python benchmarks/quadratic.py --sparse --problems ...         by operator splitting without a factorisation
+    python benchmarks/quadratic.py --sparse --problems ...         by operator splitting without a factorization
 
 A problem file holds P (optional), A in compressed columns, q, l, u, the constant r and a reference optimum.
 """
@@ -15,7 +15,7 @@ import pathlib
 import time
 import warnings
 
-# On a busy machine threads of OpenBLAS wait for each other: a factorisation of size 1000 took 1300 ms, with one 11 ms.
+# On a busy machine threads of OpenBLAS wait for each other: a factorization of size 1000 took 1300 ms, with one 11 ms.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
@@ -125,7 +125,7 @@ def batches(rounds, sizes=BATCHES):
 
 
 def shared(rounds):
-    """Lanes with the same matrices: one eigendecomposition, or one factorisation each."""
+    """Lanes with the same matrices: one eigendecomposition, or one factorization each."""
     solver = jaxsolve.OSQP(tol=1e-6, polish=False, termination_check_frequency=20, stepsize_updates_frequency=40)
     for size, n in ((128, 50), (32, 200)):
         (Q, _, G, _), (_, c, _, _) = (random_batch(k, n, n) for k in (1, size))

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete, with_tangents
-from jaxsolve._pooling import LOGARITHMIC, block_log_softmax, block_logsumexp, block_sum, pool
+from jaxsolve._pav import LOGARITHMIC, block_log_softmax, block_logsumexp, block_sum, pool
 from jaxsolve._types import Array
 
 __all__ = ["isotonic_kl_pav", "isotonic_l2_pav", "soft_rank", "soft_sort"]

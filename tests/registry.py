@@ -99,7 +99,7 @@ def _data():
 
 
 def ridge(w, theta):
-    """Ridge regression, theta = (regularisation, scale of the targets)."""
+    """Ridge regression, theta = (regularization, scale of the targets)."""
     X, y = _data()
     dtype = jnp.result_type(w)
     residual = X.astype(dtype) @ w - theta[1].astype(dtype) * y.astype(dtype)
@@ -112,7 +112,7 @@ def ridge_exact(theta):
 
 
 def logistic(w, theta):
-    """Regularised logistic regression; the labels are the signs of Y, the inputs scaled by theta[1]."""
+    """Regularized logistic regression; the labels are the signs of Y, the inputs scaled by theta[1]."""
     X, y = _data()
     dtype = jnp.result_type(w)
     margins = jnp.sign(y).astype(dtype) * ((theta[1].astype(dtype) * X.astype(dtype)) @ w)

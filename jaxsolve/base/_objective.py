@@ -15,7 +15,7 @@ __all__ = ["Objective", "blank_output"]
 
 
 class Objective:
-    """A function to minimise, seen through three callables that share one trace of it.
+    """A function to minimize, seen through three callables that share one trace of it.
 
     Args:
         fun: ``fun(params, *args, **kwargs)`` returning a real scalar, or what the two flags say.

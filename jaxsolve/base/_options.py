@@ -48,7 +48,7 @@ class Options:
 
     Subclasses become dataclasses by themselves; the decorator ``dataclasses.dataclass`` changes nothing about them.
     ``inspect.signature`` shows every field with its default. Equality is identity; what two solvers have in common is
-    recognised by the compilation cache, not by ``==``.
+    recognized by the compilation cache, not by ``==``.
 
     NumPy scalars are taken as the Python numbers that they stand for, and so are arrays with a known value where a
     whole number is wanted.

@@ -74,7 +74,7 @@ def _teller(callback, depth):
 class History:
     """Records fields of the state at every iteration, also of a run under ``jit``.
 
-    Hand one to a solver as its ``callback``. Records are kept in the order of the iterations. A new run is recognised
+    Hand one to a solver as its ``callback``. Records are kept in the order of the iterations. A new run is recognized
     by its iteration number starting again, and starts the record again. Under ``vmap`` each record has a leading axis
     of lanes; a lane that has finished keeps its last record.
 

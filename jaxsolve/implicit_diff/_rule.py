@@ -5,7 +5,7 @@ tangent
 
 .. math::  \dot x = -A^{-1} B \dot\theta, \qquad A = \partial_1 F(x, \theta), \quad B = \partial_2 F(x, \theta).
 
-``B theta_dot`` is one JVP of ``F``, ``A`` is the linearisation of ``F`` in ``x``, and the inverse is a linear solve.
+``B theta_dot`` is one JVP of ``F``, ``A`` is the linearization of ``F`` in ``x``, and the inverse is a linear solve.
 Reverse mode is the transpose of that solve, higher orders are derivatives of the rule: nothing else is needed.
 """
 

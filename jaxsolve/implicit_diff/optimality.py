@@ -1,6 +1,6 @@
 r"""The catalogue of optimality mappings.
 
-Each function builds, from the oracles of a problem, a mapping that characterises its solutions: either a residual ``F``
+Each function builds, from the oracles of a problem, a mapping that characterizes its solutions: either a residual ``F``
 with ``F(x, ...) = 0``, to be used with ``custom_root``, or a map ``T`` with ``T(x, ...) = x``, to be used with
 ``custom_fixed_point``. They decouple the derivative of a solution from the algorithm that found it: any solver may be
 combined with any mapping its solutions satisfy.
@@ -119,7 +119,7 @@ def gradient_descent_fixed_point(fun: Callable, stepsize: Any = 1.0, has_aux: bo
 def kkt(obj_fun: Callable, eq_fun: Callable | None = None, ineq_fun: Callable | None = None) -> Callable:
     r"""Karush-Kuhn-Tucker conditions of a constrained problem.
 
-    The problem is to minimise :math:`f(z, \theta_f)` subject to :math:`H(z, \theta_H) = 0` and
+    The problem is to minimize :math:`f(z, \theta_f)` subject to :math:`H(z, \theta_H) = 0` and
     :math:`G(z, \theta_G) \le 0`. With :math:`x = (z, \nu, \lambda)`,
 
     .. math::
@@ -266,7 +266,7 @@ def newton_fixed_point(residual_fun: Callable, stepsize: Any = 1.0, solve: Calla
     identity.
 
     Args:
-        residual_fun: ``G(x, *args, **kwargs)``, with the leaf shapes of ``x``; a gradient, for minimisation.
+        residual_fun: ``G(x, *args, **kwargs)``, with the leaf shapes of ``x``; a gradient, for minimization.
         stepsize: :math:`\eta`, any positive number.
         solve: linear solver of the Newton system; ``None`` chooses.
 
@@ -311,7 +311,7 @@ def block_proximal_gradient_fixed_point(
 def conic_residual(dual_cone_projection: Callable) -> Callable:
     r"""Residual map of the homogeneous self-dual embedding of a cone program.
 
-    The program is to minimise :math:`c^T x` subject to :math:`A x + s = b`, :math:`s \in K`, with dual variable
+    The program is to minimize :math:`c^T x` subject to :math:`A x + s = b`, :math:`s \in K`, with dual variable
     :math:`y \in K^*`. A solution :math:`(x, y, s)` is the root :math:`z = (x, y - s, 1)` of
 
     .. math::

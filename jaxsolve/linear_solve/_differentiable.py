@@ -136,7 +136,7 @@ def _custom_linear_solve(matvec, b, forward, transposed, *, has_aux=False):
     """``lax.custom_linear_solve`` of a vector; ``transposed`` is ``None`` for a map that is its own transpose.
 
     Of a solve only ``matvec`` and ``b`` are ever differentiated. But where all that moves is an array which the
-    solvers alone capture (a preconditioner, a tolerance, a factorisation), jax 0.10 and before asks for a solve with
+    solvers alone capture (a preconditioner, a tolerance, a factorization), jax 0.10 and before asks for a solve with
     its symbol of a zero right-hand side, and raises. So these arrays are made constants.
     """
 
@@ -187,7 +187,7 @@ def _norm(vector):
 def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callable) -> PyTree:
     """Solve ``A x = b`` by means of the caller's, differentiably.
 
-    For systems whose structure the caller knows: a factorisation made elsewhere, say. Derivatives are solves with
+    For systems whose structure the caller knows: a factorization made elsewhere, say. Derivatives are solves with
     ``matvec`` differentiated and ``forward`` or ``transposed`` as they are, so arrays that these two capture are
     constants.
 

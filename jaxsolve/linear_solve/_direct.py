@@ -1,10 +1,10 @@
-r"""Direct solvers: materialise the matrix, factorise it, and guard against singularity.
+r"""Direct solvers: materialize the matrix, factorize it, and guard against singularity.
 
 The matrix is equilibrated first, :math:`A' = R A C` with diagonal ``R`` and ``C`` (van der Sluis 1969), so that badly
 scaled unknowns do not look like a singular system. Whether ``A'`` is singular is asked of the factors themselves: they
 solve for a fixed irregular right-hand side along with ``b``, and the growth of that solution estimates the condition
 number from below (as in Higham 2002, *Accuracy and Stability of Numerical Algorithms*, chapter 15, with one vector). A
-large estimate, or a factorisation that broke down, leads to singular values; if these say that the matrix is
+large estimate, or a factorization that broke down, leads to singular values; if these say that the matrix is
 rank deficient, the result is :math:`A^+ b`, the least-squares solution of minimal norm. ``run_if_any`` keeps all of
 that out of the way of regular systems, under ``vmap`` too.
 """
@@ -82,7 +82,7 @@ def solve_lu(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info
 
 
 def solve_qr(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
-    """Solve any square system by a QR factorisation: slower than LU, stable without a growth factor.
+    """Solve any square system by a QR factorization: slower than LU, stable without a growth factor.
 
     Args:
         matvec: linear map from pytrees like ``b`` to pytrees with the same leaf shapes, or a dense matrix.

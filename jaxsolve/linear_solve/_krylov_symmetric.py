@@ -170,7 +170,7 @@ def solve_minres(
 
 
 class _Minres(NamedTuple):
-    v: jax.Array  # Lanczos vectors, not normalised; z = M v
+    v: jax.Array  # Lanczos vectors, not normalized; z = M v
     v_old: jax.Array
     z: jax.Array
     gamma: jax.Array  # sqrt(<z, v>)

@@ -34,7 +34,7 @@ PyTree = Any
 class Codec:
     """Turns pytrees with given leaf shapes into vectors of one dtype and back.
 
-    The dtype of the vector is the widest among the leaves, and float32 at least, so that factorisations and inner
+    The dtype of the vector is the widest among the leaves, and float32 at least, so that factorizations and inner
     products of bfloat16 data are computed in float32.
 
     Args:

@@ -16,7 +16,7 @@ PyTree = Any
 
 
 def diagonal(matvec: Callable | jax.Array, like: PyTree, ridge: Any = None) -> PyTree:
-    """The diagonal of a linear map, exactly: the map is materialised, which suits up to some thousand unknowns.
+    """The diagonal of a linear map, exactly: the map is materialized, which suits up to some thousand unknowns.
 
     Args:
         matvec: linear map on pytrees like ``like``, or a dense matrix.

@@ -20,7 +20,7 @@ __all__ = ["DIRECT_MAX_SIZE", "solve"]
 PyTree = Any
 _STRUCTURES = ("general", "symmetric", "psd")
 
-# Where materialising and factorising stop to be worth it. Milliseconds a solve (float32, two busy CPU cores, Hessian
+# Where materializing and factorizing stop to be worth it. Milliseconds a solve (float32, two busy CPU cores, Hessian
 # of a logistic loss plus a non-symmetric term for "general", its features spread over two decades), direct | iterative:
 #
 #     unknowns        128           256            512             1024

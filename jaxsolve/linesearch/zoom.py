@@ -60,7 +60,7 @@ class ZoomLineSearch(LineSearch):
         c2: constant of the curvature condition, in (c1, 1).
         c3: relative error of values in float32, on which the slopes are trusted rather than the values; in other
             dtypes it is scaled in proportion to their precision.
-        rel_tol_cubic: minimisers of the cubic nearer than this fraction of the interval to its ends are not used.
+        rel_tol_cubic: minimizers of the cubic nearer than this fraction of the interval to its ends are not used.
         rel_tol_quad: likewise for the quadratic.
         interval_threshold: the search fails if the interval is shorter than this fraction of its upper end.
         increase_factor: while steps grow, each lies between this multiple of the last increase and its square.
@@ -154,7 +154,7 @@ class ZoomLineSearch(LineSearch):
         )
 
     def _model_step(self, low, other, smooth, growing):
-        """The next step: a minimiser of the model through two points, or a safeguard."""
+        """The next step: a minimizer of the model through two points, or a safeguard."""
         (a, fa, sa), (b, fb, sb) = low, other
         w, one = b - a, jnp.ones_like(a)
         w = lax.select(w != 0, w, one)

@@ -1,6 +1,6 @@
 r"""Proximal gradient iterations, shared by gradient descent, proximal gradient and projected gradient.
 
-Problem: minimise :math:`f(x, \theta) + g(x, \eta)` with :math:`f` smooth and the proximity operator of :math:`g` at
+Problem: minimize :math:`f(x, \theta) + g(x, \eta)` with :math:`f` smooth and the proximity operator of :math:`g` at
 hand. From a base point :math:`y` and a step size :math:`s` the method goes to
 
 .. math::  x^+ = \operatorname{prox}_{s g}(y - s \nabla f(y)),
@@ -51,7 +51,7 @@ def prox_none(x: PyTree, hyperparams: Any = None, scaling: float = 1.0) -> PyTre
     return x
 
 
-# A fixed step diverges when the objective is above its first value although it is to be minimised, and the gradient has
+# A fixed step diverges when the objective is above its first value although it is to be minimized, and the gradient has
 # grown by orders of magnitude: neither alone says so (momentum overshoots, a start near a saddle has a tiny gradient).
 _MUCH_LOWER = 1e-3
 

@@ -89,7 +89,7 @@ def test_accuracy_of_the_implicit_jacobian_at_condition_1e4():
 
 
 def test_degenerate_points_have_finite_derivatives():
-    # An active bound with zero multiplier: the generalised Jacobian of the projection decides.
+    # An active bound with zero multiplier: the generalized Jacobian of the projection decides.
     solver = jaxsolve.ProjectedGradient(quadratic, lambda x, h: jnp.maximum(x, h), tol=1e-10)
     got = jax.jacrev(lambda t: solver.run(jnp.ones(3), 0.0, t).params)(jnp.zeros(3))
     assert np.all(np.isfinite(got))

@@ -155,7 +155,7 @@ def test_nonfinite_data_end_with_a_status(case):
     params, _, status = run(broken)
     assert int(status) == Status.NONFINITE
     assert np.all(np.isfinite(params))
-    # A lane that failed has derivatives of zero, in all outputs; its neighbours have theirs.
+    # A lane that failed has derivatives of zero, in all outputs; its neighbors have theirs.
     for mode in (jax.jacrev, jax.jacfwd):
         jacobians = jax.jit(jax.vmap(mode(lambda c: run(c)[:2])))(jnp.stack([broken, c]))
         for found, own in zip(jacobians, mode(lambda c: run(c)[:2])(c), strict=True):

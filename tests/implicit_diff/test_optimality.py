@@ -92,7 +92,7 @@ def test_proximal_and_projected_mappings():
 
 
 def test_mirror_descent():
-    """Entropy-regularised linear problem on the simplex: the solution is a softmax."""
+    """Entropy-regularized linear problem on the simplex: the solution is a softmax."""
     entropic = lambda x, theta: jnp.sum(x * jnp.log(x)) - theta * (C @ x)
     want = lambda theta: jax.nn.softmax(theta * C)
     mapping = opt.mirror_descent_fixed_point(entropic, jax.nn.softmax, jnp.log, stepsize=0.5)

@@ -7,7 +7,7 @@ most, at most twice as many as are free. On it a proximal Newton method is run (
 .. math::  q(\delta) = \langle \nabla f, \delta\rangle + \tfrac12 \langle \delta, H \delta\rangle + g(x + \delta)
 
 needs the Hessian :math:`H` in the working set only, a small matrix that stays in the cache: a visit to a block of the
-model costs one row of it, however many samples there are. So the model is minimised by cyclic coordinate descent, and,
+model costs one row of it, however many samples there are. So the model is minimized by cyclic coordinate descent, and,
 once the free blocks have settled, by semismooth Newton steps on the fixed point of its proximal gradient map, each
 taken only if it halves the residual. For a quadratic :math:`f` the model is exact. Then the gradient in all blocks
 is computed, and the working set chosen anew (Massias, Gramfort and Salmon 2018, section 4; Bertrand et al. 2022).
@@ -142,8 +142,8 @@ def _solve_on(model, prox, point, grad, index, count, target):
 
     def newton(local):
         hessian = model.hessian(columns, local.predictions, count)
-        minimiser, prox_evals = _minimise_model(hessian, local.grad, local.blocks, prox, inside, count, target)
-        searched, evals, found = _search(model, columns, linear, local, hessian, minimiser - local.blocks)
+        minimizer, prox_evals = _minimise_model(hessian, local.grad, local.blocks, prox, inside, count, target)
+        searched, evals, found = _search(model, columns, linear, local, hessian, minimizer - local.blocks)
         local = local._replace(
             grad_evals=local.grad_evals + evals + 1,
             prox_evals=local.prox_evals + prox_evals,
@@ -202,7 +202,7 @@ def _search(model, columns, linear, local, hessian, step):
         lambda carry: ~carry[2], attempt, init, maxiter=_SEARCH_STEPS
     )
     fields = {
-        # At a full step exactly the minimiser where that is 0, for x + (0 - x) = 0.
+        # At a full step exactly the minimizer where that is 0, for x + (0 - x) = 0.
         "blocks": local.blocks + alpha * step,
         "predictions": predictions,
         "value": value,
@@ -222,7 +222,7 @@ class _ModelState(NamedTuple):
 
 
 def _minimise_model(hessian, grad, blocks, prox, inside, count, target):
-    """Minimise the model from ``blocks``, where its gradient is ``grad``; the minimiser and proximity operators."""
+    """Minimize the model from ``blocks``, where its gradient is ``grad``; the minimizer and proximity operators."""
     k, m = hessian.shape[:2]
     flat = hessian.reshape(k * m, k * m)
     within = jnp.moveaxis(jnp.diagonal(hessian, axis1=0, axis2=2), -1, 0)

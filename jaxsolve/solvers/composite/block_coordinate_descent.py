@@ -1,6 +1,6 @@
 r"""Block coordinate descent.
 
-Problem: minimise :math:`f(x, \theta) + \sum_j g(x_j, \eta)`, with :math:`f` smooth and :math:`g` given by its proximity
+Problem: minimize :math:`f(x, \theta) + \sum_j g(x_j, \eta)`, with :math:`f` smooth and :math:`g` given by its proximity
 operator; :math:`x_j` are the entries, or rows, of an array.
 Method: proximal gradient steps on one block at a time, see :mod:`jaxsolve.solvers.composite._blocks`, in a fixed or
 random order, or on a working set, see :mod:`jaxsolve.solvers.composite._working_set`. For :math:`f(x) = h(A x) +
@@ -71,7 +71,7 @@ class BlockCDState(NamedTuple):
 class BlockCoordinateDescent(IterativeSolver):
     """Block coordinate descent in cyclic, random or greedy order.
 
-    ``run(init_params, hyperparams_prox, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)`` plus the function
+    ``run(init_params, hyperparams_prox, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` plus the function
     whose proximity operator, block by block, is ``block_prox``. The parameters are one array of shape ``(d, ...)``; its
     ``d`` blocks lie along the first axis.
 

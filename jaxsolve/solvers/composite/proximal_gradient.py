@@ -1,6 +1,6 @@
 r"""Proximal gradient, plain and accelerated (ISTA and FISTA).
 
-Problem: minimise :math:`f(x, \theta) + g(x, \eta)`, with :math:`f` smooth and :math:`g` given by its proximity
+Problem: minimize :math:`f(x, \theta) + g(x, \eta)`, with :math:`f` smooth and :math:`g` given by its proximity
 operator.
 Method: see :mod:`jaxsolve.solvers._proximal`. Optimality: the fixed point
 :math:`x = \operatorname{prox}_g(x - \nabla_1 f(x, \theta), \eta)`.
@@ -21,7 +21,7 @@ __all__ = ["ProximalGradient"]
 class ProximalGradient(ProximalMethod):
     """Proximal gradient with backtracking, acceleration and restarts.
 
-    ``run(init_params, hyperparams_prox, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)`` plus the function
+    ``run(init_params, hyperparams_prox, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` plus the function
     whose proximity operator is ``prox``.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Minimisation over a set."""
+"""Minimization over a set."""
 
 from jaxsolve.solvers.constrained.mirror_descent import MirrorDescent
 from jaxsolve.solvers.constrained.projected_gradient import ProjectedGradient

@@ -1,6 +1,6 @@
 r"""Mirror descent.
 
-Problem: minimise :math:`f(x, \theta)` over a convex set :math:`C(\eta)`. Method: projected gradient in the geometry of
+Problem: minimize :math:`f(x, \theta)` over a convex set :math:`C(\eta)`. Method: projected gradient in the geometry of
 a convex function :math:`\varphi`,
 
 .. math::
@@ -78,7 +78,7 @@ class MirrorDescentState(NamedTuple):
 class MirrorDescent(IterativeSolver):
     """Mirror descent with constant, scheduled or adaptive step sizes.
 
-    ``run(init_params, hyperparams_proj, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)`` over the set onto
+    ``run(init_params, hyperparams_proj, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` over the set onto
     which ``projection_grad`` leads. The negative entropy keeps zero entries at zero, so start in the interior.
 
     Attributes:

@@ -1,6 +1,6 @@
 r"""Projected gradient, plain and accelerated.
 
-Problem: minimise a smooth :math:`f(x, \theta)` over a convex set :math:`C(\eta)` given by its Euclidean projection.
+Problem: minimize a smooth :math:`f(x, \theta)` over a convex set :math:`C(\eta)` given by its Euclidean projection.
 Method: proximal gradient iterations in which the projection is the proximity operator, see
 :mod:`jaxsolve.solvers._proximal`.
 Optimality: the fixed point :math:`x = \operatorname{proj}_C(x - \nabla_1 f(x, \theta), \eta)`.
@@ -21,7 +21,7 @@ __all__ = ["ProjectedGradient"]
 class ProjectedGradient(ProximalMethod):
     """Projected gradient with backtracking, acceleration and restarts.
 
-    ``run(init_params, hyperparams_proj, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)`` over the set onto
+    ``run(init_params, hyperparams_proj, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` over the set onto
     which ``projection`` projects.
 
     Attributes:

@@ -25,7 +25,7 @@ __all__ = ["ExternalQP", "import_optional"]
 class ExternalQP(DirectQP):
     """Base of the solvers that call a program outside of jax.
 
-    A subclass defines ``host``. What it returns is polished with the factorisation that the derivative needs anyhow.
+    A subclass defines ``host``. What it returns is polished with the factorization that the derivative needs anyhow.
 
     Attributes:
         weak: how rows count in derivatives that hold with equality and multiplier 0: ``"half"``, ``"active"`` or

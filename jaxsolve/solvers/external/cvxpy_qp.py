@@ -25,7 +25,7 @@ __all__ = ["CvxpyQP"]
 class CvxpyQP(ExternalQP):
     """Quadratic programs by one of the solvers of CVXPY, on the host.
 
-    ``run(init_params, params_obj=(Q, c), params_eq=(A, b), params_ineq=(G, h))`` minimises ``0.5 x^T Q x + c^T x``
+    ``run(init_params, params_obj=(Q, c), params_eq=(A, b), params_ineq=(G, h))`` minimizes ``0.5 x^T Q x + c^T x``
     subject to ``A x = b`` and ``G x <= h``; either pair of constraints may be ``None``; ``init_params`` is not used.
     Matrices are dense, or made so. The result is ``KKTSolution(x, dual_eq, dual_ineq)``, polished, differentiable
     with respect to all data in every mode. It works under ``jit``, and under ``vmap`` problem by problem.

@@ -25,7 +25,7 @@ __all__ = ["ExternalOSQP"]
 class ExternalOSQP(ExternalQP):
     """Quadratic programs by the C library OSQP, version 1, on the host.
 
-    ``run(init_params, params_obj=(Q, c), params_eq=(A, b), params_ineq=(G, h))`` minimises ``0.5 x^T Q x + c^T x``
+    ``run(init_params, params_obj=(Q, c), params_eq=(A, b), params_ineq=(G, h))`` minimizes ``0.5 x^T Q x + c^T x``
     subject to ``A x = b`` and ``G x <= h``; either pair of constraints may be ``None``. Matrices are dense, or made so.
     ``init_params``, primal variables or a ``KKTSolution``, is a warm start. The result is
     ``KKTSolution(x, dual_eq, dual_ineq)``, polished, differentiable with respect to all data in every mode. It works
@@ -79,7 +79,7 @@ def _solve(osqp: Any, settings: dict, P, q, A, lower, upper, x0, y0) -> tuple:
         P, A = sparse.triu(P, format="csc"), sparse.csc_matrix(A)
         problem.setup(P=P, q=q, A=A, l=lower, u=upper, **settings)
     except osqp.OSQPException:
-        # The objective is not convex, as far as its factorisation can tell.
+        # The objective is not convex, as far as its factorization can tell.
         return None, None, Status.STALLED, 0
     if np.any(x0) or np.any(y0):
         problem.warm_start(x=x0, y=y0)

@@ -1,7 +1,7 @@
 """What the solvers for quadratic programs share: their arguments, their results, polishing, and derivatives.
 
 A run goes in stages. The iterations of the algorithm are interrupted at a coarse tolerance, the active set is read off,
-and the system it determines is solved (:mod:`._kkt`). If that point passes the test, the run is over: the factorisation
+and the system it determines is solved (:mod:`._kkt`). If that point passes the test, the run is over: the factorization
 made for it is that of the derivative too. If not, the iterations go on to the next, finer tolerance.
 """
 

@@ -1,4 +1,4 @@
-r"""The Karush-Kuhn-Tucker system at a solution: one factorisation for polishing and for every derivative.
+r"""The Karush-Kuhn-Tucker system at a solution: one factorization for polishing and for every derivative.
 
 At a solution each row is active (``a = 1``: an equality, or at a bound with a multiplier) or inactive (``a = 0``: no
 multiplier). Given ``a`` and the bound ``b`` at which a row is active, the solution is the root of
@@ -64,7 +64,7 @@ class Factors(NamedTuple):
 
     Attributes:
         active: the active set.
-        scaling: the scaling in which the system was factorised.
+        scaling: the scaling in which the system was factorized.
         cholesky: lower triangular factor of H, shape ``(n, n)``; ``None`` without one.
         valid: whether there is a solution to differentiate; if not, derivatives are zero.
     """
@@ -212,7 +212,7 @@ def solve_kkt(
         qp: the problem, unscaled.
         r1: right-hand side of the first block, shape ``(n,)``.
         r2: of the second block, shape ``(m,)``.
-        factors: the factorisation.
+        factors: the factorization.
         transposed: solve with the transpose.
         refine: refine the solution until its residual no longer shrinks.
 
@@ -280,7 +280,7 @@ _MAX_STEPS = 12
 def _improve(step, start, wanted, *, slowest):
     """Repeat ``step(*point) -> (next_point, residual_at_point)`` while it helps.
 
-    The regularisation makes every step a contraction, a weak one where the system is nearly singular. A step costs two
+    The regularization makes every step a contraction, a weak one where the system is nearly singular. A step costs two
     triangular solves, so there are as many as it takes, and two at least.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The Karush-Kuhn-Tucker system of :mod:`._kkt` where there is nothing to factorise."""
+"""The Karush-Kuhn-Tucker system of :mod:`._kkt` where there is nothing to factorize."""
 
 from __future__ import annotations
 

@@ -336,7 +336,7 @@ def as_rows(
     Args:
         name: of the matrix, for messages.
         params_A: a dense or sparse matrix, or the parameters of ``matvec``.
-        objective: what is minimised.
+        objective: what is minimized.
         matvec: ``matvec(params_A, x)``, a linear function of ``x``.
     """
     q = objective.q

@@ -1,7 +1,7 @@
 r"""Coordinate descent for quadratic programs over a box.
 
 Problem: :math:`\min_x \tfrac12 x^T Q x + c^T x` subject to :math:`l \le x \le u`. Method: one coordinate after
-the other is set to its minimiser,
+the other is set to its minimizer,
 
 .. math::  x_i \leftarrow \operatorname{clip}\bigl(x_i - g_i / Q_{ii},\; l_i, u_i\bigr), \qquad g = Q x + c,
 
@@ -52,7 +52,7 @@ class BoxCDState(NamedTuple):
 class BoxCDQP(IterativeSolver):
     """Coordinate descent for quadratic programs over a box; an iteration is a sweep over all coordinates.
 
-    ``run(init_params, params_obj=(Q, c), params_ineq=(l, u))`` minimises ``0.5 x^T Q x + c^T x`` subject to
+    ``run(init_params, params_obj=(Q, c), params_ineq=(l, u))`` minimizes ``0.5 x^T Q x + c^T x`` subject to
     ``l <= x <= u``. ``Q`` is positive semidefinite, dense or sparse, of shape ``(n, n)``; ``c`` is a vector, or a
     pytree with ``n`` entries. Bounds are like ``c``, or numbers, and may be infinite. ``init_params``, like ``c``, is
     brought into the box; ``None`` starts at 0. The solution, like ``c``, is differentiable in ``Q, c, l, u``.

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from jaxsolve._status import Status
 from jaxsolve.solvers.quadratic._forms import BoxConstrained
-from jaxsolve.solvers.quadratic._operator_splitting import OperatorSplitting
+from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 
 __all__ = ["BoxOSQP"]
 
@@ -23,7 +23,7 @@ class BoxOSQP(OperatorSplitting, BoxConstrained):
 
     A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate. Under
     ``vmap``, lanes with ``Q`` and ``A`` in common share one eigendecomposition, whatever their penalties. What is
-    solved by a factorisation is polished: ``tol`` decides when the active set is believed, and the result is often
+    solved by a factorization is polished: ``tol`` decides when the active set is believed, and the result is often
     exact to rounding.
 
     Raises:

@@ -8,7 +8,7 @@ null space of :math:`A`. Method: its optimality conditions are the symmetric ind
     \begin{pmatrix} Q & A^T \\ A & 0 \end{pmatrix} \begin{pmatrix} x \\ y \end{pmatrix}
     = \begin{pmatrix} -c \\ b \end{pmatrix},
 
-solved by one regularised factorisation that is refined (:mod:`._kkt`), or by a Krylov method. A singular system, with
+solved by one regularized factorization that is refined (:mod:`._kkt`), or by a Krylov method. A singular system, with
 dependent rows or a singular Q, gets one of its solutions, if it has any.
 
 Reference:
@@ -45,12 +45,12 @@ __all__ = ["EqualityConstrainedQP"]
 class EqualityConstrainedQP(DirectQP):
     """Solver for quadratic programs whose constraints are equalities.
 
-    ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b))`` minimises ``0.5 x^T Q x + c^T x`` subject to
+    ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b))`` minimizes ``0.5 x^T Q x + c^T x`` subject to
     ``A x = b``; ``Q`` has the shape ``(n, n)``, ``c`` ``(n,)``, ``A`` ``(m, n)`` and ``b`` ``(m,)``. Without
     ``params_eq`` there are no constraints. The result is ``KKTSolution(x, y, None)`` with the multipliers ``y`` of the
     rows. Both, and ``state.value``, are differentiable with respect to ``Q, c, A, b``.
 
-    Dense data are factorised. Sparse data and functions are left to MINRES, or to ``solve``. Where the solution is not
+    Dense data are factorized. Sparse data and functions are left to MINRES, or to ``solve``. Where the solution is not
     unique the one found is near ``init_params``. A run ends with ``Status.PRIMAL_INFEASIBLE`` if the equations
     contradict each other and with ``Status.DUAL_INFEASIBLE`` if the objective is unbounded below.
 
@@ -64,7 +64,7 @@ class EqualityConstrainedQP(DirectQP):
             ``None`` chooses by the data.
         refine_regularization: with ``solve``, a non-negative number that is added to the diagonal of the first block
             and subtracted from that of the second, for systems that are nearly singular. Iterative refinement
-            takes its effect away. The factorisation is regularised, and refined, always.
+            takes its effect away. The factorization is regularized, and refined, always.
         refine_maxiter: bound on the steps of that refinement.
         maxiter: bound on the iterations of ``solve``, if it takes one.
         tol: the run has converged if the residuals are at most ``tol``, absolutely and relatively; given to ``solve``

@@ -2,7 +2,7 @@ r"""A proximal primal-dual interior-point method for quadratic programs.
 
 Problem: :math:`\min_x \tfrac12 x^T Q x + c^T x` subject to :math:`l \le A x \le u`. Method: Newton's method on the
 relaxed optimality conditions of the proximal augmented Lagrangian, with a predictor and a corrector
-step that share one Cholesky factorisation. With slacks :math:`s_l = A x - l,\ s_u = u - A x` and multipliers
+step that share one Cholesky factorization. With slacks :math:`s_l = A x - l,\ s_u = u - A x` and multipliers
 :math:`z_l, z_u \ge 0` the condensed system of one step is
 
 .. math::
@@ -94,7 +94,7 @@ class InteriorPointState(NamedTuple):
 class InteriorPointQP(BoxConstrained):
     """Interior-point solver for quadratic programs, accurate to 1e-9 in float64.
 
-    ``run(init_params=None, params_obj=(Q, c), params_eq=A, params_ineq=(l, u))`` minimises
+    ``run(init_params=None, params_obj=(Q, c), params_eq=A, params_ineq=(l, u))`` minimizes
     ``0.5 x^T Q x + c^T x`` subject to ``l <= A x <= u``. ``Q`` (shape ``(n, n)``, may be singular or ``None``) and
     ``A`` (shape ``(m, n)``, of any rank) are dense, or made so. Bounds may be infinite, equal, or numbers. The result
     is ``KKTSolution((x, z), y, (mu, phi))`` with ``z = A x``, the multipliers ``y`` of the rows, and their positive and
@@ -196,7 +196,7 @@ class InteriorPointQP(BoxConstrained):
         point, accurate = _predictor_corrector(
             problem.scaled, state.point, state.at, state.regularization, target, self.loop_kind
         )
-        # A factorisation that broke down is repeated with more regularisation, from where it was.
+        # A factorization that broke down is repeated with more regularization, from where it was.
         sound = tree_all_finite(point)
         point = tree_where(sound, point, state.point)
         relaxed = jnp.maximum(0.7 * state.regularization, 1)
@@ -279,12 +279,12 @@ def _multipliers(point: Point) -> Array:
 
 
 def _proximal(dtype) -> tuple[float, float]:
-    """The smallest proximal parameters ``(rho, delta)`` with which a factorisation can be trusted."""
+    """The smallest proximal parameters ``(rho, delta)`` with which a factorization can be trusted."""
     return (1e-9, 1e-9) if jnp.finfo(dtype).bits == 64 else (1e-5, 1e-5)
 
 
 def _cold_start(qp: QuadraticProgram) -> Point:
-    """The minimiser of the objective plus a penalty of the rows, with slacks as large as its violations."""
+    """The minimizer of the objective plus a penalty of the rows, with slacks as large as its violations."""
     rows, dtype = _rows(qp), qp.q.dtype
     weight = jnp.where(rows.equality, 1e4, jnp.where(jnp.any(rows.bounded, axis=0), 1, 0)).astype(dtype)
     target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
@@ -336,7 +336,7 @@ def _predictor_corrector(
     fixed_rows = jnp.where(rows.equality, r_equality / delta, 0)
 
     def solve(rhs, passes):
-        """``H^{-1} rhs`` and its product with A, refined: penalties of 1e8 leave few digits to a factorisation."""
+        """``H^{-1} rhs`` and its product with A, refined: penalties of 1e8 leave few digits to a factorization."""
         if passes == 1:
             dx = cho_solve((L, True), rhs)
             return dx, A @ dx, jnp.asarray(True)

@@ -40,7 +40,7 @@ class LinprogResult(NamedTuple):
     """Solution of a linear program.
 
     Attributes:
-        x: the minimiser, shape ``(n,)``.
+        x: the minimizer, shape ``(n,)``.
         fun: the optimal value; infinite if the constraints contradict each other, minus infinity if it is unbounded.
         success: whether the optimum was found.
         slack: ``b_ub - A_ub x``, shape ``(m_ub,)``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxsolve.solvers.quadratic._forms import StandardForm
-from jaxsolve.solvers.quadratic._operator_splitting import OperatorSplitting
+from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 
 __all__ = ["OSQP"]
 

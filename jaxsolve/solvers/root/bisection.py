@@ -144,7 +144,7 @@ class Bisection(IterativeSolver):
         above = state.sign * value >= 0
         low, high = jnp.where(above, state.low, middle), jnp.where(above, middle, state.high)
         error = jnp.max(jnp.abs(value))
-        # Between two neighbouring floating-point numbers there is no third.
+        # Between two neighboring floating-point numbers there is no third.
         exhausted = jnp.all((low == state.low) & (high == state.high))
         state = BisectionState(
             iter_num=state.iter_num + 1,

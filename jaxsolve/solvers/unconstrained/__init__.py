@@ -1,4 +1,4 @@
-"""Smooth minimisation without constraints."""
+"""Smooth minimization without constraints."""
 
 from jaxsolve.solvers.unconstrained.gradient_descent import GradientDescent
 from jaxsolve.solvers.unconstrained.lbfgs import LBFGS

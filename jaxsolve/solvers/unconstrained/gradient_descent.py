@@ -1,6 +1,6 @@
 r"""Gradient descent, plain and accelerated.
 
-Problem: minimise a smooth function :math:`f(x, \theta)`. Method: proximal gradient iterations without a proximity
+Problem: minimize a smooth function :math:`f(x, \theta)`. Method: proximal gradient iterations without a proximity
 operator, see :mod:`jaxsolve.solvers._proximal`. Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["GradientDescent"]
 class GradientDescent(ProximalMethod):
     """Gradient descent with backtracking and Nesterov acceleration.
 
-    ``run(init_params, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)``.
+    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``.
 
     Attributes:
         prox: accepted for compatibility; ``prox_none`` is the only useful value, use ``ProximalGradient`` for others.

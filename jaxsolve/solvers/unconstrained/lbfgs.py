@@ -1,6 +1,6 @@
 r"""Limited-memory BFGS.
 
-Problem: minimise a smooth function :math:`f(x, \theta)`. Method: descent along :math:`-H_k \nabla f(x_k)`, where the
+Problem: minimize a smooth function :math:`f(x, \theta)`. Method: descent along :math:`-H_k \nabla f(x_k)`, where the
 inverse Hessian approximation :math:`H_k` is built from the last ``history_size`` pairs
 :math:`s_i = x_{i+1} - x_i`, :math:`y_i = \nabla f(x_{i+1}) - \nabla f(x_i)`. Optimality: :math:`\nabla_1 f(x, \theta) =
 0`.
@@ -22,7 +22,7 @@ from jax import lax
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_choice, check_number, option
-from jaxsolve.solvers._quasi_newton import DescentMethod
+from jaxsolve.solvers._descent_method import DescentMethod
 from jaxsolve.solvers._stepsize import stepsize_at
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
@@ -96,7 +96,7 @@ class _Memory(NamedTuple):
 class LBFGS(DescentMethod):
     """L-BFGS with a strong-Wolfe, backtracking or Hager-Zhang line search, or a fixed step size.
 
-    ``run(init_params, *args, **kwargs)`` minimises ``fun(params, *args, **kwargs)``. A line search that fails drops the
+    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. A line search that fails drops the
     history and is tried again along the negative gradient; if it fails there too, the run ends with
     ``Status.LINESEARCH_FAILED``.
 

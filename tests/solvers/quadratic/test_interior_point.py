@@ -70,7 +70,7 @@ def test_dependent_equalities():
 
 
 def test_dependent_rows_that_move_apart():
-    """No point meets both rows any more: what changes is the least-squares solution of the linearised conditions."""
+    """No point meets both rows any more: what changes is the least-squares solution of the linearized conditions."""
     Q, c, A = jnp.diag(jnp.asarray([1.0, 3.0])), jnp.asarray([1.0, -1.0]), jnp.asarray([[1.0, 1.0], [1.0, 1.0]])
 
     def solution(bounds):
@@ -97,7 +97,7 @@ def test_directions_in_which_nothing_holds_the_solution():
 
 
 def test_an_equality_whose_multiplier_is_zero():
-    """The constraint is met by the free minimiser; elsewhere the gradient of this is NaN."""
+    """The constraint is met by the free minimizer; elsewhere the gradient of this is NaN."""
 
     def first(total):
         return solve(jnp.eye(2), -jnp.ones(2), jnp.ones((1, 2)), total, total).params.primal[0][0]
@@ -120,7 +120,7 @@ def test_weakly_active_rows(weak, expected):
 def test_gradient_with_respect_to_the_matrix_of_inequalities():
     rng = np.random.default_rng(3)
     Q, c, A = jnp.diag(jnp.asarray([1.0, 2.0, 3.0, 4.0])), jnp.ones(4), jnp.asarray(rng.normal(size=(6, 4)))
-    # Two of the six rows cut off the free minimiser.
+    # Two of the six rows cut off the free minimizer.
     free = A @ (-c / jnp.diagonal(Q))
     lower, upper = jnp.full(6, -INF), free + jnp.asarray([-0.3, 2.0, -0.2, 2.0, 2.0, 2.0])
 

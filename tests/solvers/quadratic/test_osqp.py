@@ -1,4 +1,4 @@
-"""Operator splitting: what lanes share, what is never factorised, and the steps of the algorithm."""
+"""Operator splitting: what lanes share, what is never factorized, and the steps of the algorithm."""
 
 import inspect
 
@@ -43,8 +43,8 @@ def test_the_signature_is_the_one_people_know():
 # ---- Lanes --------------------------------------------------------------------------------------------------------
 
 
-def factorisations(function, *args):
-    """How often a program factorises one matrix, and how often a batch of them."""
+def factorizations(function, *args):
+    """How often a program factorizes one matrix, and how often a batch of them."""
     sizes = {"eigh": [], "cholesky": []}
 
     def visit(jaxpr):
@@ -70,13 +70,13 @@ def test_lanes_with_the_same_matrices_share_one_eigendecomposition():
         return solver.run(None, (Q, c), A, (lower, upper))
 
     shared = jax.vmap(run, in_axes=(None, 0))
-    found = factorisations(lambda Q, c: jax.lax.stop_gradient(shared(Q, c).params), Q, costs)
+    found = factorizations(lambda Q, c: jax.lax.stop_gradient(shared(Q, c).params), Q, costs)
     # One eigendecomposition of the matrices of all lanes; the other ones belong to the derivative.
     assert 0 in found["eigh"]
     assert found["cholesky"].count(0) == 1
     own = jax.vmap(run)
     copies = jnp.broadcast_to(Q, (4, *Q.shape))
-    assert 0 not in factorisations(lambda Q, c: own(Q, c).params, copies, costs)["eigh"]
+    assert 0 not in factorizations(lambda Q, c: own(Q, c).params, copies, costs)["eigh"]
 
     params, state = jax.jit(shared)(Q, costs)
     want = jax.jit(jax.vmap(lambda c: EXACT.run(None, (Q, c), A, (lower, upper)).params))(costs)

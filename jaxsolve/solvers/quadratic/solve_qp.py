@@ -20,7 +20,7 @@ from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP
 
 __all__ = ["QPResult", "solve_qp"]
 
-# Beyond so many entries of [Q; A; G; I] a matrix is not made dense, and a dense one not factorised in every iteration.
+# Beyond so many entries of [Q; A; G; I] a matrix is not made dense, and a dense one not factorized in every iteration.
 _MAX_ENTRIES = 4_000_000
 _METHODS = ("auto", "equality", "interior_point", "osqp", "matrix_free")
 
@@ -92,7 +92,7 @@ def solve_qp(
     ``"equality"``        no ``G``, ``l`` and ``u``: one linear system (:class:`.EqualityConstrainedQP`)
     ``"interior_point"``  matrices with up to 4 million entries in all, dense, or sparse and made so
                           (:class:`.InteriorPointQP`)
-    ``"osqp"``            larger dense matrices: one factorisation, and many cheap iterations (:class:`.BoxOSQP`)
+    ``"osqp"``            larger dense matrices: one factorization, and many cheap iterations (:class:`.BoxOSQP`)
     ``"matrix_free"``     larger sparse matrices, and functions: conjugate gradients (:class:`.BoxOSQP`)
     ====================  =============================================================================================
 
@@ -190,10 +190,10 @@ def _choose(Q, c, A, G, bounded) -> tuple[str, str]:
         return "matrix_free", "matrices given as functions"
     rows = size + (size if bounded else 0) + sum(matrix.shape[0] for matrix in (A, G) if matrix is not None)
     if rows * size <= _MAX_ENTRIES:
-        return "interior_point", "small enough to be factorised in every iteration"
+        return "interior_point", "small enough to be factorized in every iteration"
     if any(map(is_sparse, given)):
         return "matrix_free", "sparse, and too large to be made dense"
-    return "osqp", "too large to be factorised in every iteration"
+    return "osqp", "too large to be factorized in every iteration"
 
 
 def _identity(x):

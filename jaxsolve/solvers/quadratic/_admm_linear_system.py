@@ -7,7 +7,7 @@ fast at. How it is made depends on what ``vmap`` is applied to, which :class:`ja
 lanes have                      the inverse comes from
 ==============================  ===================================================================================
 no ``vmap``                     a Cholesky factor, made again when :math:`\rho` changes
-their own P or A                the same; lanes are factorised together as soon as one of them wants it
+their own P or A                the same; lanes are factorized together as soon as one of them wants it
 P and A in common               one eigendecomposition, outside of all loops: with
                                 :math:`P + \sigma I + A^T S A = L L^T` and
                                 :math:`L^{-1} A^T S A L^{-T} = V \Lambda V^T`, the inverse is
@@ -105,7 +105,7 @@ def correction(split: Splitting, own: Any, rho: Array, g: Array) -> Array:
 
 
 def renewed(split: Splitting, own: Any, rho: Array, stale: Array) -> Any:
-    """The inverse for ``rho``: ``own``, or a new one if that is stale; ``None`` without a factorisation."""
+    """The inverse for ``rho``: ``own``, or a new one if that is stale; ``None`` without a factorization."""
     if not split.direct:
         return None
     P, A = split.qp.P.dense(), split.qp.A.dense()

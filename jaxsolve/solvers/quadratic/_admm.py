@@ -34,12 +34,12 @@ from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, residuals
 from jaxsolve.solvers.quadratic._scaling import scale
-from jaxsolve.solvers.quadratic._splitting import Splitting, correction, renewed, splitting
+from jaxsolve.solvers.quadratic._admm_linear_system import Splitting, correction, renewed, splitting
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["OperatorSplitting", "SplittingState"]
 
-# Problems given by sparse matrices are factorised as dense ones up to this many entries of an (n, n + m) matrix.
+# Problems given by sparse matrices are factorized as dense ones up to this many entries of an (n, n + m) matrix.
 _DENSE_ENTRIES = 8_000_000
 # The penalty is changed if another would be better by this factor.
 _WORTH_CHANGING = 5.0
@@ -53,7 +53,7 @@ class Point(NamedTuple):
         z: the rows, within their bounds, shape ``(m,)``.
         y: multipliers, shape ``(m,)``.
         at: the products at ``(x, y)``.
-        inverse: of the linear system; ``None`` without a factorisation.
+        inverse: of the linear system; ``None`` without a factorization.
         stale: whether the penalty is no longer that of the inverse.
     """
 
@@ -98,8 +98,8 @@ class OperatorSplitting(QuadraticSolver):
         check_primal_dual_infeasability: look for proofs of infeasibility; ``"auto"`` does.
         sigma: proximal weight of the variables.
         momentum: over-relaxation, between 0 and 2.
-        eq_qp_solve: how the linear systems are solved: ``"lu"`` by a factorisation (matrices are made dense), ``"cg"``
-            or ``"cg+jacobi"`` by conjugate gradients, ``"auto"`` by a factorisation if the matrices are given by
+        eq_qp_solve: how the linear systems are solved: ``"lu"`` by a factorization (matrices are made dense), ``"cg"``
+            or ``"cg+jacobi"`` by conjugate gradients, ``"auto"`` by a factorization if the matrices are given by
             their entries and are not too large.
         rho_start: first penalty.
         rho_min: smallest penalty.
@@ -145,7 +145,7 @@ class OperatorSplitting(QuadraticSolver):
     # ---- The problem ----------------------------------------------------------------------------------------------
 
     def wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
-        """The problem with dense matrices, if it is to be factorised."""
+        """The problem with dense matrices, if it is to be factorized."""
         size = qp.num_variables * (qp.num_variables + qp.num_rows)
         small = qp.has_entries and size <= _DENSE_ENTRIES
         return qp.dense() if self.eq_qp_solve == "lu" or (self.eq_qp_solve == "auto" and small) else qp
