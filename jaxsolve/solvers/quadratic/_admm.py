@@ -29,12 +29,12 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_choice, check_number, option
+from jaxsolve.solvers.quadratic._admm_linear_system import Splitting, correction, renewed, splitting
 from jaxsolve.solvers.quadratic._base import Problem, QuadraticSolver
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, residuals
 from jaxsolve.solvers.quadratic._scaling import scale
-from jaxsolve.solvers.quadratic._admm_linear_system import Splitting, correction, renewed, splitting
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["OperatorSplitting", "SplittingState"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from jaxsolve._status import Status
-from jaxsolve.solvers.quadratic._forms import BoxConstrained
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
+from jaxsolve.solvers.quadratic._forms import BoxConstrained
 
 __all__ = ["BoxOSQP"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jaxsolve.solvers.quadratic._forms import StandardForm
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
+from jaxsolve.solvers.quadratic._forms import StandardForm
 
 __all__ = ["OSQP"]
 
