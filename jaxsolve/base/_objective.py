@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._closure import Staged, output_shape
+from jaxsolve.base._params import as_like
 from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = ["Objective", "blank_output"]
@@ -30,6 +31,10 @@ class Objective:
         self._has_aux, self._gives_grad = has_aux, value_and_grad
         self._fun = stage(fun, form, self._check_output)
         self._value_and_grad = stage(self._differentiate, "fun", lambda out: None)
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Any:
+        """What ``fun`` returns."""
+        return self._fun(params, *args, **kwargs)
 
     def value(self, params: Any, *args: Any, **kwargs: Any) -> tuple[jax.Array, Any]:
         """``(value, aux)``; ``aux`` is ``None`` without one."""
@@ -58,8 +63,7 @@ class Objective:
             value, aux = out if self._has_aux else (out, None)
         else:
             (value, aux), grad = jax.value_and_grad(self.value, has_aux=True)(params, *args, **kwargs)
-        grad = jax.tree.map(lambda g, p: jnp.asarray(g).astype(jnp.result_type(p)), grad, params)
-        return (jnp.asarray(value), aux), grad
+        return (jnp.asarray(value), aux), as_like("the gradient of fun", grad, params)
 
     def _check_output(self, out) -> None:
         wanted = "(value, aux)" if self._has_aux else "a scalar value"
@@ -88,11 +92,11 @@ def blank_output(solver: Any, params: Any, args: tuple, kwargs: dict) -> tuple[A
         only once it is called.
     """
     if solver.jit:
-        value, aux = solver.objective.value_shape(params, *args, **kwargs)
+        value, aux = solver._objective.value_shape(params, *args, **kwargs)
         return value.dtype, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux), 0
     if not solver.has_aux:
         return tree_real_dtype(params), None, 0
-    value, aux = solver.objective.value(params, *args, **kwargs)
+    value, aux = solver._objective.value(params, *args, **kwargs)
     return value.dtype, aux, 1
 
 

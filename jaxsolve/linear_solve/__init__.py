@@ -8,11 +8,12 @@ from jaxsolve.linear_solve._neumann import solve_neumann
 from jaxsolve.linear_solve._operators import materialize, residual, transpose
 from jaxsolve.linear_solve._preconditioners import diagonal, jacobi_preconditioner
 from jaxsolve.linear_solve._refinement import solve_iterative_refinement
-from jaxsolve.linear_solve._solve import DIRECT_MAX_SIZE, solve
+from jaxsolve.linear_solve._solve import DIRECT_MAX_SIZE, check_method, solve
 
 __all__ = [
     "DIRECT_MAX_SIZE",
     "SolveInfo",
+    "check_method",
     "diagonal",
     "jacobi_preconditioner",
     "materialize",

@@ -15,7 +15,7 @@ from jaxsolve.linear_solve._differentiable import Kernel, Outcome, differentiabl
 from jaxsolve.linear_solve._krylov_common import krylov_options
 from jaxsolve.linear_solve._operators import Codec, is_matrix, make_operator
 
-__all__ = ["DIRECT_MAX_SIZE", "solve"]
+__all__ = ["DIRECT_MAX_SIZE", "check_method", "solve"]
 
 PyTree = Any
 _STRUCTURES = ("general", "symmetric", "psd")
@@ -202,3 +202,9 @@ def _binds(method, name):
 
 def _is_one_of(function, functions):
     return any(function is candidate for candidate in functions)
+
+
+def check_method(name: str, value: Any) -> None:
+    """Raise ``TypeError`` unless ``value`` is a linear solver or ``None``."""
+    if value is not None and not callable(value) and type(value).__module__.partition(".")[0] != "lineax":
+        raise TypeError(f"{name} must be a linear solver solve(matvec, b) or None, got {value!r}.")

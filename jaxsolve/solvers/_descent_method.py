@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxsolve._types import Array, PyTree
-from jaxsolve.base import IterativeSolver, check_choice, check_init_params, check_number, option, required
+from jaxsolve.base import IterativeSolver, check_choice, check_flags, check_number, option
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.solvers._stepsize import as_stepsize, is_searched
@@ -41,7 +41,7 @@ class DescentMethod(IterativeSolver):
         min_stepsize: the first trial step is at least this long.
     """
 
-    fun: Callable = required()
+    fun: Callable
     value_and_grad: bool = option(False)
     has_aux: bool = option(False)
     stepsize: float | Callable = option(0.0)
@@ -54,15 +54,12 @@ class DescentMethod(IterativeSolver):
     max_stepsize: float | Callable = option(1.0)
     min_stepsize: float | Callable = option(1e-6)
 
-    oracles = ("fun",)
-    structure = "psd"
-    guards_nonfinite = True
-    derived_fields = ("value", "aux")
+    _structure = "psd"
+    _handles_nonfinite = True
 
-    def validate(self) -> None:
-        super().validate()
-        for name in ("value_and_grad", "has_aux"):
-            check_choice(name, getattr(self, name), (True, False))
+    def _validate(self) -> None:
+        super()._validate()
+        check_flags(self, "value_and_grad", "has_aux")
         self.stepsize = as_stepsize(self.stepsize)
         if not isinstance(self.linesearch, LineSearch):
             check_choice("linesearch", self.linesearch, LINESEARCHES)
@@ -74,18 +71,13 @@ class DescentMethod(IterativeSolver):
         # The line search checks the options that are its own.
         self._line_search()
 
-    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
-        """Raise ``ValueError`` if there is nothing to start from."""
-        del args, kwargs
-        check_init_params(init_params)
-
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient of ``fun`` in ``params``, a pytree like them."""
-        return self.objective.grad(params, *args, **kwargs)
+        return self._objective.grad(params, *args, **kwargs)
 
-    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
+    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
         """``value`` and ``aux`` as functions of the solution."""
-        value, aux = self.objective.value(params, *args, **kwargs)
+        value, aux = self._objective.value(params, *args, **kwargs)
         return {"value": value, "aux": aux}
 
     @property
@@ -102,14 +94,14 @@ class DescentMethod(IterativeSolver):
         return jnp.clip(last * factor, jnp.asarray(self.min_stepsize).astype(dtype), longest)
 
     def _line_search(self):
-        unroll = {"while": False, "python": False, "scan": True, "checkpoint": "checkpoint"}[self.loop_kind]
+        unroll = {"while": False, "python": False, "scan": True, "checkpoint": "checkpoint"}[self._loop_kind]
         common: dict[str, Any] = {"value_and_grad": True, "has_aux": True, "jit": self.jit, "unroll": unroll}
         if isinstance(self.linesearch, LineSearch):
             search: Any = self.linesearch
-            return dataclasses.replace(search, fun=self.objective.value_and_grad, **common)
+            return dataclasses.replace(search, fun=self._objective.value_and_grad, **common)
         return make_linesearch(
             self.linesearch,
-            self.objective.value_and_grad,
+            self._objective.value_and_grad,
             maxls=self.maxls,
             condition=self.condition,
             decrease_factor=self.decrease_factor,

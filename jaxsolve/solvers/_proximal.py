@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, blank_output, check_choice, check_init_params, check_number, option, required
+from jaxsolve.base import IterativeSolver, blank_output, check_flags, check_number, option
 from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
@@ -105,7 +105,7 @@ class ProximalMethod(IterativeSolver):
         decrease_factor: factor by which backtracking shortens the step, in (0, 1).
     """
 
-    fun: Callable = required()
+    fun: Callable
     value_and_grad: bool = option(False)
     has_aux: bool = option(False)
     stepsize: float | Callable = option(0.0)
@@ -113,34 +113,28 @@ class ProximalMethod(IterativeSolver):
     acceleration: bool = option(True)
     decrease_factor: float = option(0.5)
 
-    surrogate_error = True
-    derived_fields = ("value", "aux")
+    _error_is_estimate = True
+    _resumed_fields = ("iter_num", "stepsize", "velocity", "t", "first_value", "first_error")
 
-    def validate(self) -> None:
-        super().validate()
-        for name in ("value_and_grad", "has_aux", "acceleration"):
-            check_choice(name, getattr(self, name), (True, False))
+    def _validate(self) -> None:
+        super()._validate()
+        check_flags(self, "value_and_grad", "has_aux", "acceleration")
         self.stepsize = as_stepsize(self.stepsize)
         check_number("maxls", self.maxls, at_least=1)
         check_number("decrease_factor", self.decrease_factor, above=0, below=1)
 
-    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
-        """Raise ``ValueError`` if there is nothing to start from."""
-        del args, kwargs
-        check_init_params(init_params)
-
     # ---- What the solvers differ in -------------------------------------------------------------------------------
 
     #: Whether the proximity operator is the identity, so that the optimality condition is a zero gradient.
-    smooth: ClassVar[bool] = False
+    _smooth: ClassVar[bool] = False
 
-    def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
+    def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The proximity operator of ``scaling * g``."""
-        raise TypeError(f"{type(self).__name__} must define apply_prox.")
+        raise NotImplementedError
 
     # ---- The iteration --------------------------------------------------------------------------------------------
 
-    def start(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
+    def _start(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
         """The state before the first step."""
         dtype = tree_real_dtype(init_params)
         value_dtype, aux, calls = blank_output(self, init_params, args, kwargs)
@@ -150,7 +144,7 @@ class ProximalMethod(IterativeSolver):
             stepsize=jnp.ones((), dtype) if searches else stepsize_at(self.stepsize, zero, dtype),
             error=jnp.asarray(jnp.inf, dtype),
             aux=aux,
-            velocity=init_params if self.acceleration else None,
+            velocity=jax.tree.map(jnp.copy, init_params) if self.acceleration else None,
             t=jnp.ones((), dtype),
             value=jnp.asarray(jnp.inf, value_dtype),
             status=zero,
@@ -160,10 +154,10 @@ class ProximalMethod(IterativeSolver):
             first_error=None if searches else jnp.zeros((), dtype),
         )
 
-    def advance(self, params: PyTree, state: ProximalState, hyperparams: Any, args: tuple, kwargs: dict) -> OptStep:
+    def _advance(self, params: PyTree, state: ProximalState, hyperparams: Any, args: tuple, kwargs: dict) -> OptStep:
         """One proximal gradient step."""
         base = state.velocity if self.acceleration else params
-        (value, aux), grad = self.objective.value_and_grad(base, *args, **kwargs)
+        (value, aux), grad = self._objective.value_and_grad(base, *args, **kwargs)
 
         if is_searched(self.stepsize):
             new_params, stepsize, trials, found = self._backtrack(
@@ -178,12 +172,12 @@ class ProximalMethod(IterativeSolver):
         # A gradient tells optimality to full precision; a difference of points divided by the step only as well as the
         # points are represented, which is why the claim to have converged is checked by the base class.
         move = tree_sub(new_params, base)
-        error = tree_l2_norm(grad) if self.smooth else tree_l2_norm(move) / used
+        error = tree_l2_norm(grad) if self._smooth else tree_l2_norm(move) / used
         error = error.astype(state.error.dtype)
         # A point that is optimal is not left: near the precision of the objective no comparison of values tells whether
         # the step from it would be too long. An extrapolated point need not be feasible, and is left.
         settled = error <= jnp.asarray(self.tol).astype(error.dtype)
-        if self.acceleration and not self.smooth:
+        if self.acceleration and not self._smooth:
             settled = settled & (state.t <= 1)
         new_params = tree_where(settled, base, new_params)
         # In floating point a step may be too short to move the base point, and no later step will be longer, except
@@ -204,13 +198,13 @@ class ProximalMethod(IterativeSolver):
             error = jnp.where(blame, state.error, error)
             stuck = stuck & ~blame & (state.t <= 1)
 
-        status, first_value, first_error = self.status_of(error, failed=stuck), None, None
+        status, first_value, first_error = self._status_of(error, failed=stuck), None, None
         if not is_searched(self.stepsize):
             starting = state.iter_num == 0
             first_value = jnp.where(starting, value, state.first_value)
             first_error = jnp.where(starting, error, state.first_error)
             diverged = (value > first_value + _MUCH_LOWER * jnp.abs(first_value)) & (error > first_error / _MUCH_LOWER)
-            status = jnp.where(diverged, int(Status.DIVERGED), status).astype(jnp.int32)
+            status = Status.DIVERGED.where(diverged, status)
 
         return OptStep(
             new_params,
@@ -231,7 +225,7 @@ class ProximalMethod(IterativeSolver):
         )
 
     def _prox_step(self, base, stepsize, grad, hyperparams):
-        return self.apply_prox(tree_add_scalar_mul(base, -stepsize, grad), hyperparams, stepsize)
+        return self._apply_prox(tree_add_scalar_mul(base, -stepsize, grad), hyperparams, stepsize)
 
     def _backtrack(self, base, stepsize, value, grad, hyperparams, args, kwargs):
         r"""Shorten the step until the quadratic model bounds the function from above.
@@ -248,7 +242,7 @@ class ProximalMethod(IterativeSolver):
             _, stepsize, _, _, trials, _ = carry
             point = self._prox_step(base, stepsize, grad, hyperparams)
             move = tree_sub(point, base)
-            trial_value = self.objective.value(point, *args, **kwargs)[0].astype(dtype)
+            trial_value = self._objective.value(point, *args, **kwargs)[0].astype(dtype)
             # What f rises above its tangent, and the most it may at this step size. NaN is never at most anything.
             rise = trial_value - value - tree_vdot(grad, move).astype(dtype)
             bound = tree_l2_norm(move, squared=True).astype(dtype) / (2 * stepsize)
@@ -259,7 +253,7 @@ class ProximalMethod(IterativeSolver):
         zero = jnp.zeros((), dtype)
         init = (base, stepsize, zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))
         point, stepsize, rise, bound, trials, found = loop(
-            lambda carry: ~carry[-1], attempt, init, maxiter=self.maxls, kind=self.loop_kind
+            lambda carry: ~carry[-1], attempt, init, maxiter=self.maxls, kind=self._loop_kind
         )
         point = tree_where(found, point, base)
         # A step that was far from the bound may be longer next time, if the difference was more than rounding.
@@ -277,14 +271,14 @@ class ProximalMethod(IterativeSolver):
 
     # ---- Optimality -----------------------------------------------------------------------------------------------
 
-    def optimality_residual(self, params: PyTree, hyperparams: Any, args: tuple, kwargs: dict) -> PyTree:
+    def _optimality(self, params: PyTree, hyperparams: Any, args: tuple, kwargs: dict) -> PyTree:
         """The gradient if the problem is smooth, else the fixed-point residual with unit step size."""
-        grad = self.objective.grad(params, *args, **kwargs)
-        if self.smooth:
+        grad = self._objective.grad(params, *args, **kwargs)
+        if self._smooth:
             return grad
-        return tree_sub(self.apply_prox(tree_sub(params, grad), hyperparams, 1.0), params)
+        return tree_sub(self._apply_prox(tree_sub(params, grad), hyperparams, 1.0), params)
 
-    def value_and_aux(self, params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
+    def _value_and_aux(self, params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
         """The fields of the state that are functions of the solution."""
-        value, aux = self.objective.value(params, *args, **kwargs)
+        value, aux = self._objective.value(params, *args, **kwargs)
         return {"value": value, "aux": aux}

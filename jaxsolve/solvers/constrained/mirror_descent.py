@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,9 @@ from jaxsolve.base import (
     as_like,
     blank_output,
     check_callable,
-    check_choice,
-    check_init_params,
+    check_flags,
     check_number,
     option,
-    required,
 )
 from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_l2_norm, tree_real_dtype, tree_sub, tree_vdot, tree_where
@@ -107,33 +105,23 @@ class MirrorDescent(IterativeSolver):
         [0.8, 0.2, 0.0]
     """
 
-    fun: Callable = required()
-    projection_grad: Callable = required()
-    stepsize: Any = required()
+    fun: Callable
+    projection_grad: Callable
+    stepsize: Any = option()
     tol: float = option(1e-2)
     has_aux: bool = option(False)
     maxls: int = option(30)
     decrease_factor: float = option(0.5)
 
-    order: ClassVar[str] = (
-        "fun projection_grad stepsize maxiter tol verbose implicit_diff implicit_diff_solve has_aux jit unroll"
-    )
-    oracles: ClassVar[tuple[str, ...]] = ("fun", "projection_grad")
-    surrogate_error = True
-    derived_fields = ("value", "aux")
+    _error_is_estimate = True
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
-        check_choice("has_aux", self.has_aux, (True, False))
+        super()._validate()
+        check_flags(self, "has_aux")
         self.stepsize = as_stepsize(self.stepsize)
         check_number("maxls", self.maxls, at_least=1)
         check_number("decrease_factor", self.decrease_factor, above=0, below=1)
-
-    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
-        """Raise ``ValueError`` if there is nothing to start from."""
-        del args, kwargs
-        check_init_params(init_params)
 
     # ---- Constructors of options ----------------------------------------------------------------------------------
 
@@ -219,7 +207,7 @@ class MirrorDescent(IterativeSolver):
     ) -> OptStep:
         """One mirror step; returns ``OptStep(params, state)``."""
         dtype = state.error.dtype
-        (value, aux), grad = self.objective.value_and_grad(params, *args, **kwargs)
+        (value, aux), grad = self._objective.value_and_grad(params, *args, **kwargs)
         error = tree_l2_norm(self._fixed_point_residual(params, grad, hyperparams_proj)).astype(dtype)
 
         if is_searched(self.stepsize):
@@ -245,7 +233,7 @@ class MirrorDescent(IterativeSolver):
                 num_fun_eval=state.num_fun_eval + (trials if is_searched(self.stepsize) else 0),
                 num_grad_eval=state.num_grad_eval + 1,
                 num_proj_eval=state.num_proj_eval + trials + 1,
-                status=self.status_of(error, failed=stuck, failure=Status.STALLED),
+                status=self._status_of(error, failed=stuck, failure=Status.STALLED),
                 value=value,
                 stepsize=stepsize,
             ),
@@ -262,7 +250,7 @@ class MirrorDescent(IterativeSolver):
             _, stepsize, _, _, trials, _ = carry
             point = self._mirror_step(params, grad, stepsize, hyperparams)
             promise = -tree_vdot(grad, tree_sub(point, params)).astype(dtype)
-            change = self.objective.value(point, *args, **kwargs)[0].astype(dtype) - value
+            change = self._objective.value(point, *args, **kwargs)[0].astype(dtype) - value
             found = change <= -0.5 * promise + slack
             return (
                 point,
@@ -276,7 +264,7 @@ class MirrorDescent(IterativeSolver):
         zero = jnp.zeros((), dtype)
         init = (params, state.stepsize, zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))
         point, stepsize, promise, change, trials, found = loop(
-            lambda carry: ~carry[-1], attempt, init, maxiter=self.maxls, kind=self.loop_kind
+            lambda carry: ~carry[-1], attempt, init, maxiter=self.maxls, kind=self._loop_kind
         )
         point = tree_where(found, point, params)
         # A step that fell short of the promise by little may be longer next time, if that was more than rounding.
@@ -293,12 +281,12 @@ class MirrorDescent(IterativeSolver):
 
     def optimality_fun(self, sol: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
         """The residual ``projection_grad(x, grad, 1) - x``, a pytree like ``sol``."""
-        return self._fixed_point_residual(sol, self.objective.grad(sol, *args, **kwargs), hyperparams_proj)
+        return self._fixed_point_residual(sol, self._objective.grad(sol, *args, **kwargs), hyperparams_proj)
 
-    def derived_state(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
+    def _state_of_solution(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
         """``value`` and ``aux`` as functions of the solution."""
         del hyperparams_proj
-        value, aux = self.objective.value(params, *args, **kwargs)
+        value, aux = self._objective.value(params, *args, **kwargs)
         return {"value": value, "aux": aux}
 
 

@@ -34,9 +34,9 @@ class ExternalQP(DirectQP):
 
     weak: str = option("half")
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
+        super()._validate()
         check_choice("weak", self.weak, ("half", "active", "inactive"))
 
     def form_options(self) -> dict[str, Any]:
@@ -68,14 +68,14 @@ class ExternalQP(DirectQP):
         y = feasible_signs(qp, y)
         at = products(qp, x, y)
         error = form.error_at(qp, x, y, at)
-        lost = (status == int(Status.PRIMAL_INFEASIBLE)) | (status == int(Status.DUAL_INFEASIBLE))
+        lost = Status.PRIMAL_INFEASIBLE.holds(status) | Status.DUAL_INFEASIBLE.holds(status)
         state = DirectState(iter_num, error, qp.value(x), status)
         step = OptStep(form.to_params(problem, x, y, at.Ax), state)
         step, active, cholesky = form._polished(problem, step, lost)
         # What was said to be optimal, and is not, is not reported as such.
         solved = step.state.error <= jnp.asarray(self.tol).astype(error.dtype)
-        claimed = step.state.status == int(Status.CONVERGED)
-        status = jnp.where(claimed & ~solved, int(Status.STALLED), step.state.status).astype(jnp.int32)
+        claimed = Status.CONVERGED.holds(step.state.status)
+        status = Status.STALLED.where(claimed & ~solved, step.state.status)
         step = step._replace(state=step.state._replace(status=status))
         factors = Factors(active, problem.for_kkt()[1], cholesky, is_valid(step))
         return step._replace(state=step.state._replace(factors=factors))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -56,11 +56,9 @@ class ExternalOSQP(ExternalQP):
     settings: Mapping[str, Any] | None = option(None)
     maxiter: int = option(4000)
 
-    order: ClassVar[str] = "maxiter tol settings implicit_diff_solve"
-
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
+        super()._validate()
         check_number("maxiter", self.maxiter, at_least=1)
         if self.settings is not None and not isinstance(self.settings, Mapping):
             raise TypeError(f"settings must be a dict of settings of OSQP, got {self.settings!r}.")

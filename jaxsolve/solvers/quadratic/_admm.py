@@ -126,9 +126,9 @@ class OperatorSplitting(QuadraticSolver):
     tol: float = option(1e-3)
     termination_check_frequency: int = option(5)
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
+        super()._validate()
         check_choice("check_primal_dual_infeasability", self.check_primal_dual_infeasability, ("auto", True, False))
         check_choice("eq_qp_solve", self.eq_qp_solve, ("auto", "cg", "cg+jacobi", "lu"))
         check_number("momentum", self.momentum, above=0, below=2)
@@ -161,7 +161,7 @@ class OperatorSplitting(QuadraticSolver):
     @property
     def unrolls(self) -> bool:
         """Whether derivatives of the iterations are wanted."""
-        return self.loop_kind in ("scan", "checkpoint")
+        return self._loop_kind in ("scan", "checkpoint")
 
     def _splitting(self, problem: Problem, witness: Array | None = None) -> Splitting:
         prepared = self.__dict__.get("_split")
@@ -190,7 +190,7 @@ class OperatorSplitting(QuadraticSolver):
         point = Point(x, jnp.clip(at.Ax, qp.lower, qp.upper), y, at, inverse, jnp.asarray(True))
         return self._judge(problem, point, None, jnp.zeros((), jnp.int32), rho_bar)
 
-    def first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
+    def _first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
         """The starting point and its state."""
         state = self.init_state(init_params, *args, **kwargs)
         return OptStep(self._to_params(self.problem(None), state.solver_state), state)
@@ -213,7 +213,7 @@ class OperatorSplitting(QuadraticSolver):
         rho_bar = jnp.where(due, self._better_penalty(split, point, state.rho_bar), state.rho_bar)
         point = point._replace(stale=rho_bar != state.rho_bar)
         new = self._judge(problem, point, old, iter_num, rho_bar)
-        status = jnp.where(sound, new.status, int(Status.NONFINITE)).astype(jnp.int32)
+        status = Status.NONFINITE.where(~sound, new.status)
         return OptStep(self._to_params(problem, point), new._replace(status=status))
 
     def _iterate(self, split: Splitting, point: Point, rho: Array, iter_num: Array) -> tuple[Point, Array]:
@@ -232,7 +232,7 @@ class OperatorSplitting(QuadraticSolver):
 
         size, start = self.termination_check_frequency, (point.x, point.z, point.y, point.at.Ax)
         whole = is_concrete(self.maxiter) and self.maxiter % size == 0
-        if whole and self.loop_kind == "while":
+        if whole and self._loop_kind == "while":
             carry, count = lax.fori_loop(0, size, lambda _, carry: one(carry), start), jnp.asarray(size, jnp.int32)
         else:
             last = jnp.minimum(iter_num + size, jnp.asarray(self.maxiter).astype(jnp.int32))
@@ -241,7 +241,7 @@ class OperatorSplitting(QuadraticSolver):
                 lambda carry: (one(carry[0]), carry[1] + 1),
                 (start, iter_num),
                 maxiter=size,
-                kind=self.loop_kind,
+                kind=self._loop_kind,
             )
             count = reached - iter_num
         x, z, y, _ = carry
@@ -268,7 +268,7 @@ class OperatorSplitting(QuadraticSolver):
         qp, scaling = problem.qp, problem.scaling
         x, y, at = _in_user_units(point.x, point.y, point.at, scaling)
         error = optimality_error(residuals(qp, x, y, at), *self.tolerances(x.dtype))
-        status = self.status_of(error)
+        status = self._status_of(error)
         if old is not None and self.check_primal_dual_infeasability is not False:
             dx, dy, dat = jax.tree.map(jnp.subtract, (point.x, point.y, point.at), (old.x, old.y, old.at))
             d, dy, along = _in_user_units(dx, dy, dat, scaling)
@@ -281,9 +281,9 @@ class OperatorSplitting(QuadraticSolver):
                 patience * _number(self.dual_infeasible_tol, x),
             )
             infeasible, unbounded = find_certificates(problem.scaled, scaling, d, signed, along, tol)
-            running = status == int(Status.RUNNING)
-            status = jnp.where(running & unbounded, int(Status.DUAL_INFEASIBLE), status)
-            status = jnp.where(running & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
+            running = Status.RUNNING.holds(status)
+            status = Status.DUAL_INFEASIBLE.where(running & unbounded, status)
+            status = Status.PRIMAL_INFEASIBLE.where(running & infeasible, status)
         return SplittingState(
             iter_num,
             error,

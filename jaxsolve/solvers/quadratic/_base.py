@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, check_callable, check_choice, check_number, option
+from jaxsolve.base import IterativeSolver, check_callable, check_choice, check_flags, check_number, option
 from jaxsolve.solvers.quadratic._kkt import (
     ActiveSet,
     Factors,
@@ -97,17 +97,16 @@ class QuadraticSolver(IterativeSolver):
     polish: bool = option(True)
     weak: str = option("half")
 
-    guards_nonfinite = True
+    _handles_nonfinite = True
     has_factors = True
-    derived_fields = ("value",)
     #: The tolerance at which the active set is looked at for the first time, and the factor from stage to stage.
     stages: ClassVar[tuple[float, float]] = (1e-3, 1e-2)
     #: How many active sets are tried in a stage.
     attempts: ClassVar[int] = 4
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
+        super()._validate()
         for name in ("matvec_Q", "matvec_A", "matvec_G", "fun"):
             if getattr(self, name, None) is not None:
                 check_callable(name, getattr(self, name), "a function")
@@ -115,7 +114,7 @@ class QuadraticSolver(IterativeSolver):
             raise ValueError("fun and matvec_Q both give the objective: pass one of them.")
         if self.rtol is not None:
             check_number("rtol", self.rtol, at_least=0)
-        check_choice("polish", self.polish, (True, False))
+        check_flags(self, "polish")
         check_choice("weak", self.weak, ("half", "active", "inactive"))
 
     # ---- The problem ----------------------------------------------------------------------------------------------
@@ -177,21 +176,21 @@ class QuadraticSolver(IterativeSolver):
         """Iterate in stages from ``init_params``; see ``Solver.run``."""
         solver = self._prepare(init_params, *args, **kwargs)
         problem = solver.problem(None)
-        step = solver.first_step(init_params, args, kwargs)
-        unrolls = self.loop_kind in ("scan", "checkpoint")
+        step = solver._first_step(init_params, args, kwargs)
+        unrolls = self._loop_kind in ("scan", "checkpoint")
         direct = problem.qp.is_dense and self.polishes and not unrolls
 
         def iterate(step: OptStep, until: Any) -> OptStep:
             def proceed(step):
                 state = step.state
-                return (state.status == int(Status.RUNNING)) & (state.error > until) & (state.iter_num < self.maxiter)
+                return Status.RUNNING.holds(state.status) & (state.error > until) & (state.iter_num < self.maxiter)
 
             return loop(
                 proceed,
-                lambda s: solver.next_step(s, args, kwargs, active=proceed(s)),
+                lambda s: solver._next_step(s, args, kwargs, active=proceed(s)),
                 step,
                 maxiter=self.max_updates,
-                kind=self.loop_kind,
+                kind=self._loop_kind,
             )
 
         if direct:
@@ -200,8 +199,8 @@ class QuadraticSolver(IterativeSolver):
             step = iterate(step, 0)
             factors = None
         state = step.state
-        running = state.status == int(Status.RUNNING)
-        status = jnp.where(running, int(Status.MAXITER), state.status).astype(jnp.int32)
+        running = Status.RUNNING.holds(state.status)
+        status = Status.MAXITER.where(running, state.status)
         if factors is None and self.implicit_diff:
             factors = self._factors_at(problem, step, status)
         return OptStep(step.params, state._replace(status=status, factors=factors))
@@ -236,16 +235,14 @@ class QuadraticSolver(IterativeSolver):
             step, until, *_ = carry
             step = iterate(step, jnp.maximum(until, tol))
             # Where the iterations went astray there is no active set to look at.
-            lost = (step.state.status == int(Status.PRIMAL_INFEASIBLE)) | (
-                step.state.status == int(Status.DUAL_INFEASIBLE)
-            )
+            lost = Status.PRIMAL_INFEASIBLE.holds(step.state.status) | (Status.DUAL_INFEASIBLE.holds(step.state.status))
             polished, active, cholesky = solver._polished(problem, step, lost)
-            over = (polished.state.status != int(Status.RUNNING)) | (polished.state.iter_num >= self.maxiter)
+            over = ~Status.RUNNING.holds(polished.state.status) | (polished.state.iter_num >= self.maxiter)
             return polished, until * ratio, active, cholesky, over
 
-        over = (step.state.status != int(Status.RUNNING)) | (step.state.iter_num >= self.maxiter)
+        over = ~Status.RUNNING.holds(step.state.status) | (step.state.iter_num >= self.maxiter)
         carry = (step, jnp.asarray(first, dtype), active, cholesky, over & False)
-        step, _, active, cholesky, _ = loop(lambda carry: ~carry[-1], stage, carry, maxiter=100, kind=self.loop_kind)
+        step, _, active, cholesky, _ = loop(lambda carry: ~carry[-1], stage, carry, maxiter=100, kind=self._loop_kind)
         valid = is_valid(step)
         return step, Factors(active, problem.for_kkt()[1], cholesky, valid)
 
@@ -279,13 +276,13 @@ class QuadraticSolver(IterativeSolver):
         error = step.state.error
         carry = (jnp.zeros((), jnp.int32), start, start, error, active, cholesky, error != error)
         _, _, (x, y, Ax), best_error, active, cholesky, _ = loop(
-            lambda carry: ~carry[-1], attempt, carry, maxiter=self.attempts, kind=self.loop_kind
+            lambda carry: ~carry[-1], attempt, carry, maxiter=self.attempts, kind=self._loop_kind
         )
         if self.weak == "half":
             active, cholesky = balance(scaled, active, cholesky)
         better = (best_error < error) & ~lost
         solved = best_error <= tol
-        status = jnp.where(lost | ~solved, step.state.status, int(Status.CONVERGED)).astype(jnp.int32)
+        status = Status.CONVERGED.where(solved & ~lost, step.state.status)
         # Unless the run is over the iterations go on where they were.
         accepted = better & (solved | (step.state.iter_num >= self.maxiter))
         params = tree_where(accepted, self.to_params(problem, x, y, Ax), step.params)
@@ -351,7 +348,7 @@ class QuadraticSolver(IterativeSolver):
             for tree, vector in zip(unknowns, vectors, strict=True)
         )
 
-    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
+    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
         """The value of the objective."""
         problem, x, _ = self._at(params, args, kwargs)
         return {"value": problem.qp.value(x)}
@@ -376,9 +373,9 @@ def is_valid(step: OptStep) -> Array:
     """Whether the end of a run is worth differentiating: a solution, or an approximation of one."""
     status = step.state.status
     meaningful = (
-        (status == int(Status.CONVERGED))
-        | (status == int(Status.MAXITER))
-        | (status == int(Status.STALLED))
-        | (status == int(Status.RUNNING))
+        Status.CONVERGED.holds(status)
+        | Status.MAXITER.holds(status)
+        | Status.STALLED.holds(status)
+        | Status.RUNNING.holds(status)
     )
     return meaningful & jnp.isfinite(step.state.error)

@@ -50,11 +50,10 @@ class DirectQP(Solver):
     data_names: ClassVar[tuple[str, ...]] = ("params_obj", "params_eq", "params_ineq")
 
     has_factors = True
-    derived_fields = ("value",)
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
+        super()._validate()
         check_number("tol", self.tol, at_least=0)
         if not self.implicit_diff:
             raise ValueError(f"implicit_diff=False means unrolled iterations, and {type(self).__name__} has none.")
@@ -74,10 +73,10 @@ class DirectQP(Solver):
         start = self.form.initial_values(init_params, problem)
         return (jnp.zeros_like(problem.qp.q), jnp.zeros_like(problem.qp.lower)) if start is None else start
 
-    def check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
+    def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``TypeError`` or ``ValueError`` for data that cannot be right."""
         by_name(self, self.data_names, args, kwargs)
-        self.form.check_arguments(init_params, *args, **kwargs)
+        self.form._check_arguments(init_params, *args, **kwargs)
 
     def unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:
         """The primal variables and the multipliers of the rows."""
@@ -97,9 +96,9 @@ class DirectQP(Solver):
         """Solve with the Jacobian of ``residual``, or its transpose."""
         return self.form.solve_tangent_system(unknowns, rhs, transposed, *args, factors=factors, **kwargs)
 
-    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
+    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
         """The value of the objective."""
-        return self.form.derived_state(params, *args, **kwargs)
+        return self.form._state_of_solution(params, *args, **kwargs)
 
     def optimality_fun(self, params: KKTSolution, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
         r"""The natural residual :math:`(Qx + c + A^T y,\; Ax - \Pi_{[l,u]}(Ax + y))` of all rows; two vectors."""

@@ -25,7 +25,7 @@ class BoxConstrained(QuadraticSolver):
 
     matvec_A: Callable | None = option(None)
 
-    def check_arguments(self, init_params: Any = None, *args: Any, **kwargs: Any) -> None:
+    def _check_arguments(self, init_params: Any = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` for bounds that no number satisfies."""
         params_ineq = by_name(self, ("params_obj", "params_eq", "params_ineq"), args, kwargs).get("params_ineq")
         if params_ineq is not None:
@@ -88,7 +88,7 @@ class StandardForm(QuadraticSolver):
     matvec_A: Callable | None = option(None)
     matvec_G: Callable | None = option(None)
 
-    def check_arguments(self, init_params: Any = None, *args: Any, **kwargs: Any) -> None:
+    def _check_arguments(self, init_params: Any = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` for right-hand sides that are NaN, and for infeasible ones."""
         given = by_name(self, ("params_obj", "params_eq", "params_ineq"), args, kwargs)
         if given.get("params_eq") is not None:

@@ -16,7 +16,7 @@ Reference:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -78,10 +78,9 @@ class BoxCDQP(IterativeSolver):
     maxiter: int = option(500)
     tol: float = option(1e-4)
 
-    order: ClassVar[str] = "maxiter tol verbose implicit_diff implicit_diff_solve jit unroll"
-    surrogate_error = True  # `Q x` is kept up to date, which gathers rounding
+    _error_is_estimate = True  # `Q x` is kept up to date, which gathers rounding
 
-    def check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
+    def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` for bounds that no number satisfies."""
         given = by_name(self, ("params_obj", "params_ineq"), args, kwargs)
         check_bounds(*pair("params_ineq", given.get("params_ineq"), "(l, u)"))
@@ -92,7 +91,7 @@ class BoxCDQP(IterativeSolver):
         lower, upper = pair("params_ineq", params_ineq, "(l, u)")
         return objective, as_vector("l", lower, size, dtype), as_vector("u", upper, size, dtype)
 
-    def init_point(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
+    def _first_point(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
         """The point of the box that is closest to ``init_params``, or to 0."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
         size, dtype = objective.q.size, objective.q.dtype
@@ -104,7 +103,7 @@ class BoxCDQP(IterativeSolver):
     def init_state(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> BoxCDState:
         """The state before the first sweep; the arguments are those of ``run``."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
-        x = flat(self.init_point(init_params, params_obj, params_ineq), objective.q.dtype)
+        x = flat(self._first_point(init_params, params_obj, params_ineq), objective.q.dtype)
         product = objective.P.matvec(x)
         return self._judge(objective, lower, upper, x, product, jnp.zeros((), jnp.int32))
 
@@ -136,9 +135,9 @@ class BoxCDQP(IterativeSolver):
         # A coordinate with neither curvature nor a bound downhill.
         linear = objective.P.diagonal() <= 0
         endless = linear & (((c > 0) & (lower == -jnp.inf)) | ((c < 0) & (upper == jnp.inf)))
-        status = self.status_of(error, failed=jnp.any(endless), failure=Status.DUAL_INFEASIBLE)
+        status = self._status_of(error, failed=jnp.any(endless), failure=Status.DUAL_INFEASIBLE)
         empty = jnp.any((lower > upper) | (lower == jnp.inf) | (upper == -jnp.inf))
-        status = jnp.where(empty, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
+        status = Status.PRIMAL_INFEASIBLE.where(empty, status)
         return BoxCDState(iter_num, error, product, status)
 
     def optimality_fun(self, params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:

@@ -42,12 +42,6 @@ class BoxOSQP(OperatorSplitting, BoxConstrained):
         -0.5
     """
 
-    order: ClassVar[str] = (
-        "matvec_Q matvec_A fun check_primal_dual_infeasability sigma momentum eq_qp_solve rho_start rho_min rho_max "
-        "stepsize_updates_frequency primal_infeasible_tol dual_infeasible_tol maxiter tol termination_check_frequency "
-        "verbose implicit_diff implicit_diff_solve jit unroll"
-    )
-
     #: The statuses under their older names; a run that ends unsolved has a status that says why.
     UNSOLVED: ClassVar[Status] = Status.RUNNING
     SOLVED: ClassVar[Status] = Status.CONVERGED

@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -96,13 +96,9 @@ class EqualityConstrainedQP(DirectQP):
 
     data_names = ("params_obj", "params_eq")
 
-    order: ClassVar[str] = (
-        "matvec_Q matvec_A fun solve refine_regularization refine_maxiter maxiter tol implicit_diff_solve jit"
-    )
-
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
+        super()._validate()
         if self.solve is not None:
             check_callable("solve", self.solve, "a linear solver solve(matvec, b)")
         check_number("refine_regularization", self.refine_regularization, at_least=0)
@@ -137,7 +133,7 @@ class EqualityConstrainedQP(DirectQP):
         at = products(qp, x, y)
         error = form.error_at(qp, x, y, at)
         status = self._status(problem, x, at, error)
-        valid = ((status == int(Status.CONVERGED)) | (status == int(Status.STALLED))) & jnp.isfinite(error)
+        valid = (Status.CONVERGED.holds(status) | Status.STALLED.holds(status)) & jnp.isfinite(error)
         if direct:
             # The solves of the derivative must wait for the search for certificates: batched calls of LAPACK that run
             # at the same time can block each other in the thread pool of jaxlib's CPU backend.
@@ -187,10 +183,10 @@ class EqualityConstrainedQP(DirectQP):
         d = jnp.where(solved, 0, -(at.Px + qp.q + at.Aty))
         y = jnp.where(solved, 0, at.Ax - qp.upper)
         found = find_certificates(problem.scaled, problem.scaling, d, y, products(qp, d, y), (1e-3, 1e-3))
-        status = jnp.where(found[1], int(Status.DUAL_INFEASIBLE), int(Status.STALLED))
-        status = jnp.where(found[0], int(Status.PRIMAL_INFEASIBLE), status)
-        status = jnp.where(solved, int(Status.CONVERGED), status)
-        return jnp.where(jnp.isfinite(error), status, int(Status.NONFINITE)).astype(jnp.int32)
+        status = Status.DUAL_INFEASIBLE.where(found[1], int(Status.STALLED))
+        status = Status.PRIMAL_INFEASIBLE.where(found[0], status)
+        status = Status.CONVERGED.where(solved, status)
+        return Status.NONFINITE.where(~jnp.isfinite(error), status)
 
 
 def _accepted(method: Callable, **options: Any) -> dict[str, Any]:

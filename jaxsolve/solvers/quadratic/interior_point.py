@@ -124,13 +124,12 @@ class InteriorPointQP(BoxConstrained):
     tol: float = option(1e-8)
     smoothing: float = option(0.0)
 
-    order: ClassVar[str] = "matvec_Q matvec_A fun"
     # Iterations are few, so the active set is not looked at before the last; and then it is known.
     stages: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
+        super()._validate()
         check_number("smoothing", self.smoothing, at_least=0)
 
     @property
@@ -181,7 +180,7 @@ class InteriorPointQP(BoxConstrained):
         point = _cold_start(problem.scaled) if warm is None else _warm_start(problem, *warm)
         return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype), first=True)
 
-    def first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
+    def _first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
         """The starting point and its state."""
         state = self.init_state(init_params, *args, **kwargs)
         return OptStep(self._to_params(self.problem(None), state.point), state)
@@ -194,7 +193,7 @@ class InteriorPointQP(BoxConstrained):
         problem = self.problem(params.primal[0], params_obj, params_eq, params_ineq)
         target = jnp.asarray(self.smoothing).astype(state.error.dtype) * problem.scaling.cost
         point, accurate = _predictor_corrector(
-            problem.scaled, state.point, state.at, state.regularization, target, self.loop_kind
+            problem.scaled, state.point, state.at, state.regularization, target, self._loop_kind
         )
         # A factorization that broke down is repeated with more regularization, from where it was.
         sound = tree_all_finite(point)
@@ -217,11 +216,11 @@ class InteriorPointQP(BoxConstrained):
         if self.smooths:
             res = res._replace(gap=_distance_from_path(qp, y, at.Ax, self.smoothing))
         error = optimality_error(res, *self.tolerances(x.dtype))
-        status = self.status_of(error, failed=regularization > 1e8)
+        status = self._status_of(error, failed=regularization > 1e8)
         if not first:
             # Most runs are over before it is worth while to look for a proof that they cannot succeed.
-            last = (iter_num >= self.maxiter) | (status != int(Status.RUNNING))
-            due = (status != int(Status.CONVERGED)) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
+            last = (iter_num >= self.maxiter) | ~Status.RUNNING.holds(status)
+            due = ~Status.CONVERGED.holds(status) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
             moves = lax.stop_gradient((x, y, at))
 
             def look(found):
@@ -229,8 +228,8 @@ class InteriorPointQP(BoxConstrained):
                 return find_certificates(problem.scaled, problem.scaling, *moves, (1e-3, 1e-3))
 
             infeasible, unbounded = run_if_any(due, look, (jnp.asarray(False), jnp.asarray(False)))
-            status = jnp.where(due & unbounded, int(Status.DUAL_INFEASIBLE), status)
-            status = jnp.where(due & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
+            status = Status.DUAL_INFEASIBLE.where(due & unbounded, status)
+            status = Status.PRIMAL_INFEASIBLE.where(due & infeasible, status)
         value = 0.5 * (x @ at.Px) + qp.q @ x
         return InteriorPointState(iter_num, error, value, point, own, regularization, status)
 

@@ -143,13 +143,13 @@ def linprog(
     # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
     of_ub, of_eq, of_bounds = jnp.split(-y, [b_ub.size, b_ub.size + b_eq.size])
     # A constant, as its derivatives are then 0.
-    value = jnp.where(state.status == int(Status.PRIMAL_INFEASIBLE), jnp.inf, state.value)
-    value = jnp.where(state.status == int(Status.DUAL_INFEASIBLE), -jnp.inf, value)
+    value = jnp.where(Status.PRIMAL_INFEASIBLE.holds(state.status), jnp.inf, state.value)
+    value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
     marginals = LinprogMarginals(of_ub, of_eq, jnp.maximum(of_bounds, 0), jnp.minimum(of_bounds, 0))
     return LinprogResult(
         x=x,
         fun=value,
-        success=state.status == int(Status.CONVERGED),
+        success=Status.CONVERGED.holds(state.status),
         slack=b_ub - A_ub @ x,
         con=b_eq - A_eq @ x,
         marginals=marginals,

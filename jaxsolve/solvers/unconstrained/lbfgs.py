@@ -13,7 +13,7 @@ inverse, which a new pair extends by one column and an old one leaves by losing 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,12 @@ from jax import lax
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import check_choice, check_number, option
+from jaxsolve.base import check_flags, check_number, option
 from jaxsolve.solvers._descent_method import DescentMethod
 from jaxsolve.solvers._stepsize import stepsize_at
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
-    tree_cast_like,
     tree_l2_norm,
     tree_real_dtype,
     tree_where,
@@ -80,19 +79,6 @@ class LBFGSState(NamedTuple):
     yy: Any = None
 
 
-class _Memory(NamedTuple):
-    """The part of a state that a later run may begin with."""
-
-    iter_num: Array
-    stepsize: Array
-    s_history: Any
-    y_history: Any
-    rho_history: Array
-    gamma: Array
-    r_inverse: Array
-    yy: Array
-
-
 class LBFGS(DescentMethod):
     """L-BFGS with a strong-Wolfe, backtracking or Hager-Zhang line search, or a fixed step size.
 
@@ -129,50 +115,36 @@ class LBFGS(DescentMethod):
     history_size: int = option(10)
     use_gamma: bool = option(True)
 
-    order: ClassVar[str] = (
-        "fun value_and_grad has_aux maxiter tol stepsize linesearch linesearch_init stop_if_linesearch_fails condition "
-        "maxls decrease_factor increase_factor max_stepsize min_stepsize history_size use_gamma implicit_diff "
-        "implicit_diff_solve jit unroll verbose"
-    )
+    _resumed_fields = (
+        "iter_num", "stepsize", "s_history", "y_history", "rho_history", "gamma", "r_inverse", "yy"
+    )  # fmt: skip
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
-        for name in ("stop_if_linesearch_fails", "use_gamma"):
-            check_choice(name, getattr(self, name), (True, False))
+        super()._validate()
+        check_flags(self, "stop_if_linesearch_fails", "use_gamma")
         check_number("history_size", self.history_size, at_least=1)
         if not isinstance(self.history_size, int):
             raise TypeError(f"history_size must be a number known at compile time, got {self.history_size!r}.")
 
-    def run(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> OptStep:
-        """Solve the problem; see ``Solver.run``. An ``OptStep`` of an earlier run as initial point has its history."""
-        if isinstance(init_params, OptStep):
-            init_params = OptStep(init_params.params, self._memory_of(init_params.state))
-        return super().run(init_params, *args, **kwargs)
-
-    def init_point(self, init_params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The parameters with which the iterations start."""
-        del args, kwargs
-        return init_params.params if isinstance(init_params, OptStep) else init_params
-
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> LBFGSState:
         """The state before the first iteration; the arguments are those of ``run``. Evaluates ``fun`` once."""
-        memory = None
-        if isinstance(init_params, OptStep):
-            init_params, memory = init_params.params, self._memory_of(init_params.state)
-        (value, aux), grad = self.objective.value_and_grad(init_params, *args, **kwargs)
+        (value, aux), grad = self._objective.value_and_grad(init_params, *args, **kwargs)
         dtype, size = tree_real_dtype(init_params), self.history_size
         error = tree_l2_norm(grad).astype(dtype)
-        history = jax.tree.map(lambda x: jnp.zeros((size, *jnp.shape(x)), _history_dtype(x)), init_params)
+
+        def history():
+            return jax.tree.map(lambda x: jnp.zeros((size, *jnp.shape(x)), _history_dtype(x)), init_params)
+
         one = jnp.ones((), jnp.int32)
-        state = LBFGSState(
+        return LBFGSState(
             iter_num=jnp.zeros((), jnp.int32),
             value=value,
             grad=grad,
             stepsize=jnp.asarray(self.max_stepsize).astype(dtype),
             error=error,
-            s_history=history,
-            y_history=history,
+            s_history=history(),
+            y_history=history(),
             rho_history=jnp.zeros(size, dtype),
             gamma=jnp.ones((), dtype),
             aux=aux,
@@ -180,28 +152,10 @@ class LBFGS(DescentMethod):
             num_fun_eval=one,
             num_grad_eval=one,
             num_linesearch_iter=jnp.zeros((), jnp.int32),
-            status=self.status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
+            status=self._status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
             r_inverse=jnp.zeros((size, size), dtype),
             yy=jnp.zeros((size, size), dtype),
         )
-        if memory is None:
-            return state
-        like = _Memory(*(getattr(state, name) for name in _Memory._fields))
-        return state._replace(**tree_cast_like(memory, like)._asdict())
-
-    def _memory_of(self, state: Any) -> _Memory:
-        if isinstance(state, _Memory):
-            return state
-        if not isinstance(state, LBFGSState):
-            raise TypeError(f"an OptStep as init_params must have the state of an LBFGS, got {type(state).__name__}.")
-        if jnp.shape(state.rho_history) != (self.history_size,):
-            raise ValueError(
-                f"an OptStep as init_params must have a history of history_size={self.history_size} pairs, got "
-                f"rho_history of shape {jnp.shape(state.rho_history)}."
-            )
-        # All that a run is started from is floating point.
-        iter_num = jnp.asarray(state.iter_num).astype(jnp.result_type(float))
-        return _Memory(iter_num, *(getattr(state, name) for name in _Memory._fields[1:]))
 
     def update(self, params: PyTree, state: LBFGSState, *args: Any, **kwargs: Any) -> OptStep:
         """One step along the L-BFGS direction; returns ``OptStep(params, state)``."""
@@ -220,9 +174,9 @@ class LBFGS(DescentMethod):
             iter_num=state.iter_num + 1,
             error=error,
             status=jnp.where(
-                new_state.status == int(Status.NONFINITE),
+                Status.NONFINITE.holds(new_state.status),
                 new_state.status,
-                self.status_of(error, failed=failed, failure=Status.LINESEARCH_FAILED),
+                self._status_of(error, failed=failed, failure=Status.LINESEARCH_FAILED),
             ),
         )
         return OptStep(new_params, self._remember(params, new_params, state, new_state, moved))
@@ -232,7 +186,7 @@ class LBFGS(DescentMethod):
     def _fixed_step(self, params, state, direction, args, kwargs):
         stepsize = stepsize_at(self.stepsize, state.iter_num, state.stepsize.dtype)
         new_params = tree_add_scalar_mul(params, stepsize, direction)
-        (value, aux), grad = self.objective.value_and_grad(new_params, *args, **kwargs)
+        (value, aux), grad = self._objective.value_and_grad(new_params, *args, **kwargs)
         finite = jnp.isfinite(value) & tree_all_finite(grad)
         new_params = tree_where(finite, new_params, params)
         new = state._replace(value=value, grad=grad, aux=aux, stepsize=stepsize)
@@ -242,7 +196,7 @@ class LBFGS(DescentMethod):
         new = new._replace(
             num_fun_eval=state.num_fun_eval + 1,
             num_grad_eval=state.num_grad_eval + 1,
-            status=jnp.where(finite, state.status, int(Status.NONFINITE)).astype(jnp.int32),
+            status=Status.NONFINITE.where(~finite, state.status),
         )
         return new_params, new, finite
 
