@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Sequence
 from typing import Any, dataclass_transform
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._compat import is_concrete, without_our_frames
 
 __all__ = ["Configured", "check_callable", "check_choice", "check_flags", "check_number", "option"]
 
@@ -29,6 +30,12 @@ def option(default: Any = dataclasses.MISSING) -> Any:
 class _Checked(abc.ABCMeta):
     """Checks an instance once it is complete, whatever ``__init__`` or ``__post_init__`` its class has."""
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        parameters = list(inspect.signature(cls.__init__).parameters.values())
+        return inspect.Signature(parameters[1:])
+
+    @without_our_frames
     def __call__(cls, *args, **kwargs):
         try:
             instance = super().__call__(*args, **kwargs)
@@ -66,6 +73,13 @@ class Configured(metaclass=_Checked):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(eq=False, repr=False, init="__init__" not in cls.__dict__)(cls)
+        # The decorator, if the class has one too, sees defaults and no longer which fields are given by name.
+        own = [field for field in dataclasses.fields(cls) if field.name in inspect.get_annotations(cls)]
+        named = {field.name: field.type for field in own if field.kw_only}
+        cls.__annotations__ = {f.name: f.type for f in own if not f.kw_only} | {"_": dataclasses.KW_ONLY} | named
+
+    def __post_init__(self):
+        """For subclasses that define one and call that of their base."""
 
     def _validate(self) -> None:
         """Raise ``ValueError`` or ``TypeError`` for an impossible option. Subclasses extend it."""

@@ -98,6 +98,7 @@ class QuadraticSolver(IterativeSolver):
     weak: str = option("half")
 
     _handles_nonfinite = True
+    _needs_init_params = False
     has_factors = True
     #: The tolerance at which the active set is looked at for the first time, and the factor from stage to stage.
     stages: ClassVar[tuple[float, float]] = (1e-3, 1e-2)

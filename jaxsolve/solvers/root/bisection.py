@@ -73,7 +73,7 @@ class Bisection(IterativeSolver):
         0.0833
     """
 
-    optimality_fun: Callable = dataclasses.field(kw_only=True)  # hides the method of the other solvers
+    optimality_fun: Callable = dataclasses.field()  # hides the method of the other solvers
     lower: Any = dataclasses.field(kw_only=True)
     upper: Any = dataclasses.field(kw_only=True)
     check_bracket: bool = option(True)
@@ -82,6 +82,7 @@ class Bisection(IterativeSolver):
     tol: float = option(1e-5)
 
     _handles_nonfinite = True
+    _needs_init_params = False
 
     def _validate(self) -> None:
         """Raise for an impossible option."""
