@@ -8,8 +8,8 @@ one. It never calls code of the user: no ``__eq__``, ``__hash__``, ``__repr__``,
 names, and from there the parts of each object that it comes across. The walk visits all of these. Of each object it
 writes down what identifies it or all that is stored in it, and it visits what that refers to. Every step of the walk
 depends only on what was written down before, so two walks with equal tokens have visited the same structure, with the
-same sharing, and have found the same values, the same living arrays and classes, and equal code in it. It rests on these
-assumptions:
+same sharing, and have found the same values, the same living arrays and classes, and equal code in it. It rests on
+these assumptions:
 
 * Code of the packages in ``_CONSTANT`` does not change and has no state of its own, apart from ``_STATEFUL``. Their
   functions' closures, and objects of their classes, are visited as all others are.
@@ -25,9 +25,10 @@ from __future__ import annotations
 
 import abc
 import array
-import builtins
 import collections
 import contextvars
+import copy
+import dataclasses
 import datetime
 import decimal
 import dis
@@ -35,6 +36,7 @@ import functools
 import gc
 import hashlib
 import importlib.util
+import inspect
 import logging
 import operator
 import re
@@ -51,6 +53,8 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+
+from jaxsolve._compat import TRACE_NOTES
 
 __all__ = ["Snapshot", "snapshot"]
 
@@ -113,6 +117,7 @@ class _Walk:
         self.met: dict[int, int] = {}
         self.kept: list = []
         self.layouts: dict[int, _Layout] = {}
+        self.kinds: dict[int, int] = {}
         # Names in the code visited so far, and whether that code can compute others.
         self.names: set[str] = set()
         self.computes_names = False
@@ -124,20 +129,24 @@ class _Walk:
         if plain is not None:
             self.tokens += (kind, plain(value))
             return
-        number = self.met.setdefault(id(value), len(self.kept))
-        if number < len(self.kept):
+        next_number = len(self.met)
+        number = self.met.setdefault(id(value), next_number)
+        if number < next_number:
             self.tokens += ("met", number)
             return
         self.kept.append(value)
         if len(self.kept) + len(self.todo) > _MOST:
             self.doubt = f"more than {_MOST:,} objects are reached"
             return
+        if id(kind) in _LIKE_FUNCTIONS and _is_at_home(value):
+            _read_identity(self, value)
+            return
         layout = _LAYOUTS.get(id(kind)) or self.layouts.get(id(kind))
         if layout is None:
             layout = self.layouts[id(kind)] = _layout(kind)
         self.tokens.append(layout.known)
         if layout.known is None:
-            self.todo.append(kind)
+            _read_kind(self, kind)
         for read in layout.readers:
             read(self, value)
         for part in layout.parts:
@@ -157,11 +166,11 @@ class _Walk:
     def visit_items(self, items: list):
         """Visit the items of a sequence; a long one of strings or numbers in little time."""
         self.tokens.append(len(items))
-        kinds = set(map(type, items)) if items and type(items[0]) in _LITERAL else {None}
-        if kinds <= _LITERAL:
-            self.tokens += (tuple(map(type, items)) if len(kinds) > 1 else kinds.pop(), tuple(items))
-        elif items and type(items[0]) is float and kinds == {float}:
-            self.tokens.append(array.array("d", items).tobytes())
+        kinds = set(map(type, items)) if items and type(items[0]) in _SIMPLE else {None}
+        if kinds == {float}:
+            self.tokens += (float, array.array("d", items).tobytes())
+        elif kinds <= _LITERAL:
+            self.tokens += (list(map(type, items)) if len(kinds) > 1 else kinds.pop(), items)
         else:
             self.todo.extend(items)
 
@@ -200,6 +209,7 @@ def _identity(value) -> _Same | _Held:
 
 # Values of these types are the same if they are equal.
 _LITERAL = {str, bytes, int, bool, type(None)}
+_SIMPLE = {*_LITERAL, float}
 
 
 def _itself(value):
@@ -216,7 +226,7 @@ def _complex_bytes(value: complex) -> bytes:
 
 
 # By the ids of types: a metaclass of the user may define how its classes are hashed.
-_PLAIN = {id(kind): _itself for kind in (*_LITERAL, type(...), type(NotImplemented))}
+_PLAIN = {id(kind): _itself for kind in (*_LITERAL, type(...), type(NotImplemented), types.CodeType)}
 _PLAIN |= {id(float): _float_bytes, id(complex): _complex_bytes}
 
 
@@ -225,14 +235,22 @@ _PLAIN |= {id(float): _float_bytes, id(complex): _complex_bytes}
 _CONSTANT = set("jax jaxlib numpy scipy optax chex jaxsolve flax equinox jaxtyping lineax optimistix ml_dtypes".split())
 _CONSTANT |= set("absl etils einops sklearn typing_extensions".split())
 # Modules, functions and packages that read what the walk cannot see: files, clocks, random states, Haiku's frames.
-_STATEFUL = set("time random os posix nt io _io genericpath glob gc inspect importlib numpy.random haiku".split())
+_STATEFUL = set("time random os posix nt io _io genericpath glob gc importlib numpy.random haiku".split())
 _STATEFUL |= {f"builtins.{name}" for name in ("globals", "locals", "eval", "exec", "input", "__import__")}
-_STATEFUL |= {"sys._getframe", "numpy.load", "numpy.loadtxt", "numpy.genfromtxt", "numpy.fromfile"}
+_STATEFUL |= {f"numpy.{name}" for name in ("load", "loadtxt", "genfromtxt", "fromfile")}
+_STATEFUL |= {"sys._getframe", "inspect.currentframe"}
 # Attributes that do so.
-_STATEFUL_NAMES = frozenset("now today utcnow read_text read_bytes iterdir __globals__ __subclasses__ f_back".split())
+_STATEFUL_NAMES = frozenset("now today utcnow open read_text read_bytes iterdir".split())
+_STATEFUL_NAMES |= {"__globals__", "__subclasses__", "f_back"}
 # With these, the names of attributes can be computed.
-_COMPUTING = {id(f) for f in (getattr, hasattr, vars, dir, operator.attrgetter, operator.methodcaller)}
+_COMPUTING = {id(f) for f in (getattr, hasattr, vars, dir, inspect.getmembers, operator.attrgetter)}
+_COMPUTING.add(id(operator.methodcaller))
 _COMPUTING_NAMES = frozenset({"__dict__", "__getattribute__", "format", "format_map"})
+# With these, objects of a class are made if only another one is at hand; special names that are read only then.
+_MAKING = {id(f) for f in (type, classmethod, copy.copy, copy.deepcopy, dataclasses.replace)}
+_MAKING_NAMES = frozenset({"__class__", "replace"})
+_CONSTRUCTION = set("__init__ __new__ __post_init__ __init_subclass__ __set_name__ __del__ __copy__".split())
+_CONSTRUCTION |= set("__deepcopy__ __reduce__ __reduce_ex__ __getstate__ __setstate__ __getnewargs__".split())
 
 
 class _Mentioned(NamedTuple):
@@ -288,6 +306,10 @@ def _is_stateful(module: Any, name: str) -> bool:
     return isinstance(module, str) and not _STATEFUL.isdisjoint((module, module.partition(".")[0], f"{module}.{name}"))
 
 
+# Classes of objects that stand for functions.
+_LIKE_FUNCTIONS = {id(kind) for kind in (jax.custom_jvp, jax.custom_vjp, jnp.ufunc, type(jax.jit(_itself)))}
+
+
 def _is_at_home(value) -> bool:
     """Whether a function of a constant package is a part of its module, rather than made by a call."""
     module = sys.modules.get(value.__module__)
@@ -302,7 +324,7 @@ def _read_function(walk, function):
         walk.doubt = f"{module}.{function.__name__} is reached"
     constant = _is_constant(module) and vars(sys.modules.get(module, types)) is known
     if constant and _is_at_home(function):
-        walk.tokens.append(_identity(function))
+        _read_identity(walk, function)
         return
     walk.todo += (function.__defaults__, function.__kwdefaults__, function.__closure__, function.__dict__)
     if not constant:
@@ -311,6 +333,8 @@ def _read_function(walk, function):
 
 def _read_names(walk, function, mentioned):
     walk.names |= mentioned.names
+    if not _MAKING_NAMES.isdisjoint(mentioned.names):
+        walk.names |= _CONSTRUCTION
     walk.computes_names |= mentioned.computes_names
     if not _STATEFUL_NAMES.isdisjoint(mentioned.names):
         walk.doubt = f"{function.__qualname__} mentions {min(_STATEFUL_NAMES & mentioned.names)}"
@@ -335,19 +359,24 @@ def _follow(path, function):
 def _read_builtin(walk, function):
     owner = function.__self__
     walk.tokens.append(function.__name__)
-    walk.computes_names |= id(function) in _COMPUTING
     if owner is not None and not isinstance(owner, types.ModuleType):
         walk.todo.append(owner)
     elif _is_stateful(function.__module__, function.__name__) or not _is_constant(function.__module__):
         walk.doubt = f"{function.__module__}.{function.__name__} is reached"
     else:
-        walk.tokens.append(_identity(function))
+        _read_identity(walk, function)
 
 
 def _read_jitted(walk, function):
-    walk.tokens.append(_identity(function))
-    if not _is_at_home(function):
-        walk.todo.append(function.__wrapped__)
+    _read_identity(walk, function)
+    walk.todo.append(function.__wrapped__)
+
+
+def _read_identity(walk, value):
+    walk.tokens.append(_identity(value))
+    walk.computes_names |= id(value) in _COMPUTING
+    if id(value) in _MAKING:
+        walk.names |= _CONSTRUCTION
 
 
 # ---- Classes and modules ------------------------------------------------------------------------------------------
@@ -358,7 +387,9 @@ _bases, _mro, _held_by, _basicsize, _itemsize = (
 )
 _METADATA = set("__doc__ __module__ __qualname__ __annotations__ __dict__ __weakref__ __parameters__".split())
 _METADATA |= set("__orig_bases__ __dataclass_fields__ __dataclass_params__ __abstractmethods__ _abc_impl".split())
-_METADATA |= set("__static_attributes__ __firstlineno__ __annotate__ __annotate_func__".split())
+_METADATA |= set("__slots__ __static_attributes__ __firstlineno__ __annotate__ __annotate_func__".split())
+# Methods that jax calls without a base class that names them.
+_PROTOCOL = {"tree_flatten", "tree_unflatten"}
 
 
 def _is_constant_class(cls) -> bool:
@@ -374,23 +405,41 @@ _MADE_BY_PYTHON, _IMMUTABLE = 1 << 9, 1 << 8
 
 
 def _read_class(walk, cls):
-    walk.tokens.append(_identity(cls))
-    walk.computes_names |= id(cls) in _COMPUTING
+    """Read a class that code can reach, and make objects of."""
+    _read_identity(walk, cls)
     if _is_stateful(cls.__module__, cls.__name__):
         walk.doubt = f"{cls.__module__}.{cls.__qualname__} is reached"
-    if _is_constant_class(cls):
+    if not _is_constant_class(cls):
+        walk.names |= _CONSTRUCTION
+        _read_kind(walk, cls)
+
+
+def _read_kind(walk, cls):
+    """Read what a class does to its objects."""
+    if id(cls) in walk.kinds:
+        walk.tokens.append(walk.kinds[id(cls)])
         return
+    for base in (*_mro(cls), type(cls)):
+        next_number = len(walk.kinds)
+        number = walk.kinds.setdefault(id(base), next_number)
+        walk.tokens.append(number)
+        if number == next_number:
+            walk.kept.append(base)
+            walk.tokens.append(_identity(base))
+            if not _is_constant_class(base):
+                _read_attributes(walk, base)
+
+
+def _read_attributes(walk, cls):
     # The token of `abc` changes when a class is registered with an abstract one.
     walk.tokens.append(abc.get_cache_token())
-    walk.todo += (type(cls), *_bases(cls))
     held = _held_by(cls)
     hooks = {name for base in _mro(cls)[:-1] if _is_constant_class(base) for name in _held_by(base)}
-    at_once = [name for name in held if name in hooks or name.startswith("__")]
-    unread = dict.fromkeys(held)
-    for name in {*_METADATA, *at_once} & held.keys():
-        del unread[name]
-    for name in at_once:
-        if name not in _METADATA:
+    unread = {}
+    for name in held:
+        if name in _CONSTRUCTION or not (name in hooks or name in _PROTOCOL or name.startswith("__")):
+            unread[name] = None
+        elif name not in _METADATA:
             walk.tokens.append(name)
             walk.todo.append(held[name])
     walk.namespaces.append(_Namespace(held, unread))
@@ -452,10 +501,6 @@ def _get(descriptor, value):
         return _Missing
 
 
-def _read_identity(walk, value):
-    walk.tokens.append(_identity(value))
-
-
 def _read_array(walk, value):
     walk.arrays[id(value)] = value
     walk.tokens.append(_identity(value))
@@ -482,6 +527,10 @@ def _read_buffer(walk, value):
     walk.tokens += (view.format, bytes(view))
 
 
+def _read_equal(walk, value):
+    walk.tokens.append(value)
+
+
 def _read_weakly(walk, reference):
     walk.todo.append(weakref.ref.__call__(reference))
 
@@ -501,8 +550,12 @@ def _read_treedef(walk, treedef):
     walk.todo += (treedef.node_data(), treedef.children())
 
 
-def _items(copy: Callable[[Any], Iterable]) -> Callable:
-    return lambda walk, value: walk.visit_items(list(copy(value)))
+def _items(copied: Callable[[Any], list]) -> Callable:
+    return lambda walk, value: walk.visit_items(copied(value))
+
+
+def _iterated(kind: type) -> Callable:
+    return lambda walk, value: walk.visit_items(list(kind.__iter__(value)))
 
 
 def _read_dict(walk, value):
@@ -551,14 +604,14 @@ _BUILT_IN: dict[type, Callable] = {
     bytearray: _read_buffer,
     array.array: _read_buffer,
     list: _items(list.copy),
-    tuple: _items(tuple.__iter__),
+    tuple: _iterated(tuple),
     # In the order in which they are iterated over: this too can be read.
-    set: _items(set.__iter__),
-    frozenset: _items(frozenset.__iter__),
+    set: _iterated(set),
+    frozenset: _iterated(frozenset),
     dict: _read_dict,
-    collections.OrderedDict: _items(collections.OrderedDict.keys),
+    collections.OrderedDict: _iterated(collections.OrderedDict),
     collections.defaultdict: _members(collections.defaultdict, "default_factory"),
-    collections.deque: _items(collections.deque.__iter__),
+    collections.deque: _iterated(collections.deque),
     types.MappingProxyType: _referents,
     types.SimpleNamespace: _nothing,
     types.CellType: _members(types.CellType, "cell_contents"),
@@ -583,7 +636,8 @@ _BUILT_IN: dict[type, Callable] = {
     type(threading.RLock()): _nothing,
     np.ndarray: _read_ndarray,
     np.ufunc: _read_identity,
-    **{kind: _read_scalar for kind in {*np.sctypeDict.values(), jnp.dtype(jnp.bfloat16).type} if kind is not np.object_},
+    type(np.sum): _read_identity,
+    **{kind: _read_scalar for kind in {*np.sctypeDict.values(), jnp.dtype(jnp.bfloat16).type} - {np.object_}},
     **{kind: _members(kind, "__objclass__", "__name__") for kind in _DESCRIPTORS},
     **{kind: _reduced(kind) for kind in (operator.attrgetter, operator.itemgetter, operator.methodcaller)},
     **{kind: _reduced(kind) for kind in (datetime.date, datetime.time, datetime.datetime, datetime.timedelta)},
@@ -591,15 +645,19 @@ _BUILT_IN: dict[type, Callable] = {
 }
 _READERS = {id(kind): read for kind, read in _BUILT_IN.items()}
 
-# Readers that tell all about an object, whatever its class. Traces and loggers are not read by the user's functions.
+# Readers that tell all about an object, whatever its class. Functions of the user do not read traces or loggers.
 _ALONE: dict[int, Callable] = {
     id(jax.Array): _read_array,
     id(jax.core.Tracer): _read_array,
-    id(jax.core.Trace): _read_identity,
+    id(jax.core.ShapedArray): _read_equal,
+    id(jax.sharding.NamedSharding.__base__): _read_equal,
+    id(jax.P): _read_equal,
     id(jax.tree_util.PyTreeDef): _read_treedef,
-    id(type(jax.jit(_nothing))): _read_jitted,
+    id(type(jax.jit(_itself))): _read_jitted,
     id(logging.Filterer): _read_identity,
-    id(np.dtype): lambda walk, value: walk.tokens.append(value),
+    id(np.dtype): _read_equal,
+    # What jax notes down about traces.
+    **{id(kind): _nothing for kind in TRACE_NOTES},
     id(types.FunctionType): _read_function,
     id(types.ModuleType): _read_module,
     id(type): _read_class,

@@ -12,10 +12,20 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-__all__ = ["ClosedJaxpr", "is_concrete", "is_sparse", "jaxpr_as_fun", "outside_transformations", "with_tangents"]
+__all__ = [
+    "TRACE_NOTES",
+    "ClosedJaxpr",
+    "is_concrete",
+    "is_sparse",
+    "jaxpr_as_fun",
+    "outside_transformations",
+    "with_tangents",
+]
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
 jaxpr_as_fun = jex.jaxpr_as_fun
+# Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
+TRACE_NOTES = (jax.core.Trace, jex.DebugInfo)
 
 
 def is_concrete(x: Any) -> bool:
