@@ -15,29 +15,20 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-try:  # without it errors merely show more lines
-    from jax._src import traceback_util
-except ImportError:
-    traceback_util = None
-
 __all__ = [
+    "TRACE_NOTES",
     "ClosedJaxpr",
-    "contains_custom_vjp",
     "is_concrete",
-    "is_jaxpr",
-    "is_literal",
     "is_sparse",
-    "is_wrapped_function",
     "jaxpr_as_fun",
     "outside_transformations",
-    "reverse_only",
-    "trace_context",
     "with_tangents",
-    "without_our_frames",
 ]
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
 jaxpr_as_fun = jex.jaxpr_as_fun
+# Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
+TRACE_NOTES = (jax.core.Trace, jex.DebugInfo)
 
 
 def is_concrete(x: Any) -> bool:
