@@ -67,15 +67,25 @@ class Snapshot(NamedTuple):
             referred to weakly.
         doubt: why the walk cannot see everything that is read, or None.
         arrays: every ``jax.Array`` that was met, tracers included, by its ``id``.
+        visited: every object that was met, in order, but for plain values.
     """
 
     tokens: list
     doubt: str | None
     arrays: dict[int, jax.Array]
+    visited: list
 
     def same_as(self, other: Snapshot) -> bool:
         """Whether the functions certainly read the same as those of ``other``."""
         return self.doubt is None and other.doubt is None and self.tokens == other.tokens
+
+    def tokens_of_objects(self) -> list:
+        """Tokens of the objects that can change, which equal those of the very same objects only."""
+        return [_Held(value) for value in self.visited if not isinstance(value, _FIXED)]
+
+
+# Objects that a function makes anew wherever it is read, and that cannot change.
+_FIXED = (types.FunctionType, types.MethodType, types.BuiltinMethodType, types.CellType, types.CodeType, tuple, type)
 
 
 def snapshot(values: Iterable[Any]) -> Snapshot:
@@ -87,7 +97,7 @@ def snapshot(values: Iterable[Any]) -> Snapshot:
     walk = _Walk(values)
     while walk.doubt is None and (walk.todo or walk.visit_namespaces()):
         walk.visit(walk.todo.pop())
-    return Snapshot(walk.tokens, walk.doubt, walk.arrays)
+    return Snapshot(walk.tokens, walk.doubt, walk.arrays, walk.kept)
 
 
 # ---- The walk -----------------------------------------------------------------------------------------------------

@@ -15,18 +15,32 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
+try:  # without it errors merely show more lines
+    from jax._src import traceback_util
+except ImportError:
+    traceback_util = None
+
 __all__ = [
     "TRACE_NOTES",
     "ClosedJaxpr",
+    "contains_custom_vjp",
     "is_concrete",
+    "is_jaxpr",
+    "is_literal",
     "is_sparse",
+    "is_wrapped_function",
     "jaxpr_as_fun",
     "outside_transformations",
+    "reverse_only",
+    "subjaxprs",
+    "trace_context",
     "with_tangents",
+    "without_our_frames",
 ]
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
 jaxpr_as_fun = jex.jaxpr_as_fun
+subjaxprs = jex.subjaxprs
 # Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
 TRACE_NOTES = (jax.core.Trace, jex.DebugInfo)
 
@@ -57,7 +71,7 @@ def contains_custom_vjp(*jaxprs: Any) -> bool:
     """Whether a ``custom_vjp`` function is called in one of them, at any depth."""
     return any(
         any(eqn.primitive.name.startswith("custom_vjp_call") for eqn in jaxpr.eqns)
-        or contains_custom_vjp(*jex.subjaxprs(jaxpr))
+        or contains_custom_vjp(*subjaxprs(jaxpr))
         for jaxpr in jaxprs
     )
 

@@ -7,6 +7,8 @@ down as a jaxpr, in which every captured array is an argument. Then the jaxpr be
   that cannot be known the function is traced again.
 * A program serves again for every trace that differs in the values of arrays only (:mod:`jaxsolve._fingerprint`).
 
+A program that calls back to Python calls the objects that it was traced with. It serves for the very same objects only.
+
 Nothing here keeps arrays, solvers or functions of the user alive for long: a trace holds what it captured weakly, and
 the tables are bounded.
 """
@@ -26,7 +28,7 @@ import numpy as np
 from jaxsolve._capture import Snapshot, snapshot
 from jaxsolve._closure import DYNAMIC, Hoisted, hoist, is_dynamic, merge_static, split_static
 from jaxsolve._compat import ClosedJaxpr, is_concrete, jaxpr_as_fun, trace_context
-from jaxsolve._fingerprint import fingerprint
+from jaxsolve._fingerprint import calls_back, fingerprint
 
 __all__ = ["compiled_call"]
 
@@ -124,12 +126,13 @@ class _Trace:
     """One trace of a call: what its functions read, the arrays that it captured, and its program."""
 
     def __init__(self, reads: Snapshot, hoisted: Hoisted, program: _Program):
-        self._reads, self._program = reads, program
-        self._unflatten = hoisted.unflatten
+        self._unflatten, self._program = hoisted.unflatten, program
         self._consts = [_held(const, reads) for const in hoisted.consts]
+        self._objects = reads.tokens_of_objects() if calls_back(hoisted.jaxpr) else None
+        self._reads = reads._replace(arrays={}, visited=[])  # tokens alone keep nothing alive
 
     def serves(self, reads: Snapshot) -> bool:
-        return self._reads.same_as(reads)
+        return self._reads.same_as(reads) and self._objects in (None, reads.tokens_of_objects())
 
     def __call__(self, leaves: list) -> Any:
         return self._unflatten(self._program.call([const() for const in self._consts], leaves))

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from jaxsolve._capture import snapshot
-from jaxsolve._compat import is_jaxpr, is_literal, is_wrapped_function
+from jaxsolve._compat import is_jaxpr, is_literal, is_wrapped_function, subjaxprs
 
-__all__ = ["fingerprint"]
+__all__ = ["calls_back", "fingerprint"]
 
 
 def fingerprint(jaxpr: Any) -> list:
@@ -25,11 +25,20 @@ def fingerprint(jaxpr: Any) -> list:
     return tokens
 
 
+def calls_back(jaxpr: Any) -> bool:
+    """Whether a jaxpr calls a function of the host, at any depth."""
+    return any(map(_is_callback, jaxpr.eqns)) or any(map(calls_back, subjaxprs(jaxpr)))
+
+
+def _is_callback(equation) -> bool:
+    return "callback" in equation.primitive.name
+
+
 class _Writer:
     """Writes the tokens of one jaxpr; variables are numbered within it."""
 
     def __init__(self, tokens: list):
-        self._tokens, self._numbers = tokens, {}
+        self._tokens, self._numbers, self._calls_back = tokens, {}, False
 
     def jaxpr(self, jaxpr: Any) -> None:
         if hasattr(jaxpr, "consts"):
@@ -43,6 +52,7 @@ class _Writer:
             self._define(variable)
         for equation in jaxpr.eqns:
             write(equation.primitive)
+            self._calls_back = _is_callback(equation)
             for atom in equation.invars:
                 self._use(atom)
             for name, value in equation.params.items():
@@ -75,6 +85,8 @@ class _Writer:
     def _objects(self, *values):
         seen = snapshot(values)
         self._tokens.append(seen.tokens if seen.doubt is None else object())
+        if self._calls_back:
+            self._tokens.append(seen.tokens_of_objects())
 
     def _parameter(self, value):
         if is_jaxpr(value):
