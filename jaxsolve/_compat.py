@@ -31,6 +31,7 @@ __all__ = [
     "is_wrapped_function",
     "jaxpr_as_fun",
     "outside_transformations",
+    "place_like",
     "reverse_only",
     "subjaxprs",
     "trace_context",
@@ -102,6 +103,20 @@ def _number() -> _Numbered:
 
 _numbers = itertools.count()
 _numbered = jax.jit(_number)
+
+
+def place_like(x: jax.Array, aval: Any) -> jax.Array:
+    """An array sharded over the mesh, and varying along the axes of a ``shard_map``, like a type."""
+    new = tuple(sorted(_varying(aval) - _varying(jax.typeof(x))))
+    if new:
+        x = jax.lax.pcast(x, new, to="varying")
+    if jax.typeof(x).sharding != aval.sharding:
+        x = jax.sharding.reshard(x, aval.sharding)
+    return x
+
+
+def _varying(aval) -> frozenset:
+    return aval.vma if hasattr(aval, "vma") else aval.mat.varying  # the name in older versions, in newer ones
 
 
 def outside_transformations() -> bool:
