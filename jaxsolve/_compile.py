@@ -19,7 +19,7 @@ import copy
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,14 @@ import numpy as np
 
 from jaxsolve._capture import Snapshot, snapshot
 from jaxsolve._closure import DYNAMIC, Hoisted, hoist, is_dynamic, merge_static, split_static
-from jaxsolve._compat import ClosedJaxpr, is_concrete, jaxpr_as_fun, trace_context
+from jaxsolve._compat import (
+    ClosedJaxpr,
+    is_concrete,
+    jaxpr_as_fun,
+    outside_transformations,
+    quick_compiler_options,
+    trace_context,
+)
 from jaxsolve._fingerprint import calls_back, fingerprint
 
 __all__ = ["compiled_call"]
@@ -135,7 +142,7 @@ class _Trace:
         return self._reads.same_as(reads) and self._objects in (None, reads.tokens_of_objects())
 
     def __call__(self, leaves: list) -> Any:
-        return self._unflatten(self._program.call([const() for const in self._consts], leaves))
+        return self._unflatten(self._program([const() for const in self._consts], leaves))
 
 
 def _held(const, reads: Snapshot) -> Callable:
@@ -148,11 +155,16 @@ def _held(const, reads: Snapshot) -> Callable:
     return lambda: const
 
 
-class _Program(NamedTuple):
+class _Program:
     """A compiled function of captured arrays and arguments, and what it does."""
 
-    fingerprint: list
-    call: Callable
+    def __init__(self, fingerprint: list, call: Callable):
+        self.fingerprint = fingerprint
+        self._inside = jax.jit(call)
+        self._outside = jax.jit(call, compiler_options=quick_compiler_options())
+
+    def __call__(self, consts: list, leaves: list) -> list:
+        return (self._outside if outside_transformations() else self._inside)(consts, leaves)
 
 
 class _Family:
@@ -174,7 +186,7 @@ class _Family:
             return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*leaves)
 
         call.__name__ = name
-        program = _Program(wanted, jax.jit(call))
+        program = _Program(wanted, call)
         self.remember(self._programs, program)
         return program
 

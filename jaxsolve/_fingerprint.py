@@ -7,6 +7,7 @@ function, are new objects in every trace: they are compared by what they would r
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import jax
@@ -101,6 +102,8 @@ class _Writer:
         elif isinstance(value, (np.ndarray, np.generic, jax.Array, float, complex)):
             self._tokens.append(type(value))
             self._array(value)
+        elif value is None or isinstance(value, (type, enum.Enum)):
+            self._tokens.append(value)
         elif callable(value) or is_wrapped_function(value) or type(value).__eq__ is object.__eq__:
             self._objects(value)
         else:
