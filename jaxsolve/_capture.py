@@ -13,9 +13,10 @@ these assumptions:
 
 * Code of the packages in ``_CONSTANT`` does not change and has no state of its own, apart from ``_STATEFUL``. Their
   functions' closures, and objects of their classes, are visited as all others are.
-* Attributes of a class or a module are read by name: by a name that occurs in the code that was visited, a special name
-  (``__call__``), or one that a base class of a constant package defines. Where a name can be computed (``getattr``,
-  ``vars``, ``__dict__``, ...), all attributes are visited. Attributes of other objects are always all visited.
+* Attributes of modules, of classes of the user, and of their objects are read by name: by a name that occurs in the
+  code that was visited, a special one (``__call__``), one that a base class of a constant package has, or one of
+  ``_PROTOCOL``. All attributes are visited where code can compute names (``getattr``, ``vars``, ``__dict__``, ...), and
+  those of objects that a package knows: dataclasses, pytrees, objects of its own classes.
 * An object stores what its class declares: slots, ``__dict__``, and the contents of the built-in types in ``_READERS``.
   Storage of any other origin cannot be seen, and puts the walk in doubt.
 * Documentation, annotations and names of functions and classes are not read as data.
@@ -102,10 +103,12 @@ class _Missing:
 
 
 class _Namespace(NamedTuple):
-    """Attributes of a class or a module that are visited once their names occur."""
+    """Attributes of a class, a module or an object that are visited once their names occur."""
 
     held: Any
     unread: dict[str, None]
+    # Whether all of it is visited if names can be computed.
+    may_be_whole: bool = True
 
 
 class _Walk:
@@ -120,7 +123,7 @@ class _Walk:
         self.layouts: dict[int, _Layout] = {}
         self.kinds: dict[int, int] = {}
         # Names in the code visited so far, and whether that code can compute others.
-        self.names: set[str] = set()
+        self.names = set(_PROTOCOL)
         self.computes_names = False
         self.namespaces: list[_Namespace] = []
 
@@ -144,21 +147,24 @@ class _Walk:
             return
         layout = _LAYOUTS.get(id(kind)) or self.layouts.get(id(kind))
         if layout is None:
-            layout = self.layouts[id(kind)] = _layout(kind)
+            layout = self.layouts[id(kind)] = _layout(kind, value)
         self.tokens.append(layout.known)
         if layout.known is None:
             _read_kind(self, kind)
         for read in layout.readers:
             read(self, value)
-        for part in layout.parts:
-            self.todo.append(_get(part, value))
+        self.todo += [_get(part, value) for part in layout.parts]
+        if layout.attributes is not None:
+            held = layout.attributes.__get__(value)
+            self.namespaces.append(_Namespace(held, dict.fromkeys(held)))
         if layout.hidden:
             self.doubt = f"the contents of a {_qualname(kind)} cannot be seen"
 
     def visit_namespaces(self) -> bool:
         """Visit attributes whose names have occurred; return whether there are any."""
-        for held, unread in self.namespaces:
-            for name in list(unread) if self.computes_names else sorted(self.names & unread.keys()):
+        for held, unread, may_be_whole in self.namespaces:
+            whole = self.computes_names and may_be_whole
+            for name in list(unread) if whole else sorted(self.names & unread.keys()):
                 del unread[name]
                 self.tokens.append(name)
                 self.todo.append(held.get(name))
@@ -219,11 +225,12 @@ _CONSTANT = frozenset(
 _STATEFUL = frozenset(
     "haiku time random numpy.random os posix nt io _io genericpath glob gc importlib builtins.globals builtins.locals "
     "builtins.eval builtins.exec builtins.input builtins.__import__ sys._getframe inspect.currentframe "
+    "inspect.stack tempfile subprocess socket urllib http sqlite3 secrets uuid jax.numpy.load "
     "numpy.load numpy.loadtxt numpy.genfromtxt numpy.fromfile".split()
 )
 # Attributes that do so.
 _STATEFUL_NAMES = frozenset(
-    "now today utcnow open read_text read_bytes iterdir modules __globals__ __subclasses__ f_back".split()
+    "now today utcnow open read_text read_bytes iterdir __globals__ __subclasses__ f_back".split()
 )
 # With these, code can read attributes that it does not name.
 _COMPUTING = {getattr, hasattr, vars, dir, inspect.getmembers, operator.attrgetter, operator.methodcaller}
@@ -320,9 +327,9 @@ def _follow(path, function):
     """The object at a path that starts from a global: the first one that is no module."""
     value = function.__globals__.get(path[0], function.__builtins__.get(path[0], _Missing))
     for attribute in path[1:]:
-        if not issubclass(type(value), types.ModuleType):
+        if type(value) is not types.ModuleType:
             break
-        held = object.__getattribute__(value, "__dict__")
+        held = vars(value)
         value = held.get(attribute, held.get("__getattr__", _Missing))
     return value
 
@@ -366,8 +373,11 @@ _METADATA = frozenset(
     "__dataclass_fields__ __dataclass_params__ __abstractmethods__ _abc_impl __static_attributes__ __firstlineno__ "
     "__annotate__ __annotate_func__".split()
 )
-# Methods that jax calls without a base class that has them.
-_PROTOCOL = frozenset(("tree_flatten", "tree_unflatten"))
+# Attributes that packages read of objects of any class.
+_PROTOCOL = frozenset(
+    "tree_flatten tree_unflatten shape dtype ndim size aval init update run init_state optimality_fun sample log_prob "
+    "solve matvec rmatvec subfun make_linop b column columnwise_lipschitz_const check_hyperparams lanes".split()
+)
 # Flags of `PyTypeObject`: Py_TPFLAGS_HEAPTYPE and Py_TPFLAGS_IMMUTABLETYPE.
 _MADE_BY_PYTHON, _IMMUTABLE = 1 << 9, 1 << 8
 
@@ -405,7 +415,7 @@ def _read_attributes(walk, cls):
     # The token of `abc` changes when a class is registered with an abstract one.
     walk.tokens.append(abc.get_cache_token())
     held, unread = _held_by(cls), {}
-    hooks = _PROTOCOL.union(*(_held_by(base) for base in _mro(cls)[:-1] if _is_constant_class(base)))
+    hooks = set().union(*(_held_by(base) for base in _mro(cls)[:-1] if _is_constant_class(base)))
     for name, part in list(held.items()):
         if name in _CONSTRUCTION or not (name in hooks or name.startswith("__")):
             unread[name] = None
@@ -420,8 +430,8 @@ def _read_module(walk, module):
     name = held.get("__name__")
     walk.tokens.append(_Same(module))
     _check_state(walk, name, "")
-    if not _is_constant(name):
-        walk.namespaces.append(_Namespace(held, dict.fromkeys(held)))
+    _read_kind(walk, type(module))
+    walk.namespaces.append(_Namespace(held, dict.fromkeys(held), may_be_whole=not _is_constant(name)))
 
 
 # ---- Objects ------------------------------------------------------------------------------------------------------
@@ -433,26 +443,31 @@ class _Layout(NamedTuple):
     # The built-in type that tells all about the class, or None where the class must be read.
     known: type | None
     readers: tuple[Callable, ...]
-    # Descriptors of the slots and of `__dict__`.
+    # Descriptors of the slots and of `__dict__`, and of a `__dict__` that is read by name.
     parts: tuple[Any, ...] = ()
+    attributes: Any = None
     # Whether there is storage that no reader and no descriptor accounts for.
     hidden: bool = False
 
 
-def _layout(kind: type) -> _Layout:
+def _layout(kind: type, value: Any) -> _Layout:
     classes = _mro(kind)
     for base in classes:
         if id(base) in _ALONE:
             return _Layout(base, (_ALONE[id(base)],))
     slots = [part for base in classes for part in _held_by(base).values() if type(part) is types.MemberDescriptorType]
-    attributes = [_held_by(base)["__dict__"] for base in classes if "__dict__" in _held_by(base)]
+    attributes = next((_held_by(base)["__dict__"] for base in classes if "__dict__" in _held_by(base)), None)
     readers = tuple(_READERS[id(base)] for base in classes if id(base) in _READERS)
-    return _Layout(
-        None,
-        readers,
-        (*slots, *attributes[:1]),
-        any(_has_hidden_storage(base) for base in classes if id(base) not in _READERS),
-    )
+    hidden = any(_has_hidden_storage(base) for base in classes if id(base) not in _READERS)
+    if attributes is not None and not _is_read_by_name(classes, value):
+        slots, attributes = [*slots, attributes], None
+    return _Layout(None, readers, tuple(slots), attributes, hidden)
+
+
+def _is_read_by_name(classes, value) -> bool:
+    """Whether no code of a package, but only the user's, knows what attributes an object has."""
+    own = not any(_is_constant_class(cls) or "__dataclass_fields__" in _held_by(cls) for cls in classes[:-1])
+    return own and jax.tree_util.all_leaves([value])
 
 
 def _has_hidden_storage(cls) -> bool:
@@ -487,6 +502,8 @@ def _read_ndarray(walk, value):
 
 
 def _read_dict(walk, value):
+    if value is sys.modules:
+        walk.doubt = "sys.modules is reached"
     walk.visit_items(list(dict.keys(value)))
     walk.visit_items(list(dict.values(value)))
 
@@ -539,7 +556,7 @@ _BUILT_IN: dict[type, Callable] = {
     str: _token(str.__str__),
     int: _token(int.__int__),
     float: _token(lambda value: struct.pack("d", float.__float__(value))),
-    list: _items(list.__iter__),
+    list: lambda walk, value: walk.visit_items(list.copy(value)),
     tuple: _items(tuple.__iter__),
     dict: _read_dict,
     # In the order of iteration, which can be read too.
@@ -584,4 +601,4 @@ _ALONE: dict[int, Callable] = {
     id(types.ModuleType): _read_module,
     id(type): _read_class,
 }
-_LAYOUTS = {id(kind): _layout(kind)._replace(known=kind) for kind in _BUILT_IN}
+_LAYOUTS = {id(kind): _layout(kind, None)._replace(known=kind) for kind in _BUILT_IN}

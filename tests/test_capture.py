@@ -217,8 +217,8 @@ VALUES = {
 
 
 def reader(value):
-    """A fresh function over ``value``."""
-    return lambda: value
+    """A fresh function over ``value``, which may read any of its attributes."""
+    return lambda: vars(value)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -998,6 +998,59 @@ def random_generator_of_numpy():
 
 
 @change
+def random_state_of_a_module_that_was_captured():
+    xp = np
+    return [lambda: xp.random.normal()], lambda: np.random.normal()  # noqa: NPY002
+
+
+@change
+def random_state_of_a_module_that_is_imported_inside():
+    def f():
+        import numpy as xp
+
+        return xp.random.normal()  # noqa: NPY002
+
+    return [f], lambda: np.random.normal()  # noqa: NPY002
+
+
+@change
+def property_of_a_module():
+    class Lazy(types.ModuleType):
+        scale = property(lambda self: ALPHA)
+
+    set_global("ALPHA", 1.0)
+    user = module_of("def f(x): return lazy.scale", lazy=Lazy("lazy"))
+    return [user.f], lambda: set_global("ALPHA", 2.0)
+
+
+@change
+def node_that_is_registered_with_functions():
+    class Node:
+        pass
+
+    jax.tree_util.register_pytree_node(
+        Node, lambda node: ((node.hidden_from_the_walk,), None), lambda aux, children: None
+    )
+    node = Node()
+    node.hidden_from_the_walk = 1.0
+    return [lambda: jax.tree.leaves(node)], setting(node, "hidden_from_the_walk", 2.0)
+
+
+@change
+def field_of_a_dataclass():
+    model = dataclasses.make_dataclass("Model", ["x"])(1.0)
+    return [lambda: dataclasses.asdict(model)], setting(model, "x", 2.0)
+
+
+@change
+def attribute_of_a_copy():
+    import copy
+
+    model = Ridge()
+    return [lambda: copy.copy(model).alpha], setting(model, "alpha", 2.0)
+
+
+@change
 def random_state_of_python():
     return [lambda: random.random()], random.random
 
@@ -1157,6 +1210,7 @@ def test_changes_of_what_is_not_read_are_not_seen():
     f = lambda w: w * config.scale + model.loss(w)
     before = snapshot([f])
     config.other, cls.other = 2.0, 2.0
+    model.step = 1
     set_global("unread", 2.0)
     assert before.same_as(snapshot([f]))
 
