@@ -226,7 +226,7 @@ _STATEFUL = frozenset(
     "haiku time random numpy.random os posix nt io _io genericpath glob gc importlib builtins.globals builtins.locals "
     "builtins.eval builtins.exec builtins.input builtins.__import__ sys._getframe inspect.currentframe "
     "inspect.stack tempfile subprocess socket urllib http sqlite3 secrets uuid jax.numpy.load "
-    "numpy.load numpy.loadtxt numpy.genfromtxt numpy.fromfile".split()
+    "numpy.load numpy.loadtxt numpy.genfromtxt numpy.fromfile numpy.memmap".split()
 )
 # Attributes that do so.
 _STATEFUL_NAMES = frozenset(
@@ -291,15 +291,21 @@ def _is_at_home(function) -> bool:
 _LIKE_FUNCTIONS = {id(kind) for kind in (jax.custom_jvp, jax.custom_vjp, jnp.ufunc, type(jax.jit(_itself)))}
 
 
-def _check_state(walk, module: Any, name: str):
-    if isinstance(module, str) and not _STATEFUL.isdisjoint((module.partition(".")[0], module, f"{module}.{name}")):
+@functools.lru_cache(maxsize=8192)
+def _is_stateful(module: str, name: str) -> bool:
+    parents = itertools.accumulate(f"{module}.{name}".split("."), "{}.{}".format)
+    return not _STATEFUL.isdisjoint(parents)
+
+
+def _check_state(walk, module, name):
+    if isinstance(module, str) and _is_stateful(module, name):
         walk.doubt = f"{module}.{name} is reached"
 
 
 def _read_function(walk, function):
     code, known = function.__code__, function.__globals__
     module = known.get("__name__")
-    _check_state(walk, module, function.__name__)
+    _check_state(walk, function.__module__, function.__name__)
     # What a function says of its module may be copied from another one; its globals are its own.
     constant = _is_constant(module) and vars(sys.modules.get(module, abc)) is known
     if constant and _is_at_home(function):
@@ -364,9 +370,8 @@ _COMPUTING_IDS, _MAKING_IDS = set(map(id, _COMPUTING)), set(map(id, _MAKING))
 # ---- Classes and modules ------------------------------------------------------------------------------------------
 
 # Read past what a metaclass makes of these attributes.
-_base, _flags, _held_by, _itemsize, _mro, _qualname, _size = (
-    type.__dict__[name].__get__
-    for name in ("__base__", "__flags__", "__dict__", "__itemsize__", "__mro__", "__qualname__", "__basicsize__")
+_base, _flags, _held_by, _itemsize, _module, _mro, _qualname, _size = (
+    type.__dict__[f"__{name}__"].__get__ for name in "base flags dict itemsize module mro qualname basicsize".split()
 )
 _METADATA = frozenset(
     "__doc__ __module__ __qualname__ __annotations__ __dict__ __weakref__ __slots__ __parameters__ __orig_bases__ "
@@ -386,14 +391,14 @@ def _is_constant_class(cls) -> bool:
     if not _flags(cls) & _MADE_BY_PYTHON or _flags(cls) & _IMMUTABLE:
         return True
     # A class that `types.new_class` made says that it is of the module `types`.
-    module, name = _held_by(cls).get("__module__"), _qualname(cls).partition(".")[0]
+    module, name = _module(cls), _qualname(cls).partition(".")[0]
     return _is_constant(module) and name in vars(sys.modules.get(module, abc))
 
 
 def _read_class(walk, cls):
     """Read a class that code can reach, and make objects of."""
     _read_identity(walk, cls)
-    _check_state(walk, _held_by(cls).get("__module__"), _qualname(cls))
+    _check_state(walk, _module(cls), _qualname(cls))
     if not _is_constant_class(cls):
         walk.names |= _CONSTRUCTION
         _read_kind(walk, cls)
@@ -581,6 +586,7 @@ _BUILT_IN: dict[type, Callable] = {
     datetime.timedelta: _items(datetime.timedelta.__reduce__),
     decimal.Decimal: _items(decimal.Decimal.__reduce__),
     operator.itemgetter: _items(operator.itemgetter.__reduce__),
+    type(Snapshot.tokens): _items(type(Snapshot.tokens).__reduce__),  # a field of a named tuple
     np.ndarray: _read_ndarray,
 }
 _READERS = {id(kind): read for kind, read in _BUILT_IN.items()}

@@ -1051,6 +1051,16 @@ def attribute_of_a_copy():
 
 
 @change
+def fresh_random_state_of_numpy():
+    return [lambda: np.random.RandomState().normal()], lambda: None  # noqa: NPY002
+
+
+@change
+def file_of_numpy():
+    return [lambda: np.load("a_file"), lambda: jnp.load("a_file")], lambda: None
+
+
+@change
 def random_state_of_python():
     return [lambda: random.random()], random.random
 
@@ -1148,7 +1158,7 @@ def _public(module):
 
 
 # Random states, files, and settings of jax.
-NOT_CODE = {"random", "fromfile", "load", "loadtxt", "genfromtxt", "importlib"}
+NOT_CODE = {"random", "memmap", "fromfile", "load", "loadtxt", "genfromtxt", "importlib"}
 
 
 @pytest.mark.parametrize("module", [jnp, jax.lax, jax.nn, jax.numpy.linalg, jax.random, jax.tree, optax, np], ids=str)
@@ -1260,6 +1270,19 @@ def test_tokens_keep_nothing_alive():
     gc.collect()
     assert [reference() for reference in references] == [None] * 3
     assert tokens
+
+
+def test_snapshots_of_fresh_functions_leave_nothing_behind():
+    def turn():
+        array = jnp.ones(2)
+        return snapshot([lambda: array])
+
+    last = turn()
+    count = len(gc.get_objects())
+    for _ in range(100):
+        last = turn()
+    assert len(gc.get_objects()) < count + 50
+    assert len(last.arrays) == 1
 
 
 def test_a_token_of_an_array_that_is_gone_equals_none():
