@@ -68,7 +68,8 @@ class Snapshot(NamedTuple):
         tokens: comparable with ``==``. They keep no array, class or other object of the user alive that can be
             referred to weakly.
         doubt: why the walk cannot see everything that is read, or None.
-        arrays: every ``jax.Array`` that was met, tracers included, by its ``id``.
+        arrays: every ``jax.Array`` that was met, tracers included, by its ``id``. Where there is doubt, the walk has
+            ended there.
     """
 
     tokens: list
@@ -370,8 +371,9 @@ _COMPUTING_IDS, _MAKING_IDS = set(map(id, _COMPUTING)), set(map(id, _MAKING))
 # ---- Classes and modules ------------------------------------------------------------------------------------------
 
 # Read past what a metaclass makes of these attributes.
-_base, _flags, _held_by, _itemsize, _module, _mro, _qualname, _size = (
-    type.__dict__[f"__{name}__"].__get__ for name in "base flags dict itemsize module mro qualname basicsize".split()
+_base, _dictoffset, _flags, _held_by, _itemsize, _module, _mro, _qualname, _size = (
+    type.__dict__[f"__{name}__"].__get__
+    for name in "base dictoffset flags dict itemsize module mro qualname basicsize".split()
 )
 _METADATA = frozenset(
     "__doc__ __module__ __qualname__ __annotations__ __dict__ __weakref__ __slots__ __parameters__ __orig_bases__ "
@@ -436,7 +438,9 @@ def _read_module(walk, module):
     walk.tokens.append(_Same(module))
     _check_state(walk, name, "")
     _read_kind(walk, type(module))
-    walk.namespaces.append(_Namespace(held, dict.fromkeys(held), may_be_whole=not _is_constant(name)))
+    constant = _is_constant(name)
+    walk.todo.append(None if constant else held.get("__getattr__"))
+    walk.namespaces.append(_Namespace(held, dict.fromkeys(held), may_be_whole=not constant))
 
 
 # ---- Objects ------------------------------------------------------------------------------------------------------
@@ -461,9 +465,12 @@ def _layout(kind: type, value: Any) -> _Layout:
         if id(base) in _ALONE:
             return _Layout(base, (_ALONE[id(base)],))
     slots = [part for base in classes for part in _held_by(base).values() if type(part) is types.MemberDescriptorType]
-    attributes = next((_held_by(base)["__dict__"] for base in classes if "__dict__" in _held_by(base)), None)
+    dicts = [_held_by(base).get("__dict__") for base in classes]
+    attributes = next((part for part in dicts if type(part) in _STORAGE), None)
     readers = tuple(_READERS[id(base)] for base in classes if id(base) in _READERS)
     hidden = any(_has_hidden_storage(base) for base in classes if id(base) not in _READERS)
+    # A property of the user can have taken the place of `__dict__`.
+    hidden |= attributes is None and _dictoffset(kind) != 0
     if attributes is not None and not _is_read_by_name(classes, value):
         slots, attributes = [*slots, attributes], None
     return _Layout(None, readers, tuple(slots), attributes, hidden)
@@ -473,6 +480,9 @@ def _is_read_by_name(classes, value) -> bool:
     """Whether no code of a package, but only the user's, knows what attributes an object has."""
     own = not any(_is_constant_class(cls) or "__dataclass_fields__" in _held_by(cls) for cls in classes[:-1])
     return own and jax.tree_util.all_leaves([value])
+
+
+_STORAGE = (types.GetSetDescriptorType, types.MemberDescriptorType)
 
 
 def _has_hidden_storage(cls) -> bool:
@@ -503,7 +513,7 @@ def _read_ndarray(walk, value):
     elif plain.nbytes <= 1024:
         walk.tokens.append(plain.tobytes())
     else:
-        walk.tokens.append(hashlib.sha256(plain.ravel(order="K").view(np.uint8)).digest())
+        walk.tokens.append(hashlib.sha256(plain.ravel(order="K").view(np.uint8).data).digest())
 
 
 def _read_dict(walk, value):
@@ -552,7 +562,7 @@ _OPEN += (
 )
 
 # Readers of what an object stores as an instance of a built-in type, apart from slots and attributes.
-_BUILT_IN: dict[type, Callable] = {
+_BUILT_IN: dict[Any, Callable] = {
     **dict.fromkeys(_OPEN, _nothing),
     **dict.fromkeys(_SCALARS, _token(lambda value: (value.dtype, value.tobytes()))),
     **dict.fromkeys((bytes, bytearray, array.array), _buffer),

@@ -104,6 +104,13 @@ class HostileMeta(type):
     __eq__ = __hash__ = __getattribute__ = __instancecheck__ = Hostile._refuse
 
 
+class HiddenDict:
+    def __init__(self, x):
+        self.x = x
+
+    __dict__ = property(Hostile._refuse)
+
+
 def nested(depth, value):
     for _ in range(depth):
         value = [value]
@@ -209,6 +216,7 @@ VALUES = {
     "recursive list": (recursive(1), recursive(2)),
     "shared and equal": ([x := [1], x], [[1], [1]]),
     "hostile object": (Hostile(1), Hostile(2)),
+    "hostile dictionary of attributes": (HiddenDict(1), HiddenDict(2)),
     "hostile list": (HostileList([1]), HostileList([2])),
     "hostile dict": (HostileDict(x=1), HostileDict(x=2)),
     "hostile class": (HostileMeta("Hostile", (), {}), HostileMeta("Hostile", (), {})),
@@ -229,7 +237,7 @@ def test_values_that_differ_are_told_apart(name):
     assert first.same_as(again) or first.doubt or again.doubt
 
 
-IN_DOUBT = {"memoryview", "ctypes"}
+IN_DOUBT = {"memoryview", "ctypes", "hostile dictionary of attributes"}
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -402,6 +410,18 @@ def attributes_that_a_module_computes():
     module = module_of("def __getattr__(name): return table[name]", table={"scale": 1.0})
     user = module_of("def f(x): return module.scale", module=module)
     return [user.f], lambda: module.table.update(scale=2.0)
+
+
+@change
+def attributes_that_a_captured_module_computes():
+    module = module_of("def __getattr__(name): return table[name]", table={"scale": 1.0})
+    return [lambda: module.scale], lambda: module.table.update(scale=2.0)
+
+
+@change
+def attribute_that_is_new():
+    model = Ridge()
+    return [model.loss], setting(model, "alpha", 0.0)
 
 
 @change
@@ -1052,7 +1072,7 @@ def attribute_of_a_copy():
 
 @change
 def fresh_random_state_of_numpy():
-    return [lambda: np.random.RandomState().normal()], lambda: None  # noqa: NPY002
+    return [lambda: np.random.RandomState().normal()], lambda: None
 
 
 @change
