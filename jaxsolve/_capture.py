@@ -13,9 +13,10 @@ these assumptions:
 
 * Code of the packages in ``_CONSTANT`` does not change and has no state of its own, apart from ``_STATEFUL``. Their
   functions' closures, and objects of their classes, are visited as all others are.
-* Attributes of a class or a module are read by name: by a name that occurs in the code that was visited, a special name
-  (``__call__``), or one that a base class of a constant package defines. Where a name can be computed (``getattr``,
-  ``vars``, ``__dict__``, ...), all attributes are visited. Attributes of other objects are always all visited.
+* Attributes of modules, of classes of the user, and of their objects are read by name: by a name that occurs in the
+  code that was visited, a special one (``__call__``), one that a base class of a constant package has, or one of
+  ``_PROTOCOL``. All attributes are visited where code can compute names (``getattr``, ``vars``, ``__dict__``, ...), and
+  those of objects that a package knows: dataclasses, pytrees, objects of its own classes.
 * An object stores what its class declares: slots, ``__dict__``, and the contents of the built-in types in ``_READERS``.
   Storage of any other origin cannot be seen, and puts the walk in doubt.
 * Documentation, annotations and names of functions and classes are not read as data.
@@ -37,6 +38,7 @@ import gc
 import hashlib
 import importlib.util
 import inspect
+import itertools
 import logging
 import operator
 import re
@@ -66,7 +68,8 @@ class Snapshot(NamedTuple):
         tokens: comparable with ``==``. They keep no array, class or other object of the user alive that can be
             referred to weakly.
         doubt: why the walk cannot see everything that is read, or None.
-        arrays: every ``jax.Array`` that was met, tracers included, by its ``id``.
+        arrays: every ``jax.Array`` that was met, tracers included, by its ``id``. Where there is doubt, the walk has
+            ended there.
         visited: every object that was met, in order, but for plain values.
     """
 
@@ -111,10 +114,12 @@ class _Missing:
 
 
 class _Namespace(NamedTuple):
-    """Attributes of a class or a module that are visited once their names occur."""
+    """Attributes of a class, a module or an object that are visited once their names occur."""
 
     held: Any
     unread: dict[str, None]
+    # Whether all of it is visited if names can be computed.
+    may_be_whole: bool = True
 
 
 class _Walk:
@@ -129,7 +134,7 @@ class _Walk:
         self.layouts: dict[int, _Layout] = {}
         self.kinds: dict[int, int] = {}
         # Names in the code visited so far, and whether that code can compute others.
-        self.names: set[str] = set()
+        self.names = set(_PROTOCOL)
         self.computes_names = False
         self.namespaces: list[_Namespace] = []
 
@@ -153,21 +158,24 @@ class _Walk:
             return
         layout = _LAYOUTS.get(id(kind)) or self.layouts.get(id(kind))
         if layout is None:
-            layout = self.layouts[id(kind)] = _layout(kind)
+            layout = self.layouts[id(kind)] = _layout(kind, value)
         self.tokens.append(layout.known)
         if layout.known is None:
             _read_kind(self, kind)
         for read in layout.readers:
             read(self, value)
-        for part in layout.parts:
-            self.todo.append(_get(part, value))
+        self.todo += [_get(part, value) for part in layout.parts]
+        if layout.attributes is not None:
+            held = layout.attributes.__get__(value)
+            self.namespaces.append(_Namespace(held, dict.fromkeys(held)))
         if layout.hidden:
-            self.doubt = f"the contents of a {kind.__module__}.{kind.__qualname__} cannot be seen"
+            self.doubt = f"the contents of a {_qualname(kind)} cannot be seen"
 
     def visit_namespaces(self) -> bool:
         """Visit attributes whose names have occurred; return whether there are any."""
-        for held, unread in self.namespaces:
-            for name in list(unread) if self.computes_names else sorted(self.names & unread.keys()):
+        for held, unread, may_be_whole in self.namespaces:
+            whole = self.computes_names and may_be_whole
+            for name in list(unread) if whole else sorted(self.names & unread.keys()):
                 del unread[name]
                 self.tokens.append(name)
                 self.todo.append(held.get(name))
@@ -176,11 +184,12 @@ class _Walk:
     def visit_items(self, items: list):
         """Visit the items of a sequence; a long one of strings or numbers in little time."""
         self.tokens.append(len(items))
-        kinds = set(map(type, items)) if items and type(items[0]) in _SIMPLE else {None}
-        if kinds == {float}:
-            self.tokens += (float, array.array("d", items).tobytes())
-        elif kinds <= _LITERAL:
-            self.tokens += (list(map(type, items)) if len(kinds) > 1 else kinds.pop(), items)
+        kind = type(items[0]) if items else None
+        alike = (kind is float or id(kind) in _LITERAL) and all(
+            map(operator.is_, map(type, items), itertools.repeat(kind))
+        )
+        if alike:
+            self.tokens += (kind, array.array("d", items).tobytes() if kind is float else items)
         else:
             self.todo.extend(items)
 
@@ -188,117 +197,88 @@ class _Walk:
 # ---- Tokens -------------------------------------------------------------------------------------------------------
 
 
-class _Same(weakref.ref):
+class _Same:
     """Equal to a token of the same living object. An ``id`` would not do: a later object can have it too."""
 
-    __slots__ = ()
-    __hash__ = None  # pyright: ignore[reportAssignmentType]
-
-    def __eq__(self, other):
-        return type(other) is _Same and self() is other() is not None
-
-
-class _Held:
-    """The same for an object without weak references."""
-
-    __slots__ = ("value",)
+    __slots__ = ("get",)
 
     def __init__(self, value):
-        self.value = value
+        try:
+            self.get = weakref.ref(value)
+        except TypeError:  # built-in objects, and objects with slots
+            self.get = lambda: value
 
     def __eq__(self, other):
-        return type(other) is _Held and self.value is other.value
+        return type(other) is _Same and self.get() is other.get() is not None
 
-
-def _identity(value) -> _Same | _Held:
-    try:
-        return _Same(value)
-    except TypeError:
-        return _Held(value)
-
-
-# Values of these types are the same if they are equal.
-_LITERAL = {str, bytes, int, bool, type(None)}
-_SIMPLE = {*_LITERAL, float}
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # tokens are only compared
 
 
 def _itself(value):
     return value
 
 
-def _float_bytes(value: float) -> bytes:
-    # Tells 0.0 from -0.0; a NaN equals itself.
-    return struct.pack("d", value)
-
-
-def _complex_bytes(value: complex) -> bytes:
-    return struct.pack("dd", value.real, value.imag)
-
-
-# By the ids of types: a metaclass of the user may define how its classes are hashed.
-_PLAIN = {id(kind): _itself for kind in (*_LITERAL, type(...), type(NotImplemented), types.CodeType)}
-_PLAIN |= {id(float): _float_bytes, id(complex): _complex_bytes}
+# Values of these types are the same if they are equal. Tables have the ids of types as their keys, because a metaclass
+# can define how its classes are hashed.
+_LITERAL = set(map(id, (str, bytes, int, bool, type(None))))
+# Equal ones are not told apart by identity. As bytes, 0.0 and -0.0 differ, and a NaN equals itself.
+_PLAIN: dict[int, Callable] = dict.fromkeys((*_LITERAL, *map(id, (type(...), types.CodeType))), _itself)
+_PLAIN |= {id(float): struct.Struct("d").pack, id(complex): lambda z: struct.pack("dd", z.real, z.imag)}
 
 
 # ---- Code ---------------------------------------------------------------------------------------------------------
 
-_CONSTANT = set("jax jaxlib numpy scipy optax chex jaxsolve flax equinox jaxtyping lineax optimistix ml_dtypes".split())
-_CONSTANT |= set("absl etils einops sklearn typing_extensions".split())
-# Modules, functions and packages that read what the walk cannot see: files, clocks, random states, Haiku's frames.
-_STATEFUL = set("time random os posix nt io _io genericpath glob gc importlib numpy.random haiku".split())
-_STATEFUL |= {f"builtins.{name}" for name in ("globals", "locals", "eval", "exec", "input", "__import__")}
-_STATEFUL |= {f"numpy.{name}" for name in ("load", "loadtxt", "genfromtxt", "fromfile")}
-_STATEFUL |= {"sys._getframe", "inspect.currentframe"}
+_CONSTANT = frozenset(
+    "jax jaxlib numpy scipy optax chex jaxsolve flax equinox jaxtyping lineax optimistix ml_dtypes absl etils einops "
+    "sklearn typing_extensions".split()
+)
+# Packages, modules and functions that read what the walk cannot see: files, clocks, random states, Haiku's frames.
+_STATEFUL = frozenset(
+    "haiku time random numpy.random os posix nt io _io genericpath glob gc importlib builtins.globals builtins.locals "
+    "builtins.eval builtins.exec builtins.input builtins.__import__ sys._getframe inspect.currentframe "
+    "inspect.stack tempfile subprocess socket urllib http sqlite3 secrets uuid jax.numpy.load "
+    "numpy.load numpy.loadtxt numpy.genfromtxt numpy.fromfile numpy.memmap".split()
+)
 # Attributes that do so.
-_STATEFUL_NAMES = frozenset("now today utcnow open read_text read_bytes iterdir".split())
-_STATEFUL_NAMES |= {"__globals__", "__subclasses__", "f_back"}
-# With these, the names of attributes can be computed.
-_COMPUTING = {id(f) for f in (getattr, hasattr, vars, dir, inspect.getmembers, operator.attrgetter)}
-_COMPUTING.add(id(operator.methodcaller))
-_COMPUTING_NAMES = frozenset({"__dict__", "__getattribute__", "format", "format_map"})
-# With these, objects of a class are made if only another one is at hand; special names that are read only then.
-_MAKING = {id(f) for f in (type, classmethod, copy.copy, copy.deepcopy, dataclasses.replace)}
-_MAKING_NAMES = frozenset({"__class__", "replace"})
-_CONSTRUCTION = set("__init__ __new__ __post_init__ __init_subclass__ __set_name__ __del__ __copy__".split())
-_CONSTRUCTION |= set("__deepcopy__ __reduce__ __reduce_ex__ __getstate__ __setstate__ __getnewargs__".split())
+_STATEFUL_NAMES = frozenset(
+    "now today utcnow open read_text read_bytes iterdir __globals__ __subclasses__ f_back".split()
+)
+# With these, code can read attributes that it does not name.
+_COMPUTING = {getattr, hasattr, vars, dir, inspect.getmembers, operator.attrgetter, operator.methodcaller}
+_COMPUTING_NAMES = frozenset("__dict__ __getattribute__ format format_map".split())
+# With these, code can make an object of a class that it does not name. Special names that are read only then:
+_MAKING = {type, classmethod, copy.copy, copy.deepcopy, dataclasses.replace}
+_MAKING_NAMES = frozenset("__class__ replace".split())
+_CONSTRUCTION = frozenset(
+    "__init__ __new__ __post_init__ __init_subclass__ __set_name__ __del__ __copy__ __deepcopy__ __reduce__ "
+    "__reduce_ex__ __getstate__ __setstate__ __getnewargs__".split()
+)
 
 
 class _Mentioned(NamedTuple):
-    """What a code object and those inside it name."""
+    """What a code object, and those inside it, mention."""
 
-    names: frozenset[str]
+    names: frozenset[str] = frozenset()
     # A global and the attributes that are read of it at once: ("jax", "numpy", "sum").
-    paths: tuple[tuple[str, ...], ...]
-    imports: tuple[str, ...]
-    computes_names: bool
+    paths: frozenset[tuple[str, ...]] = frozenset()
+    imports: frozenset[str] = frozenset()
 
 
 @functools.lru_cache(maxsize=8192)
 def _mentioned(code: types.CodeType) -> _Mentioned:
-    names, paths, imports, computes = set(code.co_names), set(), set(), False
+    names, paths, imports = set(code.co_names), set(), set()
     instructions = list(dis.get_instructions(code))
     for i, instruction in enumerate(instructions):
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
-            paths.add((instruction.argval, *_attributes(instructions[i + 1 :])))
+            further = itertools.takewhile(lambda x: x.opname in ("LOAD_ATTR", "LOAD_METHOD"), instructions[i + 1 :])
+            paths.add((instruction.argval, *(attribute.argval for attribute in further)))
         elif instruction.opname == "IMPORT_NAME":
             imports.add("." * instructions[i - 2].argval + instruction.argval)
-        computes |= instruction.opname == "MATCH_CLASS"
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            found = _mentioned(inner)
-            names |= found.names
-            paths.update(found.paths)
-            imports.update(found.imports)
-            computes |= found.computes_names
-    computes |= bool(names & _COMPUTING_NAMES)
-    return _Mentioned(frozenset(names), tuple(sorted(paths)), tuple(sorted(imports)), computes)
-
-
-def _attributes(instructions):
-    for instruction in instructions:
-        if instruction.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
-            return
-        yield instruction.argval
+        elif instruction.opname == "MATCH_CLASS":
+            names |= _COMPUTING_NAMES
+    inner = [_mentioned(const) for const in code.co_consts if isinstance(const, types.CodeType)]
+    own = _Mentioned(frozenset(names), frozenset(paths), frozenset(imports))
+    return _Mentioned(*(part.union(*parts) for part, *parts in zip(own, *inner, strict=True)))
 
 
 @functools.lru_cache(maxsize=8192)
@@ -307,74 +287,80 @@ def _is_constant(module: Any) -> bool:
     root = module.partition(".")[0] if isinstance(module, str) else ""
     if root not in sys.stdlib_module_names:
         return root in _CONSTANT
-    # A script may be called `code` or `profile`, too.
+    # A script of the user may be called `code` or `profile`, too.
     origin = getattr(getattr(sys.modules.get(root), "__spec__", None), "origin", None)
     return origin in (None, "built-in", "frozen") or origin.startswith(sysconfig.get_path("stdlib"))
 
 
-def _is_stateful(module: Any, name: str) -> bool:
-    return isinstance(module, str) and not _STATEFUL.isdisjoint((module, module.partition(".")[0], f"{module}.{name}"))
+def _is_at_home(function) -> bool:
+    """Whether a function is a part of a constant package, rather than made by a call of it."""
+    module = function.__module__
+    return _is_constant(module) and vars(sys.modules.get(module, abc)).get(function.__name__) is function
 
 
 # Classes of objects that stand for functions.
 _LIKE_FUNCTIONS = {id(kind) for kind in (jax.custom_jvp, jax.custom_vjp, jnp.ufunc, type(jax.jit(_itself)))}
 
 
-def _is_at_home(value) -> bool:
-    """Whether a function of a constant package is a part of its module, rather than made by a call."""
-    module = sys.modules.get(value.__module__)
-    return _is_constant(value.__module__) and module is not None and vars(module).get(value.__name__) is value
+@functools.lru_cache(maxsize=8192)
+def _is_stateful(module: str, name: str) -> bool:
+    parents = itertools.accumulate(f"{module}.{name}".split("."), "{}.{}".format)
+    return not _STATEFUL.isdisjoint(parents)
+
+
+def _check_state(walk, module, name):
+    if isinstance(module, str) and _is_stateful(module, name):
+        walk.doubt = f"{module}.{name} is reached"
 
 
 def _read_function(walk, function):
-    known, code = function.__globals__, function.__code__
+    code, known = function.__code__, function.__globals__
     module = known.get("__name__")
-    walk.tokens.append(code)
-    if _is_stateful(module, function.__name__):
-        walk.doubt = f"{module}.{function.__name__} is reached"
-    constant = _is_constant(module) and vars(sys.modules.get(module, types)) is known
+    _check_state(walk, function.__module__, function.__name__)
+    # What a function says of its module may be copied from another one; its globals are its own.
+    constant = _is_constant(module) and vars(sys.modules.get(module, abc)) is known
     if constant and _is_at_home(function):
         _read_identity(walk, function)
         return
-    walk.todo += (function.__defaults__, function.__kwdefaults__, function.__closure__, function.__dict__)
+    walk.todo += (code, function.__defaults__, function.__kwdefaults__, function.__closure__, function.__dict__)
     if not constant:
-        _read_names(walk, function, _mentioned(code))
+        _read_mentioned(walk, function, *_mentioned(code))
 
 
-def _read_names(walk, function, mentioned):
-    walk.names |= mentioned.names
-    if not _MAKING_NAMES.isdisjoint(mentioned.names):
+def _read_mentioned(walk, function, names, paths, imports):
+    walk.names |= names
+    if not _STATEFUL_NAMES.isdisjoint(names):
+        walk.doubt = f"{function.__qualname__} mentions {min(_STATEFUL_NAMES & names)}"
+    walk.computes_names |= not _COMPUTING_NAMES.isdisjoint(names)
+    if not _MAKING_NAMES.isdisjoint(names):
         walk.names |= _CONSTRUCTION
-    walk.computes_names |= mentioned.computes_names
-    if not _STATEFUL_NAMES.isdisjoint(mentioned.names):
-        walk.doubt = f"{function.__qualname__} mentions {min(_STATEFUL_NAMES & mentioned.names)}"
-    for path in mentioned.paths:
-        walk.todo.append(_follow(path, function))
-    for name in mentioned.imports:
+    walk.todo += [_follow(path, function) for path in paths]
+    for name in imports:
         name = importlib.util.resolve_name(name, function.__globals__.get("__package__"))
         walk.todo += (sys.modules.get(name), sys.modules.get(name.partition(".")[0]))
 
 
 def _follow(path, function):
-    name, *attributes = path
-    value = function.__globals__.get(name, function.__builtins__.get(name, _Missing))
-    for attribute in attributes:
-        if not issubclass(type(value), types.ModuleType):
+    """The object at a path that starts from a global: the first one that is no module."""
+    value = function.__globals__.get(path[0], function.__builtins__.get(path[0], _Missing))
+    for attribute in path[1:]:
+        if type(value) is not types.ModuleType:
             break
-        held = object.__getattribute__(value, "__dict__")
+        held = vars(value)
         value = held.get(attribute, held.get("__getattr__", _Missing))
     return value
 
 
 def _read_builtin(walk, function):
-    owner = function.__self__
+    owner, module = function.__self__, function.__module__
     walk.tokens.append(function.__name__)
-    if owner is not None and not isinstance(owner, types.ModuleType):
-        walk.todo.append(owner)
-    elif _is_stateful(function.__module__, function.__name__) or not _is_constant(function.__module__):
-        walk.doubt = f"{function.__module__}.{function.__name__} is reached"
-    else:
+    if owner is None or isinstance(owner, types.ModuleType):
         _read_identity(walk, function)
+        _check_state(walk, module, function.__name__)
+        if not _is_constant(module):
+            walk.doubt = f"{module}.{function.__name__} is reached"
+    else:
+        walk.todo.append(owner)
 
 
 def _read_jitted(walk, function):
@@ -383,42 +369,48 @@ def _read_jitted(walk, function):
 
 
 def _read_identity(walk, value):
-    walk.tokens.append(_identity(value))
-    walk.computes_names |= id(value) in _COMPUTING
-    if id(value) in _MAKING:
+    walk.tokens.append(_Same(value))
+    walk.computes_names |= id(value) in _COMPUTING_IDS
+    if id(value) in _MAKING_IDS:
         walk.names |= _CONSTRUCTION
+
+
+_COMPUTING_IDS, _MAKING_IDS = set(map(id, _COMPUTING)), set(map(id, _MAKING))
 
 
 # ---- Classes and modules ------------------------------------------------------------------------------------------
 
-# Read past every `__getattribute__` and property of a metaclass.
-_bases, _mro, _held_by, _basicsize, _itemsize = (
-    type.__dict__[name].__get__ for name in ("__bases__", "__mro__", "__dict__", "__basicsize__", "__itemsize__")
+# Read past what a metaclass makes of these attributes.
+_base, _dictoffset, _flags, _held_by, _itemsize, _module, _mro, _qualname, _size = (
+    type.__dict__[f"__{name}__"].__get__
+    for name in "base dictoffset flags dict itemsize module mro qualname basicsize".split()
 )
-_METADATA = set("__doc__ __module__ __qualname__ __annotations__ __dict__ __weakref__ __parameters__".split())
-_METADATA |= set("__orig_bases__ __dataclass_fields__ __dataclass_params__ __abstractmethods__ _abc_impl".split())
-_METADATA |= set("__slots__ __static_attributes__ __firstlineno__ __annotate__ __annotate_func__".split())
-# Methods that jax calls without a base class that names them.
-_PROTOCOL = {"tree_flatten", "tree_unflatten"}
+_METADATA = frozenset(
+    "__doc__ __module__ __qualname__ __annotations__ __dict__ __weakref__ __slots__ __parameters__ __orig_bases__ "
+    "__dataclass_fields__ __dataclass_params__ __abstractmethods__ _abc_impl __static_attributes__ __firstlineno__ "
+    "__annotate__ __annotate_func__".split()
+)
+# Attributes that packages read of objects of any class.
+_PROTOCOL = frozenset(
+    "tree_flatten tree_unflatten shape dtype ndim size aval init update run init_state optimality_fun sample log_prob "
+    "solve matvec rmatvec subfun make_linop b column columnwise_lipschitz_const check_hyperparams lanes".split()
+)
+# Flags of `PyTypeObject`: Py_TPFLAGS_HEAPTYPE and Py_TPFLAGS_IMMUTABLETYPE.
+_MADE_BY_PYTHON, _IMMUTABLE = 1 << 9, 1 << 8
 
 
 def _is_constant_class(cls) -> bool:
-    if not cls.__flags__ & _MADE_BY_PYTHON or cls.__flags__ & _IMMUTABLE:
+    if not _flags(cls) & _MADE_BY_PYTHON or _flags(cls) & _IMMUTABLE:
         return True
-    module, name = _held_by(cls).get("__module__"), cls.__qualname__.partition(".")[0]
     # A class that `types.new_class` made says that it is of the module `types`.
+    module, name = _module(cls), _qualname(cls).partition(".")[0]
     return _is_constant(module) and name in vars(sys.modules.get(module, abc))
-
-
-# Flags of `PyTypeObject`: Py_TPFLAGS_HEAPTYPE and Py_TPFLAGS_IMMUTABLETYPE.
-_MADE_BY_PYTHON, _IMMUTABLE = 1 << 9, 1 << 8
 
 
 def _read_class(walk, cls):
     """Read a class that code can reach, and make objects of."""
     _read_identity(walk, cls)
-    if _is_stateful(cls.__module__, cls.__name__):
-        walk.doubt = f"{cls.__module__}.{cls.__qualname__} is reached"
+    _check_state(walk, _module(cls), _qualname(cls))
     if not _is_constant_class(cls):
         walk.names |= _CONSTRUCTION
         _read_kind(walk, cls)
@@ -426,16 +418,12 @@ def _read_class(walk, cls):
 
 def _read_kind(walk, cls):
     """Read what a class does to its objects."""
-    if id(cls) in walk.kinds:
-        walk.tokens.append(walk.kinds[id(cls)])
-        return
-    for base in (*_mro(cls), type(cls)):
-        next_number = len(walk.kinds)
-        number = walk.kinds.setdefault(id(base), next_number)
-        walk.tokens.append(number)
-        if number == next_number:
+    for base in (cls,) if id(cls) in walk.kinds else (*_mro(cls), type(cls)):
+        known = id(base) in walk.kinds
+        walk.tokens.append(walk.kinds.setdefault(id(base), len(walk.kinds)))
+        if not known:
             walk.kept.append(base)
-            walk.tokens.append(_identity(base))
+            walk.tokens.append(_Same(base))
             if not _is_constant_class(base):
                 _read_attributes(walk, base)
 
@@ -443,25 +431,26 @@ def _read_kind(walk, cls):
 def _read_attributes(walk, cls):
     # The token of `abc` changes when a class is registered with an abstract one.
     walk.tokens.append(abc.get_cache_token())
-    held = _held_by(cls)
-    hooks = {name for base in _mro(cls)[:-1] if _is_constant_class(base) for name in _held_by(base)}
-    unread = {}
-    for name in held:
-        if name in _CONSTRUCTION or not (name in hooks or name in _PROTOCOL or name.startswith("__")):
+    held, unread = _held_by(cls), {}
+    hooks = set().union(*(_held_by(base) for base in _mro(cls)[:-1] if _is_constant_class(base)))
+    for name, part in list(held.items()):
+        if name in _CONSTRUCTION or not (name in hooks or name.startswith("__")):
             unread[name] = None
         elif name not in _METADATA:
             walk.tokens.append(name)
-            walk.todo.append(held[name])
+            walk.todo.append(part)
     walk.namespaces.append(_Namespace(held, unread))
 
 
 def _read_module(walk, module):
     held = object.__getattribute__(module, "__dict__")
     name = held.get("__name__")
-    walk.tokens.append(_identity(module))
-    if _is_stateful(name, ""):
-        walk.doubt = f"the module {name} is reached"
-    walk.namespaces.append(_Namespace(held, {} if _is_constant(name) else dict.fromkeys(held)))
+    walk.tokens.append(_Same(module))
+    _check_state(walk, name, "")
+    _read_kind(walk, type(module))
+    constant = _is_constant(name)
+    walk.todo.append(None if constant else held.get("__getattr__"))
+    walk.namespaces.append(_Namespace(held, dict.fromkeys(held), may_be_whole=not constant))
 
 
 # ---- Objects ------------------------------------------------------------------------------------------------------
@@ -470,38 +459,47 @@ def _read_module(walk, module):
 class _Layout(NamedTuple):
     """How the objects of a class store what they hold."""
 
-    # The built-in type that tells all about the class, or None where the class must be visited.
+    # The built-in type that tells all about the class, or None where the class must be read.
     known: type | None
     readers: tuple[Callable, ...]
-    # Descriptors of the slots and of `__dict__`.
-    parts: tuple[Any, ...]
+    # Descriptors of the slots and of `__dict__`, and of a `__dict__` that is read by name.
+    parts: tuple[Any, ...] = ()
+    attributes: Any = None
     # Whether there is storage that no reader and no descriptor accounts for.
-    hidden: bool
+    hidden: bool = False
 
 
-def _layout(kind: type) -> _Layout:
+def _layout(kind: type, value: Any) -> _Layout:
     classes = _mro(kind)
     for base in classes:
         if id(base) in _ALONE:
-            return _Layout(base, (_ALONE[id(base)],), (), False)
-    others = [base for base in classes if id(base) not in _READERS]
-    slots = [part for base in others for part in _held_by(base).values() if type(part) is types.MemberDescriptorType]
-    attributes = [_held_by(base)["__dict__"] for base in classes if "__dict__" in _held_by(base)]
+            return _Layout(base, (_ALONE[id(base)],))
+    slots = [part for base in classes for part in _held_by(base).values() if type(part) is types.MemberDescriptorType]
+    dicts = [_held_by(base).get("__dict__") for base in classes]
+    attributes = next((part for part in dicts if type(part) in _STORAGE), None)
     readers = tuple(_READERS[id(base)] for base in classes if id(base) in _READERS)
-    hidden = any(map(_has_hidden_storage, others))
-    if hidden and kind.__module__.startswith("jaxlib"):
-        readers, hidden = (*readers, _read_identity), False
-    return _Layout(None, readers, (*slots, *attributes[:1]), hidden)
+    hidden = any(_has_hidden_storage(base) for base in classes if id(base) not in _READERS)
+    # A property of the user can have taken the place of `__dict__`.
+    hidden |= attributes is None and _dictoffset(kind) != 0
+    if attributes is not None and not _is_read_by_name(classes, value):
+        slots, attributes = [*slots, attributes], None
+    return _Layout(None, readers, tuple(slots), attributes, hidden)
+
+
+def _is_read_by_name(classes, value) -> bool:
+    """Whether no code of a package, but only the user's, knows what attributes an object has."""
+    own = not any(_is_constant_class(cls) or "__dataclass_fields__" in _held_by(cls) for cls in classes[:-1])
+    return own and jax.tree_util.all_leaves([value])
+
+
+_STORAGE = (types.GetSetDescriptorType, types.MemberDescriptorType)
 
 
 def _has_hidden_storage(cls) -> bool:
-    base, held = cls.__base__, _held_by(cls)
-    if base is None:
-        return False
+    base, held = _base(cls), _held_by(cls)
     accounted = sum(type(part) is types.MemberDescriptorType for part in held.values())
     accounted += ("__dict__" in held) + ("__weakref__" in held)
-    pointer = struct.calcsize("P")
-    return _basicsize(cls) - _basicsize(base) > pointer * accounted or _itemsize(cls) != _itemsize(base)
+    return _size(cls) - _size(base) > struct.calcsize("P") * accounted or _itemsize(cls) != _itemsize(base)
 
 
 def _get(descriptor, value):
@@ -513,11 +511,11 @@ def _get(descriptor, value):
 
 def _read_array(walk, value):
     walk.arrays[id(value)] = value
-    walk.tokens.append(_identity(value))
+    walk.tokens.append(_Same(value))
 
 
 def _read_ndarray(walk, value):
-    # Content, even if it is read-only now: its owner can make it writeable, and read-only again.
+    # Content, even if it is read-only now: its owner can make it writeable for a while.
     plain = np.ndarray.view(value, np.ndarray)
     walk.tokens += (plain.shape, plain.strides, plain.dtype)
     if plain.dtype.hasobject:
@@ -525,151 +523,108 @@ def _read_ndarray(walk, value):
     elif plain.nbytes <= 1024:
         walk.tokens.append(plain.tobytes())
     else:
-        walk.tokens.append(hashlib.sha256(plain.ravel(order="K").view(np.uint8)).digest())
-
-
-def _read_scalar(walk, value):
-    walk.tokens += (value.dtype, value.tobytes())
-
-
-def _read_buffer(walk, value):
-    view = memoryview(value)
-    walk.tokens += (view.format, bytes(view))
-
-
-def _read_equal(walk, value):
-    walk.tokens.append(value)
-
-
-def _read_weakly(walk, reference):
-    walk.todo.append(weakref.ref.__call__(reference))
-
-
-def _read_context(walk, variable):
-    walk.todo.append(variable.get(_Missing))
-    walk.tokens.append(_identity(variable))
-
-
-def _read_cache(walk, function):
-    # The function that is wrapped is among the attributes. What is cached was computed from what it reads.
-    info = function.cache_info()
-    walk.tokens += (info.misses, info.currsize)
-
-
-def _read_treedef(walk, treedef):
-    walk.todo += (treedef.node_data(), treedef.children())
-
-
-def _items(copied: Callable[[Any], list]) -> Callable:
-    return lambda walk, value: walk.visit_items(copied(value))
-
-
-def _iterated(kind: type) -> Callable:
-    return lambda walk, value: walk.visit_items(list(kind.__iter__(value)))
+        walk.tokens.append(hashlib.sha256(plain.ravel(order="K").view(np.uint8).data).digest())
 
 
 def _read_dict(walk, value):
+    if value is sys.modules:
+        walk.doubt = "sys.modules is reached"
     walk.visit_items(list(dict.keys(value)))
     walk.visit_items(list(dict.values(value)))
 
 
-def _members(kind: type, *names: str) -> Callable:
-    """Read the named members of an object, past what a subclass makes of them."""
-    members = [vars(kind)[name] for name in names]
-    return lambda walk, value: walk.todo.extend([_get(member, value) for member in members])
+def _read_getter(walk, value):
+    walk.computes_names = True
+    walk.todo += value.__reduce__()[1:]
 
 
-def _reduced(kind: type) -> Callable:
-    """Read what makes an equal object: the arguments that ``pickle`` would keep."""
-    name = "__reduce_ex__" if "__reduce_ex__" in vars(kind) else "__reduce__"
-    reduce, arguments = vars(kind)[name], (2,) * (name == "__reduce_ex__")
-
-    def read(walk, value):
-        parts = reduce(value, *arguments)
-        walk.todo.extend(parts[1:])
-        if kind in (operator.attrgetter, operator.methodcaller):
-            walk.names.update(name for part in parts[1] if type(part) is str for name in part.split("."))
-
-    return read
-
-
-def _referents(walk, value):
-    walk.todo.extend(gc.get_referents(value))
+def _read_mutable(walk, value):
+    walk.doubt = f"a {type(value).__name__} can change"
 
 
 def _nothing(walk, value):
     del walk, value
 
 
-_DESCRIPTORS = [types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType]
-_DESCRIPTORS += [types.GetSetDescriptorType, types.MemberDescriptorType]
+def _token(token: Callable[[Any], Any]) -> Callable:
+    return lambda walk, value: walk.tokens.append(token(value))
 
-# What an object stores as an instance of a built-in type, in addition to the slots and attributes of other bases.
-_BUILT_IN: dict[type, Callable] = {
-    object: _nothing,
-    str: lambda walk, value: walk.tokens.append(str.__str__(value)),
-    int: lambda walk, value: walk.tokens.append(int.__int__(value)),
-    float: lambda walk, value: walk.tokens.append(_float_bytes(float.__float__(value))),
-    bytes: _read_buffer,
-    bytearray: _read_buffer,
-    array.array: _read_buffer,
-    list: _items(list.copy),
-    tuple: _iterated(tuple),
-    # In the order in which they are iterated over: this too can be read.
-    set: _iterated(set),
-    frozenset: _iterated(frozenset),
+
+def _items(items: Callable[[Any], Iterable]) -> Callable:
+    return lambda walk, value: walk.visit_items(list(items(value)))
+
+
+_buffer = _token(lambda value: (memoryview(value).format, bytes(memoryview(value))))
+_SCALARS = {*np.sctypeDict.values(), jnp.dtype(jnp.bfloat16).type} - {np.object_}
+_DESCRIPTORS = (types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType)
+_DESCRIPTORS += (types.GetSetDescriptorType, types.MemberDescriptorType, property, staticmethod, classmethod)
+# All that matters of these is in members, which are read as slots are.
+_OPEN = (*_DESCRIPTORS, types.MethodType, types.GenericAlias, types.UnionType, types.SimpleNamespace, functools.partial)
+_OPEN += (
+    object,
+    super,
+    slice,
+    range,
+    re.Pattern,
+    collections.defaultdict,
+    type(threading.Lock()),
+    type(threading.RLock()),
+)
+
+# Readers of what an object stores as an instance of a built-in type, apart from slots and attributes.
+_BUILT_IN: dict[Any, Callable] = {
+    **dict.fromkeys(_OPEN, _nothing),
+    **dict.fromkeys(_SCALARS, _token(lambda value: (value.dtype, value.tobytes()))),
+    **dict.fromkeys((bytes, bytearray, array.array), _buffer),
+    **dict.fromkeys((operator.attrgetter, operator.methodcaller), _read_getter),
+    **dict.fromkeys((np.ufunc, type(np.sum)), _read_identity),
+    str: _token(str.__str__),
+    int: _token(int.__int__),
+    float: _token(lambda value: struct.pack("d", float.__float__(value))),
+    list: lambda walk, value: walk.visit_items(list.copy(value)),
+    tuple: _items(tuple.__iter__),
     dict: _read_dict,
-    collections.OrderedDict: _iterated(collections.OrderedDict),
-    collections.defaultdict: _members(collections.defaultdict, "default_factory"),
-    collections.deque: _iterated(collections.deque),
-    types.MappingProxyType: _referents,
-    types.SimpleNamespace: _nothing,
-    types.CellType: _members(types.CellType, "cell_contents"),
-    types.MethodType: _members(types.MethodType, "__func__", "__self__"),
-    types.MethodWrapperType: _members(types.MethodWrapperType, "__self__", "__name__"),
+    # In the order of iteration, which can be read too.
+    set: _items(set.__iter__),
+    frozenset: _items(frozenset.__iter__),
+    collections.OrderedDict: _items(collections.OrderedDict.__iter__),
+    collections.deque: _items(
+        lambda value: [collections.deque.maxlen.__get__(value), *collections.deque.__iter__(value)]
+    ),
+    types.MappingProxyType: _items(gc.get_referents),
+    types.CellType: _items(lambda value: [_get(types.CellType.cell_contents, value)]),
+    types.MethodWrapperType: _token(lambda value: value.__name__),
     types.BuiltinFunctionType: _read_builtin,
-    types.GenericAlias: _members(types.GenericAlias, "__origin__", "__args__"),
-    types.UnionType: _members(types.UnionType, "__args__"),
-    property: _members(property, "fget", "fset", "fdel"),
-    staticmethod: _members(staticmethod, "__func__"),
-    classmethod: _members(classmethod, "__func__"),
-    super: _members(super, "__self__", "__thisclass__", "__self_class__"),
-    slice: _members(slice, "start", "stop", "step"),
-    range: _members(range, "start", "stop", "step"),
-    re.Pattern: _members(re.Pattern, "pattern", "flags"),
-    functools.partial: _members(functools.partial, "func", "args", "keywords"),
-    type(functools.cache(_nothing)): _read_cache,
-    weakref.ref: _read_weakly,
-    contextvars.ContextVar: _read_context,
-    threading.local: _nothing,
-    type(threading.Lock()): _nothing,
-    type(threading.RLock()): _nothing,
+    weakref.ref: _items(lambda value: [weakref.ref.__call__(value)]),
+    contextvars.ContextVar: _items(lambda value: [value.get(_Missing)]),
+    threading.local: _items(lambda value: [threading.local.__getattribute__(value, "__dict__")]),
+    # A cached function: what it wraps is among its attributes. Misses and size tell when the cache was cleared.
+    type(functools.cache(_itself)): _token(lambda value: value.cache_info()[1::2]),
+    datetime.date: _items(datetime.date.__reduce__),
+    datetime.time: _items(lambda value: datetime.time.__reduce_ex__(value, 4)[1:]),
+    datetime.datetime: _items(lambda value: datetime.datetime.__reduce_ex__(value, 4)[1:]),
+    datetime.timedelta: _items(datetime.timedelta.__reduce__),
+    decimal.Decimal: _items(decimal.Decimal.__reduce__),
+    operator.itemgetter: _items(operator.itemgetter.__reduce__),
+    type(Snapshot.tokens): _items(type(Snapshot.tokens).__reduce__),  # a field of a named tuple
     np.ndarray: _read_ndarray,
-    np.ufunc: _read_identity,
-    type(np.sum): _read_identity,
-    **{kind: _read_scalar for kind in {*np.sctypeDict.values(), jnp.dtype(jnp.bfloat16).type} - {np.object_}},
-    **{kind: _members(kind, "__objclass__", "__name__") for kind in _DESCRIPTORS},
-    **{kind: _reduced(kind) for kind in (operator.attrgetter, operator.itemgetter, operator.methodcaller)},
-    **{kind: _reduced(kind) for kind in (datetime.date, datetime.time, datetime.datetime, datetime.timedelta)},
-    decimal.Decimal: _reduced(decimal.Decimal),
 }
 _READERS = {id(kind): read for kind, read in _BUILT_IN.items()}
 
-# Readers that tell all about an object, whatever its class. Functions of the user do not read traces or loggers.
+# Readers that tell all about an object, even one of a subclass. Functions of the user do not read traces or loggers.
 _ALONE: dict[int, Callable] = {
+    **{id(kind): _nothing for kind in (*TRACE_NOTES, logging.Filterer)},
+    # Immutable, and compared by code of jax and numpy.
+    **{
+        id(kind): _token(_itself) for kind in (np.dtype, jax.P, jax.core.ShapedArray, _base(jax.sharding.NamedSharding))
+    },
     id(jax.Array): _read_array,
     id(jax.core.Tracer): _read_array,
-    id(jax.core.ShapedArray): _read_equal,
-    id(jax.sharding.NamedSharding.__base__): _read_equal,
-    id(jax.P): _read_equal,
-    id(jax.tree_util.PyTreeDef): _read_treedef,
+    id(jax.Ref): _read_mutable,
+    id(jax.tree_util.PyTreeDef): _items(lambda value: [value.node_data(), value.children()]),
     id(type(jax.jit(_itself))): _read_jitted,
-    id(logging.Filterer): _read_identity,
-    id(np.dtype): _read_equal,
-    # What jax notes down about traces.
-    **{id(kind): _nothing for kind in TRACE_NOTES},
     id(types.FunctionType): _read_function,
     id(types.ModuleType): _read_module,
     id(type): _read_class,
 }
-_LAYOUTS = {id(kind): _layout(kind)._replace(known=kind) for kind in _BUILT_IN}
+_LAYOUTS = {id(kind): _layout(kind, None)._replace(known=kind) for kind in _BUILT_IN}
