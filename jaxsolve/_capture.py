@@ -58,7 +58,7 @@ import numpy as np
 
 from jaxsolve._compat import TRACE_NOTES
 
-__all__ = ["Snapshot", "snapshot"]
+__all__ = ["Snapshot", "are_same", "reached", "snapshot"]
 
 
 class Snapshot(NamedTuple):
@@ -70,25 +70,15 @@ class Snapshot(NamedTuple):
         doubt: why the walk cannot see everything that is read, or None.
         arrays: every ``jax.Array`` that was met, tracers included, by its ``id``. Where there is doubt, the walk has
             ended there.
-        visited: every object that was met, in order, but for plain values.
     """
 
     tokens: list
     doubt: str | None
     arrays: dict[int, jax.Array]
-    visited: list
 
     def same_as(self, other: Snapshot) -> bool:
         """Whether the functions certainly read the same as those of ``other``."""
         return self.doubt is None and other.doubt is None and self.tokens == other.tokens
-
-    def tokens_of_objects(self) -> list:
-        """Tokens of the objects that can change, which equal those of the very same objects only."""
-        return [_Held(value) for value in self.visited if not isinstance(value, _FIXED)]
-
-
-# Objects that a function makes anew wherever it is read, and that cannot change.
-_FIXED = (types.FunctionType, types.MethodType, types.BuiltinMethodType, types.CellType, types.CodeType, tuple, type)
 
 
 def snapshot(values: Iterable[Any]) -> Snapshot:
@@ -98,9 +88,19 @@ def snapshot(values: Iterable[Any]) -> Snapshot:
         values: functions, methods, callable objects, solvers, or any other object.
     """
     walk = _Walk(values)
-    while walk.doubt is None and (walk.todo or walk.visit_namespaces()):
-        walk.visit(walk.todo.pop())
-    return Snapshot(walk.tokens, walk.doubt, walk.arrays, walk.kept)
+    walk.run()
+    return Snapshot(walk.tokens, walk.doubt, walk.arrays)
+
+
+# Objects that are made anew wherever they are read, and that cannot change.
+_FIXED = (types.FunctionType, types.MethodType, types.BuiltinMethodType, types.CellType, types.CodeType, tuple, type)
+
+
+def reached(values: Iterable[Any]) -> list:
+    """The objects that can change among all that ``values`` would read, in the order of the walk."""
+    walk = _Walk(values)
+    walk.run()
+    return [value for value in walk.kept if not isinstance(value, _FIXED)]
 
 
 # ---- The walk -----------------------------------------------------------------------------------------------------
@@ -111,6 +111,11 @@ _MOST = 100_000
 
 class _Missing:
     """Stands for a variable or an attribute without a value."""
+
+
+def are_same(objects: list, others: list) -> bool:
+    """Whether two lists hold the very same objects."""
+    return len(objects) == len(others) and all(map(operator.is_, objects, others))
 
 
 class _Namespace(NamedTuple):
@@ -137,6 +142,10 @@ class _Walk:
         self.names = set(_PROTOCOL)
         self.computes_names = False
         self.namespaces: list[_Namespace] = []
+
+    def run(self):
+        while self.doubt is None and (self.todo or self.visit_namespaces()):
+            self.visit(self.todo.pop())
 
     def visit(self, value):
         kind = type(value)

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._capture import Snapshot, snapshot
+from jaxsolve._capture import Snapshot, are_same, reached, snapshot
 from jaxsolve._closure import DYNAMIC, Hoisted, hoist, is_dynamic, merge_static, split_static
 from jaxsolve._compat import (
     ClosedJaxpr,
@@ -67,9 +67,10 @@ def compiled_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> 
         trace_context(),
     )
     opaque = [slot for slot in slots if slot is not DYNAMIC and not isinstance(slot, _PLAIN)]
-    reads = snapshot([function, type(owner), *opaque])
+    readers = [function, type(owner), *opaque]
+    reads = snapshot(readers)
     family = _family(key)
-    trace = next((trace for trace in family.traces if trace.serves(reads)), None)
+    trace = next((trace for trace in family.traces if trace.serves(reads, readers)), None)
     if trace is None:
 
         def call(*leaves):
@@ -80,8 +81,8 @@ def compiled_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> 
 
         call.__name__ = f"{type(owner).__name__}_{function.__name__.strip('_')}"
         hoisted = hoist(call, *leaves)
-        _check_leaks(owner, reads, snapshot([function, type(owner), *opaque]))
-        trace = _Trace(reads, hoisted, family.program(hoisted, call.__name__))
+        _check_leaks(owner, reads, snapshot(readers))
+        trace = _Trace(reads, readers, hoisted, family.program(hoisted, call.__name__))
         if reads.doubt is None and all(map(is_concrete, reads.arrays.values())):
             family.remember(family.traces, trace)
     return trace(leaves)
@@ -132,14 +133,16 @@ def _check_leaks(owner: Any, before: Snapshot, after: Snapshot) -> None:
 class _Trace:
     """One trace of a call: what its functions read, the arrays that it captured, and its program."""
 
-    def __init__(self, reads: Snapshot, hoisted: Hoisted, program: _Program):
+    def __init__(self, reads: Snapshot, readers: list, hoisted: Hoisted, program: _Program):
         self._unflatten, self._program = hoisted.unflatten, program
         self._consts = [_held(const, reads) for const in hoisted.consts]
-        self._objects = reads.tokens_of_objects() if calls_back(hoisted.jaxpr) else None
-        self._reads = reads._replace(arrays={}, visited=[])  # tokens alone keep nothing alive
+        self._objects = reached(readers) if calls_back(hoisted.jaxpr) else None
+        self._reads = reads._replace(arrays={})  # tokens alone keep nothing alive
 
-    def serves(self, reads: Snapshot) -> bool:
-        return self._reads.same_as(reads) and self._objects in (None, reads.tokens_of_objects())
+    def serves(self, reads: Snapshot, readers: list) -> bool:
+        """Whether what ``readers`` read, written down in ``reads``, is what it was when this trace was made."""
+        same = self._reads.same_as(reads)
+        return same and (self._objects is None or are_same(self._objects, reached(readers)))
 
     def __call__(self, leaves: list) -> Any:
         return self._unflatten(self._program([const() for const in self._consts], leaves))

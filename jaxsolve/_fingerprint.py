@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsolve._capture import snapshot
+from jaxsolve._capture import reached, snapshot
 from jaxsolve._compat import is_jaxpr, is_literal, is_wrapped_function, subjaxprs
 
 __all__ = ["calls_back", "fingerprint"]
@@ -33,6 +33,16 @@ def calls_back(jaxpr: Any) -> bool:
 
 def _is_callback(equation) -> bool:
     return "callback" in equation.primitive.name
+
+
+class _Held:
+    """Equal to a token of the very same object, which it keeps alive, for a program calls it."""
+
+    def __init__(self, value: Any):
+        self._value = value
+
+    def __eq__(self, other):
+        return type(other) is _Held and self._value is other._value
 
 
 class _Writer:
@@ -87,7 +97,7 @@ class _Writer:
         seen = snapshot(values)
         self._tokens.append(seen.tokens if seen.doubt is None else object())
         if self._calls_back:
-            self._tokens.append(seen.tokens_of_objects())
+            self._tokens += map(_Held, reached(values))
 
     def _parameter(self, value):
         if is_jaxpr(value):
