@@ -322,6 +322,10 @@ def _check_state(walk, module, name):
         walk.doubt = f"{module}.{name} is reached"
 
 
+# Modules of jax whose functions keep what they have computed in a dictionary.
+_MEMOIZING = {"jax._src.interpreters.partial_eval"}
+
+
 def _read_function(walk, function):
     code, known = function.__code__, function.__globals__
     module = known.get("__name__")
@@ -331,7 +335,10 @@ def _read_function(walk, function):
     if constant and _is_at_home(function):
         _read_identity(walk, function)
         return
-    walk.todo += (code, function.__defaults__, function.__kwdefaults__, function.__closure__, function.__dict__)
+    closure = function.__closure__
+    if closure and module in _MEMOIZING:
+        closure = tuple(cell for cell in closure if type(cell.cell_contents) is not dict)
+    walk.todo += (code, function.__defaults__, function.__kwdefaults__, closure, function.__dict__)
     if not constant:
         _read_mentioned(walk, function, *_mentioned(code))
 
@@ -483,6 +490,8 @@ def _layout(kind: type, value: Any) -> _Layout:
     for base in classes:
         if id(base) in _ALONE:
             return _Layout(base, (_ALONE[id(base)],))
+    if kind.__name__ == "Traceback" and str(kind.__module__).startswith("jaxlib."):
+        return _Layout(kind, ())  # where a rule was traced
     slots = [part for base in classes for part in _held_by(base).values() if type(part) is types.MemberDescriptorType]
     dicts = [_held_by(base).get("__dict__") for base in classes]
     attributes = next((part for part in dicts if type(part) in _STORAGE), None)

@@ -134,7 +134,7 @@ class _Trace:
     """One trace of a call: what its functions read, the arrays that it captured, and its program."""
 
     def __init__(self, reads: Snapshot, readers: list, hoisted: Hoisted, program: _Program):
-        self._unflatten, self._program = hoisted.unflatten, program
+        self._unflatten, self._program = hoisted.without_consts().unflatten, program
         self._consts = [_held(const, reads) for const in hoisted.consts]
         self._objects = reached(readers) if calls_back(hoisted.jaxpr) else None
         self._reads = reads._replace(arrays={})  # tokens alone keep nothing alive

@@ -36,13 +36,24 @@ def _is_callback(equation) -> bool:
 
 
 class _Held:
-    """Equal to a token of the very same object, which it keeps alive, for a program calls it."""
+    """Equal to a token of the very same object. The program keeps that alive in any case."""
 
     def __init__(self, value: Any):
         self._value = value
 
     def __eq__(self, other):
-        return type(other) is _Held and self._value is other._value
+        return type(other) is type(self) and self._value is other._value
+
+
+class _Object(_Held):
+    """Equal to a token of an object that reads the same, too."""
+
+    def __init__(self, value: Any):
+        super().__init__(value)
+        self._reads = snapshot([value])._replace(arrays={})
+
+    def __eq__(self, other):
+        return super().__eq__(other) or (type(other) is type(self) and self._reads.same_as(other._reads))
 
 
 class _Writer:
@@ -88,16 +99,15 @@ class _Writer:
 
     def _array(self, value):
         if isinstance(value, jax.Array):
-            self._objects(value)
+            self._object(value)
         else:
             value = np.asarray(value)
             self._tokens.append((value.shape, value.dtype, value.tobytes()))
 
-    def _objects(self, *values):
-        seen = snapshot(values)
-        self._tokens.append(seen.tokens if seen.doubt is None else object())
+    def _object(self, value):
+        self._tokens.append(_Object(value))
         if self._calls_back:
-            self._tokens += map(_Held, reached(values))
+            self._tokens += map(_Held, reached([value]))
 
     def _parameter(self, value):
         if is_jaxpr(value):
@@ -115,6 +125,6 @@ class _Writer:
         elif value is None or isinstance(value, (type, enum.Enum)):
             self._tokens.append(value)
         elif callable(value) or is_wrapped_function(value) or type(value).__eq__ is object.__eq__:
-            self._objects(value)
+            self._object(value)
         else:
             self._tokens.append((type(value), value))
