@@ -50,7 +50,7 @@ def projection_halfspace(x: PyTree, hyperparams: tuple) -> PyTree:
 
         x - \frac{\max(\langle a, x \rangle - b, 0)}{\|a\|_2^2} \, a .
 
-    A point on the boundary counts as one outside, with the derivative of :func:`projection_hyperplane`.
+    On the boundary the derivative is the identity, as inside.
 
     Args:
         x: pytree of arrays.
@@ -94,7 +94,7 @@ def _hyperplane(x, a, b):
 def _halfspace(x, a, b):
     wide, unit, residual, square = _residual(x, a, b)
     empty = (square == 0) & (residual > 0)
-    inside = residual < 0
+    inside = residual <= 0
     residual = jnp.where(inside, jnp.zeros_like(residual), residual)
     return tree_where(inside, x, _step(x, wide, unit, residual, square, empty))
 

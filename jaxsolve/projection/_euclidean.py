@@ -56,8 +56,8 @@ def projection_l2_sphere(x: PyTree, value: Any = 1.0) -> PyTree:
 def projection_l2_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     r"""Project on the ball of the Euclidean norm: :math:`x \cdot \min(1, \text{max\_value} / \|x\|_2)`.
 
-    A point on the boundary counts as one outside, with the derivative of the projection on the sphere. With
-    ``max_value = 0`` the result and its derivative in ``x`` are 0, at ``x = 0`` too.
+    On the boundary the derivative is the identity, as inside. With ``max_value = 0`` the result and its derivative in
+    ``x`` are 0.
 
     Args:
         x: pytree of arrays, real or complex; the norm is over all entries.
@@ -105,7 +105,7 @@ def _sphere(x, radius):
 def _ball(x, radius):
     wide, radius = widen(x), _or_nan(radius)
     scale, unit, norm = scale_to_unit(wide)
-    inside = norm < radius / scale
+    inside = (norm <= radius / scale) & (radius > 0)
     # An infinite radius would leave NaN in the derivative of the branch that is not taken.
     radius = jnp.where(inside, jnp.zeros_like(radius), radius)
     safe_norm = jnp.where(norm == 0, jnp.ones_like(norm), norm)

@@ -86,8 +86,8 @@ def projection_l12_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
 
         \Bigl\{ y : \sum_g \|y_g\|_2 \le \text{max\_value} \Bigr\} .
 
-    The norms of the groups are projected on the ball of the l1 norm, and each group is scaled to its new norm. A point
-    on the boundary counts as one outside, and a group that becomes 0 has derivative 0.
+    The norms of the groups are projected on the ball of the l1 norm, and each group is scaled to its new norm. On the
+    boundary the derivative is the identity, as inside; a group that becomes 0 has derivative 0.
 
     Args:
         x: array whose first axis counts the groups, say the rows of a matrix; or a pytree of such arrays, all groups of
@@ -128,7 +128,8 @@ def _group_ball(x, radius):
     square = tree_map(lambda leaf: jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))), unit)
     norms = tree_map(lambda s: jnp.sqrt(jnp.where(s > 0, s, jnp.ones_like(s))) * (s > 0).astype(s.dtype), square)
     radius = radius.astype(scale.dtype) / scale
-    inside = sum(jnp.sum(n).astype(scale.dtype) for n in jax.tree.leaves(norms)) < radius
+    inside = sum(jnp.sum(n).astype(scale.dtype) for n in jax.tree.leaves(norms)) <= radius
+    inside = inside & (radius > 0)
     new = projection_l1_ball(norms, jnp.where(inside, jnp.ones_like(radius), radius))
 
     def resize(leaf, norm, new_norm):

@@ -110,7 +110,7 @@ def projection_l1_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
 
         \operatorname*{argmin}_{y} \tfrac12 \|y - x\|_2^2 \quad \text{subject to} \quad \|y\|_1 \le \text{max\_value}.
 
-    A point on the boundary counts as one outside: its derivative is that of the projection on the sphere.
+    On the boundary the derivative is the identity, as inside.
 
     Args:
         x: pytree of arrays; the norm is over all entries.
@@ -189,5 +189,5 @@ def _l1_sphere(x, value):
 
 @jax.jit
 def _l1_ball(x, value):
-    inside = jnp.sum(jnp.abs(lax.stop_gradient(x))) < value
+    inside = (jnp.sum(jnp.abs(lax.stop_gradient(x))) <= value) & (value > 0)
     return jnp.where(inside, x, _l1_sphere(x, value))

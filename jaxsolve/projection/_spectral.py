@@ -97,7 +97,7 @@ def projection_spectrahedron(x: PyTree, value: Any = 1.0) -> PyTree:
 def projection_nuclear_norm_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     r"""Project on the ball of the nuclear norm, the sum of singular values.
 
-    The singular values are projected on the ball of the l1 norm. A matrix on the boundary counts as one outside.
+    The singular values are projected on the ball of the l1 norm. On the boundary the derivative is the identity.
 
     Args:
         x: matrix of shape ``(m, n)``, or a pytree of matrices, whose norms are added up. For a stack of matrices use
@@ -186,7 +186,7 @@ def _excess_trace(threshold, x, value, values, vectors):
 @jax.jit
 def _nuclear_ball(x, radius):
     left, values, right = jnp.linalg.svd(lax.stop_gradient(x), full_matrices=False)
-    inside = jnp.sum(values) < radius
+    inside = (jnp.sum(values) <= radius) & (radius > 0)
     size = jnp.where(inside, jnp.ones_like(radius), radius)
     projected = (left * projection_l1_ball(values, lax.stop_gradient(size))[None, :]) @ right
     projected = derive_by(_tangent_of_ball, projected, x, size)
