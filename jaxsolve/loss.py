@@ -17,9 +17,9 @@ import numpy as np
 import optax
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_inexact, check_nonnegative
 from jaxsolve._types import PyTree
 from jaxsolve.projection import projection_simplex
-from jaxsolve.projection._inputs import as_inexact, check_nonnegative
 from jaxsolve.tree_util import tree_vdot
 
 __all__ = [

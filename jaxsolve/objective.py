@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve import loss
+from jaxsolve._inputs import as_scalar
 from jaxsolve.base import LinearOperator
-from jaxsolve.projection._inputs import as_scalar
 from jaxsolve.tree_util import tree_l2_norm, tree_vdot
 
 __all__ = [

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, scale_to_unit, unpack, widen
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, broadcast_like, scale_to_unit, unpack, widen
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_map, tree_real_dtype, tree_vdot, tree_where
 
 __all__ = ["projection_halfspace", "projection_hyperplane"]

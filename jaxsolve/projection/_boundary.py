@@ -13,8 +13,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._inputs import as_inexact
 from jaxsolve._types import Array, PyTree
-from jaxsolve.projection._inputs import as_inexact
 
 __all__ = ["along_boundary", "as_triples"]
 

@@ -18,10 +18,10 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_scalar, scale_to_unit, widen
 from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
 from jaxsolve.projection._boundary import along_boundary, as_triples
-from jaxsolve.projection._inputs import as_scalar, scale_to_unit, widen
 from jaxsolve.projection._rules import derive_by
 from jaxsolve.tree_util import tree_cast_like, tree_map
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._inputs import as_inexact, nonnegative_scalar, scale_to_unit, widen
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, scale_to_unit, widen
 from jaxsolve.projection._simplex import projection_l1_ball
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_map, tree_scalar_mul, tree_where
 
@@ -115,11 +115,8 @@ def projection_l12_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     for leaf in jax.tree.leaves(x):
         if leaf.ndim == 0:
             raise ValueError("projection_l12_ball: the first axis of x counts the groups, got a scalar.")
-    max_value = 1.0 if max_value is None else max_value
-    check_nonnegative(max_value, "projection_l12_ball: max_value")
-    wide = widen(x)
-    radius = as_scalar(max_value, "projection_l12_ball: max_value", jnp.result_type(float))
-    return tree_cast_like(_group_ball(wide, radius), x)
+    radius = nonnegative_scalar(max_value, "projection_l12_ball: max_value", jnp.result_type(float))
+    return tree_cast_like(_group_ball(widen(x), radius), x)
 
 
 @jax.jit

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsolve._inputs import as_inexact, nonnegative_scalar, widen
 from jaxsolve._types import Array, PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, widen
 from jaxsolve.projection._rules import derive_by, scalar_root
 from jaxsolve.projection._simplex import projection_l1_ball, projection_simplex
 from jaxsolve.tree_util import tree_cast_like, tree_map, tree_real_dtype
@@ -91,7 +91,8 @@ def projection_spectrahedron(x: PyTree, value: Any = 1.0) -> PyTree:
     """
     x = as_matrices(x, "projection_spectrahedron", square=True)
     whole, blocks = _along_diagonal(widen(x))
-    return tree_cast_like(blocks(_spectrahedron(whole, _size(value, "projection_spectrahedron: value", whole))), x)
+    value = nonnegative_scalar(value, "projection_spectrahedron: value", whole.dtype)
+    return tree_cast_like(blocks(_spectrahedron(whole, value)), x)
 
 
 def projection_nuclear_norm_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
@@ -120,7 +121,7 @@ def projection_nuclear_norm_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     """
     x = as_matrices(x, "projection_nuclear_norm_ball")
     whole, blocks = _along_diagonal(widen(x))
-    radius = _size(max_value, "projection_nuclear_norm_ball: max_value", whole)
+    radius = nonnegative_scalar(max_value, "projection_nuclear_norm_ball: max_value", whole.dtype)
     return tree_cast_like(blocks(_nuclear_ball(whole, radius)), x)
 
 
@@ -150,13 +151,6 @@ def _along_diagonal(x: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
         return jax.tree.unflatten(structure, parts)
 
     return whole, blocks
-
-
-def _size(value, name, x):
-    value = 1.0 if value is None else value
-    check_nonnegative(value, name)
-    value = as_scalar(value, name, x.dtype)
-    return jnp.where(value < 0, jnp.full_like(value, jnp.nan), value)
 
 
 @jax.jit

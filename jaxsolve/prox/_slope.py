@@ -10,8 +10,8 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_inexact, as_scalar, check_nonnegative, ravel, widen
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, ravel, widen
 from jaxsolve.tree_util import tree_cast_like
 
 __all__ = ["prox_slope"]
