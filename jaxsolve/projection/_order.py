@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._inputs import as_inexact, broadcast_like, check_nonnegative, ravel, widen
+from jaxsolve._inputs import as_inexact, check_nonnegative, ravel, widen
 from jaxsolve._types import PyTree
 from jaxsolve.isotonic import isotonic_l2_pav, project_sorted, sort_descending
 from jaxsolve.projection._box_section import projection_box_section
@@ -163,14 +163,11 @@ def projection_permutahedron(x: PyTree, w: Any) -> PyTree:
     """
     x = as_inexact(x, "x")
     vector, unravel = ravel(x)
-    if jax.tree.structure(w) == jax.tree.structure(x) and jax.tree.structure(w) != jax.tree.structure(0):
-        weights = ravel(broadcast_like(w, x, "w"))[0]
-    else:
-        if jax.tree.structure(w) != jax.tree.structure(0):
-            raise ValueError(
-                f"w must be an array or have the structure of x, {jax.tree.structure(x)}; got {jax.tree.structure(w)}."
-            )
-        weights = as_inexact(w, "w").reshape(-1)
+    if jax.tree.structure(w) not in (jax.tree.structure(0), jax.tree.structure(x)):
+        raise ValueError(
+            f"w must be an array or have the structure of x, {jax.tree.structure(x)}; got {jax.tree.structure(w)}."
+        )
+    weights = ravel(as_inexact(w, "w"))[0]
     if weights.shape != vector.shape:
         raise ValueError(f"w must have as many entries as x, {vector.size}, got {weights.size}.")
     if vector.size == 0:
