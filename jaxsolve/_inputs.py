@@ -19,6 +19,7 @@ __all__ = [
     "as_inexact",
     "as_scalar",
     "broadcast_like",
+    "check_entries",
     "check_nonnegative",
     "check_size_of",
     "checked_by",
@@ -128,11 +129,16 @@ def nonnegative_scalar(value: Any, name: str, dtype: Any) -> jax.Array:
     return value if is_concrete(value) else jnp.where(value < 0, jnp.nan, value)
 
 
+def check_entries(holds: Callable[[np.ndarray], Any], value: PyTree, name: str, expected: str) -> None:
+    """Raise ``ValueError`` unless ``holds`` is true of every entry of every concrete leaf; traced leaves pass."""
+    for leaf in jax.tree.leaves(value):
+        if is_concrete(leaf) and not np.all(holds(np.asarray(leaf))):
+            raise ValueError(f"{name} must be {expected}, got {leaf}.")
+
+
 def check_nonnegative(value: PyTree, name: str) -> None:
     """Raise ``ValueError`` if a concrete leaf has a negative or NaN entry; traced leaves pass."""
-    for leaf in jax.tree.leaves(value):
-        if is_concrete(leaf) and not np.all(np.asarray(leaf) >= 0):
-            raise ValueError(f"{name} must be non-negative, got {leaf}.")
+    check_entries(lambda v: v >= 0, value, name, "non-negative")
 
 
 def checked_by(check: Callable[[Any], None]) -> Callable:

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete, with_tangents
-from jaxsolve._inputs import as_array, as_scalar, power_of_two, widen
+from jaxsolve._inputs import as_array, as_scalar, check_entries, power_of_two, widen
 from jaxsolve._pav import LOGARITHMIC, block_log_softmax, block_logsumexp, block_sum, pool
 from jaxsolve._types import Array
 
@@ -67,8 +67,7 @@ def isotonic_l2_pav(
     y = _as_vector(y, "y")
     if weights is not None:
         weights = _like(weights, y, "weights")
-        if is_concrete(weights) and not np.all(np.asarray(weights) > 0):
-            raise ValueError("weights must be positive.")
+        check_entries(lambda w: w > 0, weights, "weights", "positive")
     bounds = _check_bounds(y_min, y_max, y.dtype)
     return _isotonic(_regress, y, weights, *bounds, increasing=_check_bool(increasing))
 
@@ -246,8 +245,7 @@ def _soft(function, values, regularization, strength, direction, sign):
     if direction not in ("ASCENDING", "DESCENDING"):
         raise ValueError(f"direction must be 'ASCENDING' or 'DESCENDING', got {direction!r}.")
     strength = as_scalar(strength, "regularization_strength", values.dtype)
-    if is_concrete(strength) and not strength > 0:
-        raise ValueError(f"regularization_strength must be positive, got {strength}.")
+    check_entries(lambda s: s > 0, strength, "regularization_strength", "positive")
     if values.shape[0] == 0:
         return values
     strength = jnp.where(strength > 0, strength, jnp.full_like(strength, jnp.nan))

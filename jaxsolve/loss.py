@@ -13,11 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_array, as_inexact, check_nonnegative
+from jaxsolve._inputs import as_array, as_inexact, check_entries, check_nonnegative
 from jaxsolve._types import PyTree
 from jaxsolve.projection import projection_simplex
 from jaxsolve.tree_util import tree_vdot
@@ -332,8 +330,7 @@ def _binary(label, score, name):
     label = jnp.asarray(label)
     if label.shape != score.shape:
         raise ValueError(f"label and {name} must have one shape, got {label.shape} and {score.shape}.")
-    if is_concrete(label) and not np.all((np.asarray(label) == 0) | (np.asarray(label) == 1)):
-        raise ValueError(f"label must be 0 or 1 everywhere, got {label}.")
+    check_entries(lambda v: (v == 0) | (v == 1), label, "label", "0 or 1 everywhere")
     return label.astype(bool), score
 
 
@@ -348,8 +345,7 @@ def _excess(label, scores, name):
             f"label must have the shape of {name} without its last axis, got {label.shape} and {scores.shape}."
         )
     num_classes = scores.shape[-1]
-    if is_concrete(label) and not np.all((np.asarray(label) >= 0) & (np.asarray(label) < num_classes)):
-        raise ValueError(f"label must be from 0 to {num_classes - 1}, got {label}.")
+    check_entries(lambda v: (v >= 0) & (v < num_classes), label, "label", f"from 0 to {num_classes - 1}")
     classes = jnp.arange(num_classes, dtype=label.dtype).reshape((1,) * label.ndim + (num_classes,))
     is_label = jnp.expand_dims(label, -1) == classes
     of_label = jnp.sum(jnp.where(is_label, scores, jnp.zeros_like(scores)), axis=-1, keepdims=True)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import check_entries
 from jaxsolve._types import Array, PyTree
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_cast_like, tree_real_dtype, tree_sub, tree_vdot
 
@@ -243,8 +243,7 @@ def _check_options(fun, name, num_samples, sigma, noise):
         raise TypeError(f"{name} must be a function {name}(inputs), got {type(fun).__name__}.")
     if isinstance(num_samples, bool) or not isinstance(num_samples, (int, np.integer)) or num_samples < 1:
         raise ValueError(f"num_samples must be a positive integer, got {num_samples!r}.")
-    if is_concrete(sigma) and not (np.ndim(sigma) == 0 and np.asarray(sigma) > 0):
-        raise ValueError(f"sigma must be a positive scalar, got {sigma!r}.")
+    check_entries(lambda s: s.ndim == 0 and s > 0, sigma, "sigma", "a positive scalar")
     for method in ("sample", "log_prob"):
         if not callable(getattr(noise, method, None)):
             raise TypeError(f"noise must have the methods sample and log_prob, got {type(noise).__name__}.")

@@ -12,10 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_nonnegative, widen
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_entries, check_nonnegative, widen
 from jaxsolve._types import PyTree
 from jaxsolve.projection._box import projection_box
 from jaxsolve.tree_util import tree_add, tree_cast_like, tree_map, tree_scalar_mul, tree_sub
@@ -81,8 +79,7 @@ def make_prox_scaled(prox: Prox, factor: Any) -> Prox:
     """
     _check_prox(prox, "prox")
     factor = as_scalar(factor, "factor", jnp.result_type(float))
-    if is_concrete(factor) and not np.asarray(factor) != 0:
-        raise ValueError(f"factor must not be 0, got {factor}.")
+    check_entries(lambda s: s != 0, factor, "factor", "other than 0")
 
     def scaled(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
@@ -119,8 +116,7 @@ def make_prox_conjugate(prox: Prox) -> Prox:
     def conjugate(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
         t = as_scalar(scaling, "scaling", jnp.result_type(float))
-        if is_concrete(t) and not np.asarray(t) > 0:
-            raise ValueError(f"scaling must be positive for a conjugate, got {scaling}.")
+        check_entries(lambda t: t > 0, t, "scaling", "positive for a conjugate")
         wide = widen(x)
         inner = prox(tree_scalar_mul(1 / t, wide), hyperparams, 1 / t)
         return tree_cast_like(tree_sub(wide, tree_scalar_mul(t, inner)), x)

@@ -12,11 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import power_of_two
+from jaxsolve._inputs import check_entries, power_of_two
 from jaxsolve._types import PyTree
 from jaxsolve.projection._box import clip
 from jaxsolve.projection._rules import derive_by
@@ -97,9 +95,7 @@ def prox_quantile(x: PyTree, quantile: PyTree = 0.5, scaling: Any = 1.0) -> PyTr
         [1.5, 0.0, -2.5]
     """
     quantile = 0.5 if quantile is None else quantile
-    for leaf in jax.tree.leaves(quantile):
-        if is_concrete(leaf) and np.any(np.asarray(leaf) > 1):
-            raise ValueError(f"quantile must be in [0, 1], got {leaf}.")
+    check_entries(lambda q: (q >= 0) & (q <= 1), quantile, "quantile", "in [0, 1]")
     return entrywise(_quantile, x, scaling, allow_complex=False, quantile=quantile)
 
 
@@ -180,9 +176,7 @@ def prox_squared_hinge(x: PyTree, label: PyTree = 1.0, scaling: Any = 1.0) -> Py
 
 
 def _of_margin(move, x, label, scaling):
-    for leaf in jax.tree.leaves(label):
-        if is_concrete(leaf) and not np.all(np.abs(np.asarray(leaf)) == 1):
-            raise ValueError(f"label must be -1 or 1, got {leaf}.")
+    check_entries(lambda a: abs(a) == 1, label, "label", "-1 or 1")
     return entrywise(move, x, scaling, allow_complex=False, signed=True, label=label)
 
 
