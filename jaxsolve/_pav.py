@@ -6,8 +6,8 @@ If ``l`` and ``r`` are the solutions of two neighbors, what is pooled is a tail 
 diagram of cumulative sums, whose lower convex hull has the solution as its slopes, finding them means finding the
 common tangent of two hulls. From the middle outward that takes a step a block; if it is not found in a few such steps,
 a binary search on both hulls at once finds it in a logarithmic number [1]_. The searches of a level run side by
-side in one loop; over all levels there are fewer searches than entries, so the work is :math:`O(n \log n)` on any input,
-most of it a comparison an entry and level.
+side in one loop; over all levels there are fewer searches than entries, so the work is :math:`O(n \log n)` on any
+input, most of it a comparison an entry and level.
 
 Only sums, products and quotients of totals and masses are needed. In logarithms (``logaddexp``, sum, difference) the
 same program pools the entropic problem, where a block has the value ``log(sum(exp(y)) / sum(exp(w)))``.

@@ -243,7 +243,7 @@ def _check_options(fun, name, num_samples, sigma, noise):
         raise TypeError(f"{name} must be a function {name}(inputs), got {type(fun).__name__}.")
     if isinstance(num_samples, bool) or not isinstance(num_samples, (int, np.integer)) or num_samples < 1:
         raise ValueError(f"num_samples must be a positive integer, got {num_samples!r}.")
-    check_entries(lambda s: s.ndim == 0 and s > 0, sigma, "sigma", "a positive scalar")
+    check_entries(lambda s: s.ndim == 0 and s > 0, jnp.asarray(sigma), "sigma", "a positive scalar")
     for method in ("sample", "log_prob"):
         if not callable(getattr(noise, method, None)):
             raise TypeError(f"noise must have the methods sample and log_prob, got {type(noise).__name__}.")
