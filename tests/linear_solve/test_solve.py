@@ -145,7 +145,9 @@ def test_bad_input():
     with _bad("floating point", TypeError):
         ls.solve(double, jnp.arange(3))
     with _bad("mixes real and complex", TypeError):
-        ls.solve(double, (b, b.astype(complex)))
+        ls.materialize(lambda t: t, (b, b.astype(complex)))
+    with _bad("complex where b is real", TypeError):
+        ls.solve(lambda v: 2j * v, b)
     with _bad("matvec must be a callable", TypeError):
         ls.solve(3.0, b)
     with _bad("method must be None", TypeError):
