@@ -12,7 +12,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-__all__ = ["ClosedJaxpr", "is_concrete", "is_sparse", "jaxpr_as_fun", "outside_transformations", "with_tangents"]
+__all__ = ["ClosedJaxpr", "is_concrete", "is_sparse", "jaxpr_as_fun", "outside_transformations", "vary_over", "varying_axes", "with_tangents"]
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
 jaxpr_as_fun = jex.jaxpr_as_fun
@@ -21,6 +21,17 @@ jaxpr_as_fun = jex.jaxpr_as_fun
 def is_concrete(x: Any) -> bool:
     """Whether ``x`` has a value now, rather than standing for one in a trace."""
     return not isinstance(x, jax.core.Tracer)
+
+
+def varying_axes(x: Any) -> frozenset:
+    """The mesh axes of a surrounding ``shard_map`` over which ``x``, an array or what stands for one, varies."""
+    return jax.typeof(x).mat.varying
+
+
+def vary_over(x: jax.Array, axes: frozenset) -> jax.Array:
+    """``x`` seen as varying over ``axes``, as a loop wants of what it starts with."""
+    missing = tuple(axes - varying_axes(x)) if axes else ()
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def is_sparse(matrix: Any, kind: str = "JAXSparse") -> bool:

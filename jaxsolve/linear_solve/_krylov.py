@@ -132,7 +132,7 @@ class Best(NamedTuple):
         # Made from the data: a loop under shard_map asks for the same varying axes before and after a turn.
         error = jnp.linalg.norm(b)
         no = jnp.zeros_like(error, jnp.bool_)
-        return cls(jnp.zeros_like(b), error, jnp.zeros((), jnp.int32), no, no)
+        return cls(jnp.zeros_like(b), error, jnp.zeros_like(error, jnp.int32), no, no)
 
     def update(self, x: jax.Array, error: jax.Array, stop: jax.Array, *, always: bool = False) -> Best:
         """Keep the new iterate if it is better; ``always``, if it is finite.

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec, reshard
 
-from jaxsolve._compat import is_concrete, jaxpr_as_fun
+from jaxsolve._compat import is_concrete, jaxpr_as_fun, vary_over, varying_axes
 
 __all__ = [
     "Codec",
@@ -68,7 +68,13 @@ class Codec:
         sizes = [math.prod(shape) for shape in self.shapes]
         self.sizes = sizes + [size for size, twice in zip(sizes, self.is_complex, strict=True) if twice]
         self.size = sum(self.sizes)
+        self.axes = frozenset()
         self.example = jnp.zeros_like(self.ravel(tree, name))
+
+    def vary(self, axes: frozenset) -> None:
+        """Under ``shard_map``: let vectors vary over these mesh axes too, because the linear map does."""
+        self.axes |= axes
+        self.example = vary_over(self.example, self.axes)
 
     def ravel(self, tree: PyTree, name: str = "b") -> jax.Array:
         """The vector of a pytree with the leaf shapes of the model; its containers may differ.
@@ -82,7 +88,8 @@ class Codec:
         parts = [jnp.real(leaf) for leaf in leaves]
         parts += [jnp.imag(leaf) for leaf, twice in zip(leaves, self.is_complex, strict=True) if twice]
         parts = [jnp.ravel(part).astype(self.dtype) for part in parts]
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts) if parts else jnp.zeros((0,), self.dtype)
+        vector = parts[0] if len(parts) == 1 else jnp.concatenate(parts) if parts else jnp.zeros((0,), self.dtype)
+        return vary_over(vector, self.axes)
 
     def unravel(self, vector: jax.Array) -> PyTree:
         """The pytree of a vector, in the structure, shapes and dtypes of the model."""
@@ -171,9 +178,16 @@ def trace_map(matvec: Callable, domain: Codec, image: Codec) -> Callable[[jax.Ar
     """A linear map between pytrees as one between vectors; Python runs the caller's function once."""
     if not callable(matvec):
         raise TypeError(f"matvec must be a callable or a 2-d array, got {type(matvec).__name__}.")
-    traced = jaxpr_as_fun(
-        jax.make_jaxpr(lambda v: image.ravel(matvec(domain.unravel(v)), "the value of matvec"))(domain.example)
-    )
+
+    def on_vectors(vector):
+        return image.ravel(matvec(domain.unravel(vector)), "the value of matvec")
+
+    traced, out = jax.make_jaxpr(on_vectors, return_shape=True)(domain.example)
+    if varying_axes(out) - varying_axes(domain.example):
+        domain.vary(varying_axes(out))
+        image.vary(varying_axes(out))
+        traced = jax.make_jaxpr(on_vectors)(domain.example)
+    traced = jaxpr_as_fun(traced)
     return lambda vector: traced(vector)[0]
 
 
