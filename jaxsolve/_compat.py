@@ -12,7 +12,16 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-__all__ = ["ClosedJaxpr", "is_concrete", "is_sparse", "jaxpr_as_fun", "outside_transformations", "vary_over", "varying_axes", "with_tangents"]
+__all__ = [
+    "ClosedJaxpr",
+    "is_concrete",
+    "is_sparse",
+    "jaxpr_as_fun",
+    "outside_transformations",
+    "vary_over",
+    "varying_axes",
+    "with_tangents",
+]
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
 jaxpr_as_fun = jex.jaxpr_as_fun

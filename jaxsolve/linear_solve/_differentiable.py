@@ -17,7 +17,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxsolve._closure import hoist
-from jaxsolve.linear_solve._operators import Codec, Operator, check_options, is_multicolumn, make_operator
+from jaxsolve.linear_solve._operators import Codec, LinearMap, Operator, check_options, is_multicolumn, make_operator
 
 __all__ = [
     "Kernel",
@@ -26,6 +26,7 @@ __all__ = [
     "SolveInfo",
     "describe",
     "differentiable_solve",
+    "enter",
     "map_columns",
     "scale_of",
     "solve_by",
@@ -80,7 +81,7 @@ Kernel = Callable[[Operator, RightHandSide, Any], Outcome]
 def differentiable_solve(
     kernel: Kernel,
     options: Any,
-    matvec: Callable | jax.Array,
+    matvec: LinearMap,
     b: PyTree,
     *,
     ridge: Any = None,
@@ -109,8 +110,12 @@ def differentiable_solve(
         TypeError: ``b`` is not floating point.
     """
     check_options(ridge=ridge)
-    # The arguments are plain here: this call is the one to compile when nothing is traced.
-    return _solve(kernel, options, matvec, b, ridge, init, symmetric, info)
+    return enter(_solve, kernel, options, matvec, b, ridge, init, symmetric, info)
+
+
+def enter(function: Callable, *args: Any) -> Any:
+    """Call ``function(*args)``: where every solve of the package enters, with plain arguments that are checked."""
+    return function(*args)
 
 
 def _solve(kernel, options, matvec, b, ridge, init, symmetric, info):
@@ -177,8 +182,8 @@ def describe(outcome: Outcome, vector: jax.Array, matvec: Callable) -> SolveInfo
     norm = jnp.linalg.norm(vector / scale)
     left = jnp.linalg.norm((vector - matvec(outcome.x)) / scale)
     relative = left / jnp.where(norm > 0, norm, jnp.ones_like(norm))
-    num_iter = jnp.asarray(outcome.num_iter, jnp.int32)
-    return SolveInfo(left * scale, relative, num_iter, jnp.asarray(outcome.rank_deficient, jnp.bool_))
+    none = jnp.zeros_like(left, jnp.int32)
+    return SolveInfo(left * scale, relative, none + outcome.num_iter, (none > 0) | outcome.rank_deficient)
 
 
 def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callable) -> PyTree:

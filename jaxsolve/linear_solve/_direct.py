@@ -10,24 +10,22 @@ that out of the way of regular systems, under ``vmap`` too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve, solve_triangular
 
 from jaxsolve._loop import run_if_any
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
-from jaxsolve.linear_solve._operators import Operator
+from jaxsolve.linear_solve._operators import LinearMap, Operator
 
 __all__ = ["direct_kernel", "solve_cholesky", "solve_inv", "solve_lstsq", "solve_lu", "solve_qr"]
 
 PyTree = Any
 
 
-def solve_cholesky(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
+def solve_cholesky(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
     """Solve a symmetric positive semi-definite system by its Cholesky factor.
 
     Args:
@@ -53,7 +51,7 @@ def solve_cholesky(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *
     return differentiable_solve(direct_kernel, "cholesky", matvec, b, ridge=ridge, symmetric=True, info=info)
 
 
-def solve_lu(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
+def solve_lu(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
     """Solve any square system by Gaussian elimination with partial pivoting.
 
     Args:
@@ -78,7 +76,7 @@ def solve_lu(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info
     return differentiable_solve(direct_kernel, "lu", matvec, b, ridge=ridge, info=info)
 
 
-def solve_qr(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
+def solve_qr(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
     """Solve any square system by a QR factorization: slower than LU, stable without a growth factor.
 
     Args:
@@ -103,7 +101,7 @@ def solve_qr(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info
     return differentiable_solve(direct_kernel, "qr", matvec, b, ridge=ridge, info=info)
 
 
-def solve_inv(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
+def solve_inv(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
     """Solve any square system through the explicit inverse; for comparisons, LU is as general and more accurate.
 
     Args:
@@ -129,7 +127,7 @@ def solve_inv(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, inf
 
 
 def solve_lstsq(
-    matvec: Callable | jax.Array,
+    matvec: LinearMap,
     b: PyTree,
     ridge: Any = None,
     *,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,9 +18,19 @@ import jax.numpy as jnp
 
 from jaxsolve._loop import loop
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve, scale_of
-from jaxsolve.linear_solve._operators import Operator, check_options, make_operator
+from jaxsolve.linear_solve._operators import LinearMap, Operator, check_options, make_operator
 
-__all__ = ["Best", "KrylovOptions", "System", "iterate", "iterative_kernel", "krylov_solve", "order_of", "safe_divide"]
+__all__ = [
+    "Best",
+    "KrylovOptions",
+    "System",
+    "bound",
+    "iterate",
+    "_iterative_kernel",
+    "krylov_solve",
+    "order_of",
+    "safe_divide",
+]
 
 PyTree = Any
 _ON_FAILURE = (None, "nan", "warn", "ignore")
@@ -147,29 +158,32 @@ class Best(NamedTuple):
         return Best(kept, error, self.num_iter + 1, stop | broken, self.least_squares)
 
 
-def iterate(system: System, body: Callable, init: Any, per_unknown: int = 10, maxiter: Any = None) -> Best:
+def bound(system: System, per_unknown: int = 10) -> Any:
+    """The largest number of iterations."""
+    given = system.options.maxiter
+    return per_unknown * system.b.shape[0] if given is None else given
+
+
+def iterate(system: System, body: Callable, init: Any, maxiter: Any = None) -> Best:
     """Run a method, a carry with an entry ``best``, until it is accurate or stops."""
-    bound = system.options.maxiter if maxiter is None else maxiter
-    bound = per_unknown * system.b.shape[0] if bound is None else bound
 
     def proceed(s):
         return (s.best.error > system.target) & ~s.best.stop
 
-    return loop(proceed, body, init, maxiter=bound, kind="while").best
+    return loop(proceed, body, init, maxiter=bound(system) if maxiter is None else maxiter, kind="while").best
 
 
 def krylov_solve(
-    method: Callable[..., Best],
+    method: Callable[[System], Best],
     options: KrylovOptions,
-    matvec: Callable | jax.Array,
+    matvec: LinearMap,
     b: PyTree,
     *,
     symmetric: bool = False,
     scaled: bool = True,
-    extra: Any = (),
     **rest: Any,
 ) -> Any:
-    """``differentiable_solve`` by ``method(system, *extra)``, a function of a module.
+    """``differentiable_solve`` by an iterative method.
 
     Args:
         method: returns the best iterate.
@@ -178,16 +192,16 @@ def krylov_solve(
         b: right-hand side.
         symmetric: whether the map is its own transpose.
         scaled: whether to divide by the order of magnitude of the map, which costs a product.
-        extra: further arguments of ``method``.
         **rest: further arguments of ``differentiable_solve``.
     """
-    arguments = (method, options, symmetric, scaled, extra)
-    return differentiable_solve(iterative_kernel, arguments, matvec, b, symmetric=symmetric, **rest)
+    kernel = partial(_iterative_kernel, method=method, symmetric=symmetric, scaled=scaled)
+    return differentiable_solve(kernel, options, matvec, b, symmetric=symmetric, **rest)
 
 
-def iterative_kernel(operator: Operator, rhs: RightHandSide, arguments: tuple) -> Outcome:
+def _iterative_kernel(
+    operator: Operator, rhs: RightHandSide, options: KrylovOptions, *, method: Callable, symmetric: bool, scaled: bool
+) -> Outcome:
     """Scale the system, start at the caller's point if that helps, solve, and judge the result."""
-    method, options, symmetric, scaled, extra = arguments
     eps, scale = float(jnp.finfo(rhs.vector.dtype).eps), scale_of(rhs.vector)
     unit = rhs.vector / scale
     norm = jnp.linalg.norm(unit)
@@ -198,7 +212,7 @@ def iterative_kernel(operator: Operator, rhs: RightHandSide, arguments: tuple) -
     failure = jnp.maximum(jnp.maximum(10 * tol, eps**0.5) * norm, least)
     size = order_of(operator.matvec, b) if scaled else jnp.ones_like(norm)
     precondition = _preconditioner(options.preconditioner, operator)
-    best = method(System(operator, size, b, precondition, target, failure, options, symmetric), *extra)
+    best = method(System(operator, size, b, precondition, target, failure, options, symmetric))
     x = jnp.where(jnp.isfinite(norm), start + best.x / size, jnp.full_like(b, jnp.nan))
     failed = (best.error > failure) & ~best.least_squares
     return Outcome(_judge(options.on_failure, x, failed, best.error / norm, rhs) * scale, best.num_iter)

@@ -8,14 +8,15 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxsolve._loop import loop, run_if_any
-from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, iterate, krylov_solve, safe_divide
-from jaxsolve.linear_solve._operators import check_options
+from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, bound, iterate, krylov_solve, safe_divide
+from jaxsolve.linear_solve._operators import LinearMap, check_options
 
 __all__ = ["bicgstab", "gmres", "lsqr", "or_least_squares", "solve_bicgstab", "solve_gmres", "solve_lsqr"]
 
@@ -23,7 +24,7 @@ PyTree = Any
 
 
 def solve_gmres(
-    matvec: Callable | jax.Array,
+    matvec: LinearMap,
     b: PyTree,
     ridge: Any = None,
     init: PyTree = None,
@@ -41,12 +42,14 @@ def solve_gmres(
         b: pytree of floating point arrays.
         ridge: non-negative multiple of the identity to add, a scalar.
         init: starting point like ``b``; 0 by default.
+        tol: relative tolerance on the residual; ``None`` means 10 spacings of the working dtype, which ``solve`` asks
+            for when it is given this function.
         restart: iterations after which the space is built anew; it takes ``restart`` vectors of memory.
         solve_method: ``"batched"`` or ``"incremental"``, which elsewhere are two ways to the same result. There is one
             way here, which ends a cycle as soon as it is accurate enough.
         info: return ``(x, SolveInfo)``.
         **options: ``tol``, ``atol``, ``maxiter``, ``preconditioner`` (or ``M``), ``on_failure``: see
-            :class:`KrylovOptions`.
+            :class:`KrylovOptions`. ``maxiter`` bounds the number of cycles of ``restart`` iterations.
 
     Returns:
         The iterate with the smallest residual, like ``b``. It ends when a cycle no longer reduces the residual.
@@ -66,7 +69,8 @@ def solve_gmres(
     check_options(restart=restart)
     if solve_method not in ("batched", "incremental"):
         raise ValueError(f"solve_method must be 'batched' or 'incremental', got {solve_method!r}.")
-    return krylov_solve(gmres, checked, matvec, b, extra=(restart,), ridge=ridge, init=init, info=info)
+    method = partial(gmres, restart=restart)
+    return krylov_solve(method, checked, matvec, b, ridge=ridge, init=init, info=info)
 
 
 class _Arnoldi(NamedTuple):
@@ -78,7 +82,7 @@ class _Arnoldi(NamedTuple):
     exhausted: jax.Array
 
 
-def gmres(system: System, restart: int) -> Best:
+def gmres(system: System, restart: int = 40) -> Best:
     """Restarted GMRES, preconditioned from the right."""
     eps, dtype, size = system.eps, system.b.dtype, system.b.shape[0]
     width = min(restart, size) if isinstance(size, int) else restart
@@ -137,13 +141,7 @@ class _Gmres(NamedTuple):
 
 
 def solve_bicgstab(
-    matvec: Callable | jax.Array,
-    b: PyTree,
-    ridge: Any = None,
-    init: PyTree = None,
-    *,
-    info: bool = False,
-    **options: Any,
+    matvec: LinearMap, b: PyTree, ridge: Any = None, init: PyTree = None, *, info: bool = False, **options: Any
 ) -> Any:
     """Solve any square system by the stabilized bi-conjugate gradient method, in memory for a few vectors.
 
@@ -222,13 +220,7 @@ def bicgstab(system: System) -> Best:
 
 
 def solve_lsqr(
-    matvec: Callable | jax.Array,
-    b: PyTree,
-    ridge: Any = None,
-    init: PyTree = None,
-    *,
-    info: bool = False,
-    **options: Any,
+    matvec: LinearMap, b: PyTree, ridge: Any = None, init: PyTree = None, *, info: bool = False, **options: Any
 ) -> Any:
     """Least squares for any square map, singular or not, by LSQR; it uses the transpose of the map.
 
@@ -309,4 +301,4 @@ def lsqr(system: System) -> Best:
     v, alpha = normalize(system.rmatvec(u))
     none = alpha == 0
     start = Best.start(system.b)._replace(stop=none, least_squares=none)
-    return iterate(system, body, _Lsqr(u, v, alpha, v, beta, alpha, alpha, start), per_unknown=20)
+    return iterate(system, body, _Lsqr(u, v, alpha, v, beta, alpha, alpha, start), maxiter=bound(system, 20))

@@ -8,18 +8,18 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve.linear_solve._differentiable import Outcome, describe, map_columns
+from jaxsolve.linear_solve._differentiable import Outcome, describe, enter, map_columns
 from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, iterate, krylov_solve, order_of, safe_divide
 from jaxsolve.linear_solve._krylov_general import or_least_squares
 from jaxsolve.linear_solve._operators import (
     Codec,
+    LinearMap,
     check_options,
     is_matrix,
     is_multicolumn,
@@ -35,13 +35,7 @@ PyTree = Any
 
 
 def solve_cg(
-    matvec: Callable | jax.Array,
-    b: PyTree,
-    ridge: Any = None,
-    init: PyTree = None,
-    *,
-    info: bool = False,
-    **options: Any,
+    matvec: LinearMap, b: PyTree, ridge: Any = None, init: PyTree = None, *, info: bool = False, **options: Any
 ) -> Any:
     """Solve a symmetric positive semi-definite system by the conjugate gradient method.
 
@@ -101,13 +95,7 @@ def cg(system: System) -> Best:
 
 
 def solve_minres(
-    matvec: Callable | jax.Array,
-    b: PyTree,
-    ridge: Any = None,
-    init: PyTree = None,
-    *,
-    info: bool = False,
-    **options: Any,
+    matvec: LinearMap, b: PyTree, ridge: Any = None, init: PyTree = None, *, info: bool = False, **options: Any
 ) -> Any:
     """Solve a symmetric, possibly indefinite or singular, system by MINRES.
 
@@ -215,13 +203,7 @@ def _minres(system: System) -> Best:
 
 
 def solve_normal_cg(
-    matvec: Callable | jax.Array,
-    b: PyTree,
-    ridge: Any = None,
-    init: PyTree = None,
-    *,
-    info: bool = False,
-    **options: Any,
+    matvec: LinearMap, b: PyTree, ridge: Any = None, init: PyTree = None, *, info: bool = False, **options: Any
 ) -> Any:
     r"""Least squares for any map, square or not, by conjugate gradient on the normal equations.
 
@@ -258,14 +240,17 @@ def solve_normal_cg(
     """
     checked = KrylovOptions.of("solve_normal_cg", **options)
     check_options(ridge=ridge)
+    return enter(_solve_normal, matvec, b, ridge, init, info, checked)
+
+
+def _solve_normal(matvec, b, ridge, init, info, options):
     if is_multicolumn(matvec, b):
-        return map_columns(lambda b, init: solve_normal_cg(matvec, b, ridge, init, info=info, **options), b, init, info)
+        return map_columns(lambda b, init: _solve_normal(matvec, b, ridge, init, info, options), b, init, info)
     if init is None and is_matrix(matvec) and matvec.shape[0] != matvec.shape[1]:
         init = jnp.zeros(matvec.shape[1], jnp.result_type(b))
     image, domain = Codec(b), Codec(b if init is None else init, "b" if init is None else "init")
     if is_matrix(matvec):
-        matrix = real_matrix(matvec, domain, image)
-        product = matrix.__matmul__
+        product = real_matrix(matvec, domain, image).__matmul__
     else:
         product = trace_map(matvec, domain, image)
     adjoint, rhs = linear_transpose(product, domain.example), image.ravel(b)
@@ -275,21 +260,17 @@ def solve_normal_cg(
         ridge = jnp.asarray(ridge).astype(domain.dtype)
         size = jnp.maximum(size, jnp.sqrt(lax.stop_gradient(ridge)))
         ridge = ridge / size / size
-    if checked.preconditioner is not None:
-        checked = checked._replace(preconditioner=make_operator(checked.preconditioner, domain).matvec)
-    found = krylov_solve(
-        cg,
-        checked,
-        lambda v: adjoint(product(v) / size) / size,
-        adjoint(rhs) / size,
-        symmetric=True,
-        ridge=ridge,
-        init=None if init is None else size * domain.ravel(init),
-        info=info,
-    )
+    if options.preconditioner is not None:
+        options = options._replace(preconditioner=make_operator(options.preconditioner, domain).matvec)
+    init = None if init is None else size * domain.ravel(init)
+
+    def normal(vector):
+        return adjoint(product(vector) / size) / size
+
+    x, about = krylov_solve(cg, options, normal, adjoint(rhs) / size, symmetric=True, ridge=ridge, init=init, info=True)
+    x = x / size
     if not info:
-        return domain.unravel(found / size)
-    x, about = found[0] / size, found[1]
-    if ridge is None:
-        about = describe(Outcome(lax.stop_gradient(x), about.num_iter), rhs, product)
-    return domain.unravel(x), about
+        return domain.unravel(x)
+    if ridge is not None:
+        return domain.unravel(x), about._replace(residual_norm=size * about.residual_norm)
+    return domain.unravel(x), describe(Outcome(lax.stop_gradient(x), about.num_iter), rhs, product)

@@ -23,6 +23,7 @@ from jaxsolve._compat import is_concrete, jaxpr_as_fun, vary_over, varying_axes
 
 __all__ = [
     "Codec",
+    "LinearMap",
     "Operator",
     "check_options",
     "diagonal",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 PyTree = Any
+LinearMap = Callable | jax.Array
 
 
 class Codec:
@@ -150,7 +152,7 @@ class Operator:
         return self.codec.unravel(self.matvec(self.codec.ravel(tree, "the argument of matvec")))
 
 
-def make_operator(matvec: Callable | jax.Array, codec: Codec, ridge: Any = None) -> Operator:
+def make_operator(matvec: LinearMap, codec: Codec, ridge: Any = None) -> Operator:
     """The map ``matvec + ridge * I`` on vectors. A callable is called once, to trace it.
 
     Args:
@@ -203,18 +205,20 @@ def real_matrix(matrix: jax.Array, domain: Codec, image: Codec) -> jax.Array:
     if matrix.shape != shape:
         kind = "be square, with" if image is domain else "have"
         raise ValueError(
-            f"matvec, given as an array, must {kind} one row for each of the {shape[0]} entries of b and one column for "
-            f"each of the {shape[1]} unknowns, but has shape {matrix.shape}."
+            f"matvec, given as an array, must {kind} one row for each of the {shape[0]} entries of b and one column "
+            f"for each of the {shape[1]} unknowns, but has shape {matrix.shape}."
         )
     wide = jnp.finfo(_inexact_dtype(matrix, "matvec")).bits > jnp.finfo(image.dtype).bits
+    axes = varying_axes(matrix) | varying_axes(image.example) | varying_axes(domain.example)
     for codec in (image, domain):
         codec.dtype = jnp.dtype(jnp.float64) if wide else codec.dtype
         codec.example = codec.example.astype(codec.dtype)
+        codec.vary(axes)
     if any(domain.is_complex) or jnp.iscomplexobj(matrix):
         _check_all_complex(domain)
         re, im = jnp.real(matrix), jnp.imag(matrix)
         matrix = jnp.block([[re, -im], [im, re]])
-    return matrix.astype(image.dtype)
+    return vary_over(matrix.astype(image.dtype), axes)
 
 
 def linear_transpose(matvec: Callable, example: jax.Array) -> Callable[[jax.Array], jax.Array]:
@@ -222,7 +226,7 @@ def linear_transpose(matvec: Callable, example: jax.Array) -> Callable[[jax.Arra
     return lambda vector: jax.linear_transpose(matvec, example)(vector)[0]
 
 
-def materialize(matvec: Callable | jax.Array, like: PyTree, ridge: Any = None) -> jax.Array:
+def materialize(matvec: LinearMap, like: PyTree, ridge: Any = None) -> jax.Array:
     """The dense matrix of a linear map between pytrees.
 
     Args:
@@ -279,7 +283,7 @@ def transpose(matvec: Callable, like: PyTree) -> Callable[[PyTree], PyTree]:
     return lambda tree: jax.tree.map(jnp.conj, transposed(jax.tree.map(jnp.conj, tree)))
 
 
-def residual(matvec: Callable | jax.Array, x: PyTree, b: PyTree, ridge: Any = None) -> PyTree:
+def residual(matvec: LinearMap, x: PyTree, b: PyTree, ridge: Any = None) -> PyTree:
     """What is left of the right-hand side: ``b - matvec(x) - ridge * x``.
 
     Args:
@@ -307,7 +311,7 @@ def residual(matvec: Callable | jax.Array, x: PyTree, b: PyTree, ridge: Any = No
     return codec.unravel(codec.ravel(b) - operator.matvec(codec.ravel(x, "x")))
 
 
-def diagonal(matvec: Callable | jax.Array, like: PyTree, ridge: Any = None) -> PyTree:
+def diagonal(matvec: LinearMap, like: PyTree, ridge: Any = None) -> PyTree:
     """The diagonal of a linear map, exactly: the map is materialized, which suits up to some thousand unknowns.
 
     Args:
@@ -333,7 +337,7 @@ def diagonal(matvec: Callable | jax.Array, like: PyTree, ridge: Any = None) -> P
 
 
 def jacobi_preconditioner(
-    matvec: Callable | jax.Array | None, like: PyTree, ridge: Any = None, *, diag: PyTree = None
+    matvec: LinearMap | None, like: PyTree, ridge: Any = None, *, diag: PyTree = None
 ) -> Callable[[PyTree], PyTree]:
     """Division by the diagonal.
 

@@ -14,7 +14,7 @@ from jaxsolve._types import Structure
 from jaxsolve.linear_solve import _direct, _krylov_general, _krylov_symmetric, _stationary
 from jaxsolve.linear_solve._differentiable import differentiable_solve
 from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, krylov_solve
-from jaxsolve.linear_solve._operators import Codec, is_matrix, make_operator
+from jaxsolve.linear_solve._operators import Codec, LinearMap, is_matrix, make_operator
 
 __all__ = ["DIRECT_MAX_SIZE", "check_method", "solve"]
 
@@ -46,7 +46,7 @@ _STATIONARY = (_stationary.solve_iterative_refinement, _stationary.solve_neumann
 
 
 def solve(
-    matvec: Callable | jax.Array,
+    matvec: LinearMap,
     b: PyTree,
     method: Any = None,
     *,
@@ -125,21 +125,17 @@ def solve(
         return base(matvec, b, **{"init": init, "info": info, **limits, **options})
     if _is_among(base, _DIRECT + _STATIONARY):
         return method(matvec, b, ridge=ridge, info=info, **options)
-    rest = {"ridge": ridge, "init": init, "info": info}
+    rest = {"ridge": ridge, "info": info, "symmetric": structure != "general"}
     if method is not None:
-        foreign = KrylovOptions(on_failure="ignore")
-        kernel = _lineax if _is_lineax(method) else _of_caller
-        return krylov_solve(
-            kernel, foreign, matvec, b, symmetric=structure != "general", scaled=False,
-            extra=(method, structure, {**limits, **options}), **rest,
-        )  # fmt: skip
+        kernel = partial(_lineax, structure=structure) if _is_lineax(method) else _of_caller
+        kernel = partial(kernel, method=method, options={**limits, **options})
+        unjudged = KrylovOptions(on_failure="ignore")
+        return krylov_solve(kernel, unjudged, matvec, b, scaled=False, init=init, **rest)
     checked = KrylovOptions.of("solve without a method", on_failure=on_failure, **limits, **options)
-    symmetric = structure != "general"
     if _is_small(matvec, b):
         name = "cholesky" if structure == "psd" else "lu"
-        rest.pop("init")
-        return differentiable_solve(_direct.direct_kernel, name, matvec, b, symmetric=symmetric, **rest)
-    return krylov_solve(_AUTOMATIC[structure], checked, matvec, b, symmetric=symmetric, **rest)
+        return differentiable_solve(_direct.direct_kernel, name, matvec, b, **rest)
+    return krylov_solve(_AUTOMATIC[structure], checked, matvec, b, init=init, **rest)
 
 
 def check_method(name: str, value: Any) -> None:
@@ -180,23 +176,19 @@ def _is_small(matvec, b):
     return isinstance(size, int) and size <= DIRECT_MAX_SIZE
 
 
-def _cg(system: System) -> Best:
-    return _krylov_general.or_least_squares(_krylov_symmetric.cg, system)
+# Each with LSQR behind it.
+_AUTOMATIC = {
+    "psd": partial(_krylov_general.or_least_squares, _krylov_symmetric.cg),
+    "symmetric": _krylov_symmetric.minres,
+    "general": partial(_krylov_general.or_least_squares, _krylov_general.gmres),
+}
 
 
-def _gmres(system: System) -> Best:
-    return _krylov_general.or_least_squares(partial(_krylov_general.gmres, restart=40), system)
+def _of_caller(system: System, *, method: Callable, options: dict) -> Best:
+    return _unjudged(system, _stationary.call_on_trees(method, system.operator, system.b, **options), -1)
 
 
-_AUTOMATIC = {"psd": _cg, "symmetric": _krylov_symmetric.minres, "general": _gmres}
-
-
-def _of_caller(system: System, method: Callable, structure: Structure, options: dict) -> Best:
-    x = _stationary.call_on_trees(method, system.operator, system.b, **options)
-    return _unjudged(system, x, -1)
-
-
-def _lineax(system: System, solver: Any, structure: Structure, options: dict) -> Best:
+def _lineax(system: System, *, method: Any, structure: Structure, options: dict) -> Best:
     import lineax
 
     tags = {
@@ -205,7 +197,7 @@ def _lineax(system: System, solver: Any, structure: Structure, options: dict) ->
         "general": (),
     }[structure]
     linear_map = lineax.FunctionLinearOperator(system.operator.matvec, jax.typeof(system.b), tags)
-    found = lineax.linear_solve(linear_map, system.b, solver, throw=False, **options)
+    found = lineax.linear_solve(linear_map, system.b, method, throw=False, **options)
     num_iter = found.stats.get("num_steps", -1) if isinstance(found.stats, dict) else -1
     return _unjudged(system, found.value, -1 if num_iter is None else num_iter)
 

@@ -12,6 +12,7 @@ Processes*, chapter 3 (refinement).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from jaxsolve._loop import loop
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
 from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, iterate, krylov_solve
 from jaxsolve.linear_solve._krylov_general import solve_gmres
-from jaxsolve.linear_solve._operators import Operator
+from jaxsolve.linear_solve._operators import LinearMap, Operator
 
 __all__ = ["call_on_trees", "solve_iterative_refinement", "solve_neumann"]
 
@@ -31,7 +32,7 @@ _SIGNS = {"T(x) - x": 1.0, "x - T(x)": -1.0}
 
 
 def solve_neumann(
-    matvec: Callable | jax.Array,
+    matvec: LinearMap,
     b: PyTree,
     num_terms: int | jax.Array = 10,
     *,
@@ -96,7 +97,7 @@ def _neumann(operator: Operator, rhs: RightHandSide, options: tuple) -> Outcome:
 
 
 def solve_iterative_refinement(
-    matvec: Callable | jax.Array,
+    matvec: LinearMap,
     b: PyTree,
     init: PyTree = None,
     maxiter: Any = 10,
@@ -141,7 +142,8 @@ def solve_iterative_refinement(
     if not callable(solve):
         raise TypeError(f"solve must be callable, got {type(solve).__name__}.")
     options = KrylovOptions.of("solve_iterative_refinement", tol=tol, maxiter=maxiter, on_failure=on_failure)
-    return krylov_solve(_refine, options, matvec, b, scaled=False, extra=(solve, kwargs), init=init, info=info)
+    method = partial(_refine, solve=solve, kwargs=kwargs)
+    return krylov_solve(method, options, matvec, b, scaled=False, init=init, info=info)
 
 
 class _Refined(NamedTuple):
