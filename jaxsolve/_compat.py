@@ -37,6 +37,8 @@ __all__ = [
     "reverse_only",
     "subjaxprs",
     "trace_context",
+    "vary_over",
+    "varying_axes",
     "with_tangents",
     "without_our_frames",
 ]
@@ -51,6 +53,21 @@ TRACE_NOTES = (jax.core.Trace, jex.DebugInfo)
 def is_concrete(x: Any) -> bool:
     """Whether ``x`` has a value now, rather than standing for one in a trace."""
     return not isinstance(x, jax.core.Tracer)
+
+
+def varying_axes(x: Any) -> frozenset:
+    """The mesh axes of a surrounding ``shard_map`` over which ``x``, an array or what stands for one, varies."""
+    return _varying_axes_of(jax.typeof(x))
+
+
+def _varying_axes_of(aval) -> frozenset:
+    return aval.vma if hasattr(aval, "vma") else aval.mat.varying  # the name in some versions, in others
+
+
+def vary_over(x: jax.Array, axes: frozenset) -> jax.Array:
+    """``x`` seen as varying over ``axes``, as a loop wants of what it starts with."""
+    missing = tuple(axes - varying_axes(x)) if axes else ()
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def is_sparse(matrix: Any, kind: str = "JAXSparse") -> bool:
@@ -125,16 +142,10 @@ def quick_compiler_options() -> dict[str, Any]:
 
 def place_like(x: jax.Array, aval: Any) -> jax.Array:
     """An array sharded over the mesh, and varying along the axes of a ``shard_map``, like a type."""
-    new = tuple(sorted(_varying(aval) - _varying(jax.typeof(x))))
-    if new:
-        x = jax.lax.pcast(x, new, to="varying")
+    x = vary_over(x, _varying_axes_of(aval))
     if jax.typeof(x).sharding != aval.sharding:
         x = jax.sharding.reshard(x, aval.sharding)
     return x
-
-
-def _varying(aval) -> frozenset:
-    return aval.vma if hasattr(aval, "vma") else aval.mat.varying  # the name in older versions, in newer ones
 
 
 def outside_transformations() -> bool:

@@ -160,7 +160,7 @@ class EqualityConstrainedQP(DirectQP):
 
         rhs = tree(-(qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)), qp.upper - qp.A.matvec(x))
         if isinstance(self.refine_regularization, (int, float)) and self.refine_regularization == 0:
-            step = linear_solve(matvec, rhs, method, structure="symmetric", **options)
+            step = linear_solve(matvec, rhs, method, structure="symmetric", on_failure="ignore", **options)
         else:
 
             def rough(matvec, rhs):
@@ -169,7 +169,7 @@ class EqualityConstrainedQP(DirectQP):
                     (u, v), (Pu, Av) = flat(pair), flat(matvec(pair))
                     return tree(Pu + ridge * u, Av - ridge * v)
 
-                return linear_solve(regularized, rhs, method, structure="symmetric", **options)
+                return linear_solve(regularized, rhs, method, structure="symmetric", on_failure="ignore", **options)
 
             tol = 0.1 * jnp.asarray(self.tol)
             step = solve_iterative_refinement(matvec, rhs, maxiter=self.refine_maxiter, tol=tol, solve=rough)
@@ -196,7 +196,8 @@ def _accepted(method: Callable, **options: Any) -> dict[str, Any]:
         given |= set(method.keywords)
         method = method.func
     try:
-        names = set(inspect.signature(method).parameters)
+        parameters = inspect.signature(method).parameters
     except (TypeError, ValueError):
         return {}
-    return {name: value for name, value in options.items() if name in names - given}
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {k: v for k, v in options.items() if k not in given and (takes_all or k in parameters)}
