@@ -47,38 +47,8 @@ def forget_compiled_programs():
     jax.clear_caches()
 
 
-# Cases of the contract that differ from another one in an option: `make test` looks at their solutions and derivatives,
-# `make test-all` at the rest of the contract too.
-VARIANTS = (
-    "LBFGS-hager-zhang",
-    "LBFGS-backtracking",
-    "LBFGS-fixed-step",
-    "GradientDescent-plain-logistic",
-    "ProximalGradient-fixed-step",
-    "ProjectedGradient-nonnegative",
-    "BlockCoordinateDescent-general",
-    "OSQP",
-)
-ESSENTIAL = (
-    "test_solution_agrees_with_the_oracle",
-    "test_first_and_second_order_in_every_mode",
-    "test_unrolled_equals_implicit",
-    "test_maxiter_zero_and_one",
-    "test_nonfinite_functions_end_with_a_status",
-    "test_solution_status_and_optimality",
-    "test_derivatives_in_every_mode",
-    "test_bad_options_are_refused",
-    "test_calls_of_the_function",
-    "test_no_callback_in_the_program_unless_asked_for",
-)
-
-
 def pytest_collection_modifyitems(items):
-    """Docstring examples are run in both precisions: readers have not turned on x64. Variants are mostly slow."""
+    """Docstring examples are run in both precisions: readers have not turned on x64."""
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.float32)
-        elif "contract" in item.path.parts and hasattr(item, "callspec"):
-            variant = any(value in VARIANTS for value in item.callspec.params.values() if isinstance(value, str))
-            if variant and item.originalname not in ESSENTIAL:
-                item.add_marker(pytest.mark.slow)
