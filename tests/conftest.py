@@ -10,23 +10,23 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-X64 = os.environ.get("JAXSOLVE_TEST_X64", "1") != "0"
-
-FLAGS = []
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores; threads inside each would only get in the way of the others.
-    FLAGS += ["--xla_cpu_multi_thread_eigen=false", "intra_op_parallelism_threads=1"]
+    threads = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ["XLA_FLAGS"] = f"{threads} {os.environ.get('XLA_FLAGS', '')}"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-if X64:
+if os.environ.get("JAXSOLVE_TEST_X64", "1") != "0":
     # Most of the time of the tests goes into compilation. The float32 job compiles as users do; this one takes short
-    # cuts: an older code generator (a third of the compile time) and no optimizations (below).
-    FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
-os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
+    # cuts: XLA's older code generator, which needs a third of the time, and few optimizations (below).
+    shortcuts = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{shortcuts} {os.environ.get('XLA_FLAGS', '')}"
 
 import hypothesis
 import jax
 import pytest
+
+X64 = os.environ.get("JAXSOLVE_TEST_X64", "1") != "0"
 
 jax.config.update("jax_enable_x64", X64)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
