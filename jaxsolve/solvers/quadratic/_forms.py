@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._types import Array, KKTSolution, PyTree
-from jaxsolve.base import option
-from jaxsolve.solvers.quadratic._base import Problem, QuadraticSolver, flat
+from jaxsolve._types import KKTSolution, PyTree
+from jaxsolve.solvers.quadratic._base import Problem, QuadraticSolver, Solution
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, as_quadratic, as_rows, as_vector, check_bounds, stack
 
 __all__ = ["BoxConstrained", "StandardForm", "by_name", "pair"]
@@ -20,77 +19,58 @@ class BoxConstrained(QuadraticSolver):
     r"""Base of the solvers of :math:`\min \tfrac12 x^T Q x + c^T x` subject to :math:`l \le A x \le u`.
 
     Attributes:
+        matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric positive semidefinite matrix of the
+            objective, if it is not given by its entries.
         matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
+        fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; in place of ``(Q, c)``.
     """
 
-    matvec_A: Callable | None = option(None)
+    matvec_Q: Callable | None = None  # type: ignore[misc]  # an option here
+    matvec_A: Callable | None = None  # type: ignore[misc]
+    fun: Callable | None = None  # type: ignore[misc]
 
-    def _check_arguments(self, init_params: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Raise ``ValueError`` for bounds that no number satisfies."""
-        params_ineq = by_name(self, ("params_obj", "params_eq", "params_ineq"), args, kwargs).get("params_ineq")
+    def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
+        params_ineq = by_name(self, self._data_names, args, kwargs).get("params_ineq")
         if params_ineq is not None:
             check_bounds(*pair("params_ineq", params_ineq, "(l, u)"))
 
-    def quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
-        """The problem in one form."""
+    def _quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
         objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
         size, dtype = objective.q.size, objective.q.dtype
         if params_ineq is None:
             if params_eq is not None:
                 raise ValueError("params_eq gives a matrix A, but params_ineq, the bounds (l, u) of A x, is missing.")
-            empty = jnp.zeros(0, dtype)
-            return (
-                QuadraticProgram(objective.P, objective.q, stack([], size, dtype), empty, empty),
-                objective.unravel,
+            A, unravel_rows, lower, upper = (
+                stack([], size, dtype),
                 lambda y: y,
+                jnp.zeros(0, dtype),
+                jnp.zeros(0, dtype),
             )
-        if params_eq is None and self.matvec_A is None:
-            A, unravel_rows = as_rows("A", jnp.eye(size, dtype=dtype), objective)[0], objective.unravel
         else:
-            A, unravel_rows = as_rows("A", params_eq, objective, self.matvec_A)
-        lower, upper = pair("params_ineq", params_ineq, "(l, u)")
-        rows = A.shape[0]
-        qp = QuadraticProgram(
-            objective.P,
-            objective.q,
-            A,
-            as_vector("l", lower, rows, dtype),
-            as_vector("u", upper, rows, dtype),
-        )
-        return qp, objective.unravel, unravel_rows
+            if params_eq is None and self.matvec_A is None:
+                A, unravel_rows = as_rows("A", jnp.eye(size, dtype=dtype), objective)[0], objective.unravel
+            else:
+                A, unravel_rows = as_rows("A", params_eq, objective, self.matvec_A)
+            bounds = pair("params_ineq", params_ineq, "(l, u)")
+            lower, upper = (as_vector(name, bound, A.shape[0], dtype) for name, bound in zip("lu", bounds, strict=True))
+        return QuadraticProgram(objective.P, objective.q, A, lower, upper), objective.unravel, unravel_rows
 
-    def to_params(self, problem: Problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
+    def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
         """``KKTSolution((x, z), y, (mu, phi))``."""
-        qp, rows = problem.qp, problem.unravel_rows
-        z = jnp.clip(Ax, qp.lower, qp.upper)
+        (x, y, Ax), rows = solution, problem.unravel_rows
+        z = jnp.clip(Ax, problem.qp.lower, problem.qp.upper)
         multipliers = (rows(jnp.maximum(y, 0)), rows(jnp.maximum(-y, 0)))
         return KKTSolution((problem.unravel_x(x), rows(z)), rows(y), multipliers)
 
-    def unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:
-        """The primal variables and the multipliers of the rows."""
+    def _unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:
         return params.primal[0], params.dual_eq
-
-    def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any, params_ineq: Any) -> KKTSolution:
-        """A starting point for ``run`` with the primal variables ``init_x`` (``None``: 0) and multipliers 0."""
-        problem = self.problem(init_x, params_obj, params_eq, params_ineq)
-        x = _start(init_x, problem)
-        return self.to_params(problem, x, jnp.zeros_like(problem.qp.lower), problem.qp.A.matvec(x))
 
 
 class StandardForm(QuadraticSolver):
-    r"""Base of the solvers of :math:`\min \tfrac12 x^T Q x + c^T x` subject to :math:`A x = b,\ G x \le h`.
+    r"""Base of the solvers of :math:`\min \tfrac12 x^T Q x + c^T x` subject to :math:`A x = b,\ G x \le h`."""
 
-    Attributes:
-        matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
-        matvec_G: ``matvec_G(params_G, x)``, likewise.
-    """
-
-    matvec_A: Callable | None = option(None)
-    matvec_G: Callable | None = option(None)
-
-    def _check_arguments(self, init_params: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Raise ``ValueError`` for right-hand sides that are NaN, and for infeasible ones."""
-        given = by_name(self, ("params_obj", "params_eq", "params_ineq"), args, kwargs)
+    def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
+        given = by_name(self, self._data_names, args, kwargs)
         if given.get("params_eq") is not None:
             _, b = pair("params_eq", given["params_eq"], "(A, b)")
             check_bounds(b, b, ("b", "b"))
@@ -98,8 +78,7 @@ class StandardForm(QuadraticSolver):
             _, h = pair("params_ineq", given["params_ineq"], "(G, h)")
             check_bounds(jax.tree.map(lambda leaf: -jnp.inf, h), h, ("-inf", "h"))
 
-    def quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
-        """The problem in one form."""
+    def _quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
         objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
         size, dtype = objective.q.size, objective.q.dtype
         blocks, lower, upper, unravels = [], [], [], []
@@ -121,25 +100,13 @@ class StandardForm(QuadraticSolver):
             return unravel_eq(y[:num_eq]), unravel_ineq(y[num_eq:])
 
         empty = [jnp.zeros(0, dtype)]
-        qp = QuadraticProgram(
-            objective.P,
-            objective.q,
-            stack(blocks, size, dtype),
-            jnp.concatenate(lower or empty),
-            jnp.concatenate(upper or empty),
-        )
+        bounds = (jnp.concatenate(side or empty) for side in (lower, upper))
+        qp = QuadraticProgram(objective.P, objective.q, stack(blocks, size, dtype), *bounds)
         return qp, objective.unravel, unravel_rows
 
-    def to_params(self, problem: Problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
+    def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
         """``KKTSolution(x, dual_eq, dual_ineq)``."""
-        del Ax
-        return KKTSolution(problem.unravel_x(x), *problem.unravel_rows(y))
-
-    def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any = None, params_ineq: Any = None):
-        """A starting point for ``run`` with the primal variables ``init_x`` (``None``: 0) and multipliers 0."""
-        problem = self.problem(init_x, params_obj, params_eq, params_ineq)
-        x = _start(init_x, problem)
-        return self.to_params(problem, x, jnp.zeros_like(problem.qp.lower), x)
+        return KKTSolution(problem.unravel_x(solution.x), *problem.unravel_rows(solution.y))
 
 
 def by_name(solver: Any, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -152,10 +119,6 @@ def by_name(solver: Any, names: tuple[str, ...], args: tuple, kwargs: dict[str, 
             f"{type(solver).__name__}.run takes init_params and, once each, {', '.join(names)}; got {too_many}."
         )
     return {**given, **kwargs}
-
-
-def _start(init_x, problem: Problem) -> Array:
-    return jnp.zeros_like(problem.qp.q) if init_x is None else flat(init_x, problem.qp.q.dtype)
 
 
 def pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:

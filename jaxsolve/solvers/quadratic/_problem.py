@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._compat import is_concrete, is_sparse
 from jaxsolve._types import Array, PyTree
@@ -31,7 +30,10 @@ __all__ = [
     "as_quadratic",
     "as_rows",
     "check_bounds",
+    "compute_dtype",
+    "flat",
     "stack",
+    "unraveled",
     "weighted_gram",
 ]
 
@@ -271,11 +273,36 @@ class QuadraticProgram(NamedTuple):
 
 
 class Quadratic(NamedTuple):
-    """An objective: ``P``, ``q`` and the map from vectors to the pytrees of the user."""
+    """An objective: ``P``, ``q``, the map from vectors to the pytrees of the user, and the dtype of these."""
 
     P: Matrix
     q: Array
     unravel: Callable[[Array], PyTree]
+    dtype: Any
+
+
+def compute_dtype(tree: PyTree) -> Any:
+    """The dtype in which a problem with this linear term is solved: the widest of its leaves, float32 at least."""
+    dtypes = [jnp.result_type(leaf, float) for leaf in jax.tree.leaves(tree)]
+    return max([*dtypes, jnp.dtype(jnp.float32)], key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def flat(tree: PyTree, dtype: Any) -> Array:
+    """The vector of a pytree, in a dtype."""
+    leaves = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)]
+    return jnp.concatenate(leaves) if leaves else jnp.zeros(0, dtype)
+
+
+def unraveled(like: PyTree) -> Callable[[Array], PyTree]:
+    """The map from vectors of any dtype to pytrees like ``like``."""
+    leaves, treedef = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def unravel(vector):
+        parts = zip(jnp.split(vector, ends), leaves, strict=True)
+        return jax.tree.unflatten(treedef, [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in parts])
+
+    return unravel
 
 
 def as_quadratic(
@@ -297,35 +324,35 @@ def as_quadratic(
     if fun is not None:
         if like is None:
             raise ValueError("an objective given by fun needs init_params, which says what its variables look like.")
-        zeros = jax.tree.map(jnp.zeros_like, like)
-        flat, unravel = ravel_pytree(zeros)
-        gradient = jax.grad(lambda x: fun(unravel(x), params_obj))
-        q, hessian = jax.linearize(gradient, flat)
-        return Quadratic(FunctionMatrix(hessian, (flat.size, flat.size), flat.dtype, symmetric=True), q, unravel)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(_as_float(leaf)), like)
+        zero, unravel = flat(zeros, compute_dtype(zeros)), unraveled(zeros)
+        q, hessian = jax.linearize(jax.grad(lambda x: fun(unravel(x), params_obj)), zero)
+        P = FunctionMatrix(hessian, (zero.size, zero.size), zero.dtype, symmetric=True)
+        return Quadratic(P, q, unravel, jax.tree.leaves(zeros)[0].dtype)
     if not isinstance(params_obj, (tuple, list)) or len(params_obj) != 2:
         raise TypeError(f"params_obj must be a pair (Q, c), got {_describe(params_obj)}.")
     params_Q, c = params_obj
     c = jax.tree.map(_as_float, c)
-    q, unravel = ravel_pytree(c)
+    q, unravel = flat(c, compute_dtype(c)), unraveled(c)
     if not q.size:
         raise ValueError("c must have at least one entry, one for each variable.")
-    size = q.size
+    size, dtype = q.size, jax.tree.leaves(c)[0].dtype
     if matvec_Q is not None:
 
         def product(x):
-            return ravel_pytree(matvec_Q(params_Q, unravel(x)))[0].astype(q.dtype)
+            return flat(matvec_Q(params_Q, unravel(x)), q.dtype)
 
         _check_size("matvec_Q", product, q, size)
-        return Quadratic(FunctionMatrix(product, (size, size), q.dtype, symmetric=True), q, unravel)
+        return Quadratic(FunctionMatrix(product, (size, size), q.dtype, symmetric=True), q, unravel, dtype)
     if params_Q is None:
-        return Quadratic(DenseMatrix(jnp.zeros((size, size), q.dtype)), q, unravel)
+        return Quadratic(DenseMatrix(jnp.zeros((size, size), q.dtype)), q, unravel, dtype)
     P = _as_matrix("Q", params_Q, size, q.dtype)
     if P.shape[0] != size:
         raise ValueError(f"Q must be square of size {size}, the number of entries of c, got shape {P.shape}.")
     if isinstance(P, DenseMatrix):
         # Only the symmetric part enters the objective, and its derivative says so.
         P = DenseMatrix(0.5 * (P.array + P.array.T))
-    return Quadratic(P, q, unravel)
+    return Quadratic(P, q, unravel, dtype)
 
 
 def as_rows(
@@ -342,15 +369,14 @@ def as_rows(
     q = objective.q
     if matvec is None:
         matrix = _as_matrix(name, params_A, q.size, q.dtype)
-        return matrix, lambda y: y
-    shape = jax.eval_shape(lambda x: matvec(params_A, objective.unravel(x)), q)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
-    flat, unravel = ravel_pytree(zeros)
+        return matrix, lambda y: y.astype(objective.dtype)
+    rows = jax.eval_shape(lambda x: matvec(params_A, objective.unravel(x)), q)
+    size = sum(leaf.size for leaf in jax.tree.leaves(rows))
 
     def product(x):
-        return ravel_pytree(matvec(params_A, objective.unravel(x)))[0].astype(q.dtype)
+        return flat(matvec(params_A, objective.unravel(x)), q.dtype)
 
-    return FunctionMatrix(product, (flat.size, q.size), q.dtype), unravel
+    return FunctionMatrix(product, (size, q.size), q.dtype), unraveled(rows)
 
 
 def as_vector(name: str, value: Any, size: int, dtype) -> Array:
@@ -358,10 +384,10 @@ def as_vector(name: str, value: Any, size: int, dtype) -> Array:
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and jnp.ndim(leaves[0]) == 0:
         return jnp.broadcast_to(jnp.asarray(leaves[0]).astype(dtype), (size,))
-    flat = ravel_pytree(jax.tree.map(_as_float, value))[0]
-    if flat.size != size:
-        raise ValueError(f"{name} must have {size} entries, one for each row of the matrix, got {flat.size}.")
-    return flat.astype(dtype)
+    vector = flat(value, dtype)
+    if vector.size != size:
+        raise ValueError(f"{name} must have {size} entries, one for each row of the matrix, got {vector.size}.")
+    return vector
 
 
 def check_bounds(lower: Any, upper: Any, names: tuple[str, str] = ("l", "u")) -> None:
