@@ -1,8 +1,8 @@
 """What the solvers for quadratic programs share: their arguments, their results, polishing, and derivatives.
 
 A run of an iterative solver goes in stages. The iterations are interrupted at a coarse tolerance, the active set is
-read off, and the system that it determines is solved (:mod:`._kkt`). If that point passes the test, the run is over, and the
-factorization made for it serves the derivative too. If not, the iterations go on to the next, finer tolerance.
+read off, and the system that it determines is solved (:mod:`._kkt`). If that point passes the test, the run is over,
+and the factorization made for it serves the derivative too. If not, the iterations go on to the next, finer tolerance.
 """
 
 from __future__ import annotations
