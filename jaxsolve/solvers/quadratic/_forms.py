@@ -7,12 +7,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsolve._types import KKTSolution, PyTree
 from jaxsolve.solvers.quadratic._base import Problem, QuadraticSolver, Solution
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram, as_quadratic, as_rows, as_vector, check_bounds, stack
+from jaxsolve.solvers.quadratic._problem import (
+    QuadraticProgram,
+    as_quadratic,
+    as_rows,
+    as_vector,
+    check_bounds,
+    identity_rows,
+    stack,
+)
 
-__all__ = ["BoxConstrained", "StandardForm", "by_name", "pair"]
+__all__ = ["BoxConstrained", "GeneralForm", "StandardForm", "by_name", "pair"]
 
 
 class BoxConstrained(QuadraticSolver):
@@ -36,24 +45,17 @@ class BoxConstrained(QuadraticSolver):
 
     def _quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
         objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
-        size, dtype = objective.q.size, objective.q.dtype
         if params_ineq is None:
             if params_eq is not None:
                 raise ValueError("params_eq gives a matrix A, but params_ineq, the bounds (l, u) of A x, is missing.")
-            A, unravel_rows, lower, upper = (
-                stack([], size, dtype),
-                lambda y: y,
-                jnp.zeros(0, dtype),
-                jnp.zeros(0, dtype),
-            )
+            rows, params_ineq = as_rows("A", jnp.zeros((0, objective.q.size)), objective), (0.0, 0.0)
+        elif params_eq is None and self.matvec_A is None:
+            rows = identity_rows(objective, [])
         else:
-            if params_eq is None and self.matvec_A is None:
-                A, unravel_rows = as_rows("A", jnp.eye(size, dtype=dtype), objective)[0], objective.unravel
-            else:
-                A, unravel_rows = as_rows("A", params_eq, objective, self.matvec_A)
-            bounds = pair("params_ineq", params_ineq, "(l, u)")
-            lower, upper = (as_vector(name, bound, A.shape[0], dtype) for name, bound in zip("lu", bounds, strict=True))
-        return QuadraticProgram(objective.P, objective.q, A, lower, upper), objective.unravel, unravel_rows
+            rows = as_rows("A", params_eq, objective, self.matvec_A)
+        bounds = zip("lu", pair("params_ineq", params_ineq, "(l, u)"), strict=True)
+        lower, upper = (as_vector(name, bound, *rows.size) for name, bound in bounds)
+        return QuadraticProgram(objective.P, objective.q, rows.matrix, lower, upper), objective.unravel, rows.unravel
 
     def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
         """``KKTSolution((x, z), y, (mu, phi))``."""
@@ -77,36 +79,61 @@ class StandardForm(QuadraticSolver):
         if given.get("params_ineq") is not None:
             _, h = pair("params_ineq", given["params_ineq"], "(G, h)")
             check_bounds(jax.tree.map(lambda leaf: -jnp.inf, h), h, ("-inf", "h"))
+        if given.get("params_bounds") is not None:
+            check_bounds(*given["params_bounds"])
 
-    def _quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None):
+    def _quadratic_program(self, like, params_obj=None, params_eq=None, params_ineq=None, params_bounds=None):
         objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
-        size, dtype = objective.q.size, objective.q.dtype
-        blocks, lower, upper, unravels = [], [], [], []
-        for name, params, matvec in (("A", params_eq, self.matvec_A), ("G", params_ineq, self.matvec_G)):
-            if params is None:
-                unravels.append((0, lambda y: None))
-                continue
-            argument, side = ("params_eq", "b") if name == "A" else ("params_ineq", "h")
-            params_M, bound = pair(argument, params, f"({name}, {side})")
-            matrix, unravel = as_rows(name, params_M, objective, matvec)
-            bound = as_vector(side, bound, matrix.shape[0], dtype)
-            blocks.append(matrix)
-            upper.append(bound)
-            lower.append(bound if name == "A" else jnp.full_like(bound, -jnp.inf))
-            unravels.append((matrix.shape[0], unravel))
+        blocks, lower, upper = {}, {}, {}
+        if params_eq is not None:
+            params_A, b = pair("params_eq", params_eq, "(A, b)")
+            blocks["A"] = as_rows("A", params_A, objective, self.matvec_A)
+            lower["A"] = upper["A"] = as_vector("b", b, *blocks["A"].size)
+        if params_ineq is not None:
+            params_G, h = pair("params_ineq", params_ineq, "(G, h)")
+            blocks["G"] = as_rows("G", params_G, objective, self.matvec_G)
+            upper["G"] = as_vector("h", h, *blocks["G"].size)
+            lower["G"] = jnp.full_like(upper["G"], -jnp.inf)
+        if params_bounds is not None:
+            blocks["x"] = identity_rows(objective, [block.matrix for block in blocks.values()])
+            lower["x"], upper["x"] = (
+                as_vector(name, bound, *blocks["x"].size) for name, bound in zip("lu", params_bounds, strict=True)
+            )
+        empty = [jnp.zeros(0, objective.q.dtype)]
+        A = stack([block.matrix for block in blocks.values()], objective)
+        bounds = (jnp.concatenate(list(side.values()) or empty) for side in (lower, upper))
 
         def unravel_rows(y):
-            (num_eq, unravel_eq), (_, unravel_ineq) = unravels
-            return unravel_eq(y[:num_eq]), unravel_ineq(y[num_eq:])
+            parts = jnp.split(y, np.cumsum([block.matrix.shape[0] for block in blocks.values()])[:-1])
+            return {name: block.unravel(part) for (name, block), part in zip(blocks.items(), parts, strict=False)}
 
-        empty = [jnp.zeros(0, dtype)]
-        bounds = (jnp.concatenate(side or empty) for side in (lower, upper))
-        qp = QuadraticProgram(objective.P, objective.q, stack(blocks, size, dtype), *bounds)
-        return qp, objective.unravel, unravel_rows
+        return QuadraticProgram(objective.P, objective.q, A, *bounds), objective.unravel, unravel_rows
 
     def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
         """``KKTSolution(x, dual_eq, dual_ineq)``."""
-        return KKTSolution(problem.unravel_x(solution.x), *problem.unravel_rows(solution.y))
+        duals = problem.unravel_rows(solution.y)
+        return KKTSolution(problem.unravel_x(solution.x), duals.get("A"), duals.get("G"))
+
+
+class GeneralForm(StandardForm):
+    r"""Solvers of :math:`\min \tfrac12 x^T Q x + c^T x` subject to :math:`A x = b,\ G x \le h,\ l \le x \le u`.
+
+    Attributes:
+        matvec_Q: ``matvec_Q(params_Q, x)``; see :class:`.OSQP`.
+        matvec_A: ``matvec_A(params_A, x)``.
+        matvec_G: ``matvec_G(params_G, x)``.
+    """
+
+    matvec_Q: Callable | None = None  # type: ignore[misc]  # an option here
+    matvec_A: Callable | None = None  # type: ignore[misc]
+    matvec_G: Callable | None = None  # type: ignore[misc]
+
+    _data_names = ("params_obj", "params_eq", "params_ineq", "params_bounds")
+
+    def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
+        """``KKTSolution(x, dual_eq, (dual_ineq, dual_bounds))``."""
+        duals = problem.unravel_rows(solution.y)
+        return KKTSolution(problem.unravel_x(solution.x), duals.get("A"), (duals.get("G"), duals.get("x")))
 
 
 def by_name(solver: Any, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

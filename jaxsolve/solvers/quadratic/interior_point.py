@@ -41,7 +41,7 @@ from jaxsolve.solvers.quadratic._residuals import Products, norm, optimality_err
 from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
-__all__ = ["InteriorPointQP", "InteriorPointState"]
+__all__ = ["InteriorPoint", "InteriorPointQP", "InteriorPointState"]
 
 # Certificates are looked for when so many iterations were done, and at the end.
 _CERTIFICATE_FREQUENCY = 4
@@ -85,33 +85,13 @@ class InteriorPointState(NamedTuple):
     status: Array
 
 
-class InteriorPointQP(IterativeQP, BoxConstrained):
-    """Interior-point solver for quadratic programs, accurate to 1e-9 in float64.
-
-    ``run(init_params=None, params_obj=(Q, c), params_eq=A, params_ineq=(l, u))`` minimizes
-    ``0.5 x^T Q x + c^T x`` subject to ``l <= A x <= u``. ``Q`` (shape ``(n, n)``, may be singular or ``None``) and
-    ``A`` (shape ``(m, n)``, of any rank) are dense, or made so. Bounds may be infinite, equal, or numbers. The result
-    is ``KKTSolution((x, z), y, (mu, phi))`` with ``z = A x``, the multipliers ``y`` of the rows, and their positive and
-    negative parts ``mu`` and ``phi``. All are differentiable with respect to ``Q, c, A, l, u``, and so is
-    ``state.value``.
-
-    A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate.
+class InteriorPoint(IterativeQP):
+    """The interior-point method for quadratic programs of any form.
 
     Attributes:
         smoothing: solve the relaxed problem whose complementary products ``s z`` are this number instead of 0. Its
             solution is smooth in the data, where a linear program, say, jumps from vertex to vertex, and it is *its*
             derivative that is returned.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, jaxsolve
-        >>> Q, c, A = jnp.eye(2), jnp.array([-1.0, -3.0]), jnp.ones((1, 2))
-        >>> solver = jaxsolve.InteriorPointQP(tol=1e-5)
-        >>> params, state = solver.run(None, (Q, c), A, (-jnp.inf, 3.0))
-        >>> [round(x, 3) for x in params.primal[0].tolist()]
-        [0.5, 2.5]
-        >>> gradient = jax.grad(lambda u: solver.run(None, (Q, c), A, (-jnp.inf, u)).params.primal[0][0])(3.0)
-        >>> round(float(gradient), 3)
-        0.5
     """
 
     maxiter: int = option(100)
@@ -201,6 +181,31 @@ class InteriorPointQP(IterativeQP, BoxConstrained):
             status = Status.PRIMAL_INFEASIBLE.where(due & infeasible, status)
         value = 0.5 * (x @ at.Px) + qp.q @ x
         return InteriorPointState(iter_num, error, value, point, own, regularization, status)
+
+
+class InteriorPointQP(InteriorPoint, BoxConstrained):
+    """Interior-point solver for quadratic programs, accurate to 1e-9 in float64.
+
+    ``run(init_params=None, params_obj=(Q, c), params_eq=A, params_ineq=(l, u))`` minimizes
+    ``0.5 x^T Q x + c^T x`` subject to ``l <= A x <= u``. ``Q`` (shape ``(n, n)``, may be singular or ``None``) and
+    ``A`` (shape ``(m, n)``, of any rank) are dense, or made so. Bounds may be infinite, equal, or numbers. The result
+    is ``KKTSolution((x, z), y, (mu, phi))`` with ``z = A x``, the multipliers ``y`` of the rows, and their positive and
+    negative parts ``mu`` and ``phi``. All are differentiable with respect to ``Q, c, A, l, u``, and so is
+    ``state.value``.
+
+    A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> Q, c, A = jnp.eye(2), jnp.array([-1.0, -3.0]), jnp.ones((1, 2))
+        >>> solver = jaxsolve.InteriorPointQP(tol=1e-5)
+        >>> params, state = solver.run(None, (Q, c), A, (-jnp.inf, 3.0))
+        >>> [round(x, 3) for x in params.primal[0].tolist()]
+        [0.5, 2.5]
+        >>> gradient = jax.grad(lambda u: solver.run(None, (Q, c), A, (-jnp.inf, u)).params.primal[0][0])(3.0)
+        >>> round(float(gradient), 3)
+        0.5
+    """
 
 
 def _in_user_units(scaling: Scaling, point: Point, at: Products) -> tuple[Array, Array, Products]:
