@@ -29,6 +29,12 @@ def option(default: Any = dataclasses.MISSING) -> Any:
 class _Checked(abc.ABCMeta):
     """Checks an instance once it is complete, whatever ``__init__`` or ``__post_init__`` its class has."""
 
+    def __new__(mcs, name, bases, namespace, **kwargs):
+        cls = super().__new__(mcs, name, bases, namespace, **kwargs)
+        # A field may stand in the place of an abstract method.
+        cls.__abstractmethods__ -= set(getattr(cls, "__dataclass_fields__", ()))
+        return cls
+
     def __call__(cls, *args, **kwargs):
         try:
             instance = super().__call__(*args, **kwargs)
@@ -65,7 +71,17 @@ class Configured(metaclass=_Checked):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        # An option that a subclass declares again, even as a plain field, is still given by its name.
+        known = {f.name for b in cls.__bases__ if dataclasses.is_dataclass(b) for f in dataclasses.fields(b) if f.kw_only}
+        own = cls.__dict__.get("__annotations__", {})
+        again = {name: hint for name, hint in own.items() if name in known}
+        if again:
+            first = {name: hint for name, hint in own.items() if name not in known}
+            cls.__annotations__ = {**first, "_": dataclasses.KW_ONLY, **again}
         dataclasses.dataclass(eq=False, repr=False, init="__init__" not in cls.__dict__)(cls)
+
+    def __post_init__(self) -> None:
+        """Called when the fields are set; a subclass may define one of its own."""
 
     def _validate(self) -> None:
         """Raise ``ValueError`` or ``TypeError`` for an impossible option. Subclasses extend it."""

@@ -76,6 +76,7 @@ def as_like(name: str, image: Any, like: Any) -> Any:
 
     Raises:
         ValueError: structure or shapes are different.
+        TypeError: the image is complex where the parameters are real.
     """
 
     def described(tree):
@@ -90,4 +91,10 @@ def as_like(name: str, image: Any, like: Any) -> Any:
             f"{name} must return the structure and shapes of the parameters: expected {expected[0]} with shapes "
             f"{expected[1]}, got {got[0]} with shapes {got[1]}."
         )
+    for after, before in zip(jax.tree.leaves(image), jax.tree.leaves(like), strict=True):
+        if jnp.iscomplexobj(after) and not jnp.iscomplexobj(before):
+            raise TypeError(
+                f"{name} must return real numbers for real parameters, got dtype {jnp.result_type(after)}: start from "
+                "complex init_params."
+            )
     return tree_cast_like(image, like)

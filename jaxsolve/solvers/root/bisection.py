@@ -73,15 +73,16 @@ class Bisection(IterativeSolver):
         0.0833
     """
 
-    optimality_fun: Callable = dataclasses.field(kw_only=True)  # hides the method of the other solvers
-    lower: Any = dataclasses.field(kw_only=True)
-    upper: Any = dataclasses.field(kw_only=True)
+    optimality_fun: Callable = dataclasses.field()  # in place of the method of the other solvers
+    lower: Any
+    upper: Any
     check_bracket: bool = option(True)
     has_aux: bool = option(False)
     maxiter: int = option(30)
     tol: float = option(1e-5)
 
     _handles_nonfinite = True
+    _needs_init_params = False
 
     def _validate(self) -> None:
         """Raise for an impossible option."""
@@ -153,7 +154,7 @@ class Bisection(IterativeSolver):
         )
         return OptStep(middle, state)
 
-    def residual(self, params: Array, *args: Any, **kwargs: Any) -> Array:
+    def _residual(self, params: Array, *args: Any, **kwargs: Any) -> Array:
         """The function at ``params``."""
         return self._evaluate(params, *args, **kwargs)[0]
 
