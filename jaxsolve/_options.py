@@ -101,7 +101,7 @@ def _as_python(field, value):
         value = value.item()
     if type(field.default) is not int or isinstance(value, bool) or not is_concrete(value):
         return value
-    if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0 and value.dtype != bool:
+    if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.number):
         value = value.item()
     if isinstance(value, float):
         if not value.is_integer():

@@ -16,10 +16,10 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._closure import is_dynamic
-from jaxsolve._types import PyTree
+from jaxsolve._types import OptStep, PyTree
 from jaxsolve.tree_util import tree_cast_like
 
-__all__ = ["as_like", "merge_params", "split_params", "with_held"]
+__all__ = ["as_like", "merge_params", "split_params", "with_held", "with_held_of"]
 
 
 def split_params(tree: PyTree, *, strong: bool = True) -> tuple[PyTree, PyTree]:
@@ -54,6 +54,13 @@ def merge_params(moving: PyTree, held: PyTree) -> PyTree:
     if held is None:
         return moving
     return jax.tree.map(lambda h, m: m if h is None else h, held, moving, is_leaf=lambda x: x is None)
+
+
+def with_held_of(given: PyTree, params: PyTree) -> PyTree:
+    """Parameters with the held leaves of those that were given: the very objects, not what compilation made of them."""
+    given = given.params if isinstance(given, OptStep) else given
+    held = split_params(given, strong=False)[1]
+    return params if held is None else merge_params(split_params(params, strong=False)[0], held)
 
 
 def with_held(function: Callable, held: PyTree) -> Callable:

@@ -26,7 +26,7 @@ from jaxsolve._options import Configured, check_callable, check_choice, check_fl
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base._objective import Objective
-from jaxsolve.base._params import merge_params, split_params, with_held
+from jaxsolve.base._params import merge_params, split_params, with_held, with_held_of
 from jaxsolve.base._report import call_back, line_printer
 from jaxsolve.implicit_diff import TangentSystem, attach_derivative, run_without_derivative, stop_gradient
 from jaxsolve.linear_solve import check_method
@@ -134,7 +134,7 @@ class Solver(Configured):
         self._check_arguments(init_params, *args, **kwargs)
         step = (compiled_call if self.jit else call_directly)(_run, self, init_params, *args, **kwargs)
         self._check_result(step.state)
-        return step
+        return OptStep(with_held_of(init_params, step.params), step.state)
 
     def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
         """Euclidean norm of the optimality residual at ``params``; a scalar."""
@@ -204,8 +204,8 @@ def _compiled_when_eager(method: Callable) -> Callable:
             if not args or error.obj is not args[0]:
                 raise
             raise TypeError(
-                f"{type(solver).__name__}.{method.__name__} needs a state with {error.name!r}, as init_state returns it, "
-                f"got {type(args[0]).__name__}."
+                f"{type(solver).__name__}.{method.__name__} takes the state that its init_state returns, got "
+                f"{type(args[0]).__name__}, which has no {error.name!r}."
             ) from None
         if isinstance(out, OptStep):
             return OptStep(merge_params(out.params, held), out.state)
@@ -223,7 +223,8 @@ def _compiled_when_eager(method: Callable) -> Callable:
         if len(args) == 1 and method.__name__ == "update" and others and others[0] in kwargs:
             args = (*args, kwargs.pop(others[0]))
         compiled = self.jit and outside_transformations()
-        return (compiled_call if compiled else call_directly)(body, self, *args, **kwargs)
+        out = (compiled_call if compiled else call_directly)(body, self, *args, **kwargs)
+        return OptStep(with_held_of(args[0], out.params), out.state) if isinstance(out, OptStep) else out
 
     return call
 
@@ -351,7 +352,11 @@ class IterativeSolver(Solver):
 
     def _status_in(self, state: Any) -> Array:
         """The status of a state; of one without that field, what its error says."""
-        return state.status if hasattr(state, "status") else self._status_of(jnp.asarray(state.error))
+        if hasattr(state, "status"):
+            return state.status
+        error = jnp.asarray(state.error)
+        # Before the first iteration an error may be infinite.
+        return jnp.where(error == jnp.inf, int(Status.RUNNING), self._status_of(error))
 
     # ---- The iterations -------------------------------------------------------------------------------------------
 
