@@ -154,6 +154,7 @@ class Staged:
 
     def __init__(self, fun: Callable, name: str = "fun", check: Callable[[Any], None] | None = None):
         self._fun, self._name, self._check = fun, name, check
+        self.__wrapped__ = fun  # for `inspect.signature`
         self._traced: list[tuple[Any, Hoisted]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

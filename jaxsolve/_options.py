@@ -30,6 +30,12 @@ def option(default: Any = dataclasses.MISSING) -> Any:
 class _Checked(abc.ABCMeta):
     """Checks an instance once it is complete, whatever ``__init__`` or ``__post_init__`` its class has."""
 
+    def __new__(mcs, name, bases, namespace, **kwargs):
+        cls = super().__new__(mcs, name, bases, namespace, **kwargs)
+        # A field may stand in the place of an abstract method.
+        cls.__abstractmethods__ -= set(getattr(cls, "__dataclass_fields__", ()))
+        return cls
+
     @property
     def __signature__(cls) -> inspect.Signature:
         parameters = list(inspect.signature(cls.__init__).parameters.values())
@@ -72,6 +78,13 @@ class Configured(metaclass=_Checked):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        # An option that a subclass declares again, even as a plain field, is still given by its name.
+        known = {f.name for b in cls.__bases__ if dataclasses.is_dataclass(b) for f in dataclasses.fields(b) if f.kw_only}
+        own = cls.__dict__.get("__annotations__", {})
+        again = {name: hint for name, hint in own.items() if name in known}
+        if again:
+            first = {name: hint for name, hint in own.items() if name not in known}
+            cls.__annotations__ = {**first, "_": dataclasses.KW_ONLY, **again}
         dataclasses.dataclass(eq=False, repr=False, init="__init__" not in cls.__dict__)(cls)
         # The decorator, if the class has one too, sees defaults and no longer which fields are given by name.
         own = [field for field in dataclasses.fields(cls) if field.name in inspect.get_annotations(cls)]
@@ -80,6 +93,9 @@ class Configured(metaclass=_Checked):
 
     def __post_init__(self):
         """For subclasses that define one and call that of their base."""
+
+    def __post_init__(self) -> None:
+        """Called when the fields are set; a subclass may define one of its own."""
 
     def _validate(self) -> None:
         """Raise ``ValueError`` or ``TypeError`` for an impossible option. Subclasses extend it."""
@@ -99,7 +115,7 @@ def _as_python(field, value):
         value = value.item()
     if type(field.default) is not int or isinstance(value, bool) or not is_concrete(value):
         return value
-    if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0 and value.dtype != bool:
+    if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.number):
         value = value.item()
     if isinstance(value, float):
         if not value.is_integer():

@@ -3,11 +3,11 @@
 from jaxsolve._options import check_callable, check_choice, check_flags, check_number, option
 from jaxsolve._status import SolverError, Status, check
 from jaxsolve._types import KKTSolution, OptStep
-from jaxsolve.base._objective import Objective, blank_output
+from jaxsolve.base._objective import Objective, blank_output, lacks_data
 from jaxsolve.base._operators import AutoOrBoolean, LinearOperator
 from jaxsolve.base._params import as_like
 from jaxsolve.base._report import History
-from jaxsolve.base._solver import IterativeSolver, Solver
+from jaxsolve.base._solver import IterativeSolver, Solver, loses_finite
 from jaxsolve.base._stochastic import StochasticSolver
 
 __all__ = [
@@ -29,5 +29,7 @@ __all__ = [
     "check_choice",
     "check_flags",
     "check_number",
+    "lacks_data",
+    "loses_finite",
     "option",
 ]

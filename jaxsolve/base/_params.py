@@ -16,10 +16,10 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._closure import is_dynamic
-from jaxsolve._types import PyTree
+from jaxsolve._types import OptStep, PyTree
 from jaxsolve.tree_util import tree_cast_like
 
-__all__ = ["as_like", "merge_params", "split_params", "with_held"]
+__all__ = ["as_like", "merge_params", "split_params", "with_held", "with_held_of"]
 
 
 def split_params(tree: PyTree, *, strong: bool = True) -> tuple[PyTree, PyTree]:
@@ -56,6 +56,13 @@ def merge_params(moving: PyTree, held: PyTree) -> PyTree:
     return jax.tree.map(lambda h, m: m if h is None else h, held, moving, is_leaf=lambda x: x is None)
 
 
+def with_held_of(given: PyTree, params: PyTree) -> PyTree:
+    """Parameters with the held leaves of those that were given: the very objects, not what compilation made of them."""
+    given = given.params if isinstance(given, OptStep) else given
+    held = split_params(given, strong=False)[1]
+    return params if held is None else merge_params(split_params(params, strong=False)[0], held)
+
+
 def with_held(function: Callable, held: PyTree) -> Callable:
     """A function of the parameters as one of those that move."""
 
@@ -76,6 +83,7 @@ def as_like(name: str, image: Any, like: Any) -> Any:
 
     Raises:
         ValueError: structure or shapes are different.
+        TypeError: the image is complex where the parameters are real.
     """
 
     def described(tree):
@@ -90,4 +98,10 @@ def as_like(name: str, image: Any, like: Any) -> Any:
             f"{name} must return the structure and shapes of the parameters: expected {expected[0]} with shapes "
             f"{expected[1]}, got {got[0]} with shapes {got[1]}."
         )
+    for after, before in zip(jax.tree.leaves(image), jax.tree.leaves(like), strict=True):
+        if jnp.iscomplexobj(after) and not jnp.iscomplexobj(before):
+            raise TypeError(
+                f"{name} must return real numbers for real parameters, got dtype {jnp.result_type(after)}: start from "
+                "complex init_params."
+            )
     return tree_cast_like(image, like)

@@ -10,6 +10,7 @@ import abc
 import copy
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -25,13 +26,13 @@ from jaxsolve._options import Configured, check_callable, check_choice, check_fl
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base._objective import Objective
-from jaxsolve.base._params import merge_params, split_params, with_held
+from jaxsolve.base._params import merge_params, split_params, with_held, with_held_of
 from jaxsolve.base._report import call_back, line_printer
 from jaxsolve.implicit_diff import TangentSystem, attach_derivative, run_without_derivative, stop_gradient
 from jaxsolve.linear_solve import check_method
-from jaxsolve.tree_util import tree_all_finite, tree_cast_like, tree_l2_norm, tree_where
+from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_where
 
-__all__ = ["IterativeSolver", "Solver", "call_directly", "prepared"]
+__all__ = ["IterativeSolver", "Solver", "call_directly", "loses_finite", "prepared"]
 
 
 class Solver(Configured):
@@ -69,8 +70,9 @@ class Solver(Configured):
         super()._validate()
         check_flags(self, "implicit_diff", "jit")
         check_method("implicit_diff_solve", self.implicit_diff_solve)
-        for name in self._functions():
-            check_callable(name, getattr(self, name), "a function of the parameters")
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            if field.type == "Callable":
+                check_callable(field.name, getattr(self, field.name), "a function of the parameters")
 
     # ---- What a solver defines ------------------------------------------------------------------------------------
 
@@ -128,11 +130,11 @@ class Solver(Configured):
                 compiled.
         """
         if self._needs_init_params:
-            _check_init_params(init_params)
+            _check_init_params(init_params, kwargs)
         self._check_arguments(init_params, *args, **kwargs)
         step = (compiled_call if self.jit else call_directly)(_run, self, init_params, *args, **kwargs)
         self._check_result(step.state)
-        return step
+        return OptStep(with_held_of(init_params, step.params), step.state)
 
     def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
         """Euclidean norm of the optimality residual at ``params``; a scalar."""
@@ -141,17 +143,15 @@ class Solver(Configured):
     # ---- The functions of the user --------------------------------------------------------------------------------
 
     def _functions(self) -> list[str]:
-        """Names of the fields that hold functions of the parameters: those that are positional."""
+        """Names of the fields that hold functions of the parameters: those that are positional and callable."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
-        required = dataclasses.MISSING
-        return [f.name for f in fields if not f.kw_only and (f.default is required or callable(f.default))]
+        return [f.name for f in fields if not f.kw_only and callable(getattr(self, f.name))]
 
     def _with_functions(self, change: Callable[[str, Callable], Callable]) -> Self:
         """A copy in which every function of the user is replaced by ``change(name, function)``."""
         changed = copy.copy(self)
         for name in self._functions():
-            if callable(getattr(self, name)):
-                setattr(changed, name, change(name, getattr(self, name)))
+            setattr(changed, name, change(name, getattr(self, name)))
         return changed
 
     def _staged(self) -> Self:
@@ -176,8 +176,13 @@ def call_directly(function: Callable, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
-def _check_init_params(init_params: PyTree) -> None:
+def _check_init_params(init_params: PyTree, kwargs: dict) -> None:
     params = init_params.params if isinstance(init_params, OptStep) else init_params
+    if params is None and kwargs:
+        raise TypeError(
+            f"run needs init_params, its first argument. The keyword arguments that it was given, {', '.join(kwargs)}, "
+            "are data: they are passed on to the functions of the solver."
+        )
     if not jax.tree.leaves(split_params(params, strong=False)[0]):
         raise ValueError(
             "run starts from init_params, its first argument, which must have a floating-point or complex leaf: got "
@@ -193,18 +198,33 @@ def _compiled_when_eager(method: Callable) -> Callable:
         params, held = split_params(params) if solver._needs_init_params else (params, None)
         if held is not None:
             solver = solver._with_functions(lambda name, function: with_held(function, held))
-        out = method(solver, params, *args, **kwargs)
+        try:
+            out = method(solver, params, *args, **kwargs)
+        except AttributeError as error:
+            if not args or error.obj is not args[0]:
+                raise
+            raise TypeError(
+                f"{type(solver).__name__}.{method.__name__} takes the state that its init_state returns, got "
+                f"{type(args[0]).__name__}, which has no {error.name!r}."
+            ) from None
         if isinstance(out, OptStep):
             return OptStep(merge_params(out.params, held), out.state)
         return solver._resumed(out, old) if old is not None else out  # type: ignore[attr-defined]  # an iterative one
 
     body.__name__ = method.__name__
 
+    first, *others = list(inspect.signature(method).parameters)[1:]
+
     @functools.wraps(method)
     @without_our_frames
-    def call(self, params=None, *args, **kwargs):
+    def call(self, *args, **kwargs):
+        if not args:
+            args = (kwargs.pop(first, None),)
+        if len(args) == 1 and method.__name__ == "update" and others and others[0] in kwargs:
+            args = (*args, kwargs.pop(others[0]))
         compiled = self.jit and outside_transformations()
-        return (compiled_call if compiled else call_directly)(body, self, params, *args, **kwargs)
+        out = (compiled_call if compiled else call_directly)(body, self, *args, **kwargs)
+        return OptStep(with_held_of(args[0], out.params), out.state) if isinstance(out, OptStep) else out
 
     return call
 
@@ -332,7 +352,11 @@ class IterativeSolver(Solver):
 
     def _status_in(self, state: Any) -> Array:
         """The status of a state; of one without that field, what its error says."""
-        return state.status if hasattr(state, "status") else self._status_of(jnp.asarray(state.error))
+        if hasattr(state, "status"):
+            return state.status
+        error = jnp.asarray(state.error)
+        # Before the first iteration an error may be infinite.
+        return jnp.where(error == jnp.inf, int(Status.RUNNING), self._status_of(error))
 
     # ---- The iterations -------------------------------------------------------------------------------------------
 
@@ -416,7 +440,7 @@ class IterativeSolver(Solver):
         """Keep the last finite iterate, with its state, when a step leads out of the finite numbers."""
         if self._handles_nonfinite or not hasattr(new.state, "status"):
             return new
-        finite = tree_all_finite(new.params) & ~Status.NONFINITE.holds(new.state.status)
+        finite = ~loses_finite(old.params, new.params) & ~Status.NONFINITE.holds(new.state.status)
         value = getattr(new.state, "value", None)
         if value is not None:
             # An infinite objective may be left again, but it is no minimum.
@@ -424,6 +448,12 @@ class IterativeSolver(Solver):
         kept = tree_where(finite, new, old)
         status = Status.NONFINITE.where(~finite, kept.state.status)
         return OptStep(kept.params, kept.state._replace(status=status, iter_num=new.state.iter_num))
+
+
+def loses_finite(old: PyTree, new: PyTree) -> Array:
+    """Whether an entry that was finite is infinite or NaN now."""
+    lost = jax.tree.map(lambda x, y: jnp.any(jnp.isfinite(x) & ~jnp.isfinite(y)), old, new)
+    return functools.reduce(jnp.logical_or, jax.tree.leaves(lost), jnp.asarray(False))
 
 
 def _keep_types(name: str, new: OptStep, old: OptStep) -> OptStep:

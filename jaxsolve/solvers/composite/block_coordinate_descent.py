@@ -242,7 +242,7 @@ class BlockCoordinateDescent(IterativeSolver):
         grad = model.gradient(model.value_and_grad(model.predictions(params))[1])
         return prox.residual(params, grad)
 
-    def residual(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
+    def _residual(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
         """The mapping that is differentiated: ``optimality_fun``, in a form whose linear system is small."""
         if params.size <= DIRECT_MAX_SIZE or not is_composite(self.fun):
             return self.optimality_fun(params, hyperparams_prox, *args, **kwargs)

@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxsolve._types import OptStep, PyTree, Structure
 from jaxsolve.base import as_like
+from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers._proximal import ProximalMethod, ProximalState, prox_none
 
 __all__ = ["ProximalGradient"]
@@ -25,7 +26,7 @@ class ProximalGradient(ProximalMethod):
     whose proximity operator is ``prox``.
 
     Attributes:
-        prox: ``prox(x, hyperparams_prox, scaling)``, see :mod:`jaxsolve.prox`.
+        prox: ``prox(x, hyperparams_prox, scaling)``, see :mod:`jaxsolve.prox`; it may take one or two arguments only.
 
     Reference:
         Beck and Teboulle (2009), "A fast iterative shrinkage-thresholding algorithm"; O'Donoghue and Candes (2015),
@@ -52,6 +53,14 @@ class ProximalGradient(ProximalMethod):
         """The optimality function is a gradient if there is no proximity operator."""
         return "psd" if self._smooth else "general"
 
+    def _check_arguments(self, init_params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Raise ``ValueError`` for hyperparameters that nothing would read."""
+        if self._smooth and hyperparams_prox is not None:
+            raise ValueError(
+                f"ProximalGradient has no prox, but hyperparams_prox, its first argument after init_params, is "
+                f"{hyperparams_prox!r}: give it a prox=..., or pass None, or use GradientDescent."
+            )
+
     def init_state(self, init_params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> ProximalState:
         """The state before the first iteration; the arguments are those of ``run``."""
         return self._start(init_params, *args, **kwargs)
@@ -72,4 +81,4 @@ class ProximalGradient(ProximalMethod):
 
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The proximity operator that was given."""
-        return x if self._smooth else as_like("prox", self.prox(x, hyperparams, scaling), x)
+        return as_like("prox", call_with_hyperparams("prox", self.prox, x, hyperparams, scaling), x)

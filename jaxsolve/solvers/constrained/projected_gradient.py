@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxsolve._types import OptStep, PyTree
 from jaxsolve.base import as_like
+from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers._proximal import ProximalMethod, ProximalState
 
 __all__ = ["ProjectedGradient"]
@@ -25,7 +26,8 @@ class ProjectedGradient(ProximalMethod):
     which ``projection`` projects.
 
     Attributes:
-        projection: ``projection(x, hyperparams_proj)``, see :mod:`jaxsolve.projection`.
+        projection: ``projection(x, hyperparams_proj)``, see :mod:`jaxsolve.projection`; it may take ``x`` only. Without
+            hyperparameters its own default counts, if it has one.
 
     Reference:
         Bertsekas (1976), "On the Goldstein-Levitin-Polyak gradient projection method"; Beck and Teboulle (2009).
@@ -67,6 +69,4 @@ class ProjectedGradient(ProximalMethod):
 
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The projection, whatever the step size."""
-        # Most projections have a default for their parameters, which a None would override.
-        point = self.projection(x) if hyperparams is None else self.projection(x, hyperparams)
-        return as_like("projection", point, x)
+        return as_like("projection", call_with_hyperparams("projection", self.projection, x, hyperparams), x)

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._closure import output_shape
+from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, as_like, check_flags, option
+from jaxsolve.base import IterativeSolver, as_like, check_flags, lacks_data, loses_finite, option
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub
 
 __all__ = ["FixedPointIteration", "FixedPointState"]
@@ -25,7 +26,8 @@ class FixedPointState(NamedTuple):
 
     Attributes:
         iter_num: number of iterations done, int32.
-        error: Euclidean norm of ``T(x) - x`` at the previous iterate; at the end of ``run``, at the solution.
+        error: Euclidean norm of ``T(x) - x`` at the previous iterate; at the end of ``run``, at the solution. Infinite
+            while an entry of the parameters is not finite.
         aux: auxiliary output of ``T``.
         num_fun_eval: evaluations of ``T``.
         status: a :class:`jaxsolve.Status`, int32.
@@ -71,10 +73,12 @@ class FixedPointIteration(IterativeSolver):
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> FixedPointState:
         """The state before the first iteration; the arguments are those of ``run``."""
         aux, calls = None, 0
-        if self.has_aux and self.jit:
+        if not self.has_aux or lacks_data(self.fixed_point_fun, args, kwargs):
+            pass  # the first update brings it
+        elif self.jit:
             _, aux = output_shape(self.fixed_point_fun, init_params, *args, **kwargs)
             aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
-        elif self.has_aux:
+        else:
             # What a host function returns is known only once it is called.
             aux, calls = self.fixed_point_fun(init_params, *args, **kwargs)[1], 1
         zero = jnp.zeros((), jnp.int32)
@@ -84,7 +88,11 @@ class FixedPointIteration(IterativeSolver):
         """One application of the mapping; returns ``OptStep(params, state)``."""
         new_params, aux = self._apply(params, *args, **kwargs)
         error = tree_l2_norm(tree_sub(new_params, params)).astype(state.error.dtype)
-        state = FixedPointState(state.iter_num + 1, error, aux, state.num_fun_eval + 1, self._status_of(error))
+        # An entry that is not finite from the start, such as a cost that the mapping computes first, may become so.
+        error = jnp.where(jnp.isfinite(error), error, jnp.full_like(error, jnp.inf))
+        status = jnp.where(jnp.isfinite(error), self._status_of(error), int(Status.RUNNING))
+        status = Status.NONFINITE.where(loses_finite(params, new_params), status)
+        state = FixedPointState(state.iter_num + 1, error, aux, state.num_fun_eval + 1, status)
         return OptStep(new_params, state)
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:

@@ -154,7 +154,7 @@ class Bisection(IterativeSolver):
         )
         return OptStep(middle, state)
 
-    def residual(self, params: Array, *args: Any, **kwargs: Any) -> Array:
+    def _residual(self, params: Array, *args: Any, **kwargs: Any) -> Array:
         """The function at ``params``."""
         return self._evaluate(params, *args, **kwargs)[0]
 

@@ -19,18 +19,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_flags, check_number, option
 from jaxsolve.solvers._descent_method import DescentMethod
-from jaxsolve.solvers._stepsize import stepsize_at
-from jaxsolve.tree_util import (
-    tree_add_scalar_mul,
-    tree_all_finite,
-    tree_l2_norm,
-    tree_real_dtype,
-    tree_where,
-)
+from jaxsolve.solvers._stepsize import is_searched
+from jaxsolve.tree_util import tree_negative, tree_real_dtype
 
 __all__ = ["LBFGS", "LBFGSState"]
 
@@ -93,7 +86,7 @@ class LBFGS(DescentMethod):
 
     Attributes:
         stop_if_linesearch_fails: end the run at the first line search that fails.
-        history_size: number of pairs that are kept, at least 1.
+        history_size: number of pairs that are kept; without any, the method is steepest descent.
         use_gamma: scale the initial inverse Hessian by <s, y> / <y, y> of the last pair.
 
     Reference:
@@ -115,6 +108,7 @@ class LBFGS(DescentMethod):
     history_size: int = option(10)
     use_gamma: bool = option(True)
 
+    _State = LBFGSState
     _resumed_fields = (
         "iter_num", "stepsize", "s_history", "y_history", "rho_history", "gamma", "r_inverse", "yy"
     )  # fmt: skip
@@ -123,111 +117,44 @@ class LBFGS(DescentMethod):
         """Raise for an impossible option."""
         super()._validate()
         check_flags(self, "stop_if_linesearch_fails", "use_gamma")
-        check_number("history_size", self.history_size, at_least=1)
+        check_number("history_size", self.history_size, at_least=0)
         if not isinstance(self.history_size, int):
             raise TypeError(f"history_size must be a number known at compile time, got {self.history_size!r}.")
 
-    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> LBFGSState:
-        """The state before the first iteration; the arguments are those of ``run``. Evaluates ``fun`` once."""
-        (value, aux), grad = self._objective.value_and_grad(init_params, *args, **kwargs)
+    def _ends_when_search_fails(self) -> bool:
+        return self.stop_if_linesearch_fails
+
+    def _has_memory(self, state: LBFGSState) -> Array:
+        return jnp.any(state.rho_history > 0)
+
+    def _first_trial(self, state: LBFGSState) -> Array:
+        trial = super()._first_trial(state)
+        if not self.history_size:
+            return trial
+        longest = jnp.asarray(self.max_stepsize).astype(trial.dtype)
+        if self.linesearch_init == "increase":
+            # A quasi-Newton direction has a length of its own: nothing is won by starting below it.
+            trial = jnp.minimum(jnp.maximum(trial, 1), longest)
+        return jnp.where(self._has_memory(state), trial, longest)
+
+    # ---- The memory -----------------------------------------------------------------------------------------------
+
+    def _empty_memory(self, init_params: PyTree) -> dict[str, Any]:
         dtype, size = tree_real_dtype(init_params), self.history_size
-        error = tree_l2_norm(grad).astype(dtype)
 
         def history():
             return jax.tree.map(lambda x: jnp.zeros((size, *jnp.shape(x)), _history_dtype(x)), init_params)
 
-        one = jnp.ones((), jnp.int32)
-        return LBFGSState(
-            iter_num=jnp.zeros((), jnp.int32),
-            value=value,
-            grad=grad,
-            stepsize=jnp.asarray(self.max_stepsize).astype(dtype),
-            error=error,
-            s_history=history(),
-            y_history=history(),
-            rho_history=jnp.zeros(size, dtype),
-            gamma=jnp.ones((), dtype),
-            aux=aux,
-            failed_linesearch=jnp.asarray(False),
-            num_fun_eval=one,
-            num_grad_eval=one,
-            num_linesearch_iter=jnp.zeros((), jnp.int32),
-            status=self._status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
-            r_inverse=jnp.zeros((size, size), dtype),
-            yy=jnp.zeros((size, size), dtype),
-        )
+        return {
+            "s_history": history(),
+            "y_history": history(),
+            "rho_history": jnp.zeros(size, dtype),
+            "gamma": jnp.ones((), dtype),
+            "r_inverse": jnp.zeros((size, size), dtype),
+            "yy": jnp.zeros((size, size), dtype),
+        }
 
-    def update(self, params: PyTree, state: LBFGSState, *args: Any, **kwargs: Any) -> OptStep:
-        """One step along the L-BFGS direction; returns ``OptStep(params, state)``."""
-        direction = self._direction(state)
-        if self._fixed_stepsize:
-            step = self._fixed_step(params, state, direction, args, kwargs)
-        else:
-            step = self._searched_step(params, state, direction, args, kwargs)
-        new_params, new_state, moved = step
-
-        error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
-        used_history = jnp.any(state.rho_history > 0)
-        # A search that went nowhere is tried again without the history, unless there was none.
-        failed = new_state.failed_linesearch & (self.stop_if_linesearch_fails | (~moved & ~used_history))
-        new_state = new_state._replace(
-            iter_num=state.iter_num + 1,
-            error=error,
-            status=jnp.where(
-                Status.NONFINITE.holds(new_state.status),
-                new_state.status,
-                self._status_of(error, failed=failed, failure=Status.LINESEARCH_FAILED),
-            ),
-        )
-        return OptStep(new_params, self._remember(params, new_params, state, new_state, moved))
-
-    # ---- The step -------------------------------------------------------------------------------------------------
-
-    def _fixed_step(self, params, state, direction, args, kwargs):
-        stepsize = stepsize_at(self.stepsize, state.iter_num, state.stepsize.dtype)
-        new_params = tree_add_scalar_mul(params, stepsize, direction)
-        (value, aux), grad = self._objective.value_and_grad(new_params, *args, **kwargs)
-        finite = jnp.isfinite(value) & tree_all_finite(grad)
-        new_params = tree_where(finite, new_params, params)
-        new = state._replace(value=value, grad=grad, aux=aux, stepsize=stepsize)
-        new = new._replace(
-            **{k: tree_where(finite, getattr(new, k), getattr(state, k)) for k in ("value", "grad", "aux")}
-        )
-        new = new._replace(
-            num_fun_eval=state.num_fun_eval + 1,
-            num_grad_eval=state.num_grad_eval + 1,
-            status=Status.NONFINITE.where(~finite, state.status),
-        )
-        return new_params, new, finite
-
-    def _searched_step(self, params, state, direction, args, kwargs):
-        bare = ~jnp.any(state.rho_history > 0)
-        longest = jnp.asarray(self.max_stepsize).astype(state.stepsize.dtype)
-        trial = self._first_trial(params, state.stepsize)
-        if self.linesearch_init == "increase":
-            # A quasi-Newton direction has a length of its own: nothing is won by starting below it.
-            trial = jnp.minimum(jnp.maximum(trial, 1), longest)
-        trial = jnp.where(bare, longest, trial)
-        stepsize, search = self._line_search().run(
-            trial, params, state.value, state.grad, direction, args, kwargs, aux=state.aux
-        )
-        moved = stepsize > 0
-        new = state._replace(
-            value=search.value,
-            grad=search.grad,
-            aux=search.aux,
-            # The next search starts from the last step that was one.
-            stepsize=jnp.where(moved & ~bare, stepsize, longest),
-            failed_linesearch=search.failed,
-            num_fun_eval=state.num_fun_eval + search.num_fun_eval,
-            num_grad_eval=state.num_grad_eval + search.num_grad_eval,
-            num_linesearch_iter=state.num_linesearch_iter + search.iter_num,
-        )
-        return search.params, new, moved
-
-    # ---- The memory -----------------------------------------------------------------------------------------------
-
-    def _direction(self, state: LBFGSState) -> PyTree:
+    def _direction(self, params: PyTree, state: LBFGSState) -> PyTree:
         r"""The direction :math:`-H \nabla f`.
 
         With the pairs as the columns of :math:`S` and :math:`Y`, oldest first, :math:`R` the upper triangle of
@@ -241,6 +168,8 @@ class LBFGS(DescentMethod):
         A permutation of the pairs permutes rows and columns of every matrix alike, so the order of the ring buffer
         serves.
         """
+        if not self.history_size:
+            return tree_negative(state.grad)
         dtype, rho = state.gamma.dtype, state.rho_history
         used = rho > 0
         gamma = state.gamma
@@ -259,8 +188,11 @@ class LBFGS(DescentMethod):
 
         return jax.tree.map(combine, state.grad, state.s_history, state.y_history)
 
-    def _remember(self, params, new_params, state: LBFGSState, new_state: LBFGSState, moved: Array) -> LBFGSState:
+    def _remember(self, old: OptStep, new: OptStep, moved: Array) -> LBFGSState:
         """Write the new pair over the oldest one, or forget everything if the search went nowhere."""
+        if not self.history_size:
+            return new.state
+        (params, state), (new_params, new_state) = old, new
         dtype, row = state.gamma.dtype, state.iter_num % self.history_size
         s, y = _difference(new_params, params), _difference(new_state.grad, state.grad)
         s_history, y_history = _write(state.s_history, s, row), _write(state.y_history, y, row)
@@ -271,14 +203,20 @@ class LBFGS(DescentMethod):
         rho = jnp.where(curved, 1 / jnp.where(curved, curvature, 1), 0)
         gamma = jnp.where(curved, curvature / jnp.where(curved, length, 1), state.gamma)
 
-        new = jnp.arange(self.history_size, dtype=jnp.int32) == row
-        new_row, new_column = new[:, None], new[None, :]
+        here = jnp.arange(self.history_size, dtype=jnp.int32) == row
+        new_row, new_column = here[:, None], here[None, :]
         r_inverse = jnp.where(new_row | new_column | ~moved, 0, state.r_inverse)
-        column = rho * (new.astype(dtype) - r_inverse @ jnp.where(new, 0, s_dot_y))
+        column = rho * (here.astype(dtype) - r_inverse @ jnp.where(here, 0, s_dot_y))
+        stepsize = new_state.stepsize
+        if is_searched(self.stepsize):
+            # Without pairs the direction has another length, and the step size does not carry over.
+            longest = jnp.asarray(self.max_stepsize).astype(stepsize.dtype)
+            stepsize = jnp.where(self._has_memory(state), stepsize, longest)
         return new_state._replace(
+            stepsize=stepsize,
             s_history=s_history,
             y_history=y_history,
-            rho_history=jnp.where(new, rho, jnp.where(moved, state.rho_history, 0)),
+            rho_history=jnp.where(here, rho, jnp.where(moved, state.rho_history, 0)),
             gamma=gamma if self.use_gamma else state.gamma,
             r_inverse=jnp.where(new_column, column[:, None], r_inverse),
             yy=jnp.where(new_row, y_dot_y[None, :], jnp.where(new_column, y_dot_y[:, None], state.yy)),
