@@ -79,20 +79,11 @@ class Configured(metaclass=_Checked):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # An option that a subclass declares again, even as a plain field, is still given by its name.
-        known = {f.name for b in cls.__bases__ if dataclasses.is_dataclass(b) for f in dataclasses.fields(b) if f.kw_only}
-        own = cls.__dict__.get("__annotations__", {})
-        again = {name: hint for name, hint in own.items() if name in known}
-        if again:
-            first = {name: hint for name, hint in own.items() if name not in known}
-            cls.__annotations__ = {**first, "_": dataclasses.KW_ONLY, **again}
+        by_name = {field.name for field in getattr(cls, "__dataclass_fields__", {}).values() if field.kw_only}
+        _give_by_name(cls, by_name)
         dataclasses.dataclass(eq=False, repr=False, init="__init__" not in cls.__dict__)(cls)
         # The decorator, if the class has one too, sees defaults and no longer which fields are given by name.
-        own = [field for field in dataclasses.fields(cls) if field.name in inspect.get_annotations(cls)]
-        named = {field.name: field.type for field in own if field.kw_only}
-        cls.__annotations__ = {f.name: f.type for f in own if not f.kw_only} | {"_": dataclasses.KW_ONLY} | named
-
-    def __post_init__(self):
-        """For subclasses that define one and call that of their base."""
+        _give_by_name(cls, {field.name for field in dataclasses.fields(cls) if field.kw_only})
 
     def __post_init__(self) -> None:
         """Called when the fields are set; a subclass may define one of its own."""
@@ -104,6 +95,13 @@ class Configured(metaclass=_Checked):
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
         shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields if not _is_default(getattr(self, f.name), f)]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _give_by_name(cls: type, names: set[str]) -> None:
+    own = inspect.get_annotations(cls)
+    by_name = {name: own.pop(name) for name in list(own) if name in names}
+    if by_name:
+        cls.__annotations__ = {**own, "_": dataclasses.KW_ONLY, **by_name}
 
 
 def _is_default(value, field) -> bool:

@@ -96,7 +96,9 @@ def lacks_data(fun: Callable, args: tuple, kwargs: dict) -> bool:
         parameters = list(inspect.signature(fun).parameters.values())[1:]
     except (TypeError, ValueError):  # functions written in C
         return False
-    required = (p.kind is p.VAR_POSITIONAL or (p.default is p.empty and p.kind is not p.VAR_KEYWORD) for p in parameters)
+    required = (
+        p.kind is p.VAR_POSITIONAL or (p.default is p.empty and p.kind is not p.VAR_KEYWORD) for p in parameters
+    )
     return not args and not kwargs and any(required)
 
 

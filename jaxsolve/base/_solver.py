@@ -251,7 +251,7 @@ def _run(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> OptS
 
 
 def _differentiable_solution(solver: Solver, start: PyTree, args: tuple, kwargs: dict) -> OptStep:
-    """The solution with its implicit derivative. Everything that it depends on is an argument of the rule, or captured."""
+    """The solution with its implicit derivative."""
     if solver.jit:
         solved = hoist(solver._solve, start, *args, **kwargs)
         start, constant_args, constant_kwargs = stop_gradient((start, args, kwargs))
