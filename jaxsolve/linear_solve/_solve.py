@@ -89,8 +89,9 @@ def solve(
         tol: relative tolerance for iterative methods; by default as tight as the dtype allows (see ``solve_cg``).
         maxiter: bound on the iterations of iterative methods.
         on_failure: what an iterative method of this package or of lineax gives if its residual stays far above
-            ``tol``: ``"nan"``, or the best iterate with a warning (``"warn"``) or without (``"ignore"``); see :class:`KrylovOptions`. The
-            derivatives of solvers come from here: a gradient that is not converged is NaN unless asked for.
+            ``tol``: ``"nan"``, or the best iterate with a warning (``"warn"``) or without (``"ignore"``); see
+            :class:`KrylovOptions`. The derivatives of solvers come from here: a gradient that has not converged is NaN
+            unless asked for.
         info: return ``(x, SolveInfo)``.
         **options: further options of ``method``.
 
