@@ -182,8 +182,10 @@ def describe(outcome: Outcome, vector: jax.Array, matvec: Callable) -> SolveInfo
     norm = jnp.linalg.norm(vector / scale)
     left = jnp.linalg.norm((vector - matvec(outcome.x)) / scale)
     relative = left / jnp.where(norm > 0, norm, jnp.ones_like(norm))
-    none = jnp.zeros_like(left, jnp.int32)
-    return SolveInfo(left * scale, relative, none + outcome.num_iter, (none > 0) | outcome.rank_deficient)
+    none = jnp.zeros_like(left, jnp.int32)  # made from the data, for shard_map
+    return SolveInfo(
+        left * scale, relative, none + jnp.asarray(outcome.num_iter, jnp.int32), (none > 0) | outcome.rank_deficient
+    )
 
 
 def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callable) -> PyTree:

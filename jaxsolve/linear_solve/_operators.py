@@ -176,7 +176,7 @@ def make_operator(matvec: LinearMap, codec: Codec, ridge: Any = None) -> Operato
     return Operator(lambda v: plain(v) + jnp.asarray(ridge).astype(codec.dtype) * v, codec)
 
 
-def trace_map(matvec: Callable, domain: Codec, image: Codec) -> Callable[[jax.Array], jax.Array]:
+def trace_map(matvec: Any, domain: Codec, image: Codec) -> Callable[[jax.Array], jax.Array]:
     """A linear map between pytrees as one between vectors; Python runs the caller's function once."""
     if not callable(matvec):
         raise TypeError(f"matvec must be a callable or a 2-d array, got {type(matvec).__name__}.")
@@ -193,7 +193,7 @@ def trace_map(matvec: Callable, domain: Codec, image: Codec) -> Callable[[jax.Ar
     return lambda vector: traced(vector)[0]
 
 
-def real_matrix(matrix: jax.Array, domain: Codec, image: Codec) -> jax.Array:
+def real_matrix(matrix: Any, domain: Codec, image: Codec) -> jax.Array:
     """A dense matrix for vectors of real and imaginary parts; it may widen the dtype in which the codecs compute.
 
     Raises:

@@ -33,16 +33,15 @@ _STRUCTURES = ("general", "symmetric", "psd")
 # singularity; an iterative one is ahead by little there and only for benign spectra. Beyond, n^3 leaves it no chance.
 DIRECT_MAX_SIZE = 512
 
-_KRYLOV = (
-    _krylov_symmetric.solve_cg,
-    _krylov_symmetric.solve_minres,
-    _krylov_symmetric.solve_normal_cg,
-    _krylov_general.solve_gmres,
-    _krylov_general.solve_bicgstab,
-    _krylov_general.solve_lsqr,
+_REFINEMENT = _stationary.solve_iterative_refinement
+_ITERATIVE = (
+    *(_krylov_symmetric.solve_cg, _krylov_symmetric.solve_minres, _krylov_symmetric.solve_normal_cg),
+    *(_krylov_general.solve_gmres, _krylov_general.solve_bicgstab, _krylov_general.solve_lsqr, _REFINEMENT),
 )
-_DIRECT = (_direct.solve_cholesky, _direct.solve_lu, _direct.solve_qr, _direct.solve_inv, _direct.solve_lstsq)
-_STATIONARY = (_stationary.solve_iterative_refinement, _stationary.solve_neumann)
+_OWN = (
+    *(_direct.solve_cholesky, _direct.solve_lu, _direct.solve_qr, _direct.solve_inv, _direct.solve_lstsq),
+    *(_stationary.solve_neumann, *_ITERATIVE),
+)
 
 
 def solve(
@@ -89,9 +88,10 @@ def solve(
         init: starting point like ``b`` for iterative methods.
         tol: relative tolerance for iterative methods; by default as tight as the dtype allows (see ``solve_cg``).
         maxiter: bound on the iterations of iterative methods.
-        on_failure: what an iterative method of this package gives if its residual stays far above ``tol``: ``"nan"``,
-            or the best iterate with a warning (``"warn"``) or without (``"ignore"``); see :class:`KrylovOptions`. The
-            derivatives of solvers come from here: a gradient that is not converged is NaN unless asked for.
+        on_failure: what an iterative method of this package or of lineax gives if its residual stays far above
+            ``tol``: ``"nan"``, or the best iterate with a warning (``"warn"``) or without (``"ignore"``); see
+            :class:`KrylovOptions`. The derivatives of solvers come from here: a gradient that has not converged is NaN
+            unless asked for.
         info: return ``(x, SolveInfo)``.
         **options: further options of ``method``.
 
@@ -115,22 +115,21 @@ def solve(
     check_method("method", method)
     base, bound = (method.func, method.keywords) if isinstance(method, partial) else (method, {})
     limits = {name: value for name, value in (("tol", tol), ("maxiter", maxiter)) if value is not None}
-    if _is_among(base, _KRYLOV):
-        limits = {"tol": None, "on_failure": on_failure, **bound, **limits}
-        return base(matvec, b, **{"ridge": ridge, "init": init, "info": info, **limits, **options})
-    if _is_among(base, _STATIONARY[:1]):
-        if ridge is not None:
+    if _is_among(base, _OWN):
+        given: dict[str, Any] = {"info": info, **options}
+        if _is_among(base, _ITERATIVE):
+            given |= {"init": init, **limits}
+            bound = {"on_failure": on_failure, **({} if base is _REFINEMENT else {"tol": None}), **bound}
+        if ridge is not None and base is _REFINEMENT:
             matvec = make_operator(matvec, Codec(b), ridge).tree_matvec
-        limits = {"on_failure": on_failure, **bound, **limits}
-        return base(matvec, b, **{"init": init, "info": info, **limits, **options})
-    if _is_among(base, _DIRECT + _STATIONARY):
-        return method(matvec, b, ridge=ridge, info=info, **options)
+        elif ridge is not None:
+            given["ridge"] = ridge
+        return base(matvec, b, **{**bound, **given})
     rest = {"ridge": ridge, "info": info, "symmetric": structure != "general"}
     if method is not None:
         kernel = partial(_lineax, structure=structure) if _is_lineax(method) else _of_caller
         kernel = partial(kernel, method=method, options={**limits, **options})
-        unjudged = KrylovOptions(on_failure="ignore")
-        return krylov_solve(kernel, unjudged, matvec, b, scaled=False, init=init, **rest)
+        return krylov_solve(kernel, KrylovOptions(on_failure=on_failure), matvec, b, scaled=False, init=init, **rest)
     checked = KrylovOptions.of("solve without a method", on_failure=on_failure, **limits, **options)
     if _is_small(matvec, b):
         name = "cholesky" if structure == "psd" else "lu"
@@ -152,7 +151,7 @@ def check_method(name: str, value: Any) -> None:
         return
     expected = "one of jaxsolve.linear_solve, as solve_cg, a callable solve(matvec, b), a lineax solver, or None"
     if isinstance(value, str):
-        names = {f.__name__.removeprefix("solve_"): f.__name__ for f in (*_KRYLOV, *_DIRECT, *_STATIONARY)}
+        names = {f.__name__.removeprefix("solve_"): f.__name__ for f in _OWN}
         near = difflib.get_close_matches(value.lower().removeprefix("solve_"), names, 1, 0.5)
         hint = f" Did you mean the function jaxsolve.linear_solve.{names[near[0]]}?" if near else ""
         raise TypeError(f"{name} must be {expected}, got the string {value!r}.{hint}")
@@ -185,7 +184,8 @@ _AUTOMATIC = {
 
 
 def _of_caller(system: System, *, method: Callable, options: dict) -> Best:
-    return _unjudged(system, _stationary.call_on_trees(method, system.operator, system.b, **options), -1)
+    x = _stationary.call_on_trees(method, system.operator, system.b, **options)
+    return _judged(system, x, -1, True)
 
 
 def _lineax(system: System, *, method: Any, structure: Structure, options: dict) -> Best:
@@ -199,11 +199,13 @@ def _lineax(system: System, *, method: Any, structure: Structure, options: dict)
     linear_map = lineax.FunctionLinearOperator(system.operator.matvec, jax.typeof(system.b), tags)
     found = lineax.linear_solve(linear_map, system.b, method, throw=False, **options)
     num_iter = found.stats.get("num_steps", -1) if isinstance(found.stats, dict) else -1
-    return _unjudged(system, found.value, -1 if num_iter is None else num_iter)
+    success = found.result == lineax.RESULTS.successful
+    return _judged(system, found.value, -1 if num_iter is None else num_iter, success)
 
 
-def _unjudged(system, x, num_iter):
-    return Best.start(system.b)._replace(x=x, num_iter=num_iter)
+def _judged(system, x, num_iter, success):
+    best = Best.start(system.b)
+    return best._replace(x=x, num_iter=num_iter, least_squares=best.least_squares | success)
 
 
 def _is_lineax(method):

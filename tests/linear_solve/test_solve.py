@@ -89,6 +89,14 @@ def test_lineax_solver(structure):
     assert_allclose(jax.grad(lambda b: solve(b)[0][0].sum())(b), np.linalg.solve(A.T, np.ones(N)), rtol=1e-9)
 
 
+def test_lineax_solver_that_has_not_converged():
+    lineax = pytest.importorskip("lineax")
+    A, b = system("cg")
+    limited = lineax.CG(rtol=1e-12, atol=1e-12, max_steps=2)
+    assert np.all(np.isnan(ls.solve(A, b, limited, structure="psd")))
+    assert np.all(np.isfinite(ls.solve(A, b, limited, structure="psd", on_failure="ignore")))
+
+
 def test_matvec_is_called_once():
     calls = []
 
@@ -230,3 +238,11 @@ def test_leaves_sharded_over_an_explicit_mesh(name):
         assert jax.typeof(x["w"]).sharding.spec == jax.typeof(w).sharding.spec
         assert_allclose(x["w"], np.full((4, 2), 0.5), rtol=1e-10)
         assert_allclose(x["v"], np.full(3, 0.25), rtol=1e-10)
+
+
+def test_what_a_partial_binds_is_kept():
+    A, b = system("cg")
+    shifted = np.linalg.solve(A + 0.5 * np.eye(N), b)
+    for method in (ls.solve_cg, ls.solve_cholesky, ls.solve_gmres):
+        assert_allclose(ls.solve(A, b, partial(method, ridge=0.5)), shifted, rtol=1e-9)
+        assert_allclose(ls.solve(A, b, partial(method, ridge=3.0), ridge=0.5), shifted, rtol=1e-9)
