@@ -45,16 +45,17 @@ _MOST_TRACES = 8
 
 
 def compiled_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> Any:
-    """``function(owner, *args, **kwargs)`` as one compiled program.
+    """``function(owner, *args, **kwargs)`` as one compiled program; ``function(*args, **kwargs)`` without an owner.
 
     Args:
         function: a module-level function, or a method of the class of ``owner``; it is traced.
-        owner: the solver or line search with the options. Its array-valued attributes are arguments of the program.
+        owner: the solver or line search with the options, or ``None``. Its array-valued attributes are arguments of
+            the program.
         *args: pytrees; array-like leaves are arguments of the program, all others (strings, flags, functions) belong
             to the trace.
         **kwargs: likewise.
     """
-    fields, field_static = split_static(vars(owner), is_array=_is_array, is_leaf=callable)
+    fields, field_static = split_static(vars(owner) if owner is not None else {}, is_array=_is_array, is_leaf=callable)
     arguments, static = split_static((args, kwargs))
     leaves, slots = [*fields, *arguments], [*field_static[1], *static[1]]
     key = (
@@ -68,20 +69,23 @@ def compiled_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> 
     )
     opaque = [slot for slot in slots if slot is not DYNAMIC and not isinstance(slot, _PLAIN)]
     readers = [function, type(owner), *opaque]
+    name = "linear" if owner is None else type(owner).__name__
     reads = snapshot(readers)
     family = _family(key)
     trace = next((trace for trace in family.traces if trace.serves(reads, readers)), None)
     if trace is None:
 
         def call(*leaves):
-            mine = copy.copy(owner)
-            vars(mine).update(merge_static(list(leaves[: len(fields)]), field_static))
             args, kwargs = merge_static(list(leaves[len(fields) :]), static)
-            return _distinct(function(mine, *args, **kwargs), leaves)
+            if owner is not None:
+                mine = copy.copy(owner)
+                vars(mine).update(merge_static(list(leaves[: len(fields)]), field_static))
+                args = (mine, *args)
+            return _distinct(function(*args, **kwargs), leaves)
 
-        call.__name__ = f"{type(owner).__name__}_{function.__name__.strip('_')}"
+        call.__name__ = f"{name}_{function.__name__.strip('_')}"
         hoisted = hoist(call, *leaves)
-        _check_leaks(owner, reads, snapshot(readers))
+        _check_leaks(name, reads, snapshot(readers))
         trace = _Trace(reads, readers, hoisted, family.program(hoisted, call.__name__))
         if reads.doubt is None and all(map(is_concrete, reads.arrays.values())):
             family.remember(family.traces, trace)
@@ -118,12 +122,12 @@ def _distinct(out: Any, inputs: tuple) -> Any:
     return jax.tree.map(own, out)
 
 
-def _check_leaks(owner: Any, before: Snapshot, after: Snapshot) -> None:
+def _check_leaks(name: str, before: Snapshot, after: Snapshot) -> None:
     """Raise if a function kept a traced value: it would be used when the trace is over."""
     leaked = [x for key, x in after.arrays.items() if key not in before.arrays and not is_concrete(x)]
     if leaked:
         raise ValueError(
-            f"a function given to {type(owner).__name__} keeps a value that it made inside the solver (shape "
+            f"a function given to {name} keeps a value that it made inside the solver (shape "
             f"{jnp.shape(leaked[0])}, dtype {leaked[0].dtype}): a parameter that a module creates at its first call, a "
             "statistic that it updates, or a cache. Call the module once before the solver runs so that it has its "
             "parameters, and return what changes as auxiliary output instead of storing it."

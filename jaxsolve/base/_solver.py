@@ -185,8 +185,8 @@ def _check_init_params(init_params: PyTree, kwargs: dict) -> None:
         )
     if not jax.tree.leaves(split_params(params, strong=False)[0]):
         raise ValueError(
-            "run starts from init_params, its first argument, which must have a floating-point or complex leaf: got "
-            f"{params!r}. Convert whole numbers with x.astype(float)."
+            "init_params, the first argument of run, must have at least one array of floating-point or complex numbers "
+            f"to start from, got {params!r}. Convert whole numbers with x.astype(float)."
         )
 
 
@@ -415,9 +415,10 @@ class IterativeSolver(Solver):
     def _report(self, old: OptStep, new: OptStep, active: Any) -> None:
         """Tell of a step. A loop over a batch goes on for elements that have finished; these are not active."""
         printer = line_printer(type(self).__name__) if self.verbose else None
-        for callback in filter(None, (printer, self.callback)):
-            params, state = tree_where(active, new, old)
-            call_back(callback, params, state, active)
+        for callback in (printer, self.callback):
+            if callback is not None:
+                params, state = tree_where(active, new, old)
+                call_back(callback, params, state, active)
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""

@@ -17,6 +17,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxsolve._closure import hoist
+from jaxsolve._compat import outside_transformations
+from jaxsolve._compile import compiled_call
 from jaxsolve.linear_solve._operators import Codec, LinearMap, Operator, check_options, is_multicolumn, make_operator
 
 __all__ = [
@@ -114,8 +116,8 @@ def differentiable_solve(
 
 
 def enter(function: Callable, *args: Any) -> Any:
-    """Call ``function(*args)``: where every solve of the package enters, with plain arguments that are checked."""
-    return function(*args)
+    """Call ``function(*args)``: where every solve of the package enters. Outside of jax it is compiled, once."""
+    return compiled_call(function, None, *args) if outside_transformations() else function(*args)
 
 
 def _solve(kernel, options, matvec, b, ridge, init, symmetric, info):
