@@ -72,7 +72,9 @@ class Configured(metaclass=_Checked):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # An option that a subclass declares again, even as a plain field, is still given by its name.
-        known = {f.name for b in cls.__bases__ if dataclasses.is_dataclass(b) for f in dataclasses.fields(b) if f.kw_only}
+        known = {
+            f.name for b in cls.__bases__ if dataclasses.is_dataclass(b) for f in dataclasses.fields(b) if f.kw_only
+        }
         own = cls.__dict__.get("__annotations__", {})
         again = {name: hint for name, hint in own.items() if name in known}
         if again:

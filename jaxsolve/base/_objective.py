@@ -62,8 +62,8 @@ class Objective:
     def _differentiate(self, params, *args, **kwargs):
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
             raise TypeError(
-                "init_params has complex leaves, but functions of complex parameters cannot be minimized yet: make fun a "
-                "function of their real and imaginary parts, fun((x.real, x.imag), ...)."
+                "init_params has complex leaves, but functions of complex parameters cannot be minimized yet: make fun "
+                "a function of their real and imaginary parts, fun((x.real, x.imag), ...)."
             )
         if self._gives_grad:
             out, grad = self._fun(params, *args, **kwargs)
@@ -96,7 +96,9 @@ def lacks_data(fun: Callable, args: tuple, kwargs: dict) -> bool:
         parameters = list(inspect.signature(fun).parameters.values())[1:]
     except (TypeError, ValueError):  # functions written in C
         return False
-    required = (p.kind is p.VAR_POSITIONAL or (p.default is p.empty and p.kind is not p.VAR_KEYWORD) for p in parameters)
+    required = (
+        p.kind is p.VAR_POSITIONAL or (p.default is p.empty and p.kind is not p.VAR_KEYWORD) for p in parameters
+    )
     return not args and not kwargs and any(required)
 
 

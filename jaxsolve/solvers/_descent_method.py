@@ -195,9 +195,7 @@ class DescentMethod(IterativeSolver):
         error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
         # A search that went nowhere is tried again without the memory, unless there was none.
         hopeless = self._ends_when_search_fails() | (~moved & ~self._has_memory(state))
-        status = self._status_of(
-            error, failed=new_state.failed_linesearch & hopeless, failure=Status.LINESEARCH_FAILED
-        )
+        status = self._status_of(error, failed=new_state.failed_linesearch & hopeless, failure=Status.LINESEARCH_FAILED)
         lost = Status.NONFINITE.holds(new_state.status)
         new_state = new_state._replace(
             iter_num=state.iter_num + 1, error=error, status=Status.NONFINITE.where(lost, status)

@@ -23,7 +23,7 @@ def quadratic(x, theta):
     return 0.5 * jnp.sum(jnp.asarray(SCALES, x.dtype) * (x - theta) ** 2)
 
 
-# ---- A new solver, as the documentation describes ---------------------------------------------------------------------
+# ---- A new solver, as the documentation describes -----------------------------------------------------------------
 
 
 class BarzilaiBorweinState(NamedTuple):
@@ -85,9 +85,7 @@ def test_a_new_solver_in_every_mode():
     cubed = lambda t: jnp.sum(solution(t) ** 3)
     np.testing.assert_allclose(jax.hessian(cubed)(theta), np.diag(6 * theta), atol=1e-7)
     unrolled = BarzilaiBorwein(quadratic, tol=1e-10, implicit_diff=False, maxiter=30)
-    np.testing.assert_allclose(
-        jax.jacrev(lambda t: unrolled.run(jnp.zeros(2), t).params)(theta), np.eye(2), atol=1e-6
-    )
+    np.testing.assert_allclose(jax.jacrev(lambda t: unrolled.run(jnp.zeros(2), t).params)(theta), np.eye(2), atol=1e-6)
     batch = jax.vmap(solution)(jnp.stack([theta, 2 * theta]))
     np.testing.assert_allclose(batch, [theta, 2 * theta], atol=1e-9)
     value = lambda s: BarzilaiBorwein(lambda x, s: quadratic(x, 1.0) + s, tol=1e-10).run(jnp.zeros(2), s).state.value
@@ -107,7 +105,7 @@ def test_a_new_solver_goes_on_and_keeps_its_dtype():
     assert int(leaving.state.status) == Status.NONFINITE
 
 
-# ---- Dataclasses --------------------------------------------------------------------------------------------------------
+# ---- Dataclasses --------------------------------------------------------------------------------------------------
 
 
 class BareState(NamedTuple):
@@ -185,9 +183,11 @@ def test_solvers_in_the_style_of_dataclasses(solver):
     assert int(solver.run(first, 2.0).state.iter_num) == int(first.state.iter_num) + 1
     state = solver.init_state(jnp.zeros(2), 2.0)
     step = solver.update(jnp.zeros(2), state, 2.0)
-    by_name = solver.update(params=jnp.zeros(2), state=solver.init_state(init_params=jnp.zeros(2)), theta=2.0) if (
-        isinstance(solver, Descent)
-    ) else step
+    by_name = (
+        solver.update(params=jnp.zeros(2), state=solver.init_state(init_params=jnp.zeros(2)), theta=2.0)
+        if (isinstance(solver, Descent))
+        else step
+    )
     np.testing.assert_array_equal(step.params, by_name.params)
 
 
@@ -207,7 +207,7 @@ def test_a_field_set_after_construction_is_read():
     np.testing.assert_allclose(solver.run(jnp.zeros(2), 1.0).params, 2 * before)
 
 
-# ---- A direction ----------------------------------------------------------------------------------------------------------
+# ---- A direction --------------------------------------------------------------------------------------------------
 
 
 class SignDescent(DescentMethod):
@@ -221,12 +221,12 @@ def test_a_direction_of_ones_own():
         step = solver.run(jnp.zeros(1), 1.0)
         assert int(step.state.status) == Status.CONVERGED, options
         np.testing.assert_allclose(step.params, 1.0, atol=1e-2)
-        np.testing.assert_allclose(jax.jacobian(lambda t: solver.run(jnp.zeros(1), t).params)(1.0), 1.0)  # noqa: B023
-    part = SignDescent(quadratic, maxiter=3, tol=0.0)
+        np.testing.assert_allclose(jax.jacobian(lambda t: solver.run(jnp.zeros(1), t).params)(1.0), 1.0)
+    part = SignDescent(quadratic, maxiter=3, tol=0.0, stepsize=0.1)
     assert int(part.run(part.run(jnp.zeros(2), 1.0), 1.0).state.iter_num) == 6
 
 
-# ---- Messages -------------------------------------------------------------------------------------------------------------
+# ---- Messages -----------------------------------------------------------------------------------------------------
 
 
 def test_what_is_wrong_is_named():

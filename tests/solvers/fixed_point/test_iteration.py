@@ -72,13 +72,17 @@ def test_complex_parameters():
     closed = lambda a: b / (1 - a)
     np.testing.assert_allclose(solution(a), closed(a), rtol=1e-10)
     np.testing.assert_allclose(jax.jvp(solution, (a,), (1j,))[1], 1j * b / (1 - a) ** 2, rtol=1e-9)
-    np.testing.assert_allclose(jax.grad(lambda a: solution(a).imag)(a), jax.grad(lambda a: closed(a).imag)(a), rtol=1e-9)
+    np.testing.assert_allclose(
+        jax.grad(lambda a: solution(a).imag)(a), jax.grad(lambda a: closed(a).imag)(a), rtol=1e-9
+    )
     mapping = lambda p, a: {"z": a * jnp.conj(p["z"]) + 1.0, "r": 0.5 * p["r"] + p["z"].real}
     mixed = jaxsolve.FixedPointIteration(mapping, tol=1e-12, maxiter=200)
     found = lambda t: mixed.run({"z": jnp.asarray(0j), "r": jnp.asarray(0.0)}, jax.lax.complex(t, 0.4)).params
     z = lambda t: (1 + jax.lax.complex(t, 0.4)) / (1 - t**2 - 0.16)
     np.testing.assert_allclose(found(0.3)["z"], z(0.3), rtol=1e-10)
     for mode in (jax.jacfwd, jax.jacrev):
-        np.testing.assert_allclose(mode(lambda t: found(t)["r"])(0.3), jax.grad(lambda t: 2 * z(t).real)(0.3), rtol=1e-8)
+        np.testing.assert_allclose(
+            mode(lambda t: found(t)["r"])(0.3), jax.grad(lambda t: 2 * z(t).real)(0.3), rtol=1e-8
+        )
     with pytest.raises(TypeError, match="must return real numbers"):
-        jaxsolve.FixedPointIteration(lambda x: x + x * jnp.asarray(1j)).run(jnp.asarray(1.0))
+        jaxsolve.FixedPointIteration(lambda x: jax.lax.complex(x, x)).run(jnp.asarray(1.0))

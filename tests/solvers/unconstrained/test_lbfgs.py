@@ -80,7 +80,9 @@ def test_the_direction_is_that_of_the_two_loop_recursion():
         pairs.append((np.asarray(new_params - params), np.asarray(new_state.grad - state.grad)))
         params, state = new_params, new_state
         expected = two_loops(pairs[-4:], np.asarray(state.grad))
-        np.testing.assert_allclose(-solver._direction(None, state), expected, rtol=1e-8, atol=1e-10 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            -solver._direction(None, state), expected, rtol=1e-8, atol=1e-10 * np.abs(expected).max()
+        )
 
 
 def test_functions_that_are_not_finite_everywhere():
