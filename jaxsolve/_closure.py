@@ -163,7 +163,7 @@ class Staged:
     def trace(self, *args: Any, **kwargs: Any) -> Hoisted:
         """The function traced for these arguments, now or before."""
         leaves, static = split_static((args, kwargs))
-        key = (static, [_signature(leaf) for leaf in leaves])
+        key = (static, list(map(jax.typeof, leaves)))
         for known, hoisted in self._traced:
             if known == key:
                 return hoisted
@@ -195,10 +195,3 @@ def check_signature(name: str, fun: Callable, args: tuple, kwargs: dict) -> None
             f"{name} has the signature {signature}, but the arguments given to the solver make it "
             f"{name}({called}): {error}."
         ) from None
-
-
-def _signature(leaf):
-    # A Python number is weakly typed, which the jaxpr remembers.
-    if isinstance(leaf, (float, int, complex)) and not isinstance(leaf, np.generic):
-        return type(leaf)
-    return (np.shape(leaf), leaf.dtype, getattr(leaf, "weak_type", False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import sys
@@ -21,6 +22,7 @@ except ImportError:
     traceback_util = None
 
 __all__ = [
+    "TRACE_NOTES",
     "ClosedJaxpr",
     "contains_custom_vjp",
     "is_concrete",
@@ -30,19 +32,42 @@ __all__ = [
     "is_wrapped_function",
     "jaxpr_as_fun",
     "outside_transformations",
+    "place_like",
+    "quick_compiler_options",
     "reverse_only",
+    "subjaxprs",
     "trace_context",
+    "vary_over",
+    "varying_axes",
     "with_tangents",
     "without_our_frames",
 ]
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
 jaxpr_as_fun = jex.jaxpr_as_fun
+subjaxprs = jex.subjaxprs
+# Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
+TRACE_NOTES = (jax.core.Trace, jex.DebugInfo)
 
 
 def is_concrete(x: Any) -> bool:
     """Whether ``x`` has a value now, rather than standing for one in a trace."""
     return not isinstance(x, jax.core.Tracer)
+
+
+def varying_axes(x: Any) -> frozenset:
+    """The mesh axes of a surrounding ``shard_map`` over which ``x``, an array or what stands for one, varies."""
+    return _varying_axes_of(jax.typeof(x))
+
+
+def _varying_axes_of(aval) -> frozenset:
+    return aval.vma if hasattr(aval, "vma") else aval.mat.varying  # the name in some versions, in others
+
+
+def vary_over(x: jax.Array, axes: frozenset) -> jax.Array:
+    """``x`` seen as varying over ``axes``, as a loop wants of what it starts with."""
+    missing = tuple(axes - varying_axes(x)) if axes else ()
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def is_sparse(matrix: Any, kind: str = "JAXSparse") -> bool:
@@ -66,7 +91,7 @@ def contains_custom_vjp(*jaxprs: Any) -> bool:
     """Whether a ``custom_vjp`` function is called in one of them, at any depth."""
     return any(
         any(eqn.primitive.name.startswith("custom_vjp_call") for eqn in jaxpr.eqns)
-        or contains_custom_vjp(*jex.subjaxprs(jaxpr))
+        or contains_custom_vjp(*subjaxprs(jaxpr))
         for jaxpr in jaxprs
     )
 
@@ -97,6 +122,30 @@ def _number() -> _Numbered:
 
 _numbers = itertools.count()
 _numbered = jax.jit(_number)
+
+
+@functools.cache
+def quick_compiler_options() -> dict[str, Any]:
+    """Options with which XLA compiles in about half the time; some small programs then run about a sixth slower.
+
+    Only a program that no other contains can have options.
+    """
+    options = {"xla_cpu_use_fusion_emitters": False}
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except Exception:  # a version of XLA without this option
+        return {}
+    return options
+
+
+def place_like(x: jax.Array, aval: Any) -> jax.Array:
+    """An array sharded over the mesh, and varying along the axes of a ``shard_map``, like a type."""
+    x = vary_over(x, _varying_axes_of(aval))
+    if jax.typeof(x).sharding != aval.sharding:
+        x = jax.sharding.reshard(x, aval.sharding)
+    return x
 
 
 def outside_transformations() -> bool:

@@ -7,6 +7,8 @@ down as a jaxpr, in which every captured array is an argument. Then the jaxpr be
   that cannot be known the function is traced again.
 * A program serves again for every trace that differs in the values of arrays only (:mod:`jaxsolve._fingerprint`).
 
+A program that calls back to Python calls the objects that it was traced with. It serves for the very same objects only.
+
 Nothing here keeps arrays, solvers or functions of the user alive for long: a trace holds what it captured weakly, and
 the tables are bounded.
 """
@@ -17,16 +19,23 @@ import copy
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._capture import Snapshot, snapshot
+from jaxsolve._capture import Snapshot, are_same, reached, snapshot
 from jaxsolve._closure import DYNAMIC, Hoisted, hoist, is_dynamic, merge_static, split_static
-from jaxsolve._compat import ClosedJaxpr, is_concrete, jaxpr_as_fun, trace_context
-from jaxsolve._fingerprint import fingerprint
+from jaxsolve._compat import (
+    ClosedJaxpr,
+    is_concrete,
+    jaxpr_as_fun,
+    outside_transformations,
+    quick_compiler_options,
+    trace_context,
+)
+from jaxsolve._fingerprint import calls_back, fingerprint
 
 __all__ = ["compiled_call"]
 
@@ -58,9 +67,10 @@ def compiled_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> 
         trace_context(),
     )
     opaque = [slot for slot in slots if slot is not DYNAMIC and not isinstance(slot, _PLAIN)]
-    reads = snapshot([function, type(owner), *opaque])
+    readers = [function, type(owner), *opaque]
+    reads = snapshot(readers)
     family = _family(key)
-    trace = next((trace for trace in family.traces if trace.serves(reads)), None)
+    trace = next((trace for trace in family.traces if trace.serves(reads, readers)), None)
     if trace is None:
 
         def call(*leaves):
@@ -71,8 +81,8 @@ def compiled_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> 
 
         call.__name__ = f"{type(owner).__name__}_{function.__name__.strip('_')}"
         hoisted = hoist(call, *leaves)
-        _check_leaks(owner, reads, snapshot([function, type(owner), *opaque]))
-        trace = _Trace(reads, hoisted, family.program(hoisted, call.__name__))
+        _check_leaks(owner, reads, snapshot(readers))
+        trace = _Trace(reads, readers, hoisted, family.program(hoisted, call.__name__))
         if reads.doubt is None and all(map(is_concrete, reads.arrays.values())):
             family.remember(family.traces, trace)
     return trace(leaves)
@@ -123,16 +133,19 @@ def _check_leaks(owner: Any, before: Snapshot, after: Snapshot) -> None:
 class _Trace:
     """One trace of a call: what its functions read, the arrays that it captured, and its program."""
 
-    def __init__(self, reads: Snapshot, hoisted: Hoisted, program: _Program):
-        self._reads, self._program = reads, program
-        self._unflatten = hoisted.unflatten
+    def __init__(self, reads: Snapshot, readers: list, hoisted: Hoisted, program: _Program):
+        self._unflatten, self._program = hoisted.without_consts().unflatten, program
         self._consts = [_held(const, reads) for const in hoisted.consts]
+        self._objects = reached(readers) if calls_back(hoisted.jaxpr) else None
+        self._reads = reads._replace(arrays={})  # tokens alone keep nothing alive
 
-    def serves(self, reads: Snapshot) -> bool:
-        return self._reads.same_as(reads)
+    def serves(self, reads: Snapshot, readers: list) -> bool:
+        """Whether what ``readers`` read, written down in ``reads``, is what it was when this trace was made."""
+        same = self._reads.same_as(reads)
+        return same and (self._objects is None or are_same(self._objects, reached(readers)))
 
     def __call__(self, leaves: list) -> Any:
-        return self._unflatten(self._program.call([const() for const in self._consts], leaves))
+        return self._unflatten(self._program([const() for const in self._consts], leaves))
 
 
 def _held(const, reads: Snapshot) -> Callable:
@@ -145,11 +158,16 @@ def _held(const, reads: Snapshot) -> Callable:
     return lambda: const
 
 
-class _Program(NamedTuple):
+class _Program:
     """A compiled function of captured arrays and arguments, and what it does."""
 
-    fingerprint: list
-    call: Callable
+    def __init__(self, fingerprint: list, call: Callable):
+        self.fingerprint = fingerprint
+        self._inside = jax.jit(call)
+        self._outside = jax.jit(call, compiler_options=quick_compiler_options())
+
+    def __call__(self, consts: list, leaves: list) -> list:
+        return (self._outside if outside_transformations() else self._inside)(consts, leaves)
 
 
 class _Family:
@@ -171,7 +189,7 @@ class _Family:
             return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*leaves)
 
         call.__name__ = name
-        program = _Program(wanted, jax.jit(call))
+        program = _Program(wanted, call)
         self.remember(self._programs, program)
         return program
 

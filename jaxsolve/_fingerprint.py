@@ -7,15 +7,16 @@ function, are new objects in every trace: they are compared by what they would r
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxsolve._capture import snapshot
-from jaxsolve._compat import is_jaxpr, is_literal, is_wrapped_function
+from jaxsolve._capture import reached, snapshot
+from jaxsolve._compat import is_jaxpr, is_literal, is_wrapped_function, subjaxprs
 
-__all__ = ["fingerprint"]
+__all__ = ["calls_back", "fingerprint"]
 
 
 def fingerprint(jaxpr: Any) -> list:
@@ -25,11 +26,41 @@ def fingerprint(jaxpr: Any) -> list:
     return tokens
 
 
+def calls_back(jaxpr: Any) -> bool:
+    """Whether a jaxpr calls a function of the host, at any depth."""
+    return any(map(_is_callback, jaxpr.eqns)) or any(map(calls_back, subjaxprs(jaxpr)))
+
+
+def _is_callback(equation) -> bool:
+    return "callback" in equation.primitive.name
+
+
+class _Held:
+    """Equal to a token of the very same object. The program keeps that alive in any case."""
+
+    def __init__(self, value: Any):
+        self._value = value
+
+    def __eq__(self, other):
+        return type(other) is type(self) and self._value is other._value
+
+
+class _Object(_Held):
+    """Equal to a token of an object that reads the same, too."""
+
+    def __init__(self, value: Any):
+        super().__init__(value)
+        self._reads = snapshot([value])._replace(arrays={})
+
+    def __eq__(self, other):
+        return super().__eq__(other) or (type(other) is type(self) and self._reads.same_as(other._reads))
+
+
 class _Writer:
     """Writes the tokens of one jaxpr; variables are numbered within it."""
 
     def __init__(self, tokens: list):
-        self._tokens, self._numbers = tokens, {}
+        self._tokens, self._numbers, self._calls_back = tokens, {}, False
 
     def jaxpr(self, jaxpr: Any) -> None:
         if hasattr(jaxpr, "consts"):
@@ -43,6 +74,7 @@ class _Writer:
             self._define(variable)
         for equation in jaxpr.eqns:
             write(equation.primitive)
+            self._calls_back = _is_callback(equation)
             for atom in equation.invars:
                 self._use(atom)
             for name, value in equation.params.items():
@@ -67,14 +99,15 @@ class _Writer:
 
     def _array(self, value):
         if isinstance(value, jax.Array):
-            self._objects(value)
+            self._object(value)
         else:
             value = np.asarray(value)
             self._tokens.append((value.shape, value.dtype, value.tobytes()))
 
-    def _objects(self, *values):
-        seen = snapshot(values)
-        self._tokens.append(seen.tokens if seen.doubt is None else object())
+    def _object(self, value):
+        self._tokens.append(_Object(value))
+        if self._calls_back:
+            self._tokens += map(_Held, reached([value]))
 
     def _parameter(self, value):
         if is_jaxpr(value):
@@ -89,7 +122,9 @@ class _Writer:
         elif isinstance(value, (np.ndarray, np.generic, jax.Array, float, complex)):
             self._tokens.append(type(value))
             self._array(value)
+        elif value is None or isinstance(value, (type, enum.Enum)):
+            self._tokens.append(value)
         elif callable(value) or is_wrapped_function(value) or type(value).__eq__ is object.__eq__:
-            self._objects(value)
+            self._object(value)
         else:
             self._tokens.append((type(value), value))

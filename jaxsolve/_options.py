@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Sequence
 from typing import Any, dataclass_transform
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._compat import is_concrete, without_our_frames
 
 __all__ = ["Configured", "check_callable", "check_choice", "check_flags", "check_number", "option"]
 
@@ -35,6 +36,12 @@ class _Checked(abc.ABCMeta):
         cls.__abstractmethods__ -= set(getattr(cls, "__dataclass_fields__", ()))
         return cls
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        parameters = list(inspect.signature(cls.__init__).parameters.values())
+        return inspect.Signature(parameters[1:])
+
+    @without_our_frames
     def __call__(cls, *args, **kwargs):
         try:
             instance = super().__call__(*args, **kwargs)
@@ -72,15 +79,11 @@ class Configured(metaclass=_Checked):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # An option that a subclass declares again, even as a plain field, is still given by its name.
-        known = {
-            f.name for b in cls.__bases__ if dataclasses.is_dataclass(b) for f in dataclasses.fields(b) if f.kw_only
-        }
-        own = cls.__dict__.get("__annotations__", {})
-        again = {name: hint for name, hint in own.items() if name in known}
-        if again:
-            first = {name: hint for name, hint in own.items() if name not in known}
-            cls.__annotations__ = {**first, "_": dataclasses.KW_ONLY, **again}
+        by_name = {field.name for field in getattr(cls, "__dataclass_fields__", {}).values() if field.kw_only}
+        _give_by_name(cls, by_name)
         dataclasses.dataclass(eq=False, repr=False, init="__init__" not in cls.__dict__)(cls)
+        # The decorator, if the class has one too, sees defaults and no longer which fields are given by name.
+        _give_by_name(cls, {field.name for field in dataclasses.fields(cls) if field.kw_only})
 
     def __post_init__(self) -> None:
         """Called when the fields are set; a subclass may define one of its own."""
@@ -92,6 +95,13 @@ class Configured(metaclass=_Checked):
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
         shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields if not _is_default(getattr(self, f.name), f)]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _give_by_name(cls: type, names: set[str]) -> None:
+    own = inspect.get_annotations(cls)
+    by_name = {name: own.pop(name) for name in list(own) if name in names}
+    if by_name:
+        cls.__annotations__ = {**own, "_": dataclasses.KW_ONLY, **by_name}
 
 
 def _is_default(value, field) -> bool:

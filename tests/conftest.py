@@ -13,9 +13,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores; threads inside each would only get in the way of the others.
     threads = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {threads}".strip()
+    os.environ["XLA_FLAGS"] = f"{threads} {os.environ.get('XLA_FLAGS', '')}"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if os.environ.get("JAXSOLVE_TEST_X64", "1") != "0":
+    # Most of the time of the tests goes into compilation. The float32 job compiles as users do; this one takes short
+    # cuts: XLA's older code generator, which needs a third of the time, and few optimizations (below).
+    shortcuts = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{shortcuts} {os.environ.get('XLA_FLAGS', '')}"
 
 import hypothesis
 import jax
@@ -26,7 +31,6 @@ X64 = os.environ.get("JAXSOLVE_TEST_X64", "1") != "0"
 jax.config.update("jax_enable_x64", X64)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of the time of the tests goes into compilation. The float32 job compiles as users do; this one takes a short cut.
 jax.config.update("jax_disable_most_optimizations", X64)
 if cache := os.environ.get("JAXSOLVE_TEST_CACHE"):
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -43,38 +47,8 @@ def forget_compiled_programs():
     jax.clear_caches()
 
 
-# Cases of the contract that differ from another one in an option: `make test` looks at their solutions and derivatives,
-# `make test-all` at the rest of the contract too.
-VARIANTS = (
-    "LBFGS-hager-zhang",
-    "LBFGS-backtracking",
-    "LBFGS-fixed-step",
-    "GradientDescent-plain-logistic",
-    "ProximalGradient-fixed-step",
-    "ProjectedGradient-nonnegative",
-    "BlockCoordinateDescent-general",
-    "OSQP",
-)
-ESSENTIAL = (
-    "test_solution_agrees_with_the_oracle",
-    "test_first_and_second_order_in_every_mode",
-    "test_unrolled_equals_implicit",
-    "test_maxiter_zero_and_one",
-    "test_nonfinite_functions_end_with_a_status",
-    "test_solution_status_and_optimality",
-    "test_derivatives_in_every_mode",
-    "test_bad_options_are_refused",
-    "test_calls_of_the_function",
-    "test_no_callback_in_the_program_unless_asked_for",
-)
-
-
 def pytest_collection_modifyitems(items):
-    """Docstring examples are run in both precisions: readers have not turned on x64. Variants are mostly slow."""
+    """Docstring examples are run in both precisions: readers have not turned on x64."""
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.float32)
-        elif "contract" in item.path.parts and hasattr(item, "callspec"):
-            variant = any(value in VARIANTS for value in item.callspec.params.values() if isinstance(value, str))
-            if variant and item.originalname not in ESSENTIAL:
-                item.add_marker(pytest.mark.slow)

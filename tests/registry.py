@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxsolve
 from jaxsolve.base import LinearOperator
@@ -23,10 +24,12 @@ from jaxsolve.prox import prox_lasso
 
 __all__ = [
     "CASES",
+    "MAIN",
     "QUADRATIC_CASES",
     "Case",
     "QuadraticCase",
-    "by_name",
+    "each",
+    "each_quadratic",
     "float_dtype",
     "get_case",
     "get_quadratic_case",
@@ -379,15 +382,18 @@ def _in_dtype(case: Case) -> Case:
     return dataclasses.replace(case, init=init, theta=jnp.asarray(case.theta, dtype))
 
 
-def _names():
-    names = [case.name for case in _cases()]
-    if float_dtype() == jnp.float64:
-        return names
-    # The job beside the main one tries one case of each solver.
-    return list({name.split("-")[0]: name for name in reversed(names)}.values())[::-1]
-
-
-CASES = _names()
+# Cases that differ from another one in an option alone; the job in float32 leaves them out.
+VARIANTS = (
+    "LBFGS-hager-zhang",
+    "LBFGS-backtracking",
+    "LBFGS-fixed-step",
+    "GradientDescent-plain-logistic",
+    "ProximalGradient-fixed-step",
+    "ProjectedGradient-nonnegative",
+    "BlockCoordinateDescent-general",
+)
+MAIN = [case.name for case in _cases() if case.name not in VARIANTS]
+CASES = MAIN if float_dtype() == jnp.float32 else [case.name for case in _cases()]
 
 
 def get_case(name: str) -> Case:
@@ -395,9 +401,20 @@ def get_case(name: str) -> Case:
     return _in_dtype(next(case for case in _cases() if case.name == name))
 
 
-def by_name() -> dict[str, Case]:
-    """All cases."""
-    return {name: get_case(name) for name in CASES}
+def _quickly(names, quick):
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def each(quick=MAIN, where: Callable[[Case], bool] = lambda case: True):
+    """Run a test with every case that it holds for.
+
+    Args:
+        quick: names of the cases of `make test`, the others are slow. A promise of the solver names all; one of what
+            the solvers share names two or three.
+        where: whether the test says something about a case.
+    """
+    names = [case.name for case in _cases() if case.name in CASES and where(case)]
+    return pytest.mark.parametrize("case", _quickly(names, quick), indirect=True)
 
 
 # ---- Quadratic programs -------------------------------------------------------------------------------------------
@@ -639,3 +656,10 @@ def get_quadratic_case(name: str) -> QuadraticCase:
     """The case of that name, in this job's dtype."""
     case = next(case for case in _quadratic_cases() if case.name == name)
     return dataclasses.replace(case, theta=jnp.asarray(case.theta, float_dtype()))
+
+
+def each_quadratic(quick=None, where: Callable[[QuadraticCase], bool] = lambda case: True):
+    """The same for quadratic programs; those solved by external programs are always slow."""
+    cases = [case for case in _quadratic_cases() if where(case)]
+    quick = [case.name for case in cases if not case.external and (quick is None or case.name in quick)]
+    return pytest.mark.parametrize("case", _quickly([case.name for case in cases], quick), indirect=True)

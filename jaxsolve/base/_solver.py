@@ -195,7 +195,7 @@ def _compiled_when_eager(method: Callable) -> Callable:
 
     def body(solver: Solver, params: PyTree = None, *args: Any, **kwargs: Any) -> Any:
         params, old = params if isinstance(params, OptStep) else (params, None)
-        params, held = split_params(params)
+        params, held = split_params(params) if solver._needs_init_params else (params, None)
         if held is not None:
             solver = solver._with_functions(lambda name, function: with_held(function, held))
         try:
@@ -231,7 +231,7 @@ def _compiled_when_eager(method: Callable) -> Callable:
 
 def prepared(solver: Any, params: PyTree) -> tuple[Any, PyTree, PyTree]:
     """The solver with its functions staged, the parameters that move, and those that are held."""
-    params, held = split_params(params)
+    params, held = split_params(params) if solver._needs_init_params else (params, None)
     if held is not None:
         solver = solver._with_functions(lambda name, function: with_held(function, held))
     return solver._staged(), params, held
@@ -251,7 +251,7 @@ def _run(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> OptS
 
 
 def _differentiable_solution(solver: Solver, start: PyTree, args: tuple, kwargs: dict) -> OptStep:
-    """The solution with its implicit derivative. Everything that it depends on is an argument of the rule, or captured."""
+    """The solution with its implicit derivative."""
     if solver.jit:
         solved = hoist(solver._solve, start, *args, **kwargs)
         start, constant_args, constant_kwargs = stop_gradient((start, args, kwargs))
@@ -402,26 +402,22 @@ class IterativeSolver(Solver):
             state = state._replace(**{name: tree_cast_like(resumed, new)})
         return state
 
-    def _next_step(self, step: OptStep, args: tuple, kwargs: dict, *, active: Any = None) -> OptStep:
-        """``update``, and what every solver's update is followed by: checks, and reports of an ``active`` run.
-
-        A loop over a batch goes on for those elements that have finished, and these are not active.
-        """
+    def _next_step(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
+        """``update``, and what every solver's update is followed by: checks and reports."""
         new = self.update(step.params, step.state, *args, **kwargs)
         new = _keep_types(type(self).__name__, new, step) if self.jit else OptStep(*new)
         if self._error_is_estimate:
             new = self._certify(new, args, kwargs)
         new = self._last_finite(step, new)
-        if self.verbose:
-            self._report(line_printer(type(self).__name__), step, new, active)
-        if self.callback is not None:
-            self._report(self.callback, step, new, active)
+        self._report(step, new, Status.RUNNING.holds(self._status_in(step.state)))
         return new
 
-    def _report(self, callback: Callable, old: OptStep, new: OptStep, active: Any) -> None:
-        active = Status.RUNNING.holds(self._status_in(old.state)) if active is None else active
-        params, state = tree_where(active, new, old)
-        call_back(callback, params, state, active)
+    def _report(self, old: OptStep, new: OptStep, active: Any) -> None:
+        """Tell of a step. A loop over a batch goes on for elements that have finished; these are not active."""
+        printer = line_printer(type(self).__name__) if self.verbose else None
+        for callback in filter(None, (printer, self.callback)):
+            params, state = tree_where(active, new, old)
+            call_back(callback, params, state, active)
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""

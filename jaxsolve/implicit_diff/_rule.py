@@ -63,7 +63,7 @@ def attach_derivative(
     check_residual_shapes(parts["residual"].out_shape, sol)
     if derived_fun is not None:
         parts["derived"] = hoist(lambda sol, data: derived_fun(sol, *data[0], **data[1]), sol, data)
-    if system.solve is not None:
+    if system.solve is not None and system.method is None:
         parts["solve"] = hoist(lambda sol, data, rhs: system.solve(rhs, sol, *data[0], **data[1]), sol, data, sol)
         parts["transposed"] = hoist(
             lambda sol, data, rhs: system.transposed(rhs, sol, *data[0], **data[1]), sol, data, sol

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from jaxsolve import OptStep, Status, StochasticSolver
-from jaxsolve.base import required
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_l2_norm
 
 
@@ -23,10 +22,9 @@ class State(NamedTuple):
 class SGD(StochasticSolver):
     """Gradient descent with step 0.5 / sqrt(k)."""
 
-    fun: Any = required()
-    order = "fun maxiter tol"
-    oracles = ("fun",)
-    structure = "psd"
+    fun: Any
+
+    _structure = "psd"
     traces = 0
 
     def init_state(self, init_params, *args, **kwargs):
@@ -35,15 +33,15 @@ class SGD(StochasticSolver):
 
     def update(self, params, state, *args, **kwargs):
         type(self).traces += 1
-        (value, _), grad = self.objective.value_and_grad(params, *args, **kwargs)
+        (value, _), grad = self._objective.value_and_grad(params, *args, **kwargs)
         step = 0.5 / jnp.sqrt(1.0 + state.iter_num.astype(float))
         error = tree_l2_norm(grad)
         return OptStep(
-            tree_add_scalar_mul(params, -step, grad), State(state.iter_num + 1, error, value, self.status_of(error))
+            tree_add_scalar_mul(params, -step, grad), State(state.iter_num + 1, error, value, self._status_of(error))
         )
 
     def optimality_fun(self, params, *args, **kwargs):
-        return self.objective.grad(params, *args, **kwargs)
+        return self._objective.grad(params, *args, **kwargs)
 
 
 def loss(w, scale, data):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from tests.registry import CASES, float_dtype, get_case
+import jaxsolve
+from tests.registry import CASES, each, float_dtype
 
 
 def close(got, want, tol):
@@ -16,52 +17,65 @@ def close(got, want, tol):
     np.testing.assert_allclose(got / scale, want / scale, rtol=0, atol=tol)
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    return get_case(request.param)
-
-
 def along(f):
     """The Jacobian by one jvp a column."""
     return lambda t: jnp.stack([jax.jvp(f, (t,), (e,))[1] for e in jnp.eye(2, dtype=t.dtype)], axis=-1)
 
 
-FIRST = {"jacfwd": jax.jacfwd, "jacrev": jax.jacrev}
-SECOND = {"hessian": jax.hessian, "reverse of reverse": lambda f: jax.jacrev(jax.jacrev(f))}
-# The same rule serves every solver: the less usual modes are tried on two of them.
-MORE = ("LBFGS-zoom", "ProjectedGradient-simplex")
+# The rule is the same for every solver, so what lies beyond first order is tried once for each way to solve its system:
+# positive definite, symmetric (a quadratic program, in its own file), general, and one that is diagonal.
+STRUCTURES = ("GradientDescent-ridge", "ProjectedGradient-simplex", "Bisection-cubic")
+# Cheap to compile, one with a scalar objective and one without.
+TWO = ("ProximalGradient-lasso", "FixedPointIteration-affine")
 
 
 @pytest.mark.float32
-def test_first_and_second_order_in_every_mode(case):
+@each(CASES)
+def test_first_order_forward_and_reverse(case):
+    """Of the solution and of the value, where there is one."""
     solver = case.make()
-    first, second = dict(FIRST), dict(SECOND)
-    if case.name in MORE:
-        first["jvp"] = along
-        second["reverse of forward"] = lambda f: jax.jacrev(jax.jacfwd(f))
+
+    def run(theta):
+        params, state = case.run(solver, theta)
+        return (params, state.value) if case.scalar else (params,)
+
+    def exact(theta):
+        params = case.exact(theta)
+        return (params, case.fun(params, theta)) if case.scalar else (params,)
+
+    forward, reverse = jax.jit(lambda t: (jax.jacfwd(run)(t), jax.jacrev(run)(t)))(case.theta)
+    for got in (forward, reverse):
+        for g, w in zip(got, jax.jit(jax.jacfwd(exact))(case.theta), strict=True):
+            close(g, w, case.tolerance())
+
+
+@pytest.mark.float32
+@each(STRUCTURES)
+def test_second_order_in_every_mode(case):
+    solver = case.make()
+
+    def second(f):
+        return [jax.hessian(f), jax.jacrev(jax.jacrev(f)), jax.jacrev(jax.jacfwd(f))]
 
     def solution(theta):
         return case.run(solver, theta).params
 
-    exact = jax.jit(lambda t: (jax.jacfwd(case.exact)(t), jax.hessian(case.exact)(t)))(case.theta)
-    got = jax.jit(lambda t: [[mode(solution)(t) for mode in modes.values()] for modes in (first, second)])(case.theta)
-    for values, want, tol in zip(got, exact, (case.tolerance(), 30 * case.tolerance()), strict=True):
-        for value in values:
-            close(value, want, tol)
+    exact = jax.jit(jax.hessian(case.exact))(case.theta)
+    along_columns, *got = jax.jit(lambda t: [mode(t) for mode in (along(solution), *second(solution))])(case.theta)
+    close(along_columns, jax.jit(jax.jacfwd(case.exact))(case.theta), case.tolerance())
+    for value in got:
+        close(value, exact, 30 * case.tolerance())
 
 
-@pytest.mark.parametrize("name", ["LBFGS-zoom", "ProximalGradient-lasso", "Bisection-cubic"])
-def test_against_finite_differences_to_order_two(name):
-    case = get_case(name)
+@each(("ProximalGradient-lasso",), where=lambda case: case.name in (*STRUCTURES, *TWO, "LBFGS-zoom"))
+def test_against_finite_differences_to_order_two(case):
     solver = case.make()
-    check_grads(
-        lambda t: case.run(solver, t).params, (case.theta,), order=2, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4
-    )
+    solution = jax.jit(lambda t: case.run(solver, t).params)
+    check_grads(solution, (case.theta,), order=2, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["GradientDescent-ridge", "FixedPointIteration-affine"])
-def test_third_order(name):
-    case = get_case(name)
+@each(("FixedPointIteration-affine",), where=lambda case: case.name in ("GradientDescent-ridge", *TWO))
+def test_third_order(case):
     solver = case.make()
     third = lambda f: jax.jit(jax.jacfwd(jax.jacrev(jax.jacfwd(f))))
     close(
@@ -69,29 +83,34 @@ def test_third_order(name):
     )
 
 
+def _unrolled(case, **options):
+    solver = case.make(implicit_diff=False, maxiter=case.unroll_iters, **options)
+    return lambda theta: case.run(solver, theta).params
+
+
+@each(CASES, where=lambda case: case.unrolls)
 def test_unrolled_equals_implicit(case):
-    if not case.unrolls:
-        with pytest.raises(ValueError, match="implicit_diff"):
-            case.make(implicit_diff=False)
-        return
-    exact = jax.jit(jax.jacfwd(case.exact))(case.theta)
-    got = []
-    for unroll, modes in (("auto", (jax.jacfwd, jax.jacrev)), ("checkpoint", (jax.jacrev,))):
-        solver = case.make(implicit_diff=False, unroll=unroll, maxiter=case.unroll_iters)
-
-        def solution(theta, solver=solver):
-            return case.run(solver, theta).params
-
-        got += [jax.jit(mode(solution))(case.theta) for mode in modes]
-    for value in got:
-        close(value, exact, 30 * case.tolerance())
-    # The mode and the checkpoints change nothing but rounding.
-    close(got[0], got[2], case.tolerance())
+    got = jax.jit(jax.jacfwd(_unrolled(case)))(case.theta)
+    close(got, jax.jit(jax.jacfwd(case.exact))(case.theta), 30 * case.tolerance())
 
 
-@pytest.mark.parametrize("name", ["LBFGS-zoom", "ProjectedGradient-simplex", "Bisection-cubic"])
-def test_transformations_around_a_run(name):
-    case = get_case(name)
+@each(("GradientDescent-ridge", *TWO), where=lambda case: case.unrolls)
+def test_unrolled_in_reverse_with_and_without_checkpoints(case):
+    plain, checkpointed = (_unrolled(case, unroll=unroll) for unroll in ("auto", "checkpoint"))
+    got = jax.jit(lambda t: (jax.jacrev(plain)(t), jax.jacrev(checkpointed)(t)))(case.theta)
+    close(got[0], jax.jit(jax.jacfwd(case.exact))(case.theta), 30 * case.tolerance())
+    # The checkpoints change nothing but rounding.
+    close(got[1], got[0], case.tolerance())
+
+
+@each(where=lambda case: not case.unrolls)
+def test_what_cannot_be_unrolled_says_so(case):
+    with pytest.raises(ValueError, match="implicit_diff"):
+        case.make(implicit_diff=False)
+
+
+@each(("ProjectedGradient-simplex",), where=lambda case: case.name in (*STRUCTURES, "LBFGS-zoom"))
+def test_transformations_around_a_run(case):
     solver = case.make()
     thetas = case.theta[None] * jnp.asarray([[1.0], [1.02], [0.97]], float_dtype())
 
@@ -106,17 +125,15 @@ def test_transformations_around_a_run(name):
     close(jax.jit(jax.grad(lambda ts: jnp.sum(jax.vmap(solution)(ts))))(thetas), want, case.tolerance())
 
     def scanned(thetas):
-        return jax.lax.scan(lambda total, theta: (total + solution(theta), None), jnp.zeros((), thetas.dtype), thetas)[
-            0
-        ]
+        start = jnp.zeros((), thetas.dtype)
+        return jax.lax.scan(lambda total, theta: (total + solution(theta), None), start, thetas)[0]
 
     def looped(thetas):
         return sum(exact(theta) for theta in thetas)
 
     close(jax.jit(jax.grad(scanned))(thetas), want, case.tolerance())
     # Reverse mode through scan forgets the rule of a custom_jvp on its second use; ours must survive that.
-    if case.name != "LBFGS-zoom":  # its programs take longest to compile, and the rule is the same
-        close(jax.jit(jax.hessian(scanned))(thetas), jax.jit(jax.hessian(looped))(thetas), 30 * case.tolerance())
+    close(jax.jit(jax.hessian(scanned))(thetas), jax.jit(jax.hessian(looped))(thetas), 30 * case.tolerance())
 
     def branched(theta):
         return jax.lax.cond(theta[0] > 0, solution, lambda t: jnp.zeros((), t.dtype), theta)
@@ -124,32 +141,14 @@ def test_transformations_around_a_run(name):
     close(jax.jit(jax.grad(branched))(thetas[0]), want[0], case.tolerance())
 
 
+@each(where=lambda case: case.init is not None)
 def test_derivative_in_the_initial_point_is_zero(case):
-    if case.init is None:
-        return
     solver = case.make()
     got = jax.jit(jax.grad(lambda init: jnp.sum(case.run(solver, case.theta, init).params)))(case.init)
     assert not np.any(got)
 
 
-@pytest.mark.float32
-def test_gradient_of_the_value(case):
-    if not case.scalar:
-        return
-    solver = case.make()
-
-    def value(theta):
-        return case.run(solver, theta).state.value
-
-    def exact(theta):
-        return case.fun(case.exact(theta), theta)
-
-    got = jax.jit(lambda t: (value(t), jax.grad(value)(t), jax.jacfwd(value)(t)))(case.theta)
-    want = jax.jit(lambda t: (exact(t), jax.grad(exact)(t), jax.grad(exact)(t)))(case.theta)
-    for g, w in zip(got, want, strict=True):
-        close(g, w, case.tolerance())
-
-
+@each(TWO)
 def test_captured_arrays_float_and_integer(case):
     """Whatever the function captures differentiates, under scan and cond too, integers included."""
     indices = jnp.asarray([[0, 1], [1, 0]])
@@ -171,10 +170,9 @@ def test_captured_arrays_float_and_integer(case):
         close(jax.jit(jax.jacfwd(transformed))(case.theta), factor * first, 2 * case.tolerance())
 
 
+@each(TWO)
 def test_nested_solvers(case):
     """A solver inside the objective of a solver; the outer gradient runs through both."""
-    import jaxsolve
-
     inner = case.make()
 
     def outer_fun(z, theta):

@@ -20,6 +20,11 @@ def case(request):
     return get_quadratic_case(request.param)
 
 
+@pytest.fixture(params=[name for name in QUADRATIC_CASES if get_quadratic_case(name).iterates])
+def iterative_case(request):
+    return get_quadratic_case(request.param)
+
+
 def close(got, want, tol):
     got, want = np.asarray(got), np.asarray(want)
     scale = max(np.max(np.abs(want), initial=0), 1e-3)
@@ -85,8 +90,6 @@ def test_higher_derivatives_in_the_linear_term_alone(case):
 
 def test_derivative_of_the_value(case):
     solver = case.make()
-    if case.name == "BoxCDQP":
-        return  # its state has none
     got = jax.jit(jax.grad(lambda t: case.run(solver, t).state.value))(case.theta)
     close(got, jax.jit(jax.grad(case.value))(case.theta), case.tolerance())
 
@@ -128,9 +131,8 @@ def test_unrolled_equals_implicit(case):
         close(jax.jit(mode(solution))(case.theta), want, 1e-4)
 
 
-def test_iteration_limits_and_warm_start(case):
-    if not case.iterates:
-        return
+def test_iteration_limits_and_warm_start(iterative_case):
+    case = iterative_case
     none = case.run(case.make(maxiter=0, tol=0.0), case.theta)
     assert (int(none.state.iter_num), int(none.state.status)) == (0, Status.MAXITER)
     one = case.run(case.make(maxiter=1, tol=0.0), case.theta)
@@ -141,6 +143,10 @@ def test_iteration_limits_and_warm_start(case):
     again, warm = case.run(solver, case.theta, params)
     assert int(warm.status) == Status.CONVERGED
     assert int(warm.iter_num) <= int(cold.iter_num)
+    close(flat(again), flat(params), case.tolerance())
+    # The result of a run is a starting point too.
+    again, warm = case.run(solver, case.theta, jaxsolve.OptStep(params, cold))
+    assert int(warm.status) == Status.CONVERGED
     close(flat(again), flat(params), case.tolerance())
 
 
@@ -155,7 +161,7 @@ def test_nonfinite_data_end_with_a_status(case):
     params, _, status = run(broken)
     assert int(status) == Status.NONFINITE
     assert np.all(np.isfinite(params))
-    # A lane that failed has derivatives of zero, in all outputs; its neighbors have theirs.
+    # A problem that failed has derivatives of zero, in all outputs; its neighbors have theirs.
     for mode in (jax.jacrev, jax.jacfwd):
         jacobians = jax.jit(jax.vmap(mode(lambda c: run(c)[:2])))(jnp.stack([broken, c]))
         for found, own in zip(jacobians, mode(lambda c: run(c)[:2])(c), strict=True):

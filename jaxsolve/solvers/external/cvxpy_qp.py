@@ -55,12 +55,11 @@ class CvxpyQP(ExternalQP):
     solver: str = "OSQP"
 
     def _validate(self) -> None:
-        """Raise for an impossible option."""
         super()._validate()
         if not isinstance(self.solver, str):
             raise TypeError(f"solver must be the name of a solver of CVXPY, got {self.solver!r}.")
 
-    def host(self) -> Callable:
+    def _host(self) -> Callable:
         """The call of CVXPY."""
         cvxpy = import_optional("cvxpy", "CvxpyQP")
         if self.solver not in (installed := cvxpy.installed_solvers()):

@@ -57,13 +57,12 @@ class ExternalOSQP(ExternalQP):
     maxiter: int = option(4000)
 
     def _validate(self) -> None:
-        """Raise for an impossible option."""
         super()._validate()
         check_number("maxiter", self.maxiter, at_least=1)
         if self.settings is not None and not isinstance(self.settings, Mapping):
             raise TypeError(f"settings must be a dict of settings of OSQP, got {self.settings!r}.")
 
-    def host(self) -> Callable:
+    def _host(self) -> Callable:
         """The call of the C library."""
         settings = {"eps_abs": 0.1 * self.tol, "eps_rel": 0.1 * self.tol, "max_iter": self.maxiter, "verbose": False}
         return functools.partial(_solve, import_optional("osqp", "ExternalOSQP"), {**settings, **(self.settings or {})})

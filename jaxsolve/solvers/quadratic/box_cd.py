@@ -20,14 +20,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
-from jaxsolve.solvers.quadratic._base import flat
 from jaxsolve.solvers.quadratic._forms import by_name, pair
-from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds
+from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds, flat, unraveled
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["BoxCDQP", "BoxCDState"]
@@ -39,12 +37,14 @@ class BoxCDState(NamedTuple):
     Attributes:
         iter_num: sweeps done, int32.
         error: Euclidean norm of the optimality residual.
+        value: the objective.
         product: ``Q x``, shape ``(n,)``.
         status: a :class:`jaxsolve.Status`, int32.
     """
 
     iter_num: Array
     error: Array
+    value: Array
     product: Array
     status: Array
 
@@ -78,6 +78,7 @@ class BoxCDQP(IterativeSolver):
     maxiter: int = option(500)
     tol: float = option(1e-4)
 
+    _needs_init_params = False
     _error_is_estimate = True  # `Q x` is kept up to date, which gathers rounding
 
     def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
@@ -138,12 +139,16 @@ class BoxCDQP(IterativeSolver):
         status = self._status_of(error, failed=jnp.any(endless), failure=Status.DUAL_INFEASIBLE)
         empty = jnp.any((lower > upper) | (lower == jnp.inf) | (upper == -jnp.inf))
         status = Status.PRIMAL_INFEASIBLE.where(empty, status)
-        return BoxCDState(iter_num, error, product, status)
+        return BoxCDState(iter_num, error, 0.5 * (x @ product) + c @ x, product, status)
+
+    def _state_of_solution(self, params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> dict[str, PyTree]:
+        """The value of the objective."""
+        objective = as_quadratic(params_obj)
+        x = flat(params, objective.q.dtype)
+        return {"value": 0.5 * (x @ objective.P.matvec(x)) + objective.q @ x}
 
     def optimality_fun(self, params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
         """The residual ``x - clip(x - (Q x + c), l, u)`` of projected gradient, a pytree like ``params``."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
-        vector, unravel = ravel_pytree(params)
-        x = vector.astype(objective.q.dtype)
-        residual = x - jnp.clip(x - (objective.P.matvec(x) + objective.q), lower, upper)
-        return unravel(residual.astype(vector.dtype))
+        x = flat(params, objective.q.dtype)
+        return unraveled(params)(x - jnp.clip(x - (objective.P.matvec(x) + objective.q), lower, upper))

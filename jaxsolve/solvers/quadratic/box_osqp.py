@@ -22,7 +22,7 @@ class BoxOSQP(OperatorSplitting, BoxConstrained):
     ``state.value``.
 
     A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate. Under
-    ``vmap``, lanes with ``Q`` and ``A`` in common share one eigendecomposition, whatever their penalties. What is
+    ``vmap``, problems with ``Q`` and ``A`` in common share one eigendecomposition, whatever their penalties. What is
     solved by a factorization is polished: ``tol`` decides when the active set is believed, and the result is often
     exact to rounding.
 

@@ -15,7 +15,7 @@ from jaxsolve._compat import is_concrete, is_sparse
 from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import check_bounds
-from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP
+from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint
 
 __all__ = ["LinprogMarginals", "LinprogResult", "linprog"]
 
@@ -130,22 +130,16 @@ def linprog(
     A_ub, b_ub = _rows("ub", A_ub, b_ub, size, dtype)
     A_eq, b_eq = _rows("eq", A_eq, b_eq, size, dtype)
     lower, upper = _bounds(bounds, size, dtype)
-    matrix = jnp.concatenate([A_ub, A_eq, jnp.eye(size, dtype=dtype)])
-    limits = (
-        jnp.concatenate([jnp.full_like(b_ub, -jnp.inf), b_eq, lower]),
-        jnp.concatenate([b_ub, b_eq, upper]),
-    )
     if tol is None:
         tol = 1e-8 if jnp.finfo(dtype).bits == 64 else 1e-5
     options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak, "smoothing": smoothing}
-    params, state = InteriorPointQP(**options).run(None, (None, c), matrix, limits)
-    x, y = params.primal[0], params.dual_eq
-    # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
-    of_ub, of_eq, of_bounds = jnp.split(-y, [b_ub.size, b_ub.size + b_eq.size])
+    data = ((None, c), (A_eq, b_eq), (A_ub, b_ub), (lower, upper))
+    (x, of_eq, (of_ub, of_bounds)), state = GeneralInteriorPoint(**options).run(None, *data)
     # A constant, as its derivatives are then 0.
     value = jnp.where(Status.PRIMAL_INFEASIBLE.holds(state.status), jnp.inf, state.value)
     value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
-    marginals = LinprogMarginals(of_ub, of_eq, jnp.maximum(of_bounds, 0), jnp.minimum(of_bounds, 0))
+    # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
+    marginals = LinprogMarginals(-of_ub, -of_eq, jnp.maximum(-of_bounds, 0), jnp.minimum(-of_bounds, 0))
     return LinprogResult(
         x=x,
         fun=value,

@@ -199,8 +199,8 @@ def unbounded(seed):
 @pytest.mark.parametrize("solver", [jaxsolve.InteriorPointQP(), jaxsolve.BoxOSQP(tol=1e-6, maxiter=40_000)])
 def test_fifty_of_each_kind(solver):
     kinds = {infeasible: Status.PRIMAL_INFEASIBLE, unbounded: Status.DUAL_INFEASIBLE, problem: Status.CONVERGED}
-    lanes = [make(seed) for make in kinds for seed in range(50)]
-    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*lanes, strict=True)]
+    problems = [make(seed) for make in kinds for seed in range(50)]
+    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*problems, strict=True)]
 
     @jax.jit
     @jax.vmap
@@ -213,9 +213,9 @@ def test_fifty_of_each_kind(solver):
     assert np.all(np.isfinite(x))
 
 
-def test_gradients_of_failed_lanes_are_zero():
-    lanes = [problem(1), infeasible(1), unbounded(1)]
-    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*lanes, strict=True)]
+def test_gradients_of_failed_problems_are_zero():
+    problems = [problem(1), infeasible(1), unbounded(1)]
+    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*problems, strict=True)]
 
     def f(Q, c, A, lower, upper):
         params, state = solve(Q, c, A, lower, upper)
@@ -228,7 +228,7 @@ def test_gradients_of_failed_lanes_are_zero():
 
 
 @pytest.mark.parametrize("make", [jaxsolve.InteriorPointQP, jaxsolve.BoxOSQP])
-def test_bounds_that_exclude_each_other_in_one_lane(make):
+def test_bounds_that_exclude_each_other_in_one_problem(make):
     def run(lower):
         step = make(tol=1e-5).run(None, (jnp.eye(2), -jnp.ones(2)), jnp.eye(2), (lower, jnp.ones(2)))
         return jnp.sum(step.params.primal[0]), step.state.status
