@@ -144,6 +144,7 @@ def gradient_descent_fixed_point(
         fun: ``fun(x, *args, **kwargs)``, a real scalar.
         stepsize: :math:`\eta`, any positive number.
         has_aux: whether ``fun`` returns ``(value, aux)``.
+        value_and_grad: whether ``fun`` returns its gradient too, see :func:`stationary`.
 
     Returns:
         ``T(x, *args, **kwargs)``, a pytree like ``x``.
@@ -235,6 +236,7 @@ def proximal_gradient_fixed_point(
         prox: ``prox(x, hyperparams_prox, scaling)``, see :mod:`jaxsolve.prox`.
         stepsize: :math:`\eta`, any positive number.
         has_aux: whether ``fun`` returns ``(value, aux)``.
+        value_and_grad: whether ``fun`` returns its gradient too, see :func:`stationary`.
 
     Returns:
         ``T(x, hyperparams_prox, *args, **kwargs)``, a pytree like ``x``.
@@ -257,6 +259,7 @@ def projected_gradient_fixed_point(
         projection: ``projection(x, hyperparams_proj)``, see :mod:`jaxsolve.projection`.
         stepsize: :math:`\eta`, any positive number.
         has_aux: whether ``fun`` returns ``(value, aux)``.
+        value_and_grad: whether ``fun`` returns its gradient too, see :func:`stationary`.
 
     Returns:
         ``T(x, hyperparams_proj, *args, **kwargs)``, a pytree like ``x``.

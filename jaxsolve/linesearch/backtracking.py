@@ -80,6 +80,10 @@ class BacktrackingLineSearch(LineSearch):
         if self.condition == "goldstein":
             check_number("c1 (for condition='goldstein')", self.c1, below=0.5)
 
+    @property
+    def _has_curvature_condition(self):
+        return self.condition in ("wolfe", "strong-wolfe")
+
     def _init_bracket(self, dtype) -> BacktrackingBracket:
         zero = jnp.zeros((), dtype)
         return BacktrackingBracket(zero, zero + jnp.inf)

@@ -87,9 +87,10 @@ class BlockCoordinateDescent(IterativeSolver):
         block_prox: ``block_prox(x_j, hyperparams_prox, scaling)`` of one block, see :mod:`jaxsolve.prox`; called
             under ``vmap``.
         selection: the order in which blocks are visited. ``"cyclic"``: an iteration is a sweep from the first to the
-            last. ``"random"``: a sweep in an order that is drawn anew each time. ``"working_set"``: an iteration solves the
-            problem on a working set, by a proximal Newton method, and then looks at all blocks; for convex problems, by
-            far the fastest where few blocks matter. ``"auto"``: by working sets for composite functions, else cyclic.
+            last. ``"random"``: a sweep in an order that is drawn anew each time. ``"working_set"``: an iteration
+            solves the problem on a working set, by a proximal Newton method, and then looks at all blocks; for convex
+            problems, by far the fastest where few blocks matter. ``"auto"``: by working sets for composite functions,
+            else cyclic.
         seed: for ``selection="random"``, an integer or a key of ``jax.random``.
 
     Reference:
@@ -115,6 +116,12 @@ class BlockCoordinateDescent(IterativeSolver):
     tol: float = option(1e-4)
     selection: str = option("auto")
     seed: Any = option(0)
+
+    @property
+    def _resumed_fields(self) -> tuple[str, ...]:  # type: ignore[override]  # a constant of the other solvers
+        """Step sizes that were found are a start; Lipschitz constants are those of the data at hand."""
+        constants = getattr(self.fun, "columnwise_lipschitz_const", None)
+        return ("iter_num", "free") if constants is not None else ("iter_num", "free", "curvature")
 
     def _validate(self) -> None:
         """Raise for an impossible option."""

@@ -113,8 +113,8 @@ class MirrorDescent(GradientMethod):
 
         Args:
             projection: ``projection(y, hyperparams_proj)``, the point of the set nearest to the *dual* point ``y`` in
-                the Bregman divergence of :math:`\varphi`. For the negative entropy on the simplex,
-                :func:`jaxsolve.projection.kl_projection_simplex`.
+                the Bregman divergence of :math:`\varphi`; it may take ``y`` only. For the negative entropy on the
+                simplex, :func:`jaxsolve.projection.kl_projection_simplex`.
             mapping_fun: the mirror map :math:`\nabla\varphi`, on a pytree like the parameters. For the negative
                 entropy, the logarithm. Where it is infinite, at the boundary of its domain, it must act entry by entry;
                 such entries stay, and their derivative is 0.

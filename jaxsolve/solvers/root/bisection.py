@@ -73,9 +73,9 @@ class Bisection(IterativeSolver):
         0.0833
     """
 
-    optimality_fun: Callable = dataclasses.field()  # hides the method of the other solvers
-    lower: Any = dataclasses.field(kw_only=True)
-    upper: Any = dataclasses.field(kw_only=True)
+    optimality_fun: Callable = dataclasses.field()  # in place of the method of the other solvers
+    lower: Any
+    upper: Any
     check_bracket: bool = option(True)
     has_aux: bool = option(False)
     maxiter: int = option(30)
