@@ -39,9 +39,8 @@ lint: $(VENV)/test.stamp  ## Format, style, types, and the layers of the package
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-docs: $(VENV)/docs.stamp  ## Build the documentation with warnings as errors, and run its examples
+docs: $(VENV)/docs.stamp  ## Build the documentation with warnings as errors (the tests run its examples)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
-	$(BIN)/python -m sphinx -q -W --keep-going -b doctest docs docs/_build/doctest
 	@echo "docs/_build/html/index.html"
 
 bench: $(VENV)/benchmarks.stamp  ## Compare speed, imports and evaluations with other libraries

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The pages execute the examples, too.
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 sys.path.insert(0, str(Path(__file__).parent / "ext"))
 
 import jaxsolve
@@ -19,7 +17,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.doctest",
+    "sphinx.ext.doctest",  # for its directives: pytest runs the programs of the pages (tests/test_pages.py)
     "sphinx.ext.mathjax",
     "public_names",
 ]
@@ -39,11 +37,3 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_custom_sections = ["Reference"]
-
-# Only the examples of the pages: pytest runs those of the docstrings, in both precisions.
-doctest_test_doctest_blocks = ""
-doctest_global_setup = """
-import jax
-import jax.numpy as jnp
-import jaxsolve
-"""

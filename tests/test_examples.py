@@ -1,4 +1,4 @@
-"""The main example in detail. The others are executed, and their claims compared, by the pages of the documentation."""
+"""The main example in detail. The others are executed, and their claims compared, in test_pages.py."""
 
 import importlib.util
 import sys

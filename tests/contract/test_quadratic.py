@@ -7,22 +7,10 @@ import pytest
 
 import jaxsolve
 from jaxsolve import Status
-from tests.registry import QUADRATIC_CASES, float_dtype, get_quadratic_case
+from tests.registry import each_quadratic, float_dtype
 
-
-def _param(name):
-    external = get_quadratic_case(name).external
-    return pytest.param(name, marks=pytest.mark.slow) if external else name
-
-
-@pytest.fixture(params=[_param(name) for name in QUADRATIC_CASES])
-def case(request):
-    return get_quadratic_case(request.param)
-
-
-@pytest.fixture(params=[name for name in QUADRATIC_CASES if get_quadratic_case(name).iterates])
-def iterative_case(request):
-    return get_quadratic_case(request.param)
+# One with multipliers and one without.
+TWO = ("InteriorPointQP", "BoxCDQP")
 
 
 def close(got, want, tol):
@@ -36,6 +24,7 @@ def flat(params):
 
 
 @pytest.mark.float32
+@each_quadratic()
 def test_solution_status_and_optimality(case):
     solver = case.make()
     params, state = case.run(solver, case.theta)
@@ -51,24 +40,40 @@ def test_solution_status_and_optimality(case):
 
 
 @pytest.mark.float32
-def test_derivatives_in_every_mode(case):
+@each_quadratic()
+def test_first_order_forward_and_reverse(case):
+    """Of the solution and of the value, where the state has one."""
+    solver = case.make()
+
+    def run(theta):
+        params, state = case.run(solver, theta)
+        return (flat(params), state.value) if hasattr(state, "value") else (flat(params),)
+
+    def exact(theta):
+        return flat(case.exact(theta)), case.value(theta)
+
+    forward, reverse = jax.jit(lambda t: (jax.jacfwd(run)(t), jax.jacrev(run)(t)))(case.theta)
+    want = jax.jit(jax.jacfwd(exact))(case.theta)
+    for got in (forward, reverse):
+        for g, w in zip(got, want, strict=False):
+            close(g, w, case.tolerance())
+
+
+@pytest.mark.float32
+@each_quadratic(TWO)
+def test_second_order(case):
     solver = case.make()
 
     def solution(theta):
         return flat(case.run(solver, theta).params)
 
-    def exact(theta):
-        return flat(case.exact(theta))
-
-    def derivatives(f):
-        return jax.jacfwd(f), jax.jacrev(f), jax.hessian(f), jax.jacrev(jax.jacrev(f))
-
-    got = jax.jit(lambda t: [d(t) for d in derivatives(solution)])(case.theta)
-    want = jax.jit(lambda t: [d(t) for d in derivatives(exact)])(case.theta)
-    for g, w, tol in zip(got, want, (1, 1, 30, 30), strict=True):
-        close(g, w, tol * case.tolerance())
+    got = jax.jit(lambda t: (jax.hessian(solution)(t), jax.jacrev(jax.jacrev(solution))(t)))(case.theta)
+    want = jax.jit(jax.hessian(lambda t: flat(case.exact(t))))(case.theta)
+    for hessian in got:
+        close(hessian, want, 30 * case.tolerance())
 
 
+@each_quadratic(("EqualityConstrainedQP",))
 def test_higher_derivatives_in_the_linear_term_alone(case):
     """Nothing else moves: of the systems that are solved, not even the matrices."""
     solver = case.make()
@@ -88,12 +93,7 @@ def test_higher_derivatives_in_the_linear_term_alone(case):
     close(cubic, -jnp.einsum("k,ki,kj,kl->ijl", jnp.cos(x), J, J, J), case.tolerance())
 
 
-def test_derivative_of_the_value(case):
-    solver = case.make()
-    got = jax.jit(jax.grad(lambda t: case.run(solver, t).state.value))(case.theta)
-    close(got, jax.jit(jax.grad(case.value))(case.theta), case.tolerance())
-
-
+@each_quadratic(TWO)
 def test_against_finite_differences(case):
     solver = case.make()
     f = jax.jit(lambda t: flat(case.run(solver, t).params))
@@ -103,6 +103,7 @@ def test_against_finite_differences(case):
         close(jax.jvp(f, (case.theta,), (e,))[1], numeric, 1e-5)
 
 
+@each_quadratic(TWO)
 def test_transformations(case):
     solver = case.make()
     thetas = case.theta[None] * jnp.asarray([[1.0], [1.01], [0.99]], float_dtype())
@@ -116,26 +117,33 @@ def test_transformations(case):
     close(scanned(thetas), want, case.tolerance())
 
 
-def test_unrolled_equals_implicit(case):
-    if not case.unrolls:
-        with pytest.raises(ValueError, match="implicit_diff"):
-            case.make(implicit_diff=False)
-        return
+def check_unrolled(case, mode):
     solver = case.make(implicit_diff=False, maxiter=case.unroll_iters)
-    want = jax.jit(jax.jacfwd(lambda t: flat(case.exact(t))))(case.theta)
-
-    def solution(theta):
-        return flat(case.run(solver, theta).params)
-
-    for mode in (jax.jacfwd, jax.jacrev):
-        close(jax.jit(mode(solution))(case.theta), want, 1e-4)
+    got = jax.jit(mode(lambda t: flat(case.run(solver, t).params)))(case.theta)
+    close(got, jax.jit(jax.jacfwd(lambda t: flat(case.exact(t))))(case.theta), 1e-4)
 
 
-def test_iteration_limits_and_warm_start(iterative_case):
-    case = iterative_case
-    none = case.run(case.make(maxiter=0, tol=0.0), case.theta)
+@each_quadratic(("InteriorPointQP", "BoxOSQP", "BoxCDQP"), where=lambda case: case.unrolls)
+def test_unrolled_equals_implicit(case):
+    check_unrolled(case, jax.jacfwd)
+
+
+@each_quadratic(("BoxCDQP",), where=lambda case: case.unrolls)
+def test_unrolled_in_reverse_equals_implicit(case):
+    check_unrolled(case, jax.jacrev)
+
+
+@each_quadratic(where=lambda case: not case.unrolls)
+def test_what_cannot_be_unrolled_says_so(case):
+    with pytest.raises(ValueError, match="implicit_diff"):
+        case.make(implicit_diff=False)
+
+
+@each_quadratic(where=lambda case: case.iterates)
+def test_iteration_limits_and_warm_start(case):
+    run = jax.jit(lambda maxiter: case.run(case.make(maxiter=maxiter, tol=0.0), case.theta))
+    none, one = run(0), run(1)
     assert (int(none.state.iter_num), int(none.state.status)) == (0, Status.MAXITER)
-    one = case.run(case.make(maxiter=1, tol=0.0), case.theta)
     assert (int(one.state.iter_num), int(one.state.status)) == (1, Status.MAXITER)
     assert np.all(np.isfinite(flat(one.params)))
     solver = case.make()
@@ -150,25 +158,32 @@ def test_iteration_limits_and_warm_start(iterative_case):
     close(flat(again), flat(params), case.tolerance())
 
 
+@each_quadratic()
 def test_nonfinite_data_end_with_a_status(case):
+    (P, c), *rest = case.data(case.theta)
+    params, state = case.make().run(None, (P, c * jnp.nan), *rest)
+    assert int(state.status) == Status.NONFINITE
+    assert np.all(np.isfinite(flat(params)))
+
+
+@each_quadratic(TWO)
+def test_a_batch_element_that_failed_has_derivatives_of_zero(case):
+    """In all outputs; its neighbors have theirs."""
     (P, c), *rest = case.data(case.theta)
 
     def run(c):
         params, state = case.make().run(None, (P, c), *rest)
-        return flat(params), getattr(state, "value", jnp.zeros(())), state.status
+        return flat(params), getattr(state, "value", jnp.zeros(()))
 
-    broken = c * jnp.nan
-    params, _, status = run(broken)
-    assert int(status) == Status.NONFINITE
-    assert np.all(np.isfinite(params))
-    # A problem that failed has derivatives of zero, in all outputs; its neighbors have theirs.
-    for mode in (jax.jacrev, jax.jacfwd):
-        jacobians = jax.jit(jax.vmap(mode(lambda c: run(c)[:2])))(jnp.stack([broken, c]))
-        for found, own in zip(jacobians, mode(lambda c: run(c)[:2])(c), strict=True):
-            np.testing.assert_array_equal(found[0], 0)
-            close(found[1], own, 1e-9)
+    modes = jax.jacrev(run), jax.jacfwd(run)
+    batch = jnp.stack([c * jnp.nan, c])
+    found, own = jax.jit(lambda cs: ([jax.vmap(mode)(cs) for mode in modes], [mode(cs[1]) for mode in modes]))(batch)
+    for (failed, neighbor), alone in zip(jax.tree.leaves(found), jax.tree.leaves(own), strict=True):
+        np.testing.assert_array_equal(failed, 0)
+        close(neighbor, alone, 1e-9)
 
 
+@each_quadratic(TWO)
 def test_second_run_compiles_nothing(case):
     compiled = []
 
@@ -186,6 +201,7 @@ def test_second_run_compiles_nothing(case):
     assert not compiled
 
 
+@each_quadratic()
 def test_bad_options_are_refused(case):
     _, *rest = case.data(case.theta)
     for option, value in (("tol", -1.0), ("maxiter", -1), ("weak", "perhaps"), ("polish", 3), ("rtol", -1.0)):
@@ -201,6 +217,7 @@ def test_bad_options_are_refused(case):
             jaxsolve.check(case.run(case.make(maxiter=0, tol=0.0), case.theta))
 
 
+@each_quadratic()
 def test_data_that_a_solver_has_no_use_for(case):
     solver, data = case.make(), case.data(case.theta)
     for args, kwargs in (((*data, *data), {}), (data, {"params_other": 1}), (data, {"params_obj": data[0]})):
