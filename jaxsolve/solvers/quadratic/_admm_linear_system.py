@@ -91,9 +91,8 @@ def linear_system(
         sigma = jnp.maximum(sigma, 1e-4)  # it decides the condition of the system, and of nothing else
     if batch_probe is None or unrolls or not direct:
         return LinearSystem(qp, _weights(equality, free, qp.q.dtype), sigma, None, direct, unrolls)
-    P, A = qp.P.dense(), qp.A.dense()
-    weights = _common_weights(P, A, equality, free, batch_probe)
-    return LinearSystem(qp, weights, sigma, Basis(*_common_basis(P, A, weights, sigma, batch_probe)), direct, unrolls)
+    weights, *basis = _common_parts(qp.P.dense(), qp.A.dense(), sigma, equality, free, batch_probe)
+    return LinearSystem(qp, weights, sigma, Basis(*basis), direct, unrolls)
 
 
 def correction(system: LinearSystem, own: Any, rho: Array, g: Array) -> Array:
@@ -168,40 +167,28 @@ def _each(fun, axis_size, in_batched, args):
     return jax.vmap(fun, in_axes=axes, axis_size=axis_size)(*args)
 
 
-@custom_vmap
-def _common_weights(P, A, equality, free, batch_probe):
-    del A, batch_probe
-    return _weights(equality, free, P.dtype)
+def _own_parts(P, A, sigma, equality, free, batch_probe):
+    """The weights, and no eigendecomposition."""
+    del A, sigma, batch_probe
+    return _weights(equality, free, P.dtype), jnp.zeros_like(P), jnp.zeros_like(P[0])
 
 
-@_common_weights.def_vmap
-def _(axis_size, in_batched, P, A, equality, free, batch_probe):
-    if in_batched[0] or in_batched[1]:
-        own = _each(
-            lambda equality, free: _weights(equality, free, P.dtype), axis_size, in_batched[2:4], (equality, free)
-        )
-        return own, True
+_common_parts = custom_vmap(_own_parts)
+
+
+@_common_parts.def_vmap
+def _(axis_size, in_batched, P, A, sigma, equality, free, batch_probe):
+    if any(in_batched[:3]):  # P, A or sigma
+        args = (P, A, sigma, equality, free, batch_probe)
+        return _each(_own_parts, axis_size, in_batched, args), (True, True, True)
     # Any weights will do; the whole batch gets the same.
-    equality = jnp.any(equality, axis=0) if in_batched[2] else equality
-    free = jnp.all(free, axis=0) if in_batched[3] else free
-    return _weights(equality, free, P.dtype), False
-
-
-@custom_vmap
-def _common_basis(P, A, weights, sigma, batch_probe):
-    del A, weights, sigma, batch_probe
-    return jnp.zeros_like(P), jnp.zeros_like(P[0])
-
-
-@_common_basis.def_vmap
-def _(axis_size, in_batched, P, A, weights, sigma, batch_probe):
-    if any(in_batched[:4]):
-        size = A.shape[-1]
-        return (jnp.zeros((axis_size, size, size), P.dtype), jnp.zeros((axis_size, size), P.dtype)), (True, True)
+    equality = jnp.any(equality, axis=0) if in_batched[3] else equality
+    free = jnp.all(free, axis=0) if in_batched[4] else free
+    weights = _weights(equality, free, P.dtype)
     L = _cholesky(P, A, weights, sigma, jnp.ones((), P.dtype))
     half = solve_triangular(L, (jnp.sqrt(weights)[:, None] * A).T, lower=True)
     values, vectors = jnp.linalg.eigh(half @ half.T)
-    return (solve_triangular(L.T, vectors, lower=False), jnp.clip(values, 0, 1)), (False, False)
+    return (weights, solve_triangular(L.T, vectors, lower=False), jnp.clip(values, 0, 1)), (False, False, False)
 
 
 @custom_vmap

@@ -18,10 +18,11 @@ from jaxsolve.solvers.quadratic._problem import (
     as_vector,
     check_bounds,
     identity_rows,
+    pair,
     stack,
 )
 
-__all__ = ["BoxConstrained", "GeneralForm", "StandardForm", "by_name", "pair"]
+__all__ = ["BoxConstrained", "GeneralForm", "StandardForm", "by_name"]
 
 
 class BoxConstrained(QuadraticSolver):
@@ -146,10 +147,3 @@ def by_name(solver: Any, names: tuple[str, ...], args: tuple, kwargs: dict[str, 
             f"{type(solver).__name__}.run takes init_params and, once each, {', '.join(names)}; got {too_many}."
         )
     return {**given, **kwargs}
-
-
-def pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:
-    """The two parts of an argument; ``TypeError`` if it has not two."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} must be a pair {meaning}, got {type(value).__name__}.")
-    return value[0], value[1]

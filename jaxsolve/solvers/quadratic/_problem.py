@@ -31,6 +31,7 @@ __all__ = [
     "compute_dtype",
     "flat",
     "identity_rows",
+    "pair",
     "stack",
     "unraveled",
     "weighted_gram",
@@ -89,10 +90,7 @@ class SparseMatrix:
         return jnp.zeros(self.shape[0], x.dtype).at[self.rows].add(self.data * taken, mode="drop")
 
     def rmatvec(self, y: Array) -> Array:
-        return self.transposed().matvec(y)
-
-    def transposed(self) -> SparseMatrix:
-        return SparseMatrix(self.data, self.columns, self.rows, (self.shape[1], self.shape[0]))
+        return SparseMatrix(self.data, self.columns, self.rows, self.shape[::-1]).matvec(y)
 
     def dense(self) -> Array:
         return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.columns].add(self.data, mode="drop")
@@ -149,11 +147,6 @@ def weighted_gram(A: Array, weights: Array) -> Array:
     # A transposed copy costs less than a product that walks through its operand across the rows: half the time of a
     # batch of 64 on CPU.
     return lax.optimization_barrier((weights[:, None] * A).T) @ A
-
-
-def has_entries(matrix: Matrix) -> bool:
-    """Whether single entries of the matrix can be looked at."""
-    return isinstance(matrix, (DenseMatrix, SparseMatrix))
 
 
 def _as_matrix(name: str, value: Any, columns: int | None, dtype) -> DenseMatrix | SparseMatrix:
@@ -236,7 +229,8 @@ class QuadraticProgram(NamedTuple):
 
     @property
     def has_entries(self) -> bool:
-        return has_entries(self.P) and has_entries(self.A)
+        """Whether single entries of the matrices can be looked at."""
+        return not any(isinstance(matrix, FunctionMatrix) for matrix in (self.P, self.A))
 
     @property
     def is_dense(self) -> bool:
@@ -308,9 +302,7 @@ def as_quadratic(
         q, hessian = jax.linearize(jax.grad(lambda x: fun(unravel(x), params_obj)), zero)
         P = FunctionMatrix(hessian, (zero.size, zero.size), zero.dtype, symmetric=True)
         return Quadratic(P, q, unravel, jax.tree.leaves(zeros)[0].dtype)
-    if not isinstance(params_obj, (tuple, list)) or len(params_obj) != 2:
-        raise TypeError(f"params_obj must be a pair (Q, c), got {_describe(params_obj)}.")
-    params_Q, c = params_obj
+    params_Q, c = pair("params_obj", params_obj, "(Q, c)")
     c = jax.tree.map(_as_float, c)
     q, unravel = flat(c, compute_dtype(c)), unraveled(c)
     if not q.size:
@@ -321,7 +313,8 @@ def as_quadratic(
         def product(x):
             return flat(matvec_Q(params_Q, unravel(x)), q.dtype)
 
-        _check_size("matvec_Q", product, q, size)
+        if (got := jax.eval_shape(product, q).size) != size:
+            raise ValueError(f"matvec_Q must return as many entries as x has, {size}, but returned {got}.")
         return Quadratic(FunctionMatrix(product, (size, size), q.dtype, symmetric=True), q, unravel, dtype)
     if params_Q is None:
         return Quadratic(DenseMatrix(jnp.zeros((size, size), q.dtype)), q, unravel, dtype)
@@ -413,11 +406,8 @@ def _as_float(leaf):
     return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(jnp.result_type(float))
 
 
-def _check_size(name, product, x, size):
-    got = jax.eval_shape(product, x).shape
-    if got != (size,):
-        raise ValueError(f"{name} must return as many entries as x has, {size}, but returned {got[0]}.")
-
-
-def _describe(value):
-    return f"{type(value).__name__} of length {len(value)}" if hasattr(value, "__len__") else type(value).__name__
+def pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:
+    """The two parts of an argument; ``TypeError`` if it has not two."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair {meaning}, got {type(value).__name__}.")
+    return value[0], value[1]

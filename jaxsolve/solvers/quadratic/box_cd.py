@@ -24,8 +24,8 @@ from jax import lax
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
-from jaxsolve.solvers.quadratic._forms import by_name, pair
-from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds, flat, unraveled
+from jaxsolve.solvers.quadratic._forms import by_name
+from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds, flat, pair, unraveled
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["BoxCDQP", "BoxCDState"]
@@ -95,11 +95,9 @@ class BoxCDQP(IterativeSolver):
     def _first_point(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
         """The point of the box that is closest to ``init_params``, or to 0."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
-        size, dtype = objective.q.size, objective.q.dtype
-        start = (
-            jnp.zeros_like(objective.q) if init_params is None else as_vector("init_params", init_params, size, dtype)
-        )
-        return objective.unravel(jnp.clip(start, lower, upper))
+        start = 0.0 if init_params is None else init_params
+        x = as_vector("init_params", start, objective.q.size, objective.q.dtype)
+        return objective.unravel(jnp.clip(x, lower, upper))
 
     def init_state(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> BoxCDState:
         """The state before the first sweep; the arguments are those of ``run``."""

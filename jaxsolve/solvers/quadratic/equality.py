@@ -24,7 +24,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
@@ -37,6 +36,7 @@ from jaxsolve.solvers.quadratic._direct import DirectQP, DirectState
 from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors, factorize, kkt_residual, polish
 from jaxsolve.solvers.quadratic._kkt_system import KKTSystem
 from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
+from jaxsolve.solvers.quadratic._problem import flat
 from jaxsolve.solvers.quadratic._residuals import products
 from jaxsolve.tree_util import tree_where
 
@@ -87,13 +87,13 @@ class EqualityConstrainedQP(DirectQP):
         0.667
     """
 
-    matvec_Q: Callable | None = None  # type: ignore[misc]  # an option here
-    matvec_A: Callable | None = None  # type: ignore[misc]
-    fun: Callable | None = None  # type: ignore[misc]
     solve: Callable | None = option(None)
     refine_regularization: float = option(0.0)
     refine_maxiter: int = option(10)
     maxiter: int = option(1000)
+    matvec_Q: Callable | None = None  # type: ignore[misc]  # an option here
+    matvec_A: Callable | None = None  # type: ignore[misc]
+    fun: Callable | None = None  # type: ignore[misc]
 
     _data_names = ("params_obj", "params_eq")
 
@@ -137,16 +137,17 @@ class EqualityConstrainedQP(DirectQP):
     def _by_option(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Array]:
         """The system for a step from ``(x, y)``, in the units and containers of the user."""
         qp, method = problem.qp, self.solve
+        assert method is not None
         options = _accepted(method, tol=0.1 * jnp.asarray(self.tol), maxiter=self.maxiter)
 
         def tree(x, y):
-            return problem.unravel_x(x), problem.unravel_rows(y)[0]
+            return problem.unravel_x(x), problem.unravel_rows(y).get("A")
 
-        def flat(pair):
-            return tuple(ravel_pytree(part)[0].astype(vector.dtype) for part, vector in zip(pair, (x, y), strict=True))
+        def flat_pair(pair):
+            return tuple(flat(part, x.dtype) for part in pair)
 
         def matvec(pair):
-            u, v = flat(pair)
+            u, v = flat_pair(pair)
             return tree(qp.P.matvec(u) + qp.A.rmatvec(v), qp.A.matvec(u))
 
         rhs = tree(-(qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)), qp.upper - qp.A.matvec(x))
@@ -157,14 +158,14 @@ class EqualityConstrainedQP(DirectQP):
             def rough(matvec, rhs):
                 def regularized(pair):
                     ridge = jnp.asarray(self.refine_regularization).astype(x.dtype)
-                    (u, v), (Pu, Av) = flat(pair), flat(matvec(pair))
+                    (u, v), (Pu, Av) = flat_pair(pair), flat_pair(matvec(pair))
                     return tree(Pu + ridge * u, Av - ridge * v)
 
                 return linear_solve(regularized, rhs, method, structure="symmetric", on_failure="ignore", **options)
 
             tol = 0.1 * jnp.asarray(self.tol)
             step = solve_iterative_refinement(matvec, rhs, maxiter=self.refine_maxiter, tol=tol, solve=rough)
-        dx, dy = flat(step)
+        dx, dy = flat_pair(step)
         return x + dx, y + dy
 
     def _status(self, problem: Problem, x: Array, at: Any, error: Array) -> Array:

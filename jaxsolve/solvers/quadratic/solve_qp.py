@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 from jaxsolve.solvers.quadratic._forms import GeneralForm
+from jaxsolve.solvers.quadratic._problem import compute_dtype
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 
@@ -26,11 +26,7 @@ _MAX_ENTRIES = 4_000_000
 _METHODS = ("auto", "equality", "interior_point", "osqp", "matrix_free")
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["x", "dual_eq", "dual_ineq", "dual_bounds", "value", "status", "error", "iter_num"],
-    meta_fields=["method", "reason"],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class QPResult:
     """Result of :func:`solve_qp`; a pytree.
@@ -57,8 +53,8 @@ class QPResult:
     status: Array
     error: Array
     iter_num: Array
-    method: str
-    reason: str
+    method: str = dataclasses.field(metadata={"static": True})
+    reason: str = dataclasses.field(metadata={"static": True})
 
     @property
     def message(self) -> str:
@@ -140,10 +136,7 @@ def solve_qp(
     if chosen == "equality" and (G is not None or bounded):
         raise ValueError("method='equality' is for problems without G, h, l and u.")
     if tol is None:
-        leaf = jax.tree.leaves(c)[0]
-        single = jnp.finfo(jnp.result_type(leaf, float)).bits < 64
-        tol = 1e-5 if single else 1e-8
-        tol = 1e-4 if chosen == "matrix_free" else tol
+        tol = 1e-4 if chosen == "matrix_free" else default_tol(compute_dtype(c))
     matrices = {"matvec_Q": Q, "matvec_A": A, "matvec_G": G}
     options: dict[str, Any] = {name: _calling(matrix) for name, matrix in matrices.items() if callable(matrix)}
     options |= {"tol": tol} if maxiter is None else {"tol": tol, "maxiter": maxiter}
@@ -175,6 +168,11 @@ class GeneralInteriorPoint(InteriorPoint, GeneralForm):
 
 class GeneralOSQP(OperatorSplitting, GeneralForm):
     """Operator splitting for equalities, inequalities and bounds."""
+
+
+def default_tol(dtype: Any) -> float:
+    """A tolerance that a method with factorizations reaches in a dtype."""
+    return 1e-8 if jnp.finfo(dtype).bits == 64 else 1e-5
 
 
 def _choose(Q, c, A, G, bounded) -> tuple[str, str]:

@@ -289,3 +289,31 @@ def test_bad_data_are_refused():
         jaxsolve.InteriorPointQP().run(None, (Q, c), jnp.eye(2))
     with pytest.raises(TypeError, match="pair"):
         jaxsolve.InteriorPointQP().run(None, (Q, c), jnp.eye(2), jnp.ones(2))
+
+
+def test_the_default_tolerance_in_single_precision():
+    """More than the precision of the dtype is not asked for."""
+    data = (jnp.asarray(part, jnp.float32) for part in problem(0))
+    Q, c, A, lower, upper = data
+    solver = jaxsolve.InteriorPointQP()
+    _, state = solver.run(None, (Q, c), A, (lower, upper))
+    assert int(state.status) == Status.CONVERGED and int(state.iter_num) < 30
+    assert float(state.error) <= 10 * np.finfo(np.float32).eps
+    forced = jaxsolve.InteriorPointQP(tol=0.0, maxiter=12).run(None, (Q, c), A, (lower, upper)).state
+    assert int(forced.iter_num) == 12 and int(forced.status) == Status.MAXITER
+
+
+def test_a_linear_solver_of_the_user():
+    """It takes the place of the factor, with the same derivative."""
+    Q, c, A, lower, upper = (jnp.asarray(part) for part in problem(1, rank=6))
+    used = []
+
+    def own(matvec, b):
+        used.append(jax.tree.map(jnp.shape, b))
+        return jaxsolve.linear_solve.solve_lu(matvec, b)
+
+    def jacobian(**options):
+        return jax.jacrev(lambda c: solve(Q, c, A, lower, upper, **options).params.primal[0])(c)
+
+    np.testing.assert_allclose(jacobian(implicit_diff_solve=own), jacobian(), atol=1e-7)
+    assert used[0] == ((6,), (9,))

@@ -216,6 +216,31 @@ def test_a_warm_start_saves_iterations():
     assert int(solver.run(start, (Q, c), A, (lower, upper)).state.iter_num) == 0
 
 
+def test_the_result_of_a_run_is_a_starting_point():
+    """With the penalty that the run had found."""
+    Q, c, A, lower, upper = data(6)
+    solver = jaxsolve.BoxOSQP(tol=1e-6, polish=False, maxiter=2000)
+    args = (Q, c), A, (lower, upper)
+    step = solver.run(None, *args)
+    assert int(step.state.status) == Status.CONVERGED
+    again = solver.run(step, (Q, 1.001 * c), *args[1:])
+    assert int(again.state.status) == Status.CONVERGED and int(again.state.iter_num) < int(step.state.iter_num)
+    state = jaxsolve.BoxOSQP(rho_start=7.0, polish=False).init_state(step, *args)
+    np.testing.assert_array_equal(state.rho_bar, step.state.rho_bar)
+    assert int(EXACT.run(step, *args).state.status) == Status.CONVERGED
+
+
+def test_buffers_may_be_donated():
+    Q, c, A, lower, upper = data(6)
+    solver, args = jaxsolve.BoxOSQP(), ((Q, c), A, (lower, upper))
+    params = solver.init_params(None, *args)
+    state = solver.init_state(params, *args)
+    update = jax.jit(solver.update, donate_argnums=(0, 1))
+    for _ in range(2):
+        params, state = update(params, state, *args)
+    assert int(state.iter_num) == 10 and np.all(np.isfinite(params.primal[0]))
+
+
 def test_linear_programs():
     rng = np.random.default_rng(0)
     A, x = rng.normal(size=(4, 7)), rng.uniform(size=7)
