@@ -715,17 +715,16 @@ def test_settings_of_jax_are_seen():
 
 def test_nothing_is_kept_alive():
     """Solvers over fresh functions that capture fresh arrays leave neither the arrays nor the solvers behind."""
-    arrays, solvers = [], []
-    for i in range(30):
+
+    def solve(i):
         c = jnp.full(3, float(i))
         solver = jaxsolve.GradientDescent(lambda x: jnp.sum((x - c) ** 2), maxiter=2)
         np.testing.assert_allclose(solver.run(jnp.zeros(3)).params[0], i, atol=1e-6)
-        arrays.append(weakref.ref(c))
-        solvers.append(weakref.ref(solver))
-    del c, solver
+        return weakref.ref(c), weakref.ref(solver)
+
+    references = [solve(i) for i in range(10)]
     gc.collect()
-    assert not any(reference() is not None for reference in arrays[:-1])
-    assert not any(reference() is not None for reference in solvers[:-1])
+    assert [[reference() for reference in pair] for pair in references] == [[None, None]] * 10
 
 
 def test_the_tables_are_bounded(monkeypatch):
