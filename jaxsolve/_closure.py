@@ -93,6 +93,7 @@ class Hoisted:
             static_out.append(out_static)
             return out_leaves
 
+        flat_fun.__wrapped__ = fun  # so that errors of jax name the function of the user
         closed, out_shape = jax.make_jaxpr(flat_fun, return_shape=True)(*leaves)
         self._static_out = static_out[0]
         self.jaxpr = closed.jaxpr

@@ -31,6 +31,7 @@ __all__ = [
     "is_sparse",
     "is_wrapped_function",
     "jaxpr_as_fun",
+    "on_every_device",
     "outside_transformations",
     "place_like",
     "quick_compiler_options",
@@ -53,6 +54,12 @@ TRACE_NOTES = (jax.core.Trace, jex.DebugInfo)
 def is_concrete(x: Any) -> bool:
     """Whether ``x`` has a value now, rather than standing for one in a trace."""
     return not isinstance(x, jax.core.Tracer)
+
+
+def on_every_device() -> Any:
+    """The ``out_sharding`` of a product of which every device is to have all, or ``None`` where nobody must say so."""
+    explicit = jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    return jax.P() if explicit else None
 
 
 def varying_axes(x: Any) -> frozenset:

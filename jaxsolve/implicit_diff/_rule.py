@@ -23,7 +23,7 @@ from jax import lax
 from jaxsolve._closure import Hoisted, hoist, is_dynamic, merge_static, split_static
 from jaxsolve._compat import contains_custom_vjp, reverse_only, with_tangents
 from jaxsolve._types import Structure
-from jaxsolve.implicit_diff._system import TangentSystem, solve_tangent
+from jaxsolve.implicit_diff._system import TangentSystem, as_matrix, solve_tangent
 from jaxsolve.linear_solve._differentiable import solve_by
 from jaxsolve.tree_util import tree_negative
 
@@ -218,7 +218,7 @@ class _ImplicitRule:
             adjoint = evaluate("transposed", sol, values, tree_negative(sol_bar))
         else:
             adjoint = solve_tangent(
-                transposed, tree_negative(sol_bar), sol, solve=self.method, structure=self.structure
+                as_matrix(transposed, sol), tree_negative(sol_bar), sol, solve=self.method, structure=self.structure
             )
         _, vjp = jax.vjp(lambda values: evaluate("residual", sol, values), values)
         (more_values,) = vjp(jax.tree.unflatten(as_residual, jax.tree.leaves(adjoint)))

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from jaxsolve._types import Array, PyTree, Structure
+from jaxsolve.linear_solve import DIRECT_MAX_SIZE
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.tree_util import tree_l2_norm, tree_sub
 
@@ -53,14 +55,21 @@ class TangentSystem:
         return tree_l2_norm(tree_sub(image, rhs)) / jnp.where(size > 0, size, jnp.ones_like(size))
 
 
+def as_matrix(matvec: Callable, like: PyTree) -> Callable:
+    """A linear map on pytrees as the product with its matrix, which can be transposed; a large one as it is."""
+    flat, unravel = ravel_pytree(like)
+    if flat.size > DIRECT_MAX_SIZE:
+        return matvec
+    columns = jax.vmap(lambda v: ravel_pytree(matvec(unravel(v)))[0])(jnp.eye(flat.size, dtype=flat.dtype))
+    return lambda x: unravel(ravel_pytree(x)[0] @ columns)
+
+
 def solve_tangent(
     matvec: Callable, rhs: PyTree, like: PyTree, *, solve: Callable | None = None, structure: Structure = "general"
 ) -> PyTree:
     """Solve ``matvec(x) = rhs`` for ``x`` with the structure and dtypes of ``like``.
 
-    ``matvec`` may map to another container type than it maps from, as long as the leaves agree in shape. Complex
-    unknowns are solved for as pairs of real ones: the derivative of a function of complex numbers is in general linear
-    over the reals only.
+    ``matvec`` may map to another container type than it maps from, as long as the leaves agree in shape.
     """
     treedef = jax.tree.structure(like)
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(like)]
@@ -69,24 +78,4 @@ def solve_tangent(
         leaves = [leaf.astype(dtype) for leaf, dtype in zip(jax.tree.leaves(tree), dtypes, strict=True)]
         return jax.tree.unflatten(treedef, leaves)
 
-    if not any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
-        return linear_solve(lambda x: cast(matvec(x)), cast(rhs), solve, structure=structure)
-    solution = linear_solve(
-        lambda pair: _as_pair(cast(matvec(_as_complex(pair, like)))), _as_pair(cast(rhs)), solve, structure="general"
-    )
-    return _as_complex(solution, like)
-
-
-def _as_pair(tree):
-    leaves = jax.tree.leaves(tree)
-    return [x.real for x in leaves], [x.imag for x in leaves if jnp.iscomplexobj(x)]
-
-
-def _as_complex(pair, like):
-    leaves, treedef = jax.tree.flatten(like)
-    imaginary = iter(pair[1])
-    joined = [
-        jax.lax.complex(x, next(imaginary)) if jnp.iscomplexobj(leaf) else x
-        for x, leaf in zip(pair[0], leaves, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, joined)
+    return linear_solve(lambda x: cast(matvec(x)), cast(rhs), solve, structure=structure)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._compat import on_every_device
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_flags, check_number, option
 from jaxsolve.solvers._descent_method import DescentMethod
@@ -143,7 +144,10 @@ class LBFGS(DescentMethod):
         dtype, size = tree_real_dtype(init_params), self.history_size
 
         def history():
-            return jax.tree.map(lambda x: jnp.zeros((size, *jnp.shape(x)), _history_dtype(x)), init_params)
+            # Sharded like the parameters.
+            return jax.tree.map(
+                lambda x: jnp.broadcast_to(jnp.zeros_like(x, _history_dtype(x)), (size, *jnp.shape(x))), init_params
+            )
 
         return {
             "s_history": history(),
@@ -242,7 +246,10 @@ def _rows_dot(history: PyTree, tree: PyTree, dtype) -> Array:
     def leaf_dot(rows, leaf):
         axes = (tuple(range(1, rows.ndim)), tuple(range(leaf.ndim)))
         leaf = leaf.astype(rows.dtype)
-        return lax.dot_general(rows, leaf, (axes, ((), ())), precision=lax.Precision.HIGHEST).astype(dtype)
+        product = lax.dot_general(
+            rows, leaf, (axes, ((), ())), precision=lax.Precision.HIGHEST, out_sharding=on_every_device()
+        )
+        return product.astype(dtype)
 
     return sum(jax.tree.leaves(jax.tree.map(leaf_dot, history, tree)))  # type: ignore[return-value]  # never empty
 
