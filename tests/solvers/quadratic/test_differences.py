@@ -1,5 +1,7 @@
 """Derivatives of solutions and multipliers against central differences, for families of programs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,34 +48,39 @@ def _stacked(family, seeds):
     return jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts)), *programs)
 
 
-@pytest.mark.parametrize("family", ["definite", "semidefinite", "weakly active", "redundant", "linear"])
-@pytest.mark.parametrize("make", [jaxsolve.InteriorPointQP, jaxsolve.BoxOSQP])
-def test_of_solutions_and_multipliers(make, family):
-    data, moves = _stacked(family, seeds=6)
+@functools.cache
+def _derivatives(make, redundant):
+    """A function of ``(data, move)``, compiled once for all families."""
     solver = make(tol=1e-10, maxiter=100 if make is jaxsolve.InteriorPointQP else 20_000)
 
     def solution(t, data, move):
         Q, c, A, lower, upper = (part + t * change for part, change in zip(data, move, strict=True))
-        if family == "redundant":  # an equality and an active inequality are given twice
+        if redundant:  # an equality and an active inequality are given twice
             A, lower, upper = (jnp.concatenate([part, part[jnp.array([0, 2])]]) for part in (A, lower, upper))
         params, state = solver.run(None, (Q, c), A, (lower, upper))
         y = params.dual_eq
-        if family == "redundant":  # how a force is shared between equal rows is no matter
+        if redundant:  # how a force is shared between equal rows is no matter
             y = y[:_M].at[jnp.array([0, 2])].add(y[_M:])
         return jnp.concatenate([params.primal[0], y]), state.status
 
     @jax.jit
     @jax.vmap
-    def everything(data, move):
-        along = lambda t: solution(t, data, move)[0]
-        zero = jnp.zeros(())
-        weights = jnp.sin(jnp.arange(1.0, _N + _M + 1))
-        numeric = (along(zero + 1e-6) - along(zero - 1e-6)) / 2e-6
-        reverse = jax.grad(lambda t: along(t) @ weights)(zero)
-        forward = jax.jvp(along, (zero,), (jnp.ones(()),))[1]
-        return forward, numeric, reverse - forward @ weights, solution(zero, data, move)[1]
+    def derivatives(data, move):
+        along = lambda t: solution(t, data, move)
+        zero, weights = jnp.zeros(()), jnp.sin(jnp.arange(1.0, _N + _M + 1))
+        (below, above), _ = jax.lax.map(along, jnp.array([-1e-6, 1e-6]))
+        _, forward, status = jax.jvp(along, (zero,), (jnp.ones(()),), has_aux=True)
+        reverse = jax.grad(lambda t: along(t)[0] @ weights)(zero)
+        return forward, (above - below) / 2e-6, reverse - forward @ weights, status
 
-    forward, numeric, disagreement, status = everything(data, moves)
+    return derivatives
+
+
+@pytest.mark.parametrize("family", ["definite", "semidefinite", "weakly active", "redundant", "linear"])
+@pytest.mark.parametrize("make", [jaxsolve.InteriorPointQP, jaxsolve.BoxOSQP])
+def test_of_solutions_and_multipliers(make, family):
+    data, moves = _stacked(family, seeds=6)
+    forward, numeric, disagreement, status = _derivatives(make, family == "redundant")(data, moves)
     np.testing.assert_array_equal(status, Status.CONVERGED)
     size = np.max(np.abs(numeric), axis=1, keepdims=True)
     np.testing.assert_allclose(forward / size, numeric / size, rtol=0, atol=1e-5)
