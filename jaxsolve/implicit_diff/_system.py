@@ -22,7 +22,8 @@ class TangentSystem:
 
     This class leaves the choice of the linear solver to :func:`jaxsolve.linear_solve.solve`, or to the user. A solver
     that has a factor of :math:`A` at hand returns a subclass of its own from its ``_solve``, which defines ``solve``
-    and ``transposed``. All arrays that such a system holds are constants to the derivative.
+    and ``transposed``; they are used unless the user chose a ``method``. All arrays that such a system holds are
+    constants to the derivative.
 
     Args:
         residual: ``residual(unknowns, *args, **kwargs)``, zero at the solution.
@@ -31,13 +32,14 @@ class TangentSystem:
     """
 
     #: ``solve(rhs, unknowns, *args, **kwargs)`` and its counterpart for the transpose of the matrix.
-    solve: Callable | None = None
-    transposed: Callable | None = None
+    solve: Any = None
+    transposed: Any = None
     #: Whether there is a solution to differentiate, a boolean scalar. Without one every derivative is zero.
     valid: Any = True
 
     def __init__(self, residual: Callable, method: Any = None, structure: Structure = "general"):
-        self.residual, self.method, self.structure = residual, method, structure
+        self.residual, self.method = residual, method
+        self.structure: Structure = structure
 
     def unknowns(self, params: PyTree) -> PyTree:
         """The part of the parameters that the residual determines."""

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._types import Array, PyTree
+from jaxsolve._types import Array, PyTree, Structure
 from jaxsolve.implicit_diff import TangentSystem
 from jaxsolve.solvers.quadratic._kkt import Factors, solve_kkt
 from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
@@ -42,7 +42,7 @@ class KKTSystem(TangentSystem):
         return self.solver.implicit_diff_solve
 
     @property
-    def structure(self) -> str:
+    def structure(self) -> Structure:
         """The rows are scaled, so that the matrix is not symmetric."""
         return "general"
 

@@ -90,7 +90,7 @@ class SparseMatrix:
         return jnp.zeros(self.shape[0], x.dtype).at[self.rows].add(self.data * taken, mode="drop")
 
     def rmatvec(self, y: Array) -> Array:
-        return SparseMatrix(self.data, self.columns, self.rows, self.shape[::-1]).matvec(y)
+        return SparseMatrix(self.data, self.columns, self.rows, (self.shape[1], self.shape[0])).matvec(y)
 
     def dense(self) -> Array:
         return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.columns].add(self.data, mode="drop")

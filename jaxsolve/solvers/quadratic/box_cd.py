@@ -37,14 +37,12 @@ class BoxCDState(NamedTuple):
     Attributes:
         iter_num: sweeps done, int32.
         error: Euclidean norm of the optimality residual.
-        value: the objective.
         product: ``Q x``, shape ``(n,)``.
         status: a :class:`jaxsolve.Status`, int32.
     """
 
     iter_num: Array
     error: Array
-    value: Array
     product: Array
     status: Array
 
@@ -137,13 +135,7 @@ class BoxCDQP(IterativeSolver):
         status = self._status_of(error, failed=jnp.any(endless), failure=Status.DUAL_INFEASIBLE)
         empty = jnp.any((lower > upper) | (lower == jnp.inf) | (upper == -jnp.inf))
         status = Status.PRIMAL_INFEASIBLE.where(empty, status)
-        return BoxCDState(iter_num, error, 0.5 * (x @ product) + c @ x, product, status)
-
-    def _state_of_solution(self, params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> dict[str, PyTree]:
-        """The value of the objective."""
-        objective = as_quadratic(params_obj)
-        x = flat(params, objective.q.dtype)
-        return {"value": 0.5 * (x @ objective.P.matvec(x)) + objective.q @ x}
+        return BoxCDState(iter_num, error, product, status)
 
     def optimality_fun(self, params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
         """The residual ``x - clip(x - (Q x + c), l, u)`` of projected gradient, a pytree like ``params``."""

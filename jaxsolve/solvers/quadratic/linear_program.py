@@ -131,9 +131,9 @@ def linprog(
     A_eq, b_eq = _rows("eq", A_eq, b_eq, size, dtype)
     lower, upper = _bounds(bounds, size, dtype)
     tol = default_tol(dtype) if tol is None else tol
-    solver = GeneralInteriorPoint(maxiter=maxiter, tol=tol, weak=weak, smoothing=smoothing)
+    options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak, "smoothing": smoothing}
     data = ((None, c), (A_eq, b_eq), (A_ub, b_ub), (lower, upper))
-    (x, of_eq, (of_ub, of_bounds)), state = solver.run(None, *data)
+    (x, of_eq, (of_ub, of_bounds)), state = GeneralInteriorPoint(**options).run(None, *data)
     # A constant, as its derivatives are then 0.
     value = jnp.where(Status.PRIMAL_INFEASIBLE.holds(state.status), jnp.inf, state.value)
     value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
