@@ -47,11 +47,6 @@ def forget_compiled_programs():
     jax.clear_caches()
 
 
-def pytest_make_parametrize_id(val):
-    """Workers must agree on the names of tests, so no name has an address in it."""
-    return getattr(val, "__name__", type(val).__name__) if " at 0x" in repr(val) else None
-
-
 def pytest_collection_modifyitems(items):
     """Docstring examples are run in both precisions: readers have not turned on x64."""
     for item in items:

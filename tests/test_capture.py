@@ -247,7 +247,9 @@ def test_values_are_seen_through(name):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: [1.5, float("nan"), {"x": (2.5, "a")}], lambda: Frozen(float("nan")), dict], ids=str
+    "make",
+    [lambda: [1.5, float("nan"), {"x": (2.5, "a")}], lambda: Frozen(float("nan")), dict],
+    ids=["list", "dataclass", "dict"],
 )
 def test_equal_values_are_the_same(make):
     assert snapshot([reader(make())]).same_as(snapshot([reader(make())]))

@@ -172,7 +172,9 @@ class Fixed(base.IterativeSolver):
         return jax.grad(self.fun)(params, *args)
 
 
-@pytest.mark.parametrize("solver", [Descent(quadratic, 0.2), Scaled(quadratic), Fixed(2)], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [Descent(quadratic, 0.2), Scaled(quadratic), Fixed(2)], ids=["positional", "after", "before"]
+)
 def test_solvers_in_the_style_of_dataclasses(solver):
     solution = lambda theta: solver.run(jnp.zeros(2), theta).params
     np.testing.assert_allclose(solution(2.0), 2.0, rtol=1e-2)
