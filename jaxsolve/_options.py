@@ -47,7 +47,7 @@ class _Checked(abc.ABCMeta):
             instance = super().__call__(*args, **kwargs)
         except TypeError as error:
             raise _explained(cls, kwargs, error) from None
-        for field in dataclasses.fields(cls):
+        for field in dataclasses.fields(instance):
             value = getattr(instance, field.name)
             plain = _as_python(field, value)
             if plain is not value:
@@ -83,7 +83,7 @@ class Configured(metaclass=_Checked):
         _give_by_name(cls, by_name)
         dataclasses.dataclass(eq=False, repr=False, init="__init__" not in cls.__dict__)(cls)
         # The decorator, if the class has one too, sees defaults and no longer which fields are given by name.
-        _give_by_name(cls, {field.name for field in dataclasses.fields(cls) if field.kw_only})
+        _give_by_name(cls, {field.name for field in cls.__dataclass_fields__.values() if field.kw_only})  # type: ignore[attr-defined]  # a dataclass now
 
     def __post_init__(self) -> None:
         """Called when the fields are set; a subclass may define one of its own."""

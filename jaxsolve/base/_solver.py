@@ -459,14 +459,14 @@ def loses_finite(old: PyTree, new: PyTree) -> Array:
 
 def _keep_types(name: str, new: OptStep, old: OptStep) -> OptStep:
     """What ``update`` returned, in the dtypes of what it was given; a loop must find its carry unchanged in type."""
-    new, old = tuple(new), tuple(old)
-    given, got = jax.tree.structure(old), jax.tree.structure(new)
+    given, got = jax.tree.structure(tuple(old)), jax.tree.structure(tuple(new))
     if given != got:
         raise TypeError(f"{name}.update must keep the structure of (params, state): given {given}, it returned {got}.")
-    for (path, before), after in zip(jax.tree_util.tree_leaves_with_path(old), jax.tree.leaves(new), strict=True):
+    paths = jax.tree_util.tree_leaves_with_path(tuple(old))
+    for (path, before), after in zip(paths, jax.tree.leaves(tuple(new)), strict=True):
         if jnp.shape(before) != jnp.shape(after):
             raise ValueError(
                 f"{name}.update must keep shapes: given {jnp.shape(before)}, it returned {jnp.shape(after)} for "
                 f"{('params', 'state')[path[0].idx]}{jax.tree_util.keystr(path[1:])}."
             )
-    return OptStep(*tree_cast_like(new, old))
+    return OptStep(*tree_cast_like(tuple(new), tuple(old)))
