@@ -409,7 +409,7 @@ _METADATA = frozenset(
 # Attributes that packages read of objects of any class.
 _PROTOCOL = frozenset(
     "tree_flatten tree_unflatten shape dtype ndim size aval init update run init_state optimality_fun sample log_prob "
-    "solve matvec rmatvec subfun make_linop b column columnwise_lipschitz_const check_hyperparams lanes".split()
+    "solve matvec rmatvec subfun make_linop b column columnwise_lipschitz_const check_hyperparams batch".split()
 )
 # Flags of `PyTypeObject`: Py_TPFLAGS_HEAPTYPE and Py_TPFLAGS_IMMUTABLETYPE.
 _MADE_BY_PYTHON, _IMMUTABLE = 1 << 9, 1 << 8

@@ -129,10 +129,10 @@ def _checkpointed_scan(step, init, maxiter):
 
 
 def run_if_any(condition: jax.Array, fun: Callable[[Any], Any], operand: Any) -> Any:
-    """``fun(operand)`` where ``condition`` holds, else ``operand``, at no cost under ``vmap`` if it holds in no lane.
+    """``fun(operand)`` where ``condition`` holds, else ``operand``, at no cost under ``vmap`` if it holds nowhere in the batch.
 
-    ``lax.cond`` under ``vmap`` becomes a select and pays for both branches in every lane. A ``while_loop`` of at most
-    one turn does not: it runs its body only if some lane asks for it. Not for reverse-mode differentiation.
+    ``lax.cond`` under ``vmap`` becomes a select and pays for both branches everywhere. A ``while_loop`` of at most
+    one turn does not: it runs its body only if some batch element asks for it. Not for reverse-mode differentiation.
 
     Args:
         condition: boolean scalar.
