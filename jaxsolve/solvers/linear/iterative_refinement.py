@@ -152,7 +152,6 @@ class IterativeRefinement(IterativeSolver):
 
     def optimality_fun(self, params: PyTree, A: Any, b: PyTree, A_bar: Any = None) -> PyTree:
         """The residual ``A x - b``, a pytree like ``params``; ``A_bar`` has no part in it."""
-        del A_bar
         return tree_sub(as_like("matvec_A", _product(self.matvec_A, A, params), params), tree_cast_like(b, params))
 
 
