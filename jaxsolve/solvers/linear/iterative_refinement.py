@@ -92,7 +92,7 @@ class IterativeRefinement(IterativeSolver):
 
     matvec_A: Callable | None = None
     matvec_A_bar: Callable | None = None
-    solve: Callable | None = option(functools.partial(solve_gmres, ridge=1e-6))
+    solve: Callable | None = option(default=functools.partial(solve_gmres, ridge=1e-6))
     maxiter: int = option(10)
     tol: float = option(1e-7)
 
