@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.external import CvxpyQP as CvxpyQP
     from jaxsolve.solvers.external import ExternalOSQP as ExternalOSQP
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
+    from jaxsolve.solvers.linear import IterativeRefinement as IterativeRefinement
     from jaxsolve.solvers.quadratic import OSQP as OSQP
     from jaxsolve.solvers.quadratic import BoxCDQP as BoxCDQP
     from jaxsolve.solvers.quadratic import BoxOSQP as BoxOSQP
@@ -88,6 +89,7 @@ _HOMES = {
     "GradientDescent": "solvers.unconstrained",
     "HagerZhangLineSearch": "linesearch",
     "History": "base",
+    "IterativeRefinement": "solvers.linear",
     "IterativeSolver": "base",
     "KKTSolution": "base",
     "InteriorPointQP": "solvers.quadratic",

@@ -18,7 +18,6 @@ MISSING = {
     "BFGS": "jaxsolve.LBFGS",
     "Broyden": _OWN_ROOT,
     "GaussNewton": f"jaxsolve.LBFGS {_RESIDUALS}",
-    "IterativeRefinement": "jaxsolve.linear_solve.solve_iterative_refinement",
     "LBFGSB": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
     "LevenbergMarquardt": f"jaxsolve.LBFGS {_RESIDUALS}",
     "NonlinearCG": "jaxsolve.LBFGS",

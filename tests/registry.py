@@ -18,6 +18,7 @@ import pytest
 
 import jaxsolve
 from jaxsolve.base import LinearOperator
+from jaxsolve.linear_solve import solve_gmres
 from jaxsolve.objective import CompositeLinearFunction
 from jaxsolve.projection import kl_projection_simplex, projection_non_negative, projection_simplex
 from jaxsolve.prox import prox_lasso
@@ -59,6 +60,7 @@ class Case:
         scalar: whether ``fun`` is a scalar objective.
         unrolls: whether unrolling has the right derivative.
         pytrees: whether the parameters may be any pytree, rather than one array.
+        passes_on: whether the arguments of ``run`` are passed on to ``fun``.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Case:
     scalar: bool = True
     unrolls: bool = True
     pytrees: bool = True
+    passes_on: bool = True
 
     def make(self, fun: Callable | None = None, **options: Any) -> Any:
         """The solver, tight enough for derivatives to be compared."""
@@ -272,6 +275,48 @@ def _coordinates(fun, **options):
     return jaxsolve.BlockCoordinateDescent(fun, prox_lasso, **options)
 
 
+class _Refinement:
+    """Iterative refinement for residuals ``fun(x, theta)`` that are affine in x."""
+
+    def __init__(self, fun, **options):
+        def product(theta, x):
+            return jax.jvp(lambda x: fun(x, theta), (jax.tree.map(jnp.zeros_like, x),), (x,))[1]
+
+        # The rough solver has an error of a fifth.
+        rough = functools.partial(solve_gmres, ridge=0.2)
+        self.fun, self.solver = (
+            fun,
+            jaxsolve.IterativeRefinement(product if callable(fun) else fun, solve=rough, **options),
+        )
+        self.tol = self.solver.tol
+
+    def _data(self, like, theta):
+        """Theta, with which the matrix is known, and the right-hand side."""
+        origin = jax.tree.map(lambda x: jnp.zeros(x.shape, theta.dtype), like)
+        return theta, jax.tree.map(jnp.negative, self.fun(origin, theta))
+
+    def run(self, init, theta):
+        return self.solver.run(init, *self._data(init, theta))
+
+    def init_state(self, init, theta):
+        return self.solver.init_state(init, *self._data(init, theta))
+
+    def update(self, params, state, theta):
+        return self.solver.update(params, state, *self._data(params, theta))
+
+    def l2_optimality_error(self, params, theta):
+        return self.solver.l2_optimality_error(params, *self._data(params, theta))
+
+
+def linear(x, theta):
+    """The residual of the fixed-point equation of the affine contraction."""
+    return x - affine(x, theta)
+
+
+def linear_oracle(theta):
+    return np.linalg.solve(np.eye(4) - theta[0] * CONTRACTION, theta[1] * np.ones(4))
+
+
 def _cases():
     theta, zeros = np.asarray(THETA), np.zeros(4)
     on_ridge = {"fun": ridge, "init": zeros, "theta": theta, "exact": ridge_exact}
@@ -372,6 +417,18 @@ def _cases():
         affine_exact,
         unroll_iters=120,
         scalar=False,
+    )
+    yield Case(
+        "IterativeRefinement-affine",
+        _Refinement,
+        linear,
+        zeros,
+        theta,
+        affine_exact,
+        oracle=linear_oracle,
+        unroll_iters=30,
+        scalar=False,
+        passes_on=False,
     )
     yield Case("Bisection-cubic", _bisection, cubic, None, theta, cubic_exact, scalar=False, unrolls=False)
 

@@ -134,7 +134,11 @@ class Solver(Configured):
         self._check_arguments(init_params, *args, **kwargs)
         step = (compiled_call if self.jit else call_directly)(_run, self, init_params, *args, **kwargs)
         self._check_result(step.state)
-        return OptStep(with_held_of(init_params, step.params), step.state)
+        return self._with_held_of(init_params, step)
+
+    def _with_held_of(self, given: PyTree, step: OptStep) -> OptStep:
+        """A result with the held leaves that were given; a point that is not needed has none."""
+        return OptStep(with_held_of(given, step.params), step.state) if self._needs_init_params else step
 
     def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
         """Euclidean norm of the optimality residual at ``params``; a scalar."""
@@ -224,7 +228,7 @@ def _compiled_when_eager(method: Callable) -> Callable:
             args = (*args, kwargs.pop(others[0]))
         compiled = self.jit and outside_transformations()
         out = (compiled_call if compiled else call_directly)(body, self, *args, **kwargs)
-        return OptStep(with_held_of(args[0], out.params), out.state) if isinstance(out, OptStep) else out
+        return self._with_held_of(args[0], out) if isinstance(out, OptStep) else out
 
     return call
 

@@ -54,7 +54,7 @@ def test_calls_of_the_function(case):
 THREE = ("GradientDescent-ridge", "LBFGS-zoom", "Bisection-cubic")
 
 
-@each(THREE)
+@each(THREE, where=lambda case: case.passes_on)
 def test_second_run_and_equal_solvers_compile_nothing(case, compilations):
     counted = Counted(case.fun)
     solver = case.make(counted)

@@ -54,3 +54,11 @@ def test_auxiliary_output_and_derivatives_of_arrays():
     np.testing.assert_allclose(solver.run(None, t).params, [1.0, 2.0], atol=1e-8)
     square = lambda t: solver.run(None, t).state.aux["square"]
     np.testing.assert_allclose(jnp.diag(jax.jacrev(square)(t)), 2 / 3 * t ** (-1 / 3), rtol=1e-6)
+
+
+def test_an_initial_point_of_whole_numbers_is_not_the_result():
+    solver = jaxsolve.Bisection(lambda x, theta: x**3 - theta, lower=0.0, upper=3.0)
+    for init in (0, jnp.asarray(0)):
+        params, _ = solver.run(init, 8.0)
+        np.testing.assert_allclose(params, 2.0, atol=1e-4)
+        np.testing.assert_array_equal(solver.update(init, solver.init_state(init, 8.0), 8.0).params, 1.5)
