@@ -187,10 +187,12 @@ def _check_init_params(init_params: PyTree, kwargs: dict) -> None:
             f"run needs init_params, its first argument. The keyword arguments that it was given, {', '.join(kwargs)}, "
             "are data: they are passed on to the functions of the solver."
         )
+    if not jax.tree.leaves(params):
+        raise ValueError(f"init_params, the first argument of run, must have at least one array, got {params!r}.")
     if not jax.tree.leaves(split_params(params, strong=False)[0]):
-        raise ValueError(
-            "init_params, the first argument of run, must have at least one array of floating-point or complex numbers "
-            f"to start from, got {params!r}. Convert whole numbers with x.astype(float)."
+        raise TypeError(
+            "init_params, the first argument of run, must be floating point, or have a leaf that is: got "
+            f"{params!r}. Convert whole numbers with x.astype(float)."
         )
 
 
