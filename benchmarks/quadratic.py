@@ -87,7 +87,7 @@ def peers(data):
         print("OSQP is not installed")
     else:
         calls["OSQP in C"] = lambda: [
-            np.stack(part) for part in zip(*(osqp_in_c(*lane) for lane in zip(*data, strict=True)), strict=True)
+            np.stack(part) for part in zip(*(osqp_in_c(*problem) for problem in zip(*data, strict=True)), strict=True)
         ]
     return calls
 
@@ -125,7 +125,7 @@ def batches(rounds, sizes=BATCHES):
 
 
 def shared(rounds):
-    """Lanes with the same matrices: one eigendecomposition, or one factorization each."""
+    """Batch elements with the same matrices: one eigendecomposition, or one factorization each."""
     solver = jaxsolve.OSQP(tol=1e-6, polish=False, termination_check_frequency=20, stepsize_updates_frequency=40)
     for size, n in ((128, 50), (32, 200)):
         (Q, _, G, _), (_, c, _, _) = (random_batch(k, n, n) for k in (1, size))

@@ -70,9 +70,9 @@ def main(num_steps=15):
     gamma = 1 / X.shape[1]
     beta, intercept, state = jax.jit(fit)(rbf_kernel(X, X, gamma), y)
     jaxsolve.check(state)
-    oracle = SVC(C=1.0, gamma=gamma, tol=1e-8).fit(X, y)
+    reference = SVC(C=1.0, gamma=gamma, tol=1e-8).fit(X, y)
     scores = rbf_kernel(X_val, X, gamma) @ beta + intercept
-    difference = float(np.max(np.abs(scores - oracle.decision_function(X_val))))
+    difference = float(np.max(np.abs(scores - reference.decision_function(X_val))))
     print(f"{int(state.iter_num)} iterations, {int(jnp.sum(beta != 0))} support vectors, intercept {intercept:.4f}")
     print(f"largest difference of a decision value from scikit-learn's SVC: {difference:.1e}")
 

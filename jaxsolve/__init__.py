@@ -9,15 +9,18 @@ import jax
 
 # Not lazily: this module notes what it is like outside of every transformation.
 from jaxsolve import _compat as _compat
+from jaxsolve._missing import explain
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jaxsolve import base as base
+    from jaxsolve import cond as cond
     from jaxsolve import implicit_diff as implicit_diff
     from jaxsolve import isotonic as isotonic
     from jaxsolve import linear_solve as linear_solve
     from jaxsolve import linesearch as linesearch
+    from jaxsolve import loop as loop
     from jaxsolve import loss as loss
     from jaxsolve import objective as objective
     from jaxsolve import perturbations as perturbations
@@ -56,10 +59,12 @@ if TYPE_CHECKING:
 
 _SUBMODULES = (
     "base",
+    "cond",
     "implicit_diff",
     "isotonic",
     "linear_solve",
     "linesearch",
+    "loop",
     "loss",
     "objective",
     "perturbations",
@@ -107,7 +112,7 @@ __all__ = ["__version__", *_SUBMODULES, *_HOMES]  # pyright: ignore[reportUnsupp
 def __getattr__(name: str) -> Any:
     """Import a submodule, or the home of a name, when it is first asked for (PEP 562)."""
     if name not in _HOMES and name not in _SUBMODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(explain(name, __all__))
     # The first use may stand inside a function under jit; no array made while importing may become part of its trace.
     with jax.ensure_compile_time_eval():
         module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")

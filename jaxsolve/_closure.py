@@ -39,19 +39,21 @@ def is_dynamic(x: Any) -> bool:
     return isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex)) and not isinstance(x, (bool, str))
 
 
-def split_static(tree: Any) -> tuple[list, tuple]:
+def split_static(tree: Any, is_array: Callable = is_dynamic, is_leaf: Callable | None = None) -> tuple[list, tuple]:
     """Split a pytree into its array-like leaves and a static remainder.
 
     Args:
         tree: any pytree; leaves that are not array-like (strings, flags, callables) are static.
+        is_array: tells which leaves are array-like.
+        is_leaf: tells which nodes are not taken apart, as for ``jax.tree.flatten``.
 
     Returns:
         ``(leaves, static)`` with ``static = (treedef, slots)`` such that ``merge_static(leaves, static)`` gives
         ``tree`` back. ``slots`` holds each static leaf in its place and ``DYNAMIC`` elsewhere.
     """
-    leaves, treedef = jax.tree.flatten(tree)
-    dynamic = [leaf for leaf in leaves if is_dynamic(leaf)]
-    slots = tuple(DYNAMIC if is_dynamic(leaf) else leaf for leaf in leaves)
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=is_leaf)
+    dynamic = [leaf for leaf in leaves if is_array(leaf)]
+    slots = tuple(DYNAMIC if is_array(leaf) else leaf for leaf in leaves)
     return dynamic, (treedef, slots)
 
 
@@ -76,6 +78,7 @@ class Hoisted:
     """A function traced once: ``hoisted.pure(*args, consts=hoisted.consts)`` equals ``fun(*args)``.
 
     Attributes:
+        jaxpr: the jaxpr, without the captured arrays.
         consts: list of every array (or tracer) that ``fun`` captured, integers included; its length is ``num_consts``.
         out_shape: the output as a pytree of ``jax.ShapeDtypeStruct``.
     """
@@ -90,9 +93,10 @@ class Hoisted:
             static_out.append(out_static)
             return out_leaves
 
+        flat_fun.__wrapped__ = fun  # so that errors of jax name the function of the user
         closed, out_shape = jax.make_jaxpr(flat_fun, return_shape=True)(*leaves)
         self._static_out = static_out[0]
-        self._jaxpr = closed.jaxpr
+        self.jaxpr = closed.jaxpr
         self.consts = list(closed.consts)
         self.num_consts = len(self.consts)
         self.out_shape = merge_static(out_shape, self._static_out)
@@ -102,8 +106,11 @@ class Hoisted:
         leaves, static = split_static((args, kwargs))
         if static != self._static_in:
             raise TypeError(f"hoisted function called with {static}, but it was traced with {self._static_in}.")
-        flat = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, consts))
-        return merge_static(flat(*leaves), self._static_out)
+        return self.unflatten(jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*leaves))
+
+    def unflatten(self, leaves: list) -> Any:
+        """The output, given the values of its array leaves."""
+        return merge_static(leaves, self._static_out)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.pure(*args, consts=self.consts, **kwargs)
@@ -148,6 +155,7 @@ class Staged:
 
     def __init__(self, fun: Callable, name: str = "fun", check: Callable[[Any], None] | None = None):
         self._fun, self._name, self._check = fun, name, check
+        self.__wrapped__ = fun  # for `inspect.signature`
         self._traced: list[tuple[Any, Hoisted]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -156,7 +164,7 @@ class Staged:
     def trace(self, *args: Any, **kwargs: Any) -> Hoisted:
         """The function traced for these arguments, now or before."""
         leaves, static = split_static((args, kwargs))
-        key = (static, [_signature(leaf) for leaf in leaves])
+        key = (static, list(map(jax.typeof, leaves)))
         for known, hoisted in self._traced:
             if known == key:
                 return hoisted
@@ -188,10 +196,3 @@ def check_signature(name: str, fun: Callable, args: tuple, kwargs: dict) -> None
             f"{name} has the signature {signature}, but the arguments given to the solver make it "
             f"{name}({called}): {error}."
         ) from None
-
-
-def _signature(leaf):
-    # A Python number is weakly typed, which the jaxpr remembers.
-    if isinstance(leaf, (float, int, complex)) and not isinstance(leaf, np.generic):
-        return type(leaf)
-    return (np.shape(leaf), leaf.dtype, getattr(leaf, "weak_type", False))

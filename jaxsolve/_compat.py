@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +16,39 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-__all__ = ["ClosedJaxpr", "is_concrete", "is_sparse", "jaxpr_as_fun", "outside_transformations", "with_tangents"]
+try:  # without it errors merely show more lines
+    from jax._src import traceback_util
+except ImportError:
+    traceback_util = None
+
+__all__ = [
+    "TRACE_NOTES",
+    "ClosedJaxpr",
+    "contains_custom_vjp",
+    "is_concrete",
+    "is_jaxpr",
+    "is_literal",
+    "is_sparse",
+    "is_wrapped_function",
+    "jaxpr_as_fun",
+    "on_every_device",
+    "outside_transformations",
+    "place_like",
+    "quick_compiler_options",
+    "reverse_only",
+    "subjaxprs",
+    "trace_context",
+    "vary_over",
+    "varying_axes",
+    "with_tangents",
+    "without_our_frames",
+]
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
 jaxpr_as_fun = jex.jaxpr_as_fun
+subjaxprs = jex.subjaxprs
+# Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
+TRACE_NOTES = (jax.core.Trace, jex.DebugInfo)
 
 
 def is_concrete(x: Any) -> bool:
@@ -23,11 +56,103 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def on_every_device() -> Any:
+    """The ``out_sharding`` of a product of which every device is to have all, or ``None`` where nobody must say so."""
+    explicit = jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    return jax.P() if explicit else None
+
+
+def varying_axes(x: Any) -> frozenset:
+    """The mesh axes of a surrounding ``shard_map`` over which ``x``, an array or what stands for one, varies."""
+    return _varying_axes_of(jax.typeof(x))
+
+
+def _varying_axes_of(aval) -> frozenset:
+    return aval.vma if hasattr(aval, "vma") else aval.mat.varying  # the name in some versions, in others
+
+
+def vary_over(x: jax.Array, axes: frozenset) -> jax.Array:
+    """``x`` seen as varying over ``axes``, as a loop wants of what it starts with."""
+    missing = tuple(axes - varying_axes(x)) if axes else ()
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
 def is_sparse(matrix: Any, kind: str = "JAXSparse") -> bool:
     """Whether ``matrix`` is one of jax's sparse arrays, of a kind such as ``BCOO``, or of any."""
     # Importing them takes a tenth of a second; whoever made one has imported them.
     sparse = sys.modules.get("jax.experimental.sparse")
     return sparse is not None and isinstance(matrix, getattr(sparse, kind))
+
+
+def is_jaxpr(x: Any) -> bool:
+    """Whether ``x`` is a jaxpr, closed or open."""
+    return isinstance(x, (ClosedJaxpr, jex.Jaxpr))
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether an input of an equation is a constant rather than a variable."""
+    return isinstance(atom, jex.Literal)
+
+
+def contains_custom_vjp(*jaxprs: Any) -> bool:
+    """Whether a ``custom_vjp`` function is called in one of them, at any depth."""
+    return any(
+        any(eqn.primitive.name.startswith("custom_vjp_call") for eqn in jaxpr.eqns)
+        or contains_custom_vjp(*subjaxprs(jaxpr))
+        for jaxpr in jaxprs
+    )
+
+
+def is_wrapped_function(x: Any) -> bool:
+    """Whether ``x`` is a function in the form in which jaxprs hold derivative rules."""
+    return hasattr(x, "call_wrapped")
+
+
+def trace_context() -> int:
+    """A number that stands for all settings of jax that a trace depends on: precision, x64, mesh, named axes.
+
+    jax traces a function again when one of them has changed. The number is made when this one is traced, and kept in
+    the structure of its output.
+    """
+    return (_numbered() if outside_transformations() else jax.eval_shape(_number)).value
+
+
+@jax.tree_util.register_static
+class _Numbered:
+    def __init__(self, value: int):
+        self.value = value
+
+
+def _number() -> _Numbered:
+    return _Numbered(next(_numbers))
+
+
+_numbers = itertools.count()
+_numbered = jax.jit(_number)
+
+
+@functools.cache
+def quick_compiler_options() -> dict[str, Any]:
+    """Options with which XLA compiles in about half the time; some small programs then run about a sixth slower.
+
+    Only a program that no other contains can have options.
+    """
+    options = {"xla_cpu_use_fusion_emitters": False}
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except Exception:  # a version of XLA without this option
+        return {}
+    return options
+
+
+def place_like(x: jax.Array, aval: Any) -> jax.Array:
+    """An array sharded over the mesh, and varying along the axes of a ``shard_map``, like a type."""
+    x = vary_over(x, _varying_axes_of(aval))
+    if jax.typeof(x).sharding != aval.sharding:
+        x = jax.sharding.reshard(x, aval.sharding)
+    return x
 
 
 def outside_transformations() -> bool:
@@ -107,21 +232,106 @@ def _batch(args, dims, *, num_out, rule):
     return outputs, [0] * num_out
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class _BatchedRule:
-    """The rule of one lane, applied to all lanes."""
+    """The rule of one batch element, applied to all."""
 
-    def __init__(self, rule: TangentRule, axes: list):
-        self._rule, self._axes = rule, axes
+    rule: TangentRule
+    axes: list
+
+    def parts_of_program(self) -> tuple:
+        return (self.rule, self.axes)
 
     def __call__(self, args, active, tangents):
-        def lane(args, tangents):
-            return self._rule(args, active, tangents)
+        def one(args, tangents):
+            return self.rule(args, active, tangents)
 
-        return jax.vmap(lane, in_axes=(self._axes, [self._axes[i] for i in active]))(args, tangents)
+        return jax.vmap(one, in_axes=(self.axes, [self.axes[i] for i in active]))(args, tangents)
 
+
+# ---- Linear maps that are known by their transpose ----------------------------------------------------------------
+
+
+def reverse_only(like: list, args: list, tangents: list, rule: Callable[[list, list], list]) -> list:
+    """A linear map of ``tangents`` of which only the transpose can be computed.
+
+    Args:
+        like: list of arrays, with the shapes and dtypes of the result.
+        args: list of arrays on which the map depends.
+        tangents: list of arrays.
+        rule: ``rule(args, cotangents)`` gives the cotangents of ``tangents``. It closes over no tracer.
+
+    Returns:
+        A list of arrays that can be transposed, as reverse mode does, and not be computed.
+    """
+    avals = tuple(jax.core.ShapedArray(jnp.shape(x), jnp.result_type(x)) for x in like)
+    return _reverse_only_p.bind(*args, *tangents, avals=avals, num_args=len(args), rule=rule)
+
+
+_reverse_only_p = jex.Primitive("reverse_only")
+_reverse_only_p.multiple_results = True
+
+
+def _refuse(*args, **params):
+    del args, params
+    raise TypeError(
+        "the optimality function contains a jax.custom_vjp function, which has no forward mode: use jax.grad, jax.vjp "
+        "or jax.jacrev, once, or define the function by jax.custom_jvp."
+    )
+
+
+def _transpose_reverse_only(cotangents, *operands, avals, num_args, rule):
+    full = [jnp.zeros(a.shape, a.dtype) if type(c) is ad.Zero else c for c, a in zip(cotangents, avals, strict=True)]
+    return [*[None] * num_args, *rule(list(operands[:num_args]), full)]
+
+
+def _batch_reverse_only(operands, dims, *, avals, num_args, rule):
+    size = next(x.shape[d] for x, d in zip(operands, dims, strict=True) if d is not None)
+    operands = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, dims, strict=True)]
+    axes = [None if d is None else 0 for d in dims]
+    for i in range(num_args, len(operands)):
+        if axes[i] is None:
+            operands[i], axes[i] = jnp.broadcast_to(operands[i], (size, *operands[i].shape)), 0
+    avals = tuple(a.update(shape=(size, *a.shape)) for a in avals)
+    rule = _BatchedTranspose(rule, axes[:num_args])
+    return _reverse_only_p.bind(*operands, avals=avals, num_args=num_args, rule=rule), [0] * len(avals)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _BatchedTranspose:
+    """The transpose of a linear map for one batch element, applied to all."""
+
+    rule: Callable
+    axes: list
+
+    def parts_of_program(self) -> tuple:
+        return (self.rule, self.axes)
+
+    def __call__(self, args: list, cotangents: list) -> list:
+        return jax.vmap(self.rule, in_axes=(self.axes, 0))(args, cotangents)
+
+
+_reverse_only_p.def_impl(_refuse)
+_reverse_only_p.def_abstract_eval(lambda *args, avals, **params: list(avals))
+ad.primitive_jvps[_reverse_only_p] = _refuse
+ad.primitive_transposes[_reverse_only_p] = _transpose_reverse_only
+batching.primitive_batchers[_reverse_only_p] = _batch_reverse_only
+mlir.register_lowering(_reverse_only_p, _refuse)
 
 _with_tangents_p.def_impl(_impl)
 _with_tangents_p.def_abstract_eval(_impl)
 ad.primitive_jvps[_with_tangents_p] = _jvp
 batching.primitive_batchers[_with_tangents_p] = _batch
 mlir.register_lowering(_with_tangents_p, mlir.lower_fun(_impl, multiple_results=True))
+
+
+# ---- Tracebacks ---------------------------------------------------------------------------------------------------
+
+
+def without_our_frames(method: Callable) -> Callable:
+    """A public method whose errors show the lines of the user, and not those of this package or of jax."""
+    return method if traceback_util is None else traceback_util.api_boundary(method)
+
+
+if traceback_util is not None:
+    traceback_util.register_exclusion(os.path.dirname(__file__))

@@ -16,6 +16,7 @@ kind            derivative                                     memory of reverse
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._closure import hoist
-from jaxsolve._compat import is_concrete
+from jaxsolve._compat import is_concrete, place_like
 
 __all__ = ["LoopKind", "LOOP_KINDS", "loop", "run_if_any"]
 
@@ -57,6 +58,7 @@ def loop(
     """
     if kind == "python":
         return _python_loop(proceed, body, init, maxiter)
+    init = _as_carried(body, init)
     if kind == "while":
         return _while_loop(proceed, body, init, maxiter)
     if not is_concrete(maxiter):
@@ -74,6 +76,20 @@ def loop(
     if kind == "scan" or maxiter < 4:
         return lax.scan(step, init, None, length=maxiter)[0]
     return _checkpointed_scan(step, init, maxiter)
+
+
+def _as_carried(body, init):
+    """The initial carry placed on a device mesh like what the body makes of it, which loops of jax demand."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return init
+    for _ in range(3):  # what is placed may place more
+        wanted = [variable.aval for variable in hoist(body, init).jaxpr.outvars]
+        leaves, treedef = jax.tree.flatten(init)
+        placed = [place_like(leaf, aval) for leaf, aval in zip(leaves, wanted, strict=True)]
+        if all(map(operator.is_, placed, leaves)):
+            break
+        init = jax.tree.unflatten(treedef, placed)
+    return init
 
 
 def _python_loop(proceed, body, init, maxiter):
@@ -113,10 +129,10 @@ def _checkpointed_scan(step, init, maxiter):
 
 
 def run_if_any(condition: jax.Array, fun: Callable[[Any], Any], operand: Any) -> Any:
-    """``fun(operand)`` where ``condition`` holds, else ``operand``, at no cost under ``vmap`` if it holds in no lane.
+    """``fun(operand)`` where ``condition`` holds, else ``operand``, at no cost under ``vmap`` if it holds nowhere in the batch.
 
-    ``lax.cond`` under ``vmap`` becomes a select and pays for both branches in every lane. A ``while_loop`` of at most
-    one turn does not: it runs its body only if some lane asks for it. Not for reverse-mode differentiation.
+    ``lax.cond`` under ``vmap`` becomes a select and pays for both branches everywhere. A ``while_loop`` of at most
+    one turn does not: it runs its body only if some batch element asks for it. Not for reverse-mode differentiation.
 
     Args:
         condition: boolean scalar.

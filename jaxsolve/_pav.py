@@ -5,9 +5,9 @@ neighboring segments that are already solved are merged instead, all pairs of a 
 If ``l`` and ``r`` are the solutions of two neighbors, what is pooled is a tail of ``l`` and a head of ``r``. In the
 diagram of cumulative sums, whose lower convex hull has the solution as its slopes, finding them means finding the
 common tangent of two hulls. From the middle outward that takes a step a block; if it is not found in a few such steps,
-a binary search on both hulls at once finds it in a logarithmic number [1]_. The searches of a level are lanes of one
-loop; over all levels there are fewer lanes than entries, so the work is :math:`O(n \log n)` on any input, most of it a
-comparison an entry and level.
+a binary search on both hulls at once finds it in a logarithmic number [1]_. The searches of a level run side by
+side in one loop; over all levels there are fewer searches than entries, so the work is :math:`O(n \log n)` on any
+input, most of it a comparison an entry and level.
 
 Only sums, products and quotients of totals and masses are needed. In logarithms (``logaddexp``, sum, difference) the
 same program pools the entropic problem, where a block has the value ``log(sum(exp(y)) / sum(exp(w)))``.
@@ -55,7 +55,7 @@ LOGARITHMIC = Arithmetic(jnp.logaddexp, jnp.add, jnp.subtract, jnp.log, -float("
 
 # Entries of a segment at the lowest level, at least; at most twice as many. Measured on CPU.
 _CHUNK = 8
-# Levels after which the search continues with fewer lanes.
+# Levels after which the loop continues with fewer searches side by side.
 _LEVELS_A_STAGE = (1, 2, 3, 4, 100)
 
 
@@ -209,10 +209,10 @@ def _solve_chunks(values, terms, arithmetic):
 # ---- Merging ------------------------------------------------------------------------------------------------------
 
 
-def _merge_levels(first, last, lanes, x, links, sums, arithmetic):
+def _merge_levels(first, last, pairs, x, links, sums, arithmetic):
     """Join segments of ``2**level`` chunks in pairs, for the levels from ``first`` to ``last - 1``."""
     size, chunks = x.shape
-    lane = jnp.arange(lanes, dtype=jnp.int32)
+    pair = jnp.arange(pairs, dtype=jnp.int32)
     index = jnp.arange(chunks * size, dtype=jnp.int32).reshape(chunks, size).T
     chunk = jnp.arange(chunks, dtype=jnp.int32)
 
@@ -220,7 +220,7 @@ def _merge_levels(first, last, lanes, x, links, sums, arithmetic):
         x, links, moving = carry
         sums = [_Sums(s.tail, s.head, *m) for s, m in zip(fixed, moving, strict=True)]
         # The first chunk of the right half of each pair.
-        right = (2 * lane + 1) << level
+        right = (2 * pair + 1) << level
         low, high = _take(x[-1], right - 1), _take(x[0], right)
         violated = (low >= high) & (right < chunks)
 
@@ -281,7 +281,7 @@ _HOPS = 16
 
 
 def _search(x, links, sums, middle, half, violated, arithmetic):
-    """First entry, end and mean of what is pooled where two segments meet, for each lane."""
+    """First entry, end and mean of what is pooled where two segments meet, for each pair."""
     size, chunks = x.shape
     begin, end = middle - half, middle + half
     x, links = x.reshape(-1), links.reshape(-1)

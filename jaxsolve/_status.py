@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete
@@ -33,6 +35,14 @@ class Status(enum.IntEnum):
     STALLED = 7
     INVALID_BRACKET = 8
     DIVERGED = 9
+
+    def holds(self, status: Any) -> Any:
+        """Whether ``status``, a traced or concrete array of any shape, is this one, entry by entry."""
+        return status == int(self)
+
+    def where(self, condition: Any, otherwise: Any) -> jax.Array:
+        """This status where ``condition`` holds, and the status ``otherwise`` elsewhere; int32."""
+        return jnp.where(condition, int(self), otherwise).astype(jnp.int32)
 
     @property
     def sentence(self) -> str:

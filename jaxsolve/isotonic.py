@@ -10,6 +10,7 @@ Sequences are vectors of shape ``(n,)``. For a batch use ``jax.vmap``.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete, with_tangents
+from jaxsolve._inputs import as_array, as_scalar, check_entries, power_of_two, widen
 from jaxsolve._pav import LOGARITHMIC, block_log_softmax, block_logsumexp, block_sum, pool
 from jaxsolve._types import Array
 
@@ -65,10 +67,9 @@ def isotonic_l2_pav(
     y = _as_vector(y, "y")
     if weights is not None:
         weights = _like(weights, y, "weights")
-        if is_concrete(weights) and not np.all(np.asarray(weights) > 0):
-            raise ValueError("weights must be positive.")
+        check_entries(lambda w: w > 0, weights, "weights", "positive")
     bounds = _check_bounds(y_min, y_max, y.dtype)
-    return _isotonic_l2(y, weights, *bounds, increasing=_check_bool(increasing))
+    return _isotonic(_regress, y, weights, *bounds, increasing=_check_bool(increasing))
 
 
 def isotonic_kl_pav(
@@ -111,7 +112,7 @@ def isotonic_kl_pav(
     y = _as_vector(y, "y")
     w = jnp.zeros_like(y) if w is None else _like(w, y, "w")
     bounds = _check_bounds(y_min, y_max, y.dtype)
-    return _isotonic_kl(y, w, *bounds, increasing=_check_bool(increasing))
+    return _isotonic(_regress_kl, y, w, *bounds, increasing=_check_bool(increasing))
 
 
 def soft_sort(
@@ -156,10 +157,8 @@ def soft_sort(
         >>> soft_sort(jnp.array([5.0, 1.0, 2.0]), regularization_strength=0.5).tolist()
         [1.0, 2.5, 4.5]
     """
-    values = _as_vector(values, "values")
-    strength = _check_soft(regularization, regularization_strength, direction, values.dtype)
-    sign = 1 if direction == "DESCENDING" else -1
-    return _soft_sort(values, strength, sign=sign, regularization=regularization)
+    descending = 1 if direction == "DESCENDING" else -1
+    return _soft(_soft_sort, values, regularization, regularization_strength, direction, descending)
 
 
 def soft_rank(
@@ -203,25 +202,18 @@ def soft_rank(
         >>> soft_rank(jnp.array([5.0, 1.0, 2.0]), regularization_strength=2.0).tolist()
         [3.0, 1.25, 1.75]
     """
-    values = _as_vector(values, "values")
-    strength = _check_soft(regularization, regularization_strength, direction, values.dtype)
-    sign = 1 if direction == "ASCENDING" else -1
-    return _soft_rank(values, strength, sign=sign, regularization=regularization)
+    ascending = 1 if direction == "ASCENDING" else -1
+    return _soft(_soft_rank, values, regularization, regularization_strength, direction, ascending)
 
 
 # ---- What is checked before anything is compiled -------------------------------------------------------------------
 
 
 def _as_vector(y, name):
-    try:
-        y = jnp.asarray(y)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a real vector, got {type(y).__name__}.") from error
-    if jnp.issubdtype(y.dtype, jnp.complexfloating):
-        raise TypeError(f"{name} must be real, got dtype {y.dtype}.")
+    y = as_array(y, name)
     if y.ndim != 1:
         raise ValueError(f"{name} must be a vector, got shape {y.shape}; use jax.vmap for a batch.")
-    return y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(jnp.result_type(float))
+    return y
 
 
 def _like(values, y, name):
@@ -231,18 +223,9 @@ def _like(values, y, name):
     return values.astype(y.dtype)
 
 
-def _as_scalar(value, name, dtype):
-    value = jnp.asarray(value)
-    if value.ndim != 0:
-        raise ValueError(f"{name} must be a scalar, got shape {value.shape}.")
-    if jnp.issubdtype(value.dtype, jnp.complexfloating):
-        raise TypeError(f"{name} must be real, got dtype {value.dtype}.")
-    return value.astype(dtype)
-
-
 def _check_bounds(y_min, y_max, dtype):
-    y_min = _as_scalar(-float("inf") if y_min is None else y_min, "y_min", dtype)
-    y_max = _as_scalar(float("inf") if y_max is None else y_max, "y_max", dtype)
+    y_min = as_scalar(-float("inf") if y_min is None else y_min, "y_min", dtype)
+    y_max = as_scalar(float("inf") if y_max is None else y_max, "y_max", dtype)
     if is_concrete(y_min) and is_concrete(y_max) and not y_min <= y_max:
         raise ValueError(f"y_min must be at most y_max, got {y_min} and {y_max}.")
     return y_min, y_max
@@ -254,45 +237,37 @@ def _check_bool(increasing):
     return bool(increasing)
 
 
-def _check_soft(regularization, strength, direction, dtype):
+def _soft(function, values, regularization, strength, direction, sign):
+    """``function`` of the values, all arguments checked."""
+    values = _as_vector(values, "values")
     if regularization not in ("l2", "kl"):
         raise ValueError(f"regularization must be 'l2' or 'kl', got {regularization!r}.")
     if direction not in ("ASCENDING", "DESCENDING"):
         raise ValueError(f"direction must be 'ASCENDING' or 'DESCENDING', got {direction!r}.")
-    strength = _as_scalar(strength, "regularization_strength", dtype)
-    if is_concrete(strength) and not strength > 0:
-        raise ValueError(f"regularization_strength must be positive, got {strength}.")
-    return strength
+    strength = as_scalar(strength, "regularization_strength", values.dtype)
+    check_entries(lambda s: s > 0, strength, "regularization_strength", "positive")
+    if values.shape[0] == 0:
+        return values
+    strength = jnp.where(strength > 0, strength, jnp.full_like(strength, jnp.nan))
+    return function(values, strength, sign=sign, regularization=regularization)
 
 
 # ---- Regression: the solution, and its tangents on fixed blocks ------------------------------------------------------
 
 
-def _isotonic_l2(y, weights, y_min, y_max, *, increasing):
-    order = slice(None) if increasing else slice(None, None, -1)
-    weights = None if weights is None else weights[order]
-    return _cut(_regress(y[order], weights), y_min, y_max)[order]
-
-
-def _isotonic_kl(y, w, y_min, y_max, *, increasing):
-    order = slice(None) if increasing else slice(None, None, -1)
-    return _cut(_regress_kl(y[order], w[order]), y_min, y_max)[order]
-
-
 # Compiled once for each shape, so that eager calls do not stage the loops anew.
-_isotonic_l2 = jax.jit(_isotonic_l2, static_argnames="increasing")
-_isotonic_kl = jax.jit(_isotonic_kl, static_argnames="increasing")
-
-
-def _cut(x, y_min, y_max):
-    """Cut at the bounds; an entry that just reaches its bound has the derivative of the bound."""
-    return jnp.where(x <= y_min, y_min, jnp.where(x >= y_max, y_max, x))
+@functools.partial(jax.jit, static_argnames=("regress", "increasing"))
+def _isotonic(regress, y, w, y_min, y_max, *, increasing):
+    """The regression of ``y`` with ``w``, cut at the bounds; an entry that reaches one has the derivative of it."""
+    if y.shape[0] == 0:
+        return y
+    order = slice(None) if increasing else slice(None, None, -1)
+    x = regress(y[order], None if w is None else w[order])
+    return jnp.where(x <= y_min, y_min, jnp.where(x >= y_max, y_max, x))[order]
 
 
 def _regress(y, weights):
-    if y.shape[0] == 0:
-        return y
-    x, start = _blocks(lax.stop_gradient(y), None if weights is None else lax.stop_gradient(weights))
+    x, start = _blocks(*lax.stop_gradient((y, weights)))
     data = [y, start] if weights is None else [y, start, weights]
     return with_tangents([x], data, _l2_tangent)[0]
 
@@ -308,9 +283,7 @@ def _l2_tangent(args, active, tangents):
 
 
 def _regress_kl(y, w):
-    if y.shape[0] == 0:
-        return y
-    x, start = _blocks_kl(lax.stop_gradient(y), lax.stop_gradient(w))
+    x, start = _blocks_kl(*lax.stop_gradient((y, w)))
     return with_tangents([x], [y, start, w], _kl_tangent)[0]
 
 
@@ -328,38 +301,27 @@ def _kl_tangent(args, active, tangents):
 def _blocks(y, weights):
     """Solution and first entries of the blocks; NaN and blocks of one entry where there is none."""
     dtype = y.dtype
-    y, weights = _widen(y), None if weights is None else _widen(weights)
+    y, weights = widen(y), None if weights is None else widen(weights)
     valid = jnp.all(jnp.isfinite(y))
     if weights is not None:
         valid = valid & jnp.all(weights > 0) & jnp.all(jnp.isfinite(weights))
         weights = jnp.where(valid, weights, jnp.ones_like(weights))
         # Only ratios matter; sums shall not overflow.
-        weights = weights / _power_of_two(weights)
+        weights = weights / power_of_two(jnp.max(weights))
     y = jnp.where(valid, y, jnp.zeros_like(y))
-    scale = _power_of_two(y)
+    scale = power_of_two(jnp.max(jnp.abs(y)))
     x, start = pool(y / scale, weights, jnp.ones((), y.dtype))
     return jnp.where(valid, x * scale, jnp.full_like(x, jnp.nan)).astype(dtype), start
 
 
 def _blocks_kl(y, w):
     dtype = y.dtype
-    y, w = _widen(y), _widen(w)
+    y, w = widen(y), widen(w)
     valid = jnp.all(jnp.isfinite(y)) & jnp.all(jnp.isfinite(w))
     y, w = (jnp.where(valid, v, jnp.zeros_like(v)) for v in (y, w))
     ratio = y - w
     x, start = pool(ratio, w, jnp.max(ratio), LOGARITHMIC)
     return jnp.where(valid, x, jnp.full_like(x, jnp.nan)).astype(dtype), start
-
-
-def _widen(v):
-    return v.astype(jnp.float32) if jnp.finfo(v.dtype).bits < 32 else v
-
-
-def _power_of_two(v):
-    """A power of two by which to divide: the largest absolute entry is then about 1."""
-    limit = -int(jnp.finfo(v.dtype).minexp)
-    exponent = jnp.clip(jnp.frexp(jnp.max(jnp.abs(v)))[1], -limit, limit)
-    return jnp.ldexp(jnp.ones((), v.dtype), exponent)
 
 
 # ---- The permutahedron, and what is built on it ----------------------------------------------------------------------
@@ -369,7 +331,7 @@ def project_sorted(s: Array, w: Array) -> Array:
     """Euclidean projection of ``s`` on the permutahedron of ``w``, both descending; also used by projection."""
     # With the blocks of a nonincreasing regression of s - w. Differences to the first entry of a block do not cancel,
     # however large s is: where nothing is pooled the result is w exactly.
-    start = _descending_blocks(s, w, _blocks)
+    start = _blocks(*lax.stop_gradient((w - s, None)))[1]
     count = block_sum(jnp.ones_like(s), start)
     offset = s - jnp.take(s, start, mode="clip")
     return block_sum(w, start) / count + (offset - block_sum(offset, start) / count)
@@ -377,15 +339,8 @@ def project_sorted(s: Array, w: Array) -> Array:
 
 def _project_sorted_kl(s, w):
     """The logarithm of the KL projection of ``exp(s)`` on the permutahedron of ``exp(w)``, both in descending order."""
-    start = _descending_blocks(s, w, _blocks_kl)
+    start = _blocks_kl(*lax.stop_gradient((w, s)))[1]
     return block_logsumexp(w, start) + block_log_softmax(s, start)
-
-
-def _descending_blocks(s, w, blocks):
-    s, w = lax.stop_gradient((s, w))
-    if blocks is _blocks:
-        return blocks(w - s, None)[1]
-    return blocks(w, s)[1]
 
 
 def sort_descending(v: Array) -> tuple[Array, Array]:
@@ -395,27 +350,23 @@ def sort_descending(v: Array) -> tuple[Array, Array]:
     return jnp.take(v, order, mode="clip"), place
 
 
+@functools.partial(jax.jit, static_argnames=("sign", "regularization"))
 def _soft_sort(values, strength, *, sign, regularization):
-    n = values.shape[0]
-    if n == 0:
-        return values
-    strength = jnp.where(strength > 0, strength, jnp.full_like(strength, jnp.nan))
-    w, _ = sort_descending(_widen(sign * values))
-    s = jnp.arange(n, 0, -1, dtype=w.dtype) / strength.astype(w.dtype)
+    w, _ = sort_descending(widen(sign * values))
+    s = _falling(w) / strength.astype(w.dtype)
     project = project_sorted if regularization == "l2" else _project_sorted_kl
     return (sign * project(s, w)).astype(values.dtype)
 
 
+@functools.partial(jax.jit, static_argnames=("sign", "regularization"))
 def _soft_rank(values, strength, *, sign, regularization):
-    n = values.shape[0]
-    if n == 0:
-        return values
-    strength = jnp.where(strength > 0, strength, jnp.full_like(strength, jnp.nan))
-    s, place = sort_descending(sign * _widen(values) / strength.astype(_widen(values).dtype))
-    rho = jnp.arange(n, 0, -1, dtype=s.dtype)
+    wide = widen(values)
+    s, place = sort_descending(sign * wide / strength.astype(wide.dtype))
+    rho = _falling(s)
     ranks = project_sorted(s, rho) if regularization == "l2" else jnp.exp(_project_sorted_kl(s, jnp.log(rho)))
     return jnp.take(ranks, place, mode="clip").astype(values.dtype)
 
 
-_soft_sort = jax.jit(_soft_sort, static_argnames=("sign", "regularization"))
-_soft_rank = jax.jit(_soft_rank, static_argnames=("sign", "regularization"))
+def _falling(like):
+    """The numbers from n to 1."""
+    return jnp.arange(like.shape[0], 0, -1, dtype=like.dtype)

@@ -13,13 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_array, as_inexact, check_entries, check_nonnegative
 from jaxsolve._types import PyTree
 from jaxsolve.projection import projection_simplex
-from jaxsolve.projection._inputs import as_inexact, check_nonnegative
 from jaxsolve.tree_util import tree_vdot
 
 __all__ = [
@@ -109,7 +107,7 @@ def binary_hinge_loss(label: Any, score: Any) -> jax.Array:
         (0.75, 1.25)
     """
     label, score = _binary(label, score, "score")
-    return optax.losses.hinge_loss(score, jnp.where(label, jnp.ones_like(score), -jnp.ones_like(score)))
+    return optax.losses.hinge_loss(score, jnp.where(label, 1, -1).astype(score.dtype))
 
 
 def binary_perceptron_loss(label: Any, score: Any) -> jax.Array:
@@ -131,7 +129,7 @@ def binary_perceptron_loss(label: Any, score: Any) -> jax.Array:
         (0.0, 0.25)
     """
     label, score = _binary(label, score, "score")
-    return optax.losses.perceptron_loss(score, jnp.where(label, jnp.ones_like(score), -jnp.ones_like(score)))
+    return optax.losses.perceptron_loss(score, jnp.where(label, 1, -1).astype(score.dtype))
 
 
 def huber_loss(target: Any, pred: Any, delta: Any = 1.0) -> jax.Array:
@@ -159,8 +157,8 @@ def huber_loss(target: Any, pred: Any, delta: Any = 1.0) -> jax.Array:
         (0.125, 2.5)
     """
     check_nonnegative(delta, "delta")
-    pred = _as_array(pred, "pred")
-    target, delta = (_as_array(v, name).astype(pred.dtype) for v, name in ((target, "target"), (delta, "delta")))
+    pred = as_array(pred, "pred")
+    target, delta = (as_array(v, name).astype(pred.dtype) for v, name in ((target, "target"), (delta, "delta")))
     # Not optax's, whose |r| under the square makes the second derivative 0 at r = 0.
     error = pred - target
     square = jnp.abs(error) <= delta
@@ -328,23 +326,17 @@ def make_fenchel_young_loss(max_fun: Callable[..., jax.Array]) -> Callable[..., 
 
 
 def _binary(label, score, name):
-    score = _as_array(score, name)
+    score = as_array(score, name)
     label = jnp.asarray(label)
     if label.shape != score.shape:
         raise ValueError(f"label and {name} must have one shape, got {label.shape} and {score.shape}.")
-    if is_concrete(label) and not np.all((np.asarray(label) == 0) | (np.asarray(label) == 1)):
-        raise ValueError(f"label must be 0 or 1 everywhere, got {label}.")
+    check_entries(lambda v: (v == 0) | (v == 1), label, "label", "0 or 1 everywhere")
     return label.astype(bool), score
-
-
-def _as_array(value, name):
-    """A floating-point array; lists of numbers are such, too, rather than pytrees."""
-    return as_inexact(jnp.asarray(value) if isinstance(value, (list, tuple)) else value, name)
 
 
 def _excess(label, scores, name):
     """Which entry is the label's, and the scores less that of the label, which is exactly 0 at the label."""
-    scores = _as_array(scores, name)
+    scores = as_array(scores, name)
     label = jnp.asarray(label)
     if not jnp.issubdtype(label.dtype, jnp.integer):
         raise TypeError(f"label must be an integer class, got dtype {label.dtype}.")
@@ -353,8 +345,7 @@ def _excess(label, scores, name):
             f"label must have the shape of {name} without its last axis, got {label.shape} and {scores.shape}."
         )
     num_classes = scores.shape[-1]
-    if is_concrete(label) and not np.all((np.asarray(label) >= 0) & (np.asarray(label) < num_classes)):
-        raise ValueError(f"label must be from 0 to {num_classes - 1}, got {label}.")
+    check_entries(lambda v: (v >= 0) & (v < num_classes), label, "label", f"from 0 to {num_classes - 1}")
     classes = jnp.arange(num_classes, dtype=label.dtype).reshape((1,) * label.ndim + (num_classes,))
     is_label = jnp.expand_dims(label, -1) == classes
     of_label = jnp.sum(jnp.where(is_label, scores, jnp.zeros_like(scores)), axis=-1, keepdims=True)

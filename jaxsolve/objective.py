@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve import loss
+from jaxsolve._inputs import as_scalar
 from jaxsolve.base import LinearOperator
-from jaxsolve.projection._inputs import as_scalar
 from jaxsolve.tree_util import tree_l2_norm, tree_vdot
 
 __all__ = [
@@ -73,7 +73,22 @@ class CompositeLinearFunction:
         return value if linear is None else value + tree_vdot(params, linear).astype(value.dtype)
 
 
-class _LeastSquares(CompositeLinearFunction):
+class _MeanLoss(CompositeLinearFunction):
+    """The mean of a loss of the predictions ``X W``, with second derivatives of at most ``curvature``."""
+
+    curvature: float
+
+    def __call__(self, W: Any, data: tuple) -> jax.Array:
+        return super().__call__(W, data)
+
+    def make_linop(self, data):
+        return LinearOperator(data[0])
+
+    def columnwise_lipschitz_const(self, data):
+        return self.curvature * self.make_linop(data).column_l2_norms(squared=True) / max(jnp.size(data[1]), 1)
+
+
+class _LeastSquares(_MeanLoss):
     r"""Half the mean of the squared residuals.
 
     .. math::
@@ -97,8 +112,7 @@ class _LeastSquares(CompositeLinearFunction):
         1.25
     """
 
-    def __call__(self, W: Any, data: tuple) -> jax.Array:
-        return super().__call__(W, data)
+    curvature = 1.0
 
     def subfun(self, predictions, data):
         y = jnp.asarray(data[1])
@@ -106,14 +120,8 @@ class _LeastSquares(CompositeLinearFunction):
             raise ValueError(f"least_squares: X W has shape {predictions.shape}, but y has shape {y.shape}.")
         return 0.5 * jnp.mean((predictions - y.astype(predictions.dtype)) ** 2)
 
-    def make_linop(self, data):
-        return LinearOperator(data[0])
 
-    def columnwise_lipschitz_const(self, data):
-        return self.make_linop(data).column_l2_norms(squared=True) / max(jnp.size(data[1]), 1)
-
-
-class _BinaryLogreg(CompositeLinearFunction):
+class _BinaryLogreg(_MeanLoss):
     r"""Binary logistic regression: the mean of :func:`jaxsolve.loss.binary_logistic_loss`.
 
     Args:
@@ -133,21 +141,16 @@ class _BinaryLogreg(CompositeLinearFunction):
         0.6931
     """
 
+    curvature = 0.25
+
     def __call__(self, w: Any, data: tuple) -> jax.Array:
         return super().__call__(w, data)
 
     def subfun(self, predictions, data):
         return jnp.mean(loss.binary_logistic_loss(data[1], predictions))
 
-    def make_linop(self, data):
-        return LinearOperator(data[0])
 
-    def columnwise_lipschitz_const(self, data):
-        # The second derivative of the logistic loss is at most 1/4.
-        return self.make_linop(data).column_l2_norms(squared=True) / (4 * max(jnp.size(data[1]), 1))
-
-
-class _MulticlassLogreg(CompositeLinearFunction):
+class _MulticlassLogreg(_MeanLoss):
     r"""Multinomial logistic regression: the mean of :func:`jaxsolve.loss.multiclass_logistic_loss`.
 
     Args:
@@ -168,18 +171,11 @@ class _MulticlassLogreg(CompositeLinearFunction):
         1.0986
     """
 
-    def __call__(self, W: Any, data: tuple) -> jax.Array:
-        return super().__call__(W, data)
+    # The Hessian of log-sum-exp is diag(p) - p p^T, whose norm is at most 1/2.
+    curvature = 0.5
 
     def subfun(self, predictions, data):
         return jnp.mean(loss.multiclass_logistic_loss(data[1], predictions))
-
-    def make_linop(self, data):
-        return LinearOperator(data[0])
-
-    def columnwise_lipschitz_const(self, data):
-        # The Hessian of log-sum-exp is diag(p) - p p^T, whose norm is at most 1/2.
-        return self.make_linop(data).column_l2_norms(squared=True) / (2 * max(jnp.size(data[1]), 1))
 
 
 class _MulticlassLinearSvmDual(CompositeLinearFunction):

@@ -22,17 +22,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax.perturbations
 from jax import lax
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import check_entries
 from jaxsolve._types import Array, PyTree
-from jaxsolve.tree_util import tree_real_dtype
+from jaxsolve.tree_util import tree_add_scalar_mul, tree_cast_like, tree_real_dtype, tree_sub, tree_vdot
 
 __all__ = ["Gumbel", "Normal", "make_perturbed_argmax", "make_perturbed_fun", "make_perturbed_max"]
 
 
-class Gumbel(optax.perturbations.Gumbel):
+class Gumbel:
     r"""Gumbel noise, with density :math:`e^{-z - e^{-z}}`: perturbed, the largest score has softmax probabilities.
 
     Example:
@@ -42,8 +41,16 @@ class Gumbel(optax.perturbations.Gumbel):
         ((3,), -1.0)
     """
 
+    def sample(self, seed: Array, sample_shape: tuple[int, ...]) -> Array:
+        """Independent samples of the default floating dtype; ``seed`` is a key."""
+        return jax.random.gumbel(seed, sample_shape)
 
-class Normal(optax.perturbations.Normal):
+    def log_prob(self, inputs: Any) -> Array:
+        """Logarithm of the density, entry by entry."""
+        return -inputs - jnp.exp(-inputs)
+
+
+class Normal:
     r"""Standard normal noise; ``log_prob`` is up to a constant.
 
     Example:
@@ -52,6 +59,14 @@ class Normal(optax.perturbations.Normal):
         >>> Normal().sample(jax.random.key(0), (3,)).shape, float(Normal().log_prob(2.0))
         ((3,), -2.0)
     """
+
+    def sample(self, seed: Array, sample_shape: tuple[int, ...]) -> Array:
+        """Independent samples of the default floating dtype; ``seed`` is a key."""
+        return jax.random.normal(seed, sample_shape)
+
+    def log_prob(self, inputs: Any) -> Any:
+        """Logarithm of the density up to a constant, entry by entry."""
+        return -0.5 * inputs**2
 
 
 _GUMBEL = Gumbel()
@@ -100,7 +115,8 @@ def make_perturbed_argmax(
         >>> print(f"{p.sum():.4f}", int(p.argmax()))
         1.0000 2
     """
-    return make_perturbed_fun(_checked(argmax_fun, "argmax_fun"), num_samples, sigma, noise, control_variate)
+    _check_options(argmax_fun, "argmax_fun", num_samples, sigma, noise)
+    return make_perturbed_fun(argmax_fun, num_samples, sigma, noise, control_variate)
 
 
 def make_perturbed_max(
@@ -140,7 +156,7 @@ def make_perturbed_max(
         >>> bool(jnp.allclose(gradient, make_perturbed_argmax(one_hot_argmax)(scores, rng=key), atol=1e-6))
         True
     """
-    _check_options(_checked(argmax_fun, "argmax_fun"), num_samples, sigma, noise)
+    _check_options(argmax_fun, "argmax_fun", num_samples, sigma, noise)
 
     def perturbed_max(inputs: PyTree, rng: Any, *args: Any, **kwargs: Any) -> Array:
         inputs = _as_floats(inputs)
@@ -151,13 +167,13 @@ def make_perturbed_max(
         # The change of the maximum along a line is the integral of its gradient over the line. The line has length 0
         # but not derivative 0, and Gauss's rule with two nodes is exact for the derivatives of order four and lower.
         here = lax.stop_gradient(inputs)
-        change = jax.tree.map(jnp.subtract, inputs, here)
-        means = []
-        for node in (0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12)):
-            between = jax.tree.map(lambda x, d, node=node: x + node * d, here, change)
-            weights = _weights(between, samples, sigma, noise)
-            means.append(weights * _dots(ys, change))
-        return jnp.mean(_dots(ys, points) + (means[0] + means[1]) / 2)
+        change = tree_sub(inputs, here)
+        weights = [
+            _weights(tree_add_scalar_mul(here, node, change), samples, sigma, noise)
+            for node in (0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12))
+        ]
+        slopes = jax.vmap(lambda y: tree_vdot(y, change))(ys)
+        return jnp.mean(jax.vmap(tree_vdot)(ys, points) + (weights[0] + weights[1]) / 2 * slopes)
 
     return perturbed_max
 
@@ -201,7 +217,7 @@ def make_perturbed_fun(
         >>> bool(0.7 < slope < 0.9)
         True
     """
-    _check_options(_checked(fun, "fun"), num_samples, sigma, noise)
+    _check_options(fun, "fun", num_samples, sigma, noise)
 
     def perturbed_fun(inputs: PyTree, rng: Any, *args: Any, **kwargs: Any) -> PyTree:
         inputs = _as_floats(inputs)
@@ -222,18 +238,12 @@ def make_perturbed_fun(
     return perturbed_fun
 
 
-def _checked(fun, name):
+def _check_options(fun, name, num_samples, sigma, noise):
     if not callable(fun):
         raise TypeError(f"{name} must be a function {name}(inputs), got {type(fun).__name__}.")
-    return fun
-
-
-def _check_options(fun, num_samples, sigma, noise):
-    del fun
     if isinstance(num_samples, bool) or not isinstance(num_samples, (int, np.integer)) or num_samples < 1:
         raise ValueError(f"num_samples must be a positive integer, got {num_samples!r}.")
-    if is_concrete(sigma) and not (np.ndim(sigma) == 0 and np.asarray(sigma) > 0):
-        raise ValueError(f"sigma must be a positive scalar, got {sigma!r}.")
+    check_entries(lambda s: s.ndim == 0 and s > 0, jnp.asarray(sigma), "sigma", "a positive scalar")
     for method in ("sample", "log_prob"):
         if not callable(getattr(noise, method, None)):
             raise TypeError(f"noise must have the methods sample and log_prob, got {type(noise).__name__}.")
@@ -263,14 +273,15 @@ def _check_like(ys, points):
 
 def _perturb(inputs, rng, num_samples, sigma, noise):
     """Samples of the noise, and the perturbed inputs, both with a leading axis."""
-    leaves, structure = jax.tree.flatten(inputs)
-    keys = jax.random.split(rng, max(len(leaves), 1))
+    structure = jax.tree.structure(inputs)
+    # The noise of a single array comes from the key itself, as in JAXopt.
+    keys = [rng] if structure.num_leaves == 1 else jax.random.split(rng, max(structure.num_leaves, 1))
     samples = [
-        jnp.asarray(_sample(noise, key, (num_samples, *leaf.shape))).astype(leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=False)
+        _sample(noise, key, (num_samples, *x.shape)) for x, key in zip(jax.tree.leaves(inputs), keys, strict=False)
     ]
-    points = [lax.stop_gradient(leaf[None] + _scalar(sigma, leaf) * z) for leaf, z in zip(leaves, samples, strict=True)]
-    return jax.tree.unflatten(structure, samples), jax.tree.unflatten(structure, points)
+    samples = tree_cast_like(jax.tree.unflatten(structure, samples), inputs)
+    points = jax.tree.map(lambda x, z: x[None] + _scalar(sigma, x) * z, inputs, samples)
+    return samples, lax.stop_gradient(points)
 
 
 def _sample(noise, key, shape):
@@ -300,14 +311,3 @@ def _scalar(sigma, like):
 
 def _scale_rows(weights, values):
     return weights.reshape(-1, *[1] * (values.ndim - 1)).astype(values.dtype) * values
-
-
-def _dots(ys, points):
-    """The inner product of each sample with each point, or with the one point there is."""
-    dtype = tree_real_dtype(points)
-
-    def dot(y, x):
-        x = x if x.ndim == y.ndim else x[None]
-        return jnp.sum((y * x).reshape(y.shape[0], -1), axis=1).astype(dtype)
-
-    return sum(jax.tree.leaves(jax.tree.map(dot, ys, points)), start=jnp.zeros((), dtype))

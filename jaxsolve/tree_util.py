@@ -1,14 +1,21 @@
-"""Arithmetic on pytrees: ``optax.tree`` under the names of the field, plus the few functions it lacks."""
+"""Arithmetic on pytrees: ``optax.tree`` under the names of the field, plus the few functions it lacks.
+
+Leaves may be real, complex or integer. A leaf that is no number (a key, a string, a function) is kept as it came, and
+does not count in sums and norms.
+"""
 
 from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax import lax
 
 __all__ = [
     "broadcast_pytrees",
@@ -40,59 +47,53 @@ __all__ = [
 ]
 
 PyTree = Any
-_unspecified = object()
 
 tree_map = jax.tree.map
+tree_reduce = jax.tree.reduce
 tree_conj = optax.tree.conj
 tree_real = optax.tree.real
 tree_size = optax.tree.size
 
 
-def tree_reduce(function, tree: PyTree, initializer=_unspecified, is_leaf=None):
-    """Fold ``function`` over the leaves, from the left."""
-    if initializer is _unspecified:
-        return jax.tree.reduce(function, tree, is_leaf=is_leaf)
-    return jax.tree.reduce(function, tree, initializer, is_leaf=is_leaf)
+def _leafwise(operation: Callable, name: str, doc: str) -> Callable:
+    """The function of two or more trees that folds ``operation`` over their corresponding leaves."""
+
+    def fold(tree: PyTree, *rest: PyTree, is_leaf=None) -> PyTree:
+        return jax.tree.map(lambda *leaves: functools.reduce(operation, leaves), tree, *rest, is_leaf=is_leaf)
+
+    fold.__name__ = fold.__qualname__ = name
+    fold.__doc__ = doc
+    return fold
 
 
-def _reduce_add(first: PyTree, rest: tuple, is_leaf=None) -> PyTree:
-    return jax.tree.map(lambda x, *ys: sum(ys, start=x), first, *rest, is_leaf=is_leaf)
+tree_add = _leafwise(operator.add, "tree_add", "Leafwise sum of one or more pytrees of the same structure.")
+tree_sub = _leafwise(operator.sub, "tree_sub", "Leafwise ``tree - rest[0] - rest[1] - ...``.")
+tree_mul = _leafwise(operator.mul, "tree_mul", "Leafwise product of one or more pytrees of the same structure.")
+tree_div = _leafwise(operator.truediv, "tree_div", "Leafwise ``tree / rest[0] / rest[1] / ...``.")
 
 
-def tree_add(tree: PyTree, *rest: PyTree, is_leaf=None) -> PyTree:
-    """Leafwise sum of one or more pytrees of the same structure."""
-    return _reduce_add(tree, rest, is_leaf)
+def _is_number(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None:
+        return isinstance(leaf, (bool, int, float, complex))
+    return jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
 
 
-def tree_sub(tree: PyTree, *rest: PyTree, is_leaf=None) -> PyTree:
-    """Leafwise ``tree - rest[0] - rest[1] - ...``."""
-
-    def subtract(x, *ys):
-        for y in ys:
-            x = x - y
-        return x
-
-    return jax.tree.map(subtract, tree, *rest, is_leaf=is_leaf)
+def _is_inexact(leaf: Any) -> bool:
+    return _is_number(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
-def tree_mul(tree: PyTree, *rest: PyTree, is_leaf=None) -> PyTree:
-    """Leafwise product of one or more pytrees of the same structure."""
-    return jax.tree.map(lambda *xs: functools.reduce(operator.mul, xs), tree, *rest, is_leaf=is_leaf)
+def _numbers(tree: PyTree) -> list:
+    return [leaf for leaf in jax.tree.leaves(tree) if _is_number(leaf)]
 
 
-def tree_div(tree: PyTree, *rest: PyTree, is_leaf=None) -> PyTree:
-    """Leafwise ``tree / rest[0] / rest[1] / ...``."""
-    return jax.tree.map(lambda *xs: functools.reduce(operator.truediv, xs), tree, *rest, is_leaf=is_leaf)
-
-
-def tree_sum(tree_x: PyTree) -> jax.Array:
-    """Sum of all entries of all leaves."""
-    return jnp.asarray(optax.tree.sum(tree_x))
+def _map_numbers(fun: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, *ys: fun(x, *ys) if _is_number(x) else x, tree, *rest)
 
 
 def tree_negative(tree: PyTree) -> PyTree:
     """Leafwise negation."""
-    return jax.tree.map(jnp.negative, tree)
+    return _map_numbers(jnp.negative, tree)
 
 
 def tree_imag(tree: PyTree) -> PyTree:
@@ -100,18 +101,28 @@ def tree_imag(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.imag, tree)
 
 
-def _as_dtype_of(scalar, leaf):
+def tree_zeros_like(tree_x: PyTree) -> PyTree:
+    """Zeros with the shapes and dtypes of ``tree_x``."""
+    return _map_numbers(jnp.zeros_like, tree_x)
+
+
+def tree_ones_like(tree_x: PyTree) -> PyTree:
+    """Ones with the shapes and dtypes of ``tree_x``."""
+    return _map_numbers(jnp.ones_like, tree_x)
+
+
+def _as_dtype_of(value, leaf):
     # A scalar in the working precision must neither promote a bfloat16 leaf nor trip strict promotion.
-    if isinstance(scalar, (bool, int, float, complex)):
-        return scalar
-    if jnp.iscomplexobj(scalar) and not jnp.iscomplexobj(leaf):
-        return scalar
-    return jnp.asarray(scalar).astype(jnp.result_type(leaf))
+    if isinstance(value, (bool, int, float, complex)) or not _is_inexact(leaf):
+        return value
+    if jnp.iscomplexobj(value) and not jnp.iscomplexobj(leaf):
+        return value
+    return jnp.asarray(value).astype(jnp.result_type(leaf))
 
 
 def tree_scalar_mul(scalar, tree_x: PyTree) -> PyTree:
     """``scalar * tree_x``, each leaf in its own dtype."""
-    return jax.tree.map(lambda x: _as_dtype_of(scalar, x) * x, tree_x)
+    return _map_numbers(lambda x: _as_dtype_of(scalar, x) * x, tree_x)
 
 
 def tree_add_scalar_mul(tree_x: PyTree, scalar, tree_y: PyTree) -> PyTree:
@@ -119,7 +130,7 @@ def tree_add_scalar_mul(tree_x: PyTree, scalar, tree_y: PyTree) -> PyTree:
 
     Args:
         tree_x: pytree of arrays.
-        scalar: a number or a 0-d array of any real dtype; it never promotes a leaf.
+        scalar: a number or a 0-d array of any dtype. A real one promotes no leaf.
         tree_y: pytree with the structure and shapes of ``tree_x``.
 
     Example:
@@ -129,62 +140,51 @@ def tree_add_scalar_mul(tree_x: PyTree, scalar, tree_y: PyTree) -> PyTree:
         >>> tree_add_scalar_mul(x, jnp.asarray(0.5, jnp.float32), x)["w"].dtype
         dtype(bfloat16)
     """
-    return jax.tree.map(lambda x, y: x + _as_dtype_of(scalar, x) * y.astype(jnp.result_type(x)), tree_x, tree_y)
+    return _map_numbers(lambda x, y: x + _as_dtype_of(scalar, x) * _as_dtype_of(y, x), tree_x, tree_y)
 
 
 def tree_cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """Cast each leaf to the dtype of the corresponding leaf of ``like``, as a strongly typed array."""
-    return jax.tree.map(lambda x, y: jnp.asarray(x).astype(jnp.result_type(y)), tree, like)
+    return _map_numbers(lambda x, y: jnp.asarray(x).astype(jnp.result_type(y)), tree, like)
+
+
+def _widest_dtype(leaves: list) -> Any:
+    """The dtype in which products of ``leaves`` are summed: of the inexact ones, and with 32 bits or more."""
+    dtypes = [jnp.result_type(x) for x in leaves if _is_inexact(x)] or [jnp.result_type(float)]
+    return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
 
 
 def tree_real_dtype(tree: PyTree) -> jnp.dtype:
     """The real dtype in which scalars over ``tree`` (norms, step sizes) are kept.
 
     It is the widest real dtype among the inexact leaves, and float32 at least: a step size in bfloat16 has too few
-    bits.
+    bits. Without an inexact leaf it is the default one.
     """
-    dtypes = [jnp.finfo(jnp.result_type(x)).dtype for x in jax.tree.leaves(tree) if _is_inexact(x)]
-    widest = max(dtypes, key=lambda d: jnp.finfo(d).bits, default=jnp.dtype(jnp.float32))
-    return jnp.dtype(jnp.float32) if jnp.finfo(widest).bits < 32 else jnp.dtype(widest)
+    return jnp.dtype(jnp.finfo(_widest_dtype(jax.tree.leaves(tree))).dtype)
 
 
-def _is_inexact(x) -> bool:
-    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+def _total(terms: list) -> jax.Array:
+    """The sum of scalars in the widest of their dtypes, which strict promotion wants said."""
+    dtype = _widest_dtype(terms)
+    return sum((term.astype(dtype) for term in terms), start=jnp.zeros((), dtype))
 
 
-def _accumulation_dtype(*leaves):
-    """Products are accumulated in the widest dtype of their factors, and at least in float32; those of integers too."""
-    dtypes = [jnp.result_type(x) for x in leaves if _is_inexact(x)]
-    dtype = functools.reduce(_widest, dtypes) if dtypes else jnp.dtype(jnp.result_type(float))
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
-
-
-def _scalar_sum(terms: list) -> jax.Array:
-    # Mixed leaf dtypes: every term is brought to the widest one, which strict promotion wants said.
-    if not terms:
-        return jnp.zeros(())
-    terms = [jnp.asarray(t) for t in terms]
-    widest = terms[0].dtype
-    for term in terms[1:]:
-        widest = _widest(widest, term.dtype)
-    return sum(term.astype(widest) for term in terms)  # type: ignore[return-value]  # sum starts from the int 0
-
-
-def _widest(a, b):
-    if jnp.issubdtype(a, jnp.complexfloating) != jnp.issubdtype(b, jnp.complexfloating):
-        real, cplx = (b, a) if jnp.issubdtype(a, jnp.complexfloating) else (a, b)
-        return jnp.complex128 if jnp.finfo(real).bits == 64 else cplx
-    return a if jnp.finfo(a).bits >= jnp.finfo(b).bits else b
+def tree_sum(tree_x: PyTree) -> jax.Array:
+    """Sum of all entries of all leaves."""
+    return jnp.asarray(optax.tree.sum(_numbers(tree_x)))
 
 
 def tree_vdot(tree_x: PyTree, tree_y: PyTree) -> jax.Array:
     """Inner product of two pytrees of the same structure, the first conjugated; a scalar in the widest leaf dtype."""
 
     def leaf_vdot(x, y):
-        dtype = _accumulation_dtype(x, y)
-        return jnp.vdot(jnp.asarray(x).astype(dtype), jnp.asarray(y).astype(dtype))
+        if not _is_number(x):
+            return None
+        dtype = _widest_dtype([x, y])
+        # Not `jnp.vdot`, which is ambiguous where the axes of a mesh are explicit and the operands are sharded.
+        return jnp.sum(lax.mul(jnp.conj(jnp.asarray(x, dtype)), jnp.asarray(y, dtype)))
 
-    return _scalar_sum(jax.tree.leaves(jax.tree.map(leaf_vdot, tree_x, tree_y)))
+    return _total(jax.tree.leaves(jax.tree.map(leaf_vdot, tree_x, tree_y)))
 
 
 def tree_dot(tree_x: PyTree, tree_y: PyTree) -> PyTree:
@@ -210,7 +210,7 @@ def tree_l2_norm(tree_x: PyTree, squared: bool = False) -> jax.Array:
         >>> jax.grad(tree_l2_norm)(jnp.zeros(2)).tolist()
         [0.0, 0.0]
     """
-    square = _scalar_sum([_leaf_square(x) for x in jax.tree.leaves(tree_x)])
+    square = tree_vdot_real(tree_x, tree_x)
     if squared:
         return square
     # The root has slope 0 where its argument is 0: the inner `where` keeps 1/0 out of the derivative.
@@ -219,53 +219,45 @@ def tree_l2_norm(tree_x: PyTree, squared: bool = False) -> jax.Array:
     return jnp.where(positive, root, square)
 
 
-def _leaf_square(x):
-    x = jnp.asarray(x)
-    if not _is_inexact(x):
-        x = x.astype(jnp.result_type(float))
-    x = x.astype(_accumulation_dtype(x))
-    return jnp.sum(jnp.real(x) ** 2) + (jnp.sum(jnp.imag(x) ** 2) if jnp.iscomplexobj(x) else 0)
-
-
 def tree_inf_norm(tree_x: PyTree) -> jax.Array:
     """Largest absolute value over all leaves (0 for an empty tree)."""
-    maxima = [jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(tree_x)]
-    if not maxima:
-        return jnp.zeros(())
-    dtype = tree_real_dtype(maxima)
-    return jnp.max(jnp.stack([m.astype(dtype) for m in maxima]))
-
-
-def tree_zeros_like(tree_x: PyTree) -> PyTree:
-    """Zeros with the shapes and dtypes of ``tree_x``."""
-    return jax.tree.map(jnp.zeros_like, tree_x)
-
-
-def tree_ones_like(tree_x: PyTree) -> PyTree:
-    """Ones with the shapes and dtypes of ``tree_x``."""
-    return jax.tree.map(jnp.ones_like, tree_x)
+    leaves = _numbers(tree_x)
+    dtype = tree_real_dtype(leaves)
+    maxima = [jnp.max(jnp.abs(x), initial=0).astype(dtype) for x in leaves]
+    return functools.reduce(jnp.maximum, maxima, jnp.zeros((), dtype))
 
 
 def tree_where(cond, a: PyTree, b: PyTree) -> PyTree:
     """Leafwise ``jnp.where(cond, a, b)``: the one way in which whole states are selected.
 
+    Each of the three is a pytree of a common structure, or a scalar or array that broadcasts against every leaf of the
+    others.
+
     Args:
-        cond: boolean scalar, or a pytree of booleans with the structure of ``a``.
-        a: pytree taken where ``cond`` holds.
-        b: pytree of the same structure taken elsewhere.
+        cond: booleans.
+        a: taken where ``cond`` holds. Leaves that are neither numbers nor keys are taken from it everywhere.
+        b: taken elsewhere.
+
+    Raises:
+        ValueError: two of them have different structures.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.tree_util import tree_where
+        >>> tree_where(jnp.array([True, False]), {"w": jnp.ones(2)}, 0.0)["w"].tolist()
+        [1.0, 0.0]
     """
-    if jax.tree.structure(cond) == jax.tree.structure(0):
-        return jax.tree.map(lambda x, y: jnp.where(cond, x, y), a, b)
-    return jax.tree.map(jnp.where, cond, a, b)
+
+    def select(condition, x, y):
+        return jnp.where(condition, x, y) if _is_number(x) or isinstance(x, jax.Array) else x
+
+    return jax.tree.map(select, *broadcast_pytrees(cond, a, b))
 
 
 def tree_all_finite(tree: PyTree) -> jax.Array:
     """Whether every inexact leaf is finite everywhere; a boolean scalar."""
-    finite = jnp.asarray(True)
-    for leaf in jax.tree.leaves(tree):
-        if _is_inexact(leaf):
-            finite = finite & jnp.all(jnp.isfinite(leaf))
-    return finite
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree) if _is_inexact(leaf)]
+    return functools.reduce(jnp.logical_and, finite, jnp.asarray(True))
 
 
 def broadcast_pytrees(*trees: PyTree) -> tuple[PyTree, ...]:
@@ -285,24 +277,13 @@ def broadcast_pytrees(*trees: PyTree) -> tuple[PyTree, ...]:
         >>> broadcast_pytrees(1.0, {"a": 2.0, "b": 3.0})
         ({'a': 1.0, 'b': 1.0}, {'a': 2.0, 'b': 3.0})
     """
-    structure = jax.tree.structure(0)
-    for tree in trees:
-        if not _is_single_leaf(tree):
-            structure = jax.tree.structure(tree)
-            break
-    out = []
-    for tree in trees:
-        if jax.tree.structure(tree) == structure:
-            out.append(tree)
-        elif _is_single_leaf(tree):
-            out.append(jax.tree.unflatten(structure, [tree] * structure.num_leaves))
-        else:
-            raise ValueError(
-                f"broadcast_pytrees expects one structure or single leaves, got {structure} and "
-                f"{jax.tree.structure(tree)}."
-            )
-    return tuple(out)
-
-
-def _is_single_leaf(tree) -> bool:
-    return jax.tree.structure(tree) == jax.tree.structure(0)
+    single = jax.tree.structure(0)
+    structures = [jax.tree.structure(tree) for tree in trees]
+    structure = next((own for own in structures if own != single), single)
+    for own in structures:
+        if own not in (single, structure):
+            raise ValueError(f"broadcast_pytrees expects one structure or single leaves, got {structure} and {own}.")
+    return tuple(
+        tree if own == structure else jax.tree.unflatten(structure, [tree] * structure.num_leaves)
+        for tree, own in zip(trees, structures, strict=True)
+    )

@@ -265,7 +265,7 @@ def test_bad_input():
             fun(jnp.ones((2, 3)))
         with pytest.raises(TypeError, match="must be real"):
             fun(jnp.ones(3, complex))
-        with pytest.raises(TypeError, match="must be a real vector"):
+        with pytest.raises(TypeError, match="must be a pytree of arrays, got a leaf of type str"):
             fun("text")
     with pytest.raises(ValueError, match="weights must be positive"):
         isotonic_l2_pav(jnp.ones(2), weights=jnp.array([1.0, 0.0]))

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxsolve._loop import LOOP_KINDS, loop, run_if_any
+from jaxsolve.cond import cond
+from jaxsolve.loop import while_loop
 
 
 def power(x, kind, maxiter, stop=10):
@@ -63,3 +65,23 @@ def test_run_if_any_costs_nothing_where_no_lane_asks():
     f(jnp.asarray([False, True]), jnp.ones(2))
     jax.effects_barrier()
     assert calls
+
+
+def test_public_while_loop():
+    def sixteenth_power(x, maxiter, unroll, jit):
+        return while_loop(lambda c: c[0] < 4, lambda c: (c[0] + 1, c[1] * c[1]), (0, x), maxiter, unroll, jit)[1]
+
+    for unroll, jit in ((False, False), (False, True), (True, False), (True, True)):
+        assert float(sixteenth_power(2.0, 9, unroll, jit)) == 2.0**16
+        assert float(sixteenth_power(2.0, 2, unroll=unroll, jit=jit)) == 16.0
+    for jit in (False, True):
+        assert float(jax.grad(lambda x: sixteenth_power(x, 9, True, jit))(1.0)) == 16.0
+    assert float(jax.jit(lambda n: sixteenth_power(2.0, n, False, True))(2)) == 16.0
+
+
+def test_public_cond():
+    chosen = []
+    note = lambda name: lambda x: (chosen.append(name), x)[1]
+    assert float(cond(jnp.asarray(True), jnp.negative, jnp.abs, -2.0)) == 2.0
+    assert float(jax.jit(lambda c: cond(c, jnp.negative, jnp.abs, 2.0))(False)) == 2.0
+    assert cond(False, note("if"), note("else"), 3.0, jit=False) == 3.0 and chosen == ["else"]

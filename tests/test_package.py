@@ -12,10 +12,12 @@ import jaxsolve
 
 SUBMODULES = [
     "base",
+    "cond",
     "implicit_diff",
     "isotonic",
     "linear_solve",
     "linesearch",
+    "loop",
     "loss",
     "objective",
     "perturbations",
@@ -89,5 +91,7 @@ def test_every_name_in_all_exists_and_is_listed_once(module):
 
 def test_dir_lists_the_public_names_and_unknown_names_raise():
     assert set(jaxsolve.__all__) <= set(dir(jaxsolve))
-    with pytest.raises(AttributeError, match="no attribute 'LBGFS'"):
+    with pytest.raises(AttributeError, match="no attribute 'LBGFS'; did you mean 'LBFGS'"):
         jaxsolve.LBGFS  # noqa: B018  # looked up for its error
+    with pytest.raises(AttributeError, match="no attribute 'torch'$"):
+        jaxsolve.torch  # noqa: B018

@@ -109,6 +109,24 @@ def test_dtype_is_kept_and_the_key_decides():
         assert np.all(np.isfinite(fun(x, jax.random.PRNGKey(1))))
 
 
+def test_same_samples_as_jaxopt():
+    # Numbers of JAXopt 0.8.5: programs that move keep their random results.
+    key = jax.random.key(3)
+    f = lambda x: jnp.sum(jnp.sign(x) * x**2)
+    numbers = {P.Gumbel: (1.8093621556929744, 1.2539330681939207), P.Normal: (0.4468502045235037, 0.833652614356063)}
+    for noise, (mean, maximum) in numbers.items():
+        np.testing.assert_allclose(P.make_perturbed_argmax(one_hot_argmax, 7, 0.5, noise())(X, key) * 7, [5, 0, 1, 1])
+        np.testing.assert_allclose(P.make_perturbed_fun(f, 7, 0.5, noise())(X, key), mean)
+        np.testing.assert_allclose(P.make_perturbed_max(one_hot_argmax, 7, 0.5, noise())(X, key), maximum)
+    gradients = {
+        False: [2.504655329927, 0.77508844126, 0.116474965799, -0.371446535737],
+        True: [2.170224699194, 0.887614666383, 0.265133086243, -0.265492666401],
+    }
+    for control_variate, gradient in gradients.items():
+        fun = P.make_perturbed_fun(f, 7, 0.5, control_variate=control_variate)
+        np.testing.assert_allclose(jax.grad(fun)(X, key), gradient, rtol=1e-10)
+
+
 def test_noise_of_ones_own():
     class Entrywise:
         def sample(self, key, shape):

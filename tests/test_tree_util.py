@@ -66,6 +66,59 @@ def test_complex_trees():
     np.testing.assert_allclose(tu.tree_imag(z)["a"], [2.0])
 
 
+def test_mixed_real_and_complex_leaves():
+    z = {"a": jnp.asarray([1.0 + 2.0j], jnp.complex64), "b": jnp.asarray([3.0], jnp.float32)}
+    assert tu.tree_vdot(z, z).dtype == jnp.complex64 and float(tu.tree_vdot(z, z).real) == 14.0
+    assert float(tu.tree_vdot_real(z, z)) == 14.0 and tu.tree_vdot_real(z, z).dtype == jnp.float32
+    assert tu.tree_real_dtype(z) == tu.tree_l2_norm(z).dtype == tu.tree_inf_norm(z).dtype == jnp.float32
+    assert float(tu.tree_inf_norm(z)) == 3.0
+    moved = tu.tree_add_scalar_mul(z, jnp.asarray(2.0), z)
+    assert moved["a"].dtype == jnp.complex64 and moved["b"].dtype == jnp.float32
+    np.testing.assert_allclose(moved["a"], [3.0 + 6.0j])
+    assert tu.tree_cast_like({"a": jnp.ones(1), "b": 1.0}, z)["a"].dtype == jnp.complex64
+    assert not bool(tu.tree_all_finite({"a": jnp.asarray([1.0 + jnp.inf * 1j])}))
+
+
+def test_leaves_that_are_no_numbers_are_kept_and_do_not_count():
+    odd = {"key": jax.random.key(0), "name": "relu", "act": jnp.sin}
+    state = {**odd, "count": jnp.arange(3), "flag": True, "w": jnp.ones(2, jnp.bfloat16)}
+    for out in (
+        tu.tree_cast_like(state, state),
+        tu.tree_where(jnp.asarray(True), state, state),
+        tu.tree_where(jnp.asarray(False), tu.tree_zeros_like(state), state),
+    ):
+        assert out["name"] == "relu" and out["act"] is jnp.sin and out["key"] == state["key"]
+        assert out["count"].dtype == state["count"].dtype and out["flag"].dtype == jnp.bool_
+        np.testing.assert_array_equal(out["count"], [0, 1, 2])
+    assert tu.tree_scalar_mul(2.0, odd)["name"] == tu.tree_negative(odd)["name"] == "relu"
+    for number in (tu.tree_l2_norm(odd), tu.tree_inf_norm(odd), tu.tree_sum(odd), tu.tree_vdot(odd, odd)):
+        assert float(number) == 0.0
+    assert bool(tu.tree_all_finite(odd)) and float(tu.tree_l2_norm(state, squared=True)) == 8.0
+
+
+def test_explicit_mesh_axes():
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        x = {"w": jax.device_put(jnp.arange(3.0), NamedSharding(mesh, PartitionSpec("d"))), "b": jnp.ones(2)}
+        compute = lambda x: (tu.tree_vdot(x, x), tu.tree_l2_norm(x, squared=True), tu.tree_inf_norm(x))
+        assert [float(v) for v in jax.jit(compute)(x)] == [7.0, 7.0, 2.0]
+
+        def part(x):
+            return jax.tree.map(lambda v: v[None], (tu.tree_vdot(x, x), tu.tree_inf_norm(x)))
+
+        inner = jax.shard_map(
+            part, in_specs=({"w": PartitionSpec("d"), "b": PartitionSpec()},), out_specs=PartitionSpec("d")
+        )
+        assert [float(v[0]) for v in jax.jit(inner)(x)] == [7.0, 2.0]
+
+
+def test_zeros_share_no_buffer():
+    zeros = tu.tree_zeros_like({"a": jnp.ones(2), "b": jnp.ones(2)})
+    assert zeros["a"].unsafe_buffer_pointer() != zeros["b"].unsafe_buffer_pointer()
+
+
 def test_norm_has_finite_derivatives_at_zero():
     zero = tu.tree_zeros_like(tree())
     assert not np.any(flat(jax.grad(tu.tree_l2_norm)(zero)))
@@ -92,6 +145,11 @@ def test_where_takes_whole_states():
     np.testing.assert_array_equal(flat(tu.tree_where(jnp.asarray(False), x, y)), 0 * flat(x))
     mask = jax.tree.map(lambda v: v > 0, x)
     np.testing.assert_array_equal(flat(tu.tree_where(mask, x, y)), np.maximum(flat(x), 0))
+    np.testing.assert_array_equal(flat(tu.tree_where(mask, x, 0.0)), np.maximum(flat(x), 0))
+    np.testing.assert_array_equal(tu.tree_where(mask, 1.0, 0.0)["a"], [1.0, 0.0])
+    np.testing.assert_array_equal(tu.tree_where(jnp.asarray([True, False]), {"a": x["a"]}, 5.0)["a"], [1.0, 5.0])
+    with pytest.raises(ValueError, match="structure"):
+        tu.tree_where(True, x, {"a": 0.0, "c": 1.0})
 
 
 def test_finite():

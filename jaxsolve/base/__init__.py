@@ -1,20 +1,13 @@
 """What every solver is built from: ``run``, options, reports, and the types of results."""
 
+from jaxsolve._options import check_callable, check_choice, check_flags, check_number, option
 from jaxsolve._status import SolverError, Status, check
 from jaxsolve._types import KKTSolution, OptStep
-from jaxsolve.base._objective import Objective, blank_output
+from jaxsolve.base._objective import Objective, blank_output, lacks_data
 from jaxsolve.base._operators import AutoOrBoolean, LinearOperator
-from jaxsolve.base._options import (
-    as_like,
-    check_callable,
-    check_choice,
-    check_init_params,
-    check_number,
-    option,
-    required,
-)
+from jaxsolve.base._params import as_like
 from jaxsolve.base._report import History
-from jaxsolve.base._solver import IterativeSolver, Solver
+from jaxsolve.base._solver import IterativeSolver, Solver, loses_finite
 from jaxsolve.base._stochastic import StochasticSolver
 
 __all__ = [
@@ -34,8 +27,9 @@ __all__ = [
     "check",
     "check_callable",
     "check_choice",
-    "check_init_params",
+    "check_flags",
     "check_number",
+    "lacks_data",
+    "loses_finite",
     "option",
-    "required",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._closure import Staged, output_shape
+from jaxsolve.base._params import as_like
 from jaxsolve.tree_util import tree_real_dtype
 
-__all__ = ["Objective", "blank_output"]
+__all__ = ["Objective", "blank_output", "lacks_data"]
 
 
 class Objective:
@@ -29,7 +31,12 @@ class Objective:
         form = "fun" if not value_and_grad else "fun (with value_and_grad=True)"
         self._has_aux, self._gives_grad = has_aux, value_and_grad
         self._fun = stage(fun, form, self._check_output)
+        self.__wrapped__ = fun  # for `inspect.signature`
         self._value_and_grad = stage(self._differentiate, "fun", lambda out: None)
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Any:
+        """What ``fun`` returns."""
+        return self._fun(params, *args, **kwargs)
 
     def value(self, params: Any, *args: Any, **kwargs: Any) -> tuple[jax.Array, Any]:
         """``(value, aux)``; ``aux`` is ``None`` without one."""
@@ -53,13 +60,17 @@ class Objective:
         return self.value_and_grad(params, *args, **kwargs)[1]
 
     def _differentiate(self, params, *args, **kwargs):
+        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
+            raise TypeError(
+                "init_params has complex leaves, but functions of complex parameters cannot be minimized yet: make fun "
+                "a function of their real and imaginary parts, fun((x.real, x.imag), ...)."
+            )
         if self._gives_grad:
             out, grad = self._fun(params, *args, **kwargs)
             value, aux = out if self._has_aux else (out, None)
         else:
             (value, aux), grad = jax.value_and_grad(self.value, has_aux=True)(params, *args, **kwargs)
-        grad = jax.tree.map(lambda g, p: jnp.asarray(g).astype(jnp.result_type(p)), grad, params)
-        return (jnp.asarray(value), aux), grad
+        return (jnp.asarray(value), aux), as_like("the gradient of fun", grad, params)
 
     def _check_output(self, out) -> None:
         wanted = "(value, aux)" if self._has_aux else "a scalar value"
@@ -79,20 +90,35 @@ class Objective:
             raise TypeError(f"fun must return a real number, but its value has dtype {jnp.result_type(leaves[0])}.")
 
 
+def lacks_data(fun: Callable, args: tuple, kwargs: dict) -> bool:
+    """Whether ``fun`` takes data, but none is given: a program may call ``init_state(params)`` before it has any."""
+    try:
+        parameters = list(inspect.signature(fun).parameters.values())[1:]
+    except (TypeError, ValueError):  # functions written in C
+        return False
+    required = (
+        p.kind is p.VAR_POSITIONAL or (p.default is p.empty and p.kind is not p.VAR_KEYWORD) for p in parameters
+    )
+    return not args and not kwargs and any(required)
+
+
 def blank_output(solver: Any, params: Any, args: tuple, kwargs: dict) -> tuple[Any, Any, int]:
     """What a state holds of the output of ``fun`` before the first step.
 
     Returns:
         The dtype of values; auxiliary output in its structure, shapes and dtypes, if there is any; and the number of
         evaluations that it took. Without ``jit`` a function may be one of the host, and its auxiliary output is known
-        only once it is called.
+        only once it is called. Without the data that ``fun`` takes, the dtype is that of the parameters, and there is
+        no auxiliary output until the first ``update``.
     """
+    if lacks_data(solver.fun, args, kwargs):
+        return tree_real_dtype(params), None, 0
     if solver.jit:
-        value, aux = solver.objective.value_shape(params, *args, **kwargs)
+        value, aux = solver._objective.value_shape(params, *args, **kwargs)
         return value.dtype, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux), 0
     if not solver.has_aux:
         return tree_real_dtype(params), None, 0
-    value, aux = solver.objective.value(params, *args, **kwargs)
+    value, aux = solver._objective.value(params, *args, **kwargs)
     return value.dtype, aux, 1
 
 

@@ -36,15 +36,15 @@ def line_printer(name: str) -> Callable:
 def call_back(callback: Callable, params: Any, state: Any, active: jax.Array) -> None:
     """Call ``callback(params, state)`` on the host if ``active``; works inside compiled code, which holds the callback.
 
-    Under ``vmap`` the callback is called once for each active lane, in their order; or once for all of them, as
-    ``callback.lanes(params, state, active)``, if it has such a method. Steps that run again for the derivative of a
+    Under ``vmap`` the callback is called once for each active batch element, in order; or once for all of them, as
+    ``callback.batch(params, state, active)``, if it has such a method. Steps that run again for the derivative of a
     checkpointed loop do not call.
     """
     _teller(callback, 0)(*lax.stop_gradient((active, params, state)))
 
 
 def _teller(callback, depth):
-    # `custom_vmap` for two reasons: it tells of the lanes, and its effects are not repeated by `jax.checkpoint`.
+    # `custom_vmap` for two reasons: it tells of the batch, and its effects are not repeated by `jax.checkpoint`.
     @custom_vmap
     def tell(active, params, state):
         jax.debug.callback(deliver, active, params, state)
@@ -54,11 +54,11 @@ def _teller(callback, depth):
         if depth == 0:
             if active:
                 callback(params, state)
-        elif hasattr(callback, "lanes"):
-            callback.lanes(params, state, np.asarray(active))
+        elif hasattr(callback, "batch"):
+            callback.batch(params, state, np.asarray(active))
         else:
-            for lane in map(tuple, np.argwhere(np.asarray(active))):
-                callback(*jax.tree.map(lambda x: x[lane], (params, state)))  # noqa: B023  # used at once
+            for index in map(tuple, np.argwhere(np.asarray(active))):
+                callback(*jax.tree.map(lambda x: x[index], (params, state)))  # noqa: B023  # used at once
 
     @tell.def_vmap
     def _(axis_size, in_batched, *arguments):
@@ -76,7 +76,7 @@ class History:
 
     Hand one to a solver as its ``callback``. Records are kept in the order of the iterations. A new run is recognized
     by its iteration number starting again, and starts the record again. Under ``vmap`` each record has a leading axis
-    of lanes; a lane that has finished keeps its last record.
+    of batch elements; one that has finished keeps its last record.
 
     Args:
         *names: fields of the state to record; ``"params"`` records the iterate.
@@ -100,7 +100,7 @@ class History:
         """Record one iteration; the solver calls it."""
         self._record(int(state.iter_num), params, state)
 
-    def lanes(self, params: Any, state: Any, active: np.ndarray) -> None:
+    def batch(self, params: Any, state: Any, active: np.ndarray) -> None:
         """Record one iteration of a batch of runs; the solver calls it under ``vmap``."""
         iter_num = int(np.max(np.asarray(state.iter_num)[active], initial=0))
         if iter_num:

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._compile import compiled_call
 from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
-from jaxsolve.base._compile import compiled_call
-from jaxsolve.base._solver import IterativeSolver, as_params
+from jaxsolve.base._params import merge_params
+from jaxsolve.base._solver import IterativeSolver, call_directly, prepared
 
 __all__ = ["StochasticSolver"]
 
@@ -55,17 +56,21 @@ class StochasticSolver(IterativeSolver):
         return step
 
     def _call(self, function, *args):
-        return compiled_call(function, self, *args) if self.jit else function(self, *args)
+        return (compiled_call if self.jit else call_directly)(function, self, *args)
 
 
 def _first_step(solver: StochasticSolver, init_params, args, kwargs) -> OptStep:
-    return solver.staged().first_step(as_params(init_params), args, kwargs)
+    solver, params, held = prepared(solver, init_params)
+    params, state = solver._first_step(params, args, kwargs)
+    return OptStep(merge_params(params, held), state)
 
 
 def _next_step(solver: StochasticSolver, step: OptStep, args, kwargs) -> OptStep:
-    return solver.staged().next_step(step, args, kwargs)
+    solver, params, held = prepared(solver, step.params)
+    params, state = solver._next_step(OptStep(params, step.state), args, kwargs)
+    return OptStep(merge_params(params, held), state)
 
 
 def _is_final(status) -> bool:
     # A traced status (a host loop inside a traced function) never ends the loop early.
-    return is_concrete(status) and int(status) != Status.RUNNING
+    return is_concrete(status) and not Status.RUNNING.holds(int(status))

@@ -9,8 +9,10 @@ from jaxsolve.implicit_diff._custom import (
     run_without_derivative,
 )
 from jaxsolve.implicit_diff._rule import attach_derivative, stop_gradient
+from jaxsolve.implicit_diff._system import TangentSystem
 
 __all__ = [
+    "TangentSystem",
     "attach_derivative",
     "custom_fixed_point",
     "custom_root",

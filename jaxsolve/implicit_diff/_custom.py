@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxsolve._closure import hoist
 from jaxsolve._compat import outside_transformations
 from jaxsolve._types import Structure
-from jaxsolve.implicit_diff._rule import attach_derivative, check_residual_shapes, solve_tangent, stop_gradient
+from jaxsolve.implicit_diff._rule import attach_derivative, check_residual_shapes, stop_gradient
+from jaxsolve.implicit_diff._system import TangentSystem, solve_tangent
 from jaxsolve.tree_util import tree_negative, tree_sub
 
 __all__ = ["custom_fixed_point", "custom_root", "root_jvp", "root_vjp", "run_without_derivative"]
@@ -88,12 +89,11 @@ def custom_root(
         @functools.wraps(solver)
         def differentiable_solver(*args, **kwargs):
             data = match(args, kwargs)
+            system = TangentSystem(optimality_fun, solve, structure)
             out = run_without_derivative(solver, *args, **kwargs)
             sol, aux = (out[0], out[1]) if has_aux else (out, None)
             sol = jax.tree.map(jnp.asarray, sol)
-            sol, _ = attach_derivative(
-                lambda sol, data: optimality_fun(sol, *data[0], **data[1]), sol, data, solve=solve, structure=structure
-            )
+            sol, _ = attach_derivative(system, sol, *data)
             if not has_aux:
                 return sol
             return type(out)(sol, aux) if hasattr(out, "_fields") else (sol, aux)

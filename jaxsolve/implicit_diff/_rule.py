@@ -7,170 +7,237 @@ tangent
 
 ``B theta_dot`` is one JVP of ``F``, ``A`` is the linearization of ``F`` in ``x``, and the inverse is a linear solve.
 Reverse mode is the transpose of that solve, higher orders are derivatives of the rule: nothing else is needed.
+Where ``F`` contains a ``custom_vjp`` function, which has no JVP, reverse mode is built from VJPs of ``F`` instead.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._closure import Hoisted, hoist, is_dynamic, merge_static, split_static
-from jaxsolve._compat import with_tangents
+from jaxsolve._compat import contains_custom_vjp, reverse_only, with_tangents
 from jaxsolve._types import Structure
-from jaxsolve.linear_solve import solve as linear_solve
+from jaxsolve.implicit_diff._system import TangentSystem, as_matrix, solve_tangent
 from jaxsolve.linear_solve._differentiable import solve_by
+from jaxsolve.tree_util import tree_negative
 
-__all__ = ["attach_derivative", "check_residual_shapes", "solve_tangent", "stop_gradient"]
-
-
-def solve_tangent(
-    matvec: Callable, rhs: Any, like: Any, *, solve: Callable | None = None, structure: Structure = "general"
-) -> Any:
-    """Solve ``matvec(x) = rhs`` for ``x`` with the structure and dtypes of ``like``.
-
-    ``matvec`` may map to another container type than it maps from, as long as the leaves agree in shape.
-    """
-    treedef = jax.tree.structure(like)
-    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(like)]
-
-    def cast(tree):
-        return [leaf.astype(dtype) for leaf, dtype in zip(jax.tree.leaves(tree), dtypes, strict=True)]
-
-    def flat_matvec(leaves):
-        return cast(matvec(jax.tree.unflatten(treedef, leaves)))
-
-    return jax.tree.unflatten(treedef, linear_solve(flat_matvec, cast(rhs), solve, structure=structure))
+__all__ = ["attach_derivative", "check_residual_shapes", "stop_gradient"]
 
 
 def attach_derivative(
-    optimality_fun: Callable,
+    system: TangentSystem,
     sol: Any,
-    data: Any,
+    args: tuple,
+    kwargs: dict,
     *,
     derived_fun: Callable | None = None,
-    derived: Any = None,
-    solve: Callable | None = None,
-    structure: Structure = "general",
-    tangent_solver: Callable | None = None,
+    derived: Callable | None = None,
 ) -> tuple[Any, Any]:
     """Give a solution the derivative that the implicit function theorem assigns to it.
 
     Args:
-        optimality_fun: ``F(sol, data)``, with the leaf shapes of ``sol``. It may capture arrays and tracers of any
-            dtype; the solution is differentiable with respect to them too.
-        sol: pytree of inexact arrays, a root of ``F(., data)``. Its own tangents are ignored.
-        data: pytree; leaves that are no arrays are passed on as they are.
-        derived_fun: ``D(sol, data)``, further outputs that are functions of the solution (its objective value, say).
-        derived: the value of ``derived_fun`` at the solution.
-        solve: linear solver for the tangent system, or ``None`` for the automatic choice.
-        structure: what is known of ``A``: ``"psd"``, ``"symmetric"`` or ``"general"``.
-        tangent_solver: ``tangent_solver(sol, data, rhs, transposed)``, which solves with ``A`` or its transpose in its
-            own way, for problems that know more of ``A`` than its products. Used if ``solve`` is ``None``.
+        system: the tangent system. Its functions may capture arrays and tracers of any dtype; the solution is
+            differentiable with respect to them too.
+        sol: pytree of inexact arrays, a root of ``system.residual(., *args, **kwargs)``. Its own tangents are ignored.
+        args: data; leaves that are no arrays are passed on as they are.
+        kwargs: likewise.
+        derived_fun: ``derived_fun(sol, *args, **kwargs)``, a dictionary of further outputs that are functions of the
+            solution (its objective value, say).
+        derived: maps the names in that dictionary to their values at the solution.
 
     Returns:
-        ``(sol, derived)``, unchanged in value.
+        ``(sol, derived)``, unchanged in value; ``derived`` as a dictionary.
 
     Raises:
-        ValueError: ``F`` does not have the leaf shapes of ``sol``.
+        ValueError: the residual does not have the leaf shapes of ``sol``.
         TypeError: a leaf of ``sol`` is not floating point.
     """
-    optimality = hoist(optimality_fun, sol, data)
-    check_residual_shapes(optimality.out_shape, sol)
-    derive = None if derived_fun is None else hoist(derived_fun, sol, data)
-    sol_leaves, sol_tree = jax.tree.flatten(sol)
-    derived_leaves, derived_static = split_static(derived)
+    data = (args, kwargs)
+    parts = {"residual": hoist(lambda sol, data: system.residual(sol, *data[0], **data[1]), sol, data)}
+    check_residual_shapes(parts["residual"].out_shape, sol)
+    if derived_fun is not None:
+        parts["derived"] = hoist(lambda sol, data: derived_fun(sol, *data[0], **data[1]), sol, data)
+    if system.solve is not None and system.method is None:
+        parts["solve"] = hoist(lambda sol, data, rhs: system.solve(rhs, sol, *data[0], **data[1]), sol, data, sol)
+        parts["transposed"] = hoist(
+            lambda sol, data, rhs: system.transposed(rhs, sol, *data[0], **data[1]), sol, data, sol
+        )
+    names = [] if derived_fun is None else list(parts["derived"].out_shape)
+    derived_values = {name: derived(name) for name in names} if derived is not None else {}
+
+    derived_leaves, derived_static = split_static(derived_values)
     data_leaves, data_static = split_static(data)
-    solvers = None
-    if tangent_solver is not None and solve is None:
-        solvers = (hoist(tangent_solver, sol, data, sol, False), hoist(tangent_solver, sol, data, sol, True))
-    hoisted = [optimality, *([derive] if derive else []), *(solvers or ())]
-    consts = [const for function in hoisted for const in function.consts]
-    hoisted = [function.without_consts() for function in hoisted]
+    sol_leaves, sol_tree = jax.tree.flatten(sol)
+    consts = {name: part.consts for name, part in parts.items()}
+    outputs, output_tree = jax.tree.flatten((sol_leaves, derived_leaves))
+    parameters, parameter_tree = jax.tree.flatten(_Parameters(data_leaves, consts))
     rule = _ImplicitRule(
-        hoisted, derive is not None, solvers is not None, sol_tree, data_static, len(data_leaves), solve, structure
+        {name: part.without_consts() for name, part in parts.items()},
+        sol_tree,
+        output_tree,
+        parameter_tree,
+        data_static,
+        system.method,
+        system.structure,
     )
-    outputs = with_tangents(
-        [jnp.asarray(x) for x in (*sol_leaves, *derived_leaves)],
-        [jnp.asarray(x) for x in (*data_leaves, *consts)],
-        rule,
-    )
-    split = len(sol_leaves)
-    return jax.tree.unflatten(sol_tree, outputs[:split]), merge_static(outputs[split:], derived_static)
+    outputs = with_tangents(list(map(jnp.asarray, outputs)), list(map(jnp.asarray, parameters)), rule)
+    sol_leaves, derived_leaves = jax.tree.unflatten(output_tree, outputs)
+    return jax.tree.unflatten(sol_tree, sol_leaves), merge_static(derived_leaves, derived_static)
 
 
+class _Parameters(NamedTuple):
+    """What a solution depends on: the array leaves of the data, and what each part of the rule captured."""
+
+    data: list
+    consts: dict[str, list]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class _ImplicitRule:
-    """Tangents of ``(sol, derived)`` as a function of ``args = sol + derived + data + consts``, all flat.
+    """Tangents of ``(sol, derived)`` as a function of their values and those of the parameters.
 
     It holds jaxprs and no user function, so that programs compiled from it keep no user function alive.
+
+    Attributes:
+        parts: the functions of the system, hoisted: ``"residual"``; ``"derived"``, if there are derived outputs;
+            ``"solve"`` and ``"transposed"``, if the system solves itself.
+        sol_tree: structure of the solution.
+        output_tree: structure of ``(sol leaves, derived leaves)``.
+        parameter_tree: structure of the parameters.
+        data_static: the static leaves of the data.
+        method: linear solver of the user, or ``None``.
+        structure: what is known of ``A``.
     """
 
-    def __init__(
-        self,
-        hoisted: list[Hoisted],
-        has_derived: bool,
-        has_solvers: bool,
-        sol_tree,
-        data_static,
-        num_data,
-        solve,
-        structure,
-    ):
-        # In the order in which the arrays that they captured stand behind the data.
-        self._hoisted, self._has_derived, self._has_solvers = hoisted, has_derived, has_solvers
-        self._sol_tree = sol_tree
-        self._data_static, self._num_data = data_static, num_data
-        self._solve, self._structure = solve, structure
+    parts: dict[str, Hoisted]
+    sol_tree: Any
+    output_tree: Any
+    parameter_tree: Any
+    data_static: Any
+    method: Any
+    structure: Structure
+
+    def parts_of_program(self) -> tuple:
+        """What two rules of one program agree in."""
+        parts = [(name, part.jaxpr) for name, part in self.parts.items()]
+        return (parts, self.sol_tree, self.output_tree, self.parameter_tree, self.data_static, self.method)
 
     def __call__(self, args: list, active: tuple[int, ...], tangents: list) -> list:
-        num_sol = self._sol_tree.num_leaves
-        sol = jax.tree.unflatten(self._sol_tree, args[:num_sol])
-        starts = [self._num_data]
-        for hoisted in self._hoisted:
-            starts.append(starts[-1] + hoisted.num_consts)
-        first = len(args) - starts[-1]
-        parameters = args[first:]
-        moving = [i - first for i in active]
+        values = [args[i] for i in active]
+        if not contains_custom_vjp(*(part.jaxpr for part in self.parts.values())):
+            return self._tangents(args, active, values, tangents)
+        try:
+            return self._tangents(args, active, values, tangents)
+        except TypeError:  # a JVP met the custom_vjp function
+            return self._reverse_only(args, active, tangents)
 
-        def evaluate(which, sol, values, *rest):
-            # Only the parameters that have a tangent are differentiated.
-            current = list(parameters)
-            for i, value in zip(moving, values, strict=True):
+    # ---- Evaluation -----------------------------------------------------------------------------------------------
+
+    def _split(self, args, active):
+        """The solution, and the evaluation of a part as a function of it and of the parameters that move."""
+        size = self.output_tree.num_leaves
+        sol = jax.tree.unflatten(self.sol_tree, jax.tree.unflatten(self.output_tree, args[:size])[0])
+
+        def evaluate(name, sol, values, *rest):
+            current = list(args)
+            for i, value in zip(active, values, strict=True):
                 current[i] = value
-            data = merge_static(current[: self._num_data], self._data_static)
-            consts = current[starts[which] : starts[which + 1]]
-            return self._hoisted[which].pure(sol, data, *rest, consts=consts)
+            parameters = jax.tree.unflatten(self.parameter_tree, current[size:])
+            data = merge_static(parameters.data, self.data_static)
+            return self.parts[name].pure(sol, data, *rest, consts=parameters.consts[name])
 
-        def residual(sol, values):
-            return evaluate(0, sol, values)
+        return sol, evaluate
 
-        values = [parameters[i] for i in moving]
-        _, rhs = jax.jvp(lambda values: residual(sol, values), (values,), (tangents,))
-        _, matvec = jax.linearize(lambda sol: residual(sol, values), sol)
+    def _derived_leaves(self, evaluate, sol, values):
+        """Derived outputs that have a tangent; ``None`` for the others."""
+        leaves = split_static(evaluate("derived", sol, values))[0]
+        return [leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None for leaf in leaves]
+
+    # ---- Both modes -----------------------------------------------------------------------------------------------
+
+    def _tangents(self, args, active, values, tangents):
+        sol, evaluate = self._split(args, active)
+        _, rhs = jax.jvp(lambda values: evaluate("residual", sol, values), (values,), (tangents,))
+        _, matvec = jax.linearize(lambda sol: evaluate("residual", sol, values), sol)
         # The sign is put on the right-hand side: -solve(A, b) and solve(A, -b) are the same solve.
-        rhs = jax.tree.map(jnp.negative, rhs)
-        if not self._has_solvers:
-            sol_dot = solve_tangent(matvec, rhs, sol, solve=self._solve, structure=self._structure)
-        else:
-            rhs = jax.tree.unflatten(self._sol_tree, jax.tree.leaves(rhs))
-            forward, transposed = len(self._hoisted) - 2, len(self._hoisted) - 1
-            sol_dot = solve_by(
-                lambda x: jax.tree.unflatten(self._sol_tree, jax.tree.leaves(matvec(x))),
-                rhs,
-                lambda b: evaluate(forward, sol, values, b, False),
-                lambda b: evaluate(transposed, sol, values, b, True),
-            )
-        if not self._has_derived:
-            return [*jax.tree.leaves(sol_dot), *[None] * (first - num_sol)]
-        _, derived_dot = jax.jvp(
-            lambda sol, values: split_static(evaluate(1, sol, values))[0],
-            (sol, values),
-            (sol_dot, tangents),
+        sol_dot = self._solve(evaluate, sol, values, matvec, tree_negative(rhs))
+        derived_dot = []
+        if "derived" in self.parts:
+            fun = lambda sol, values: self._derived_leaves(evaluate, sol, values)  # noqa: E731
+            _, derived_dot = jax.jvp(fun, (sol, values), (sol_dot, tangents))
+        return [*jax.tree.leaves(sol_dot), *derived_dot]
+
+    def _solve(self, evaluate, sol, values, matvec, rhs):
+        if "solve" not in self.parts:
+            return solve_tangent(matvec, rhs, sol, solve=self.method, structure=self.structure)
+
+        def like_sol(tree):
+            return jax.tree.unflatten(self.sol_tree, jax.tree.leaves(tree))
+
+        return solve_by(
+            lambda x: like_sol(matvec(x)),
+            like_sol(rhs),
+            lambda b: evaluate("solve", sol, values, b),
+            lambda b: evaluate("transposed", sol, values, b),
         )
-        return [*jax.tree.leaves(sol_dot), *[None if t.dtype == jax.dtypes.float0 else t for t in derived_dot]]
+
+    # ---- Reverse mode only ----------------------------------------------------------------------------------------
+
+    def _reverse_only(self, args, active, tangents):
+        size = self.output_tree.num_leaves
+        inexact = [jnp.issubdtype(x.dtype, jnp.inexact) for x in args[:size]]
+        like = [x for x, keep in zip(args[:size], inexact, strict=True) if keep]
+        found = iter(reverse_only(like, args, tangents, _Cotangents(self, active)))
+        return [next(found) if keep else None for keep in inexact]
+
+    def cotangents(self, args, active, cotangents):
+        """Cotangents of the active parameters."""
+        sol, evaluate = self._split(args, active)
+        values = [args[i] for i in active]
+        num_sol = self.sol_tree.num_leaves
+        sol_bar = jax.tree.unflatten(self.sol_tree, cotangents[:num_sol])
+        values_bar = jax.tree.map(jnp.zeros_like, values)
+        if "derived" in self.parts:
+            fun = lambda sol, values: self._derived_leaves(evaluate, sol, values)  # noqa: E731
+            like, vjp = jax.vjp(fun, sol, values)
+            more_sol, values_bar = vjp(jax.tree.unflatten(jax.tree.structure(like), cotangents[num_sol:]))
+            sol_bar = jax.tree.map(jnp.add, sol_bar, more_sol)
+        residual, vecmat = jax.vjp(lambda sol: evaluate("residual", sol, values), sol)
+        as_residual = jax.tree.structure(residual)
+
+        def transposed(u):
+            return vecmat(jax.tree.unflatten(as_residual, jax.tree.leaves(u)))[0]
+
+        if "transposed" in self.parts:
+            adjoint = evaluate("transposed", sol, values, tree_negative(sol_bar))
+        else:
+            adjoint = solve_tangent(
+                as_matrix(transposed, sol), tree_negative(sol_bar), sol, solve=self.method, structure=self.structure
+            )
+        _, vjp = jax.vjp(lambda values: evaluate("residual", sol, values), values)
+        (more_values,) = vjp(jax.tree.unflatten(as_residual, jax.tree.leaves(adjoint)))
+        return jax.tree.map(jnp.add, values_bar, more_values)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Cotangents:
+    """The reverse mode of a rule, for the parameters that move."""
+
+    rule: _ImplicitRule
+    active: tuple[int, ...]
+
+    def parts_of_program(self) -> tuple:
+        """What two of them agree in if they are of one program."""
+        return (self.rule, self.active)
+
+    def __call__(self, args: list, cotangents: list) -> list:
+        return self.rule.cotangents(args, self.active, cotangents)
 
 
 def check_residual_shapes(residual: Any, sol: Any) -> None:

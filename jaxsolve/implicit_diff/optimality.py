@@ -1,12 +1,12 @@
 r"""The catalogue of optimality mappings.
 
-Each function builds, from the oracles of a problem, a mapping that characterizes its solutions: either a residual ``F``
+Each function builds, from the functions of a problem, a mapping that characterizes its solutions: either a residual ``F``
 with ``F(x, ...) = 0``, to be used with ``custom_root``, or a map ``T`` with ``T(x, ...) = x``, to be used with
 ``custom_fixed_point``. They decouple the derivative of a solution from the algorithm that found it: any solver may be
 combined with any mapping its solutions satisfy.
 
 ============================================  =======  ============================================
-builder                                       gives    oracles
+builder                                       gives    made from
 ============================================  =======  ============================================
 :func:`stationary`                            ``F``    gradient
 :func:`kkt`                                   ``F``    objective, constraints, and their VJPs
@@ -41,6 +41,9 @@ from jaxsolve.tree_util import tree_add, tree_add_scalar_mul, tree_mul
 
 __all__ = [
     "block_proximal_gradient_fixed_point",
+    "block_step",
+    "bregman_step",
+    "call_with_hyperparams",
     "conic_residual",
     "gradient_descent_fixed_point",
     "kkt",
@@ -68,12 +71,45 @@ def _like(fun: Callable, mapping: Callable, hyperparams: str | None = None) -> C
     return mapping
 
 
-def stationary(fun: Callable, has_aux: bool = False) -> Callable:
+def call_with_hyperparams(name: str, function: Callable, x: Any, hyperparams: Any, *scaling: Any) -> Any:
+    """Call a projection or a proximity operator with as many arguments as it takes.
+
+    Args:
+        name: what the caller calls it, for the message.
+        function: ``function(x, hyperparams, *scaling)``, or one that takes fewer positional arguments.
+        x: the point.
+        hyperparams: ``None`` if there are none. Then a default of the function takes precedence over ``None``.
+        *scaling: the step size, for a proximity operator.
+
+    Raises:
+        TypeError: there are hyperparameters, but the function takes none.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # functions written in C
+        return function(x, hyperparams, *scaling)
+    kinds = inspect.Parameter
+    if any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
+        return function(x, hyperparams, *scaling)
+    taken = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+    if hyperparams is None and len(taken) > 1 and taken[1].default is not kinds.empty:
+        hyperparams = taken[1].default
+    if hyperparams is not None and len(taken) < 2:
+        raise TypeError(
+            f"{name} takes one argument, but it was given hyperparameters: let it take them as its second argument, or "
+            "pass None."
+        )
+    return function(*(x, hyperparams, *scaling)[: len(taken)])
+
+
+def stationary(fun: Callable, has_aux: bool = False, *, value_and_grad: bool = False) -> Callable:
     r"""Stationarity of an unconstrained problem: :math:`F(x, \theta) = \nabla_1 f(x, \theta)`.
 
     Args:
         fun: ``fun(x, *args, **kwargs)``, a real scalar.
         has_aux: whether ``fun`` returns ``(value, aux)``.
+        value_and_grad: whether ``fun`` returns ``(value, grad)``, with ``(value, aux)`` in place of ``value`` if it has
+            auxiliary output; then ``has_aux`` does not matter.
 
     Returns:
         ``F(x, *args, **kwargs)``, a pytree like ``x``. Its Jacobian is symmetric, at a minimum positive semidefinite.
@@ -88,27 +124,32 @@ def stationary(fun: Callable, has_aux: bool = False) -> Callable:
         >>> jax.jacobian(solver)(jnp.ones(2)).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    grad = jax.grad(fun, has_aux=has_aux)
+    grad = None if value_and_grad else jax.grad(fun, has_aux=has_aux)
 
     def residual(x, *args, **kwargs):
+        if grad is None:
+            return fun(x, *args, **kwargs)[1]
         out = grad(x, *args, **kwargs)
         return out[0] if has_aux else out
 
     return _like(fun, residual)
 
 
-def gradient_descent_fixed_point(fun: Callable, stepsize: Any = 1.0, has_aux: bool = False) -> Callable:
+def gradient_descent_fixed_point(
+    fun: Callable, stepsize: Any = 1.0, has_aux: bool = False, *, value_and_grad: bool = False
+) -> Callable:
     r"""Fixed point of gradient descent: :math:`T(x, \theta) = x - \eta \nabla_1 f(x, \theta)`.
 
     Args:
         fun: ``fun(x, *args, **kwargs)``, a real scalar.
         stepsize: :math:`\eta`, any positive number.
         has_aux: whether ``fun`` returns ``(value, aux)``.
+        value_and_grad: whether ``fun`` returns its gradient too, see :func:`stationary`.
 
     Returns:
         ``T(x, *args, **kwargs)``, a pytree like ``x``.
     """
-    grad = stationary(fun, has_aux)
+    grad = stationary(fun, has_aux, value_and_grad=value_and_grad)
 
     def fixed_point(x, *args, **kwargs):
         return tree_add_scalar_mul(x, -stepsize, grad(x, *args, **kwargs))
@@ -186,7 +227,7 @@ def _check_multiplier(name, multiplier, constraint_name, constraint):
 
 
 def proximal_gradient_fixed_point(
-    fun: Callable, prox: Callable, stepsize: Any = 1.0, has_aux: bool = False
+    fun: Callable, prox: Callable, stepsize: Any = 1.0, has_aux: bool = False, *, value_and_grad: bool = False
 ) -> Callable:
     r"""Fixed point of proximal gradient: :math:`T = \operatorname{prox}_{\eta g}(x - \eta \nabla_1 f(x, \theta))`.
 
@@ -195,38 +236,38 @@ def proximal_gradient_fixed_point(
         prox: ``prox(x, hyperparams_prox, scaling)``, see :mod:`jaxsolve.prox`.
         stepsize: :math:`\eta`, any positive number.
         has_aux: whether ``fun`` returns ``(value, aux)``.
+        value_and_grad: whether ``fun`` returns its gradient too, see :func:`stationary`.
 
     Returns:
         ``T(x, hyperparams_prox, *args, **kwargs)``, a pytree like ``x``.
     """
-    descend = gradient_descent_fixed_point(fun, stepsize, has_aux)
+    descend = gradient_descent_fixed_point(fun, stepsize, has_aux, value_and_grad=value_and_grad)
 
     def fixed_point(x, hyperparams_prox=None, *args, **kwargs):
-        return prox(descend(x, *args, **kwargs), hyperparams_prox, stepsize)
+        return call_with_hyperparams("prox", prox, descend(x, *args, **kwargs), hyperparams_prox, stepsize)
 
     return _like(fun, fixed_point, "hyperparams_prox")
 
 
 def projected_gradient_fixed_point(
-    fun: Callable, projection: Callable, stepsize: Any = 1.0, has_aux: bool = False
+    fun: Callable, projection: Callable, stepsize: Any = 1.0, has_aux: bool = False, *, value_and_grad: bool = False
 ) -> Callable:
     r"""Fixed point of projected gradient: :math:`T = \operatorname{proj}_C(x - \eta \nabla_1 f(x, \theta))`.
 
     Args:
         fun: ``fun(x, *args, **kwargs)``, a real scalar.
-        projection: ``projection(x, hyperparams_proj)``, see :mod:`jaxsolve.projection`; called without its second
-            argument if that is ``None``.
+        projection: ``projection(x, hyperparams_proj)``, see :mod:`jaxsolve.projection`.
         stepsize: :math:`\eta`, any positive number.
         has_aux: whether ``fun`` returns ``(value, aux)``.
+        value_and_grad: whether ``fun`` returns its gradient too, see :func:`stationary`.
 
     Returns:
         ``T(x, hyperparams_proj, *args, **kwargs)``, a pytree like ``x``.
     """
-    descend = gradient_descent_fixed_point(fun, stepsize, has_aux)
+    descend = gradient_descent_fixed_point(fun, stepsize, has_aux, value_and_grad=value_and_grad)
 
     def fixed_point(x, hyperparams_proj=None, *args, **kwargs):
-        point = descend(x, *args, **kwargs)
-        return projection(point) if hyperparams_proj is None else projection(point, hyperparams_proj)
+        return call_with_hyperparams("projection", projection, descend(x, *args, **kwargs), hyperparams_proj)
 
     return _like(fun, fixed_point, "hyperparams_proj")
 
@@ -253,10 +294,17 @@ def mirror_descent_fixed_point(
     grad = stationary(fun, has_aux)
 
     def fixed_point(x, hyperparams_proj=None, *args, **kwargs):
-        dual = tree_add_scalar_mul(mirror_map(x), -stepsize, grad(x, *args, **kwargs))
-        return bregman_projection(dual) if hyperparams_proj is None else bregman_projection(dual, hyperparams_proj)
+        return bregman_step(x, grad(x, *args, **kwargs), stepsize, hyperparams_proj, bregman_projection, mirror_map)
 
     return _like(fun, fixed_point, "hyperparams_proj")
+
+
+def bregman_step(
+    x: Any, grad: Any, stepsize: Any, hyperparams_proj: Any, bregman_projection: Callable, mirror_map: Callable
+) -> Any:
+    """One step of mirror descent; see :func:`mirror_descent_fixed_point` for the two functions."""
+    dual = tree_add_scalar_mul(mirror_map(x), -stepsize, grad)
+    return call_with_hyperparams("projection", bregman_projection, dual, hyperparams_proj)
 
 
 def newton_fixed_point(residual_fun: Callable, stepsize: Any = 1.0, solve: Callable | None = None) -> Callable:
@@ -298,14 +346,22 @@ def block_proximal_gradient_fixed_point(
         ``T(x, hyperparams_prox, *args, **kwargs)`` for an array ``x`` whose blocks lie along its first axis.
     """
     grad = stationary(fun, has_aux)
-    prox = jax.vmap(block_prox, in_axes=(0, None, 0))
 
     def fixed_point(x, hyperparams_prox=None, *args, **kwargs):
-        steps = jnp.broadcast_to(jnp.asarray(stepsizes, x.dtype), x.shape[:1])
-        scaled = steps.reshape(-1, *[1] * (x.ndim - 1))
-        return prox(x - scaled * grad(x, *args, **kwargs), hyperparams_prox, steps)
+        return block_step(x, grad(x, *args, **kwargs), stepsizes, hyperparams_prox, block_prox)
 
     return _like(fun, fixed_point, "hyperparams_prox")
+
+
+def block_step(x: Any, grad: Any, stepsizes: Any, hyperparams_prox: Any, block_prox: Callable) -> Any:
+    """A proximal gradient step on every block at once; see :func:`block_proximal_gradient_fixed_point`."""
+    steps = jnp.broadcast_to(jnp.asarray(stepsizes, x.dtype), x.shape[:1])
+    scaled = steps.reshape(-1, *[1] * (x.ndim - 1))
+
+    def of_block(block, step):
+        return call_with_hyperparams("block_prox", block_prox, block, hyperparams_prox, step)
+
+    return jax.vmap(of_block)(x - scaled * grad, steps)
 
 
 def conic_residual(dual_cone_projection: Callable) -> Callable:

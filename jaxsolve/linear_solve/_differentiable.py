@@ -17,9 +17,22 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxsolve._closure import hoist
-from jaxsolve.linear_solve._operators import Codec, Operator, is_multicolumn, make_operator
+from jaxsolve._compat import outside_transformations
+from jaxsolve._compile import compiled_call
+from jaxsolve.linear_solve._operators import Codec, LinearMap, Operator, check_options, is_multicolumn, make_operator
 
-__all__ = ["Kernel", "Outcome", "RightHandSide", "SolveInfo", "differentiable_solve", "solve_by"]
+__all__ = [
+    "Kernel",
+    "Outcome",
+    "RightHandSide",
+    "SolveInfo",
+    "describe",
+    "differentiable_solve",
+    "enter",
+    "map_columns",
+    "scale_of",
+    "solve_by",
+]
 
 PyTree = Any
 
@@ -42,34 +55,35 @@ class SolveInfo(NamedTuple):
 
 
 class RightHandSide(NamedTuple):
-    """A right-hand side as the algorithms see it: scaled so that the largest entry of ``b`` is 1.
+    """A right-hand side as the algorithms see it.
 
     Attributes:
-        vector: shape ``(n,)``; ``b``, less what a starting point explains of it, over ``scale``.
-        norm: the norm of ``b / scale``, to which relative tolerances refer.
-        scale: the largest absolute value in ``b``.
+        vector: shape ``(n,)``.
+        start: starting point, shape ``(n,)``, or ``None``.
+        original: the right-hand side that the caller gave. If it is not ``vector``, this is the solve of a derivative.
+            ``None`` for a solve with the transpose.
     """
 
     vector: jax.Array
-    norm: jax.Array
-    scale: jax.Array
+    start: jax.Array | None = None
+    original: jax.Array | None = None
 
 
 class Outcome(NamedTuple):
-    """What an algorithm returns: the solution (shape ``(n,)``), two fields of :class:`SolveInfo`, its residual norm."""
+    """What an algorithm returns: the solution (shape ``(n,)``) and two fields of :class:`SolveInfo`."""
 
     x: jax.Array
     num_iter: Any = 0
     rank_deficient: Any = False
-    error: Any = None
 
 
-Kernel = Callable[[Operator, RightHandSide], Outcome]
+Kernel = Callable[[Operator, RightHandSide, Any], Outcome]
 
 
 def differentiable_solve(
     kernel: Kernel,
-    matvec: Callable | jax.Array,
+    options: Any,
+    matvec: LinearMap,
     b: PyTree,
     *,
     ridge: Any = None,
@@ -77,16 +91,17 @@ def differentiable_solve(
     symmetric: bool = False,
     info: bool = False,
 ) -> Any:
-    """Solve ``(A + ridge I) x = b`` by ``kernel``, differentiably.
+    """Solve ``(A + ridge I) x = b`` by ``kernel``, differentiably. Every ``solve_*`` of the package ends here.
 
     Args:
-        kernel: the algorithm, on vectors and started at 0.
+        kernel: the algorithm, on vectors; a function of a module, called with ``options``.
+        options: whatever the kernel takes, a pytree.
         matvec: the map ``A`` on pytrees like ``b``, or a dense matrix. A matrix of shape ``(n, n)`` with ``b`` of shape
             ``(n, k)`` solves for k columns.
         b: pytree of floating point arrays.
         ridge: non-negative scalar, differentiable.
-        init: starting point like ``b``. It is used if its residual is smaller than ``b``.
-        symmetric: whether ``A`` is its own (conjugate) transpose, so that one program serves both directions.
+        init: starting point like ``b``.
+        symmetric: whether ``A`` is its own conjugate transpose, so that one program serves both directions.
         info: return ``(x, SolveInfo)``.
 
     Returns:
@@ -96,40 +111,47 @@ def differentiable_solve(
         ValueError: shapes do not fit, or ``ridge`` is negative.
         TypeError: ``b`` is not floating point.
     """
+    check_options(ridge=ridge)
+    return enter(_solve, kernel, options, matvec, b, ridge, init, symmetric, info)
+
+
+def enter(function: Callable, *args: Any) -> Any:
+    """Call ``function(*args)``: where every solve of the package enters. Outside of jax it is compiled, once."""
+    return compiled_call(function, None, *args) if outside_transformations() else function(*args)
+
+
+def _solve(kernel, options, matvec, b, ridge, init, symmetric, info):
     if is_multicolumn(matvec, b):
-
-        def solve_column(column, start):
-            return differentiable_solve(kernel, matvec, column, ridge=ridge, init=start, symmetric=symmetric, info=info)
-
-        axes, out_axes = (1, None if init is None else 1), ((1, 0) if info else 1)
-        return jax.vmap(solve_column, in_axes=axes, out_axes=out_axes)(jnp.asarray(b), init)
-
+        return map_columns(
+            lambda b, init: _solve(kernel, options, matvec, b, ridge, init, symmetric, info), b, init, info
+        )
     codec = Codec(b)
     operator = make_operator(matvec, codec, ridge)
     rhs = codec.ravel(b)
     start = None if init is None else lax.stop_gradient(codec.ravel(init, "init"))
-    if codec.size == 0:
-        return (b, _info(Outcome(rhs), rhs, operator, jnp.ones((), rhs.real.dtype))) if info else b
+    if rhs.shape == (0,):
+        zero = jnp.zeros((), rhs.dtype)
+        return (b, SolveInfo(zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))) if info else b
 
-    def run(operator, vector, start):
-        scale, multiple = _scales(vector)
-        unit = vector / scale.astype(vector.dtype)
-        guess, remainder = _starting_point(operator, unit, start, scale)
-        outcome = kernel(operator, RightHandSide(remainder, _norm(unit), scale))
-        x = outcome.x if guess is None else guess + outcome.x
-        solution = x * multiple.astype(x.dtype)
-        return (solution, _info(outcome._replace(x=x), unit, operator, multiple)) if info else solution
+    def run(operator, rhs):
+        outcome = kernel(operator, rhs, options)
+        return (outcome.x, describe(outcome, rhs.vector, operator.matvec)) if info else outcome.x
 
-    # A complex Hermitian map is not its own transpose.
-    same = symmetric and not jnp.issubdtype(codec.dtype, jnp.complexfloating)
     out = _custom_linear_solve(
         operator.matvec,
         rhs,
-        lambda vector: run(operator, vector, start),
-        None if same else lambda vector: run(operator.transpose(), vector, None),
+        lambda vector: run(operator, RightHandSide(vector, start, rhs)),
+        None if symmetric else lambda vector: run(operator.transpose(), RightHandSide(vector)),
         has_aux=info,
     )
     return (codec.unravel(out[0]), out[1]) if info else codec.unravel(out)
+
+
+def map_columns(solve: Callable, b: jax.Array, init: Any, info: bool) -> Any:
+    """``solve(b, init)`` for each column; the entries of the information get one entry a column."""
+    return jax.vmap(solve, in_axes=(1, None if init is None else 1), out_axes=(1, 0) if info else 1)(
+        jnp.asarray(b), init
+    )
 
 
 def _custom_linear_solve(matvec, b, forward, transposed, *, has_aux=False):
@@ -150,38 +172,22 @@ def _custom_linear_solve(matvec, b, forward, transposed, *, has_aux=False):
     return lax.custom_linear_solve(matvec, b, constant(forward), backward, symmetric=symmetric, has_aux=has_aux)
 
 
-def _scales(vector):
-    """The largest entry, 1 if there is none; and by what the solution is multiplied, NaN if ``b`` is not finite."""
+def scale_of(vector: jax.Array) -> jax.Array:
+    """The largest absolute value, or 1 if that is 0 or not finite."""
     largest = jnp.max(jnp.abs(vector))
-    finite = jnp.isfinite(largest)
-    scale = jnp.where((largest > 0) & finite, largest, jnp.ones_like(largest))
-    return scale, jnp.where(finite, scale, jnp.full_like(scale, jnp.nan))
+    return jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
 
 
-def _starting_point(operator, unit, start, scale):
-    if start is None:
-        return None, unit
-    # A solve for a tangent has another right-hand side, for which the starting point may be far off; then 0 is better.
-    guess = start / scale.astype(start.dtype)
-    remainder = unit - operator.matvec(guess)
-    helps = _norm(remainder) < _norm(unit)
-    return jnp.where(helps, guess, jnp.zeros_like(guess)), jnp.where(helps, remainder, unit)
-
-
-def _info(outcome, unit, operator, multiple):
-    left = _norm(unit - operator.matvec(outcome.x)) if unit.size else jnp.zeros_like(multiple)
-    norm = _norm(unit)
+def describe(outcome: Outcome, vector: jax.Array, matvec: Callable) -> SolveInfo:
+    """The information about a result, by one more product."""
+    scale = scale_of(vector)
+    norm = jnp.linalg.norm(vector / scale)
+    left = jnp.linalg.norm((vector - matvec(outcome.x)) / scale)
     relative = left / jnp.where(norm > 0, norm, jnp.ones_like(norm))
+    none = jnp.zeros_like(left, jnp.int32)  # made from the data, for shard_map
     return SolveInfo(
-        left * multiple,
-        relative,
-        jnp.asarray(outcome.num_iter, jnp.int32),
-        jnp.asarray(outcome.rank_deficient, jnp.bool_),
+        left * scale, relative, none + jnp.asarray(outcome.num_iter, jnp.int32), (none > 0) | outcome.rank_deficient
     )
-
-
-def _norm(vector):
-    return jnp.linalg.norm(vector)
 
 
 def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callable) -> PyTree:

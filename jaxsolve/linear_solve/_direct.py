@@ -1,36 +1,31 @@
 r"""Direct solvers: materialize the matrix, factorize it, and guard against singularity.
 
 The matrix is equilibrated first, :math:`A' = R A C` with diagonal ``R`` and ``C`` (van der Sluis 1969), so that badly
-scaled unknowns do not look like a singular system. Whether ``A'`` is singular is asked of the factors themselves: they
-solve for a fixed irregular right-hand side along with ``b``, and the growth of that solution estimates the condition
-number from below (as in Higham 2002, *Accuracy and Stability of Numerical Algorithms*, chapter 15, with one vector). A
-large estimate, or a factorization that broke down, leads to singular values; if these say that the matrix is
+scaled unknowns do not look like a singular system. Whether ``A'`` is singular is asked of its factors: the smallest
+pivot bounds the smallest singular value from above, up to a modest factor, and of a singular matrix it is a rounding
+error. A small pivot, or a factorization that broke down, leads to singular values; if these say that the matrix is
 rank deficient, the result is :math:`A^+ b`, the least-squares solution of minimal norm. ``run_if_any`` keeps all of
 that out of the way of regular systems, under ``vmap`` too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve, solve_triangular
 
 from jaxsolve._loop import run_if_any
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
-from jaxsolve.linear_solve._operators import Operator
+from jaxsolve.linear_solve._operators import LinearMap, Operator
 
 __all__ = ["direct_kernel", "solve_cholesky", "solve_inv", "solve_lstsq", "solve_lu", "solve_qr"]
 
 PyTree = Any
 
 
-def solve_cholesky(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
+def solve_cholesky(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
     """Solve a symmetric positive semi-definite system by its Cholesky factor.
 
     Args:
@@ -53,10 +48,10 @@ def solve_cholesky(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *
         >>> solve_cholesky(lambda x: {"w": 4 * x["w"]}, {"w": jnp.array([8.0, 2.0])})["w"].tolist()
         [2.0, 0.5]
     """
-    return differentiable_solve(direct_kernel("cholesky"), matvec, b, ridge=ridge, symmetric=True, info=info)
+    return differentiable_solve(direct_kernel, "cholesky", matvec, b, ridge=ridge, symmetric=True, info=info)
 
 
-def solve_lu(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
+def solve_lu(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
     """Solve any square system by Gaussian elimination with partial pivoting.
 
     Args:
@@ -78,10 +73,10 @@ def solve_lu(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info
         >>> solve_lu(jnp.array([[0.0, 2.0], [1.0, 0.0]]), jnp.array([2.0, 3.0])).tolist()
         [3.0, 1.0]
     """
-    return differentiable_solve(direct_kernel("lu"), matvec, b, ridge=ridge, info=info)
+    return differentiable_solve(direct_kernel, "lu", matvec, b, ridge=ridge, info=info)
 
 
-def solve_qr(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
+def solve_qr(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
     """Solve any square system by a QR factorization: slower than LU, stable without a growth factor.
 
     Args:
@@ -103,10 +98,10 @@ def solve_qr(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info
         >>> [round(x, 4) for x in solve_qr(jnp.array([[1.0, 1.0], [0.0, 2.0]]), jnp.array([3.0, 4.0])).tolist()]
         [1.0, 2.0]
     """
-    return differentiable_solve(direct_kernel("qr"), matvec, b, ridge=ridge, info=info)
+    return differentiable_solve(direct_kernel, "qr", matvec, b, ridge=ridge, info=info)
 
 
-def solve_inv(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
+def solve_inv(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
     """Solve any square system through the explicit inverse; for comparisons, LU is as general and more accurate.
 
     Args:
@@ -128,11 +123,11 @@ def solve_inv(matvec: Callable | jax.Array, b: PyTree, ridge: Any = None, *, inf
         >>> float(solve_inv(lambda x: 4.0 * x, jnp.asarray(1.0)))
         0.25
     """
-    return differentiable_solve(direct_kernel("inv"), matvec, b, ridge=ridge, info=info)
+    return differentiable_solve(direct_kernel, "inv", matvec, b, ridge=ridge, info=info)
 
 
 def solve_lstsq(
-    matvec: Callable | jax.Array,
+    matvec: LinearMap,
     b: PyTree,
     ridge: Any = None,
     *,
@@ -168,61 +163,66 @@ def solve_lstsq(
     if rcond is not None and not rcond >= 0:
         raise ValueError(f"rcond must be at least 0, got {rcond}.")
 
-    def kernel(operator: Operator, rhs: RightHandSide) -> Outcome:
-        x, rank_deficient = _pseudo_solve(operator.dense(), rhs.vector, symmetric, rcond)
-        return Outcome(x, 0, rank_deficient)
-
-    return differentiable_solve(kernel, matvec, b, ridge=ridge, symmetric=symmetric, info=info)
+    return differentiable_solve(
+        _lstsq_kernel, (symmetric, rcond), matvec, b, ridge=ridge, symmetric=symmetric, info=info
+    )
 
 
-def direct_kernel(name: str, symmetric: bool = False) -> Callable[[Operator, RightHandSide], Outcome]:
-    """The algorithm called ``name`` (``cholesky``, ``lu``, ``qr`` or ``inv``), for ``differentiable_solve``."""
-    return partial(_solve_dense, factorize=_FACTORIZATIONS[name], symmetric=symmetric or name == "cholesky")
+def _lstsq_kernel(operator: Operator, rhs: RightHandSide, options: tuple) -> Outcome:
+    symmetric, rcond = options
+    matrix = operator.dense()
+    spectrum = _spectrum(matrix, symmetric)
+    null = _is_null(spectrum, _rcond(matrix) if rcond is None else rcond)
+    return Outcome(_pseudo_solve(spectrum, null, rhs.vector), 0, jnp.any(null))
 
 
-def _solve_dense(operator, rhs, *, factorize, symmetric):
-    matrix, b = operator.dense(), rhs.vector
-    cholesky = factorize is _cholesky
-    if cholesky:
-        matrix = (matrix + matrix.conj().T) / 2
-        rows = columns = _reciprocal(jnp.sqrt(jnp.abs(jnp.diagonal(matrix))))
-    else:
-        rows = _reciprocal(jnp.max(jnp.abs(matrix), axis=1))
-        columns = _reciprocal(jnp.max(rows[:, None] * jnp.abs(matrix), axis=0))
-    rows, columns = rows.astype(matrix.dtype), columns.astype(matrix.dtype)
-    scaled = rows[:, None] * matrix * columns[None, :]
-    solve_scaled = factorize(scaled)
+def direct_kernel(operator: Operator, rhs: RightHandSide, method: str) -> Outcome:
+    """Solve by ``"cholesky"``, ``"lu"``, ``"qr"`` or ``"inv"``."""
+    matrix, b, symmetric = operator.dense(), rhs.vector, method == "cholesky"
+    rows, columns = _scaling(matrix, symmetric)
 
-    probe = jnp.asarray(_irregular_vector(operator.size), matrix.dtype)
-    x, grown = solve_scaled(jnp.stack([rows * b, probe], axis=1)).T
-    x = columns * x
-    # One step of refinement. For a matrix of 20 unknowns and condition 1e4 in float32 it takes the largest relative
-    # error in 200 draws from 1.5e-4 (with a plain residual) to 1.3e-7.
-    x = x + columns * solve_scaled((rows * _accurate_residual(matrix, x, b))[:, None])[:, 0]
+    def scaled():
+        return rows[:, None] * matrix * columns[None, :]
 
-    condition = jnp.linalg.norm(scaled) * jnp.linalg.norm(grown) / jnp.linalg.norm(probe)
-    regular = jnp.all(jnp.isfinite(x)) & (condition < 1 / (100 * operator.size * operator.eps))
+    solve_scaled, pivots = _FACTORIZATIONS[method](scaled())
+    x = columns * solve_scaled(rows * b)
+    if matrix.dtype == jnp.float32:
+        # For a matrix of 20 unknowns and condition 1e4 this takes the largest relative error in 200 draws from 1.5e-4
+        # (with a plain residual) to 1.3e-7.
+        x = x + columns * solve_scaled(rows * _accurate_residual(matrix, x, b))
+    # The bound is generous: a regular matrix that falls below it costs a decomposition, nothing else.
+    regular = jnp.min(jnp.abs(pivots)) > 10 * float(jnp.finfo(matrix.dtype).eps) ** (2 / 3)
 
     def examine(state):
         x, _ = state
-        values = jnp.abs(jnp.linalg.eigvalsh(scaled)) if cholesky else jnp.linalg.svd(scaled, compute_uv=False)
-        deficient = jnp.min(values) <= _rcond(operator.size, operator.eps) * jnp.max(values)
+        # The scaled matrix says whether there is a null space, the other one which it is: one program for both.
+        both = _spectrum(jnp.stack([scaled(), matrix]), symmetric)
+        null = _is_null(both, _rcond(matrix))
+        deficient = jnp.any(null[0])
+        pseudo = _pseudo_solve([part[1] for part in both], null[1] & deficient, b)
         # Full rank and still not finite: Cholesky on an indefinite matrix.
-        replace = deficient | ~jnp.all(jnp.isfinite(x))
+        return jnp.where(deficient | ~jnp.isfinite(x), pseudo, x), deficient
 
-        def pseudo(state):
-            del state
-            return _pseudo_solve(matrix, b, symmetric, None)[0], deficient
+    x, deficient = run_if_any(~regular, examine, (x, jnp.zeros_like(regular)))
+    return Outcome(x, 0, deficient)
 
-        return run_if_any(replace, pseudo, (x, deficient))
 
-    return Outcome(*_with_no_iterations(run_if_any(~regular, examine, (x, jnp.zeros_like(regular)))))
+def _scaling(matrix, symmetric):
+    """Diagonals R and C such that the entries of ``R A C`` are of the order of 1."""
+    if symmetric:
+        rows = _reciprocal(jnp.sqrt(jnp.abs(_diagonal(matrix))))
+        return rows, rows
+    rows = _reciprocal(jnp.max(jnp.abs(matrix), axis=1))
+    return rows, _reciprocal(jnp.max(rows[:, None] * jnp.abs(matrix), axis=0))
+
+
+def _diagonal(matrix):
+    # A masked sum is compiled together with what surrounds it; jnp.diagonal is a gather of its own.
+    return jnp.sum(jnp.where(jnp.eye(len(matrix), dtype=bool), matrix, 0), axis=1)
 
 
 def _accurate_residual(matrix, x, b):
-    """``b - matrix @ x``; in float32 with twice the working precision (Ogita, Rump and Oishi 2005, algorithm 5.3)."""
-    if matrix.dtype != jnp.float32:
-        return b - matrix @ x
+    """``b - matrix @ x`` of float32 with twice its precision (Ogita, Rump and Oishi 2005, algorithm 5.3)."""
     # The barrier keeps the compiler from contracting a product and a sum into one rounding, which would make the
     # computed rounding errors those of another product.
     x = x[None, :]
@@ -249,67 +249,55 @@ def _add_with_error(first, second):
     return total, (a_error + b_error) + ((a - (total - shift)) + (b - shift))
 
 
-def _with_no_iterations(state):
-    x, rank_deficient = state
-    return x, 0, rank_deficient
-
-
 def _cholesky(matrix):
     factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
-    return lambda b: cho_solve((factor, True), b)
+    return lambda b: cho_solve((factor, True), b), _diagonal(factor) ** 2
 
 
 def _lu(matrix):
     factors = lu_factor(matrix)
-    return lambda b: lu_solve(factors, b)
+    return lambda b: lu_solve(factors, b), _diagonal(factors[0])
 
 
 def _qr(matrix):
     q, r = jnp.linalg.qr(matrix)
-    return lambda b: solve_triangular(r, q.conj().T @ b)
+    return lambda b: solve_triangular(r, q.T @ b), _diagonal(r)
 
 
 def _inv(matrix):
     inverse = jnp.linalg.inv(matrix)
-    return lambda b: inverse @ b
+    return lambda b: inverse @ b, 1 / inverse
 
 
 _FACTORIZATIONS = {"cholesky": _cholesky, "lu": _lu, "qr": _qr, "inv": _inv}
 
 
-def _pseudo_solve(matrix, b, symmetric, rcond):
-    """``(A^+ b, rank deficient)``, refined once within the range of ``A``."""
-    eps = float(jnp.finfo(matrix.dtype).eps)
-    rcond = _rcond(len(b), eps) if rcond is None else rcond
-    if symmetric:
-        values, right = jnp.linalg.eigh(matrix)
-        left = right
-    else:
-        left, values, right = jnp.linalg.svd(matrix)
-        right = right.conj().T
-    size = jnp.abs(values)
-    keep = size > rcond * jnp.max(size)
-    inverse = jnp.where(keep, 1 / jnp.where(keep, values, jnp.ones_like(values)), jnp.zeros_like(values))
-
-    def apply(v):
-        return right @ (inverse.astype(v.dtype) * (left.conj().T @ v))
-
-    x = apply(b)
-    x = x + apply(b - matrix @ x)
-    # Singular values of a matrix with NaN in it are NaN, and nothing would be kept: that is no solution.
-    return jnp.where(jnp.all(jnp.isfinite(size)), x, jnp.full_like(x, jnp.nan)), ~jnp.all(keep)
+def _spectrum(matrix, symmetric):
+    """``(U, values, V)`` with ``A = U diag(values) V^T``: eigenvalues or singular values."""
+    if not symmetric:
+        left, values, right = lax.linalg.svd(matrix)
+        return left, values, right.mT
+    vectors, values = lax.linalg.eigh(matrix, symmetrize_input=False, sort_eigenvalues=False)
+    return vectors, values, vectors
 
 
-def _rcond(size, eps):
+def _is_null(spectrum, rcond):
+    size = jnp.abs(spectrum[1])
+    return size <= rcond * jnp.max(size, axis=-1, keepdims=True)
+
+
+def _pseudo_solve(spectrum, null, b):
+    left, values, right = spectrum
+    # A matrix with NaN in it has no null value, and NaN is the result.
+    weights = jnp.where(null, 0, 1 / jnp.where(null, 1, values))
+    return right @ (weights * (b @ left))
+
+
+def _rcond(matrix):
     # Singular values of an exactly singular matrix come out at a few eps; sqrt(n) for the errors of assembling it.
-    return 10 * size**0.5 * eps
+    return 10 * len(matrix) ** 0.5 * float(jnp.finfo(matrix.dtype).eps)
 
 
 def _reciprocal(lengths):
     positive = lengths > 0
     return jnp.where(positive, 1 / jnp.where(positive, lengths, jnp.ones_like(lengths)), jnp.ones_like(lengths))
-
-
-def _irregular_vector(size):
-    """A fixed vector that is, for practical purposes, orthogonal to nobody's null space."""
-    return np.random.default_rng(0).standard_normal(size)

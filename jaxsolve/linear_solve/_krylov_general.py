@@ -15,30 +15,25 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._loop import loop, run_if_any
-from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
-from jaxsolve.linear_solve._krylov_common import Best, KrylovOptions, krylov_options, length, safe_divide
-from jaxsolve.linear_solve._operators import Operator, check_options
-from jaxsolve.linear_solve._preconditioners import preconditioner_on_vectors
+from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, bound, iterate, krylov_solve, safe_divide
+from jaxsolve.linear_solve._operators import LinearMap, check_options
 
-__all__ = ["gmres_kernel", "least_squares_if", "solve_bicgstab", "solve_gmres", "solve_lsqr"]
+__all__ = ["bicgstab", "gmres", "lsqr", "or_least_squares", "solve_bicgstab", "solve_gmres", "solve_lsqr"]
 
 PyTree = Any
 
 
 def solve_gmres(
-    matvec: Callable | jax.Array,
+    matvec: LinearMap,
     b: PyTree,
     ridge: Any = None,
     init: PyTree = None,
     tol: Any = 1e-5,
     *,
-    atol: Any = 0.0,
-    maxiter: Any = None,
     restart: int = 40,
-    preconditioner: Any = None,
-    M: Any = None,
     solve_method: str = "batched",
     info: bool = False,
+    **options: Any,
 ) -> Any:
     """Solve any square system by restarted GMRES.
 
@@ -49,14 +44,12 @@ def solve_gmres(
         init: starting point like ``b``; 0 by default.
         tol: relative tolerance on the residual; ``None`` means 10 spacings of the working dtype, which ``solve`` asks
             for when it is given this function.
-        atol: absolute tolerance on the residual.
-        maxiter: bound on the number of cycles of ``restart`` iterations; ``10 n`` iterations by default.
         restart: iterations after which the space is built anew; it takes ``restart`` vectors of memory.
-        preconditioner: map that approximates the inverse, applied from the right; callable on pytrees or matrix.
-        M: another name for ``preconditioner``.
         solve_method: ``"batched"`` or ``"incremental"``, which elsewhere are two ways to the same result. There is one
             way here, which ends a cycle as soon as it is accurate enough.
         info: return ``(x, SolveInfo)``.
+        **options: ``tol``, ``atol``, ``maxiter``, ``preconditioner`` (or ``M``), ``on_failure``: see
+            :class:`KrylovOptions`. ``maxiter`` bounds the number of cycles of ``restart`` iterations.
 
     Returns:
         The iterate with the smallest residual, like ``b``. It ends when a cycle no longer reduces the residual.
@@ -72,12 +65,12 @@ def solve_gmres(
         >>> [round(entry, 4) for entry in x.tolist()]
         [3.0, -2.0]
     """
-    options = krylov_options(tol, atol, maxiter, preconditioner, M)
+    checked = KrylovOptions.of("solve_gmres", tol=tol, **options)
     check_options(restart=restart)
     if solve_method not in ("batched", "incremental"):
         raise ValueError(f"solve_method must be 'batched' or 'incremental', got {solve_method!r}.")
-    kernel = partial(gmres_kernel, options=options, restart=restart)
-    return differentiable_solve(kernel, matvec, b, ridge=ridge, init=init, info=info)
+    method = partial(gmres, restart=restart)
+    return krylov_solve(method, checked, matvec, b, ridge=ridge, init=init, info=info)
 
 
 class _Arnoldi(NamedTuple):
@@ -89,79 +82,66 @@ class _Arnoldi(NamedTuple):
     exhausted: jax.Array
 
 
-def gmres_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOptions, restart: int = 40) -> Outcome:
-    """Restarted GMRES from 0, preconditioned from the right."""
-    precondition = preconditioner_on_vectors(options.preconditioner, operator)
-    target = options.target(operator, rhs)
-    size, dtype = operator.size, rhs.vector.dtype
-    width = min(restart, size)
-    cycles = max(1, -(-10 * size // width)) if options.maxiter is None else options.maxiter
+def gmres(system: System, restart: int = 40) -> Best:
+    """Restarted GMRES, preconditioned from the right."""
+    eps, dtype, size = system.eps, system.b.dtype, system.b.shape[0]
+    width = min(restart, size) if isinstance(size, int) else restart
+    cycles = -(-10 * size // width) if system.options.maxiter is None else system.options.maxiter
 
     def expand(s: _Arnoldi) -> _Arnoldi:
-        w = operator.matvec(precondition(s.basis[s.count]))
-        size_of_image = length(w)
+        w = system.matvec(system.precondition(s.basis[s.count]))
+        size_of_image = jnp.linalg.norm(w)
         # Rows of the basis that are not filled yet are 0 and take no part.
-        first = jnp.conj(s.basis) @ w
+        first = s.basis @ w
         w = w - first @ s.basis
-        second = jnp.conj(s.basis) @ w
+        second = s.basis @ w
         w = w - second @ s.basis
-        coefficients = first + second
-        rest = length(w)
-        exhausted = rest <= 10 * operator.eps * size_of_image
+        coefficients, rest = first + second, jnp.linalg.norm(w)
+        exhausted = rest <= 10 * eps * size_of_image
         rest = jnp.where(exhausted, jnp.zeros_like(rest), rest)
-        w = safe_divide(w, rest.astype(dtype))
         # The row vector u with u H = 0 gives the residual norm |u_0| beta / |u| of the least-squares problem in H.
-        link = -safe_divide(s.left_null @ coefficients, rest.astype(dtype))
-        left_null = s.left_null.at[s.count + 1].set(link)
+        left_null = s.left_null.at[s.count + 1].set(-safe_divide(s.left_null @ coefficients, rest))
         return _Arnoldi(
             s.count + 1,
-            s.basis.at[s.count + 1].set(w),
-            s.hessenberg.at[s.count].set(coefficients.at[s.count + 1].set(rest.astype(dtype))),
+            s.basis.at[s.count + 1].set(safe_divide(w, rest)),
+            s.hessenberg.at[s.count].set(coefficients.at[s.count + 1].set(rest)),
             left_null,
             s.error * jnp.linalg.norm(s.left_null) / jnp.linalg.norm(left_null),
             exhausted | ~jnp.isfinite(size_of_image),
         )
 
-    def cycle(state):
-        r, best = state
+    def cycle(s: _Gmres) -> _Gmres:
+        best = s.best
+        zero = jnp.zeros_like(best.error)
         empty = _Arnoldi(
             jnp.zeros((), jnp.int32),
-            jnp.zeros((width + 1, size), dtype).at[0].set(r / best.error.astype(dtype)),
-            jnp.zeros((width, width + 1), dtype),
-            jnp.zeros((width + 1,), dtype).at[0].set(1),
+            jnp.zeros((width + 1, size), dtype).at[0].set(s.r / best.error),
+            jnp.broadcast_to(zero, (width, width + 1)),
+            jnp.broadcast_to(zero, (width + 1,)).at[0].set(1),
             best.error,
-            jnp.asarray(False),
+            jnp.zeros_like(zero, jnp.bool_),
         )
-        space = loop(lambda s: (s.error > target) & ~s.exhausted, expand, empty, maxiter=width, kind="while")
+        space = loop(lambda s: (s.error > system.target) & ~s.exhausted, expand, empty, maxiter=width, kind="while")
         # Singular values, so that a singular map (or the empty columns after an early end) does no harm.
         left, values, right = jnp.linalg.svd(space.hessenberg.T, full_matrices=False)
-        keep = values > 10 * operator.eps * jnp.max(values)
-        weights = safe_divide(jnp.where(keep, best.error, 0), values).astype(dtype) * jnp.conj(left[0])
-        y = right.conj().T @ weights
-        x = best.x + precondition(y @ space.basis[:-1])
-        r_new = rhs.vector - operator.matvec(x)
-        error = jnp.linalg.norm(r_new)
+        keep = values > 10 * eps * jnp.max(values)
+        y = safe_divide(jnp.where(keep, best.error, 0), values) * left[0] @ right
+        x = best.x + system.precondition(y @ space.basis[:-1])
+        r = system.b - system.matvec(x)
+        error = jnp.linalg.norm(r)
         updated = best.update(x, error, error > 0.99 * best.error)
-        r = jnp.where(error < best.error, r_new, r)
-        return r, updated._replace(num_iter=best.num_iter + space.count)
+        return _Gmres(jnp.where(error < best.error, r, s.r), updated._replace(num_iter=best.num_iter + space.count))
 
-    init = (rhs.vector, Best.start(rhs))
-    final = loop(lambda s: (s[1].error > target) & ~s[1].stop, cycle, init, maxiter=cycles, kind="while")
-    return final[1].outcome()
+    return iterate(system, cycle, _Gmres(system.b, Best.start(system.b)), maxiter=cycles)
+
+
+class _Gmres(NamedTuple):
+    r: jax.Array
+    best: Best
 
 
 def solve_bicgstab(
-    matvec: Callable | jax.Array,
-    b: PyTree,
-    ridge: Any = None,
-    init: PyTree = None,
-    *,
-    tol: Any = None,
-    atol: Any = 0.0,
-    maxiter: Any = None,
-    preconditioner: Any = None,
-    M: Any = None,
-    info: bool = False,
+    matvec: LinearMap, b: PyTree, ridge: Any = None, init: PyTree = None, *, info: bool = False, **options: Any
 ) -> Any:
     """Solve any square system by the stabilized bi-conjugate gradient method, in memory for a few vectors.
 
@@ -170,12 +150,9 @@ def solve_bicgstab(
         b: pytree of floating point arrays.
         ridge: non-negative multiple of the identity to add, a scalar.
         init: starting point like ``b``; 0 by default.
-        tol: relative tolerance on the residual; by default 10 spacings of the working dtype.
-        atol: absolute tolerance on the residual.
-        maxiter: bound on the iterations, of two products each; ``10 n`` by default.
-        preconditioner: map that approximates the inverse, applied from the right; callable on pytrees or matrix.
-        M: another name for ``preconditioner``.
         info: return ``(x, SolveInfo)``.
+        **options: ``tol``, ``atol``, ``maxiter``, ``preconditioner`` (or ``M``), ``on_failure``: see
+            :class:`KrylovOptions`.
 
     Returns:
         The iterate with the smallest residual, like ``b``. The method may break down (it does for skew-symmetric maps):
@@ -192,10 +169,8 @@ def solve_bicgstab(
         >>> [round(entry, 4) for entry in x.tolist()]
         [1.0, 1.0]
     """
-    options = krylov_options(tol, atol, maxiter, preconditioner, M)
-    return differentiable_solve(
-        partial(_bicgstab_kernel, options=options), matvec, b, ridge=ridge, init=init, info=info
-    )
+    checked = KrylovOptions.of("solve_bicgstab", **options)
+    return krylov_solve(bicgstab, checked, matvec, b, ridge=ridge, init=init, info=info)
 
 
 class _Bicgstab(NamedTuple):
@@ -209,58 +184,43 @@ class _Bicgstab(NamedTuple):
     best: Best
 
 
-def _bicgstab_kernel(operator: Operator, rhs: RightHandSide, *, options: KrylovOptions) -> Outcome:
-    precondition = preconditioner_on_vectors(options.preconditioner, operator)
-    target = options.target(operator, rhs)
+def bicgstab(system: System) -> Best:
+    """Stabilized bi-conjugate gradient, preconditioned from the right."""
+    eps, norm = system.eps, jnp.linalg.norm
 
     def body(s: _Bicgstab) -> _Bicgstab:
         shadow = jnp.where(s.fresh, s.r, s.shadow)
         direction = jnp.where(s.fresh, s.r, s.direction)
-        rho = jnp.where(s.fresh, jnp.vdot(s.r, s.r), s.rho)
-        bent = precondition(direction)
-        v = operator.matvec(bent)
-        alpha = safe_divide(rho, jnp.vdot(shadow, v))
+        rho = jnp.where(s.fresh, s.r @ s.r, s.rho)
+        bent = system.precondition(direction)
+        v = system.matvec(bent)
+        alpha = safe_divide(rho, shadow @ v)
         half = s.r - alpha * v
-        bent_half = precondition(half)
-        t = operator.matvec(bent_half)
-        unit = length(t).astype(t.dtype)
-        omega = safe_divide(jnp.vdot(safe_divide(t, unit), half), unit)
+        bent_half = system.precondition(half)
+        t = system.matvec(bent_half)
+        omega = safe_divide(t @ half, t @ t)
         x = s.x + alpha * bent + omega * bent_half
         r = half - omega * t
-        error = jnp.linalg.norm(r)
+        error = norm(r)
         # An iterate that is very long, since the map is singular, say, has another residual than the recursion says.
-        scale = jnp.maximum(s.scale, safe_divide(length(v), length(bent)))
-        rounding = operator.eps * scale * length(x)
-        rounding = jnp.where(error > operator.eps**0.5 * rhs.norm, 100 * rounding, rounding)
-        rho_new = jnp.vdot(shadow, r)
+        scale = jnp.maximum(s.scale, safe_divide(norm(v), norm(bent)))
+        rounding = eps * scale * norm(x)
+        rounding = jnp.where(error > system.failure, 100 * rounding, rounding)
+        rho_new = shadow @ r
         beta = safe_divide(rho_new * alpha, rho * omega)
         # The shadow residual has become orthogonal to the residual, or a step has no length: start over from here.
-        tiny = operator.eps * jnp.linalg.norm(shadow) * error
-        stuck = (jnp.abs(rho_new) <= tiny) | (alpha == 0) | (omega == 0)
+        stuck = (jnp.abs(rho_new) <= eps * norm(shadow) * error) | (alpha == 0) | (omega == 0)
         stop = (stuck & s.fresh & (error >= s.best.error)) | (error <= rounding)
         best = s.best.update(x, jnp.maximum(error, rounding), stop)
         return _Bicgstab(x, r, shadow, r + beta * (direction - omega * v), rho_new, stuck, scale, best)
 
-    r = rhs.vector
-    best = Best.start(rhs)
-    none = jnp.zeros_like(best.error)
-    init = _Bicgstab(jnp.zeros_like(r), r, r, r, jnp.vdot(r, r), jnp.asarray(True), none, best)
-    final = loop(
-        lambda s: (s.best.error > target) & ~s.best.stop, body, init, maxiter=options.bound(operator), kind="while"
-    )
-    return final.best.outcome()
+    r, best = system.b, Best.start(system.b)
+    init = _Bicgstab(jnp.zeros_like(r), r, r, r, r @ r, ~best.stop, jnp.zeros_like(best.error), best)
+    return iterate(system, body, init)
 
 
 def solve_lsqr(
-    matvec: Callable | jax.Array,
-    b: PyTree,
-    ridge: Any = None,
-    init: PyTree = None,
-    *,
-    tol: Any = None,
-    atol: Any = 0.0,
-    maxiter: Any = None,
-    info: bool = False,
+    matvec: LinearMap, b: PyTree, ridge: Any = None, init: PyTree = None, *, info: bool = False, **options: Any
 ) -> Any:
     """Least squares for any square map, singular or not, by LSQR; it uses the transpose of the map.
 
@@ -269,11 +229,9 @@ def solve_lsqr(
         b: pytree of floating point arrays.
         ridge: non-negative multiple of the identity to add to the map itself (``solve_normal_cg`` has Tikhonov's).
         init: starting point like ``b``; 0 by default.
-        tol: relative tolerance on the residual; by default 10 spacings of the working dtype. The iterations end at a
-            least-squares solution as well.
-        atol: absolute tolerance on the residual.
-        maxiter: bound on the iterations; ``20 n`` by default.
         info: return ``(x, SolveInfo)``.
+        **options: ``tol``, ``atol``, ``maxiter``, ``preconditioner`` (or ``M``), ``on_failure``: see
+            :class:`KrylovOptions`.
 
     Returns:
         The solution, like ``b``; if the map is singular, the least-squares solution of minimal norm.
@@ -289,8 +247,8 @@ def solve_lsqr(
         >>> [round(entry, 4) for entry in x.tolist()]
         [1.0, 1.0]
     """
-    options = krylov_options(tol, atol, maxiter, None, None)
-    return differentiable_solve(partial(_lsqr_kernel, options=options), matvec, b, ridge=ridge, init=init, info=info)
+    checked = KrylovOptions.of("solve_lsqr", **options)
+    return krylov_solve(lsqr, checked, matvec, b, ridge=ridge, init=init, info=info)
 
 
 class _Lsqr(NamedTuple):
@@ -304,57 +262,43 @@ class _Lsqr(NamedTuple):
     best: Best
 
 
-def least_squares_if(
-    condition: Any, operator: Operator, rhs: RightHandSide, outcome: Outcome, *, adjoint: Callable | None = None
-) -> Outcome:
-    """The result of LSQR where ``condition`` holds and a method failed by far (residual above the root of rounding).
+def or_least_squares(method: Callable[[System], Best], system: System) -> Best:
+    """What ``method`` finds, or LSQR where that failed: it broke down, or nobody bounded its iterations."""
+    best = method(system)
+    failed = best.error > system.failure
+    if system.options.maxiter is not None:
+        failed = failed & best.stop
 
-    Args:
-        condition: boolean scalar.
-        operator: the map.
-        rhs: the right-hand side.
-        outcome: what the method returned, with its residual norm.
-        adjoint: the product with the conjugate transpose if it is known.
-    """
-    failed = condition & (outcome.error > jnp.sqrt(jnp.asarray(operator.eps).astype(rhs.norm.dtype)) * rhs.norm)
+    def again(best):
+        found = lsqr(system)
+        return found._replace(num_iter=found.num_iter + best.num_iter)
 
-    def again(state):
-        found = _lsqr_kernel(operator, rhs, options=KrylovOptions(), adjoint=adjoint)
-        return found.x, state[1] + found.num_iter
-
-    x, num_iter = run_if_any(failed, again, (outcome.x, outcome.num_iter))
-    return Outcome(x, num_iter)
+    return run_if_any(failed, again, best)
 
 
-def _lsqr_kernel(
-    operator: Operator, rhs: RightHandSide, *, options: KrylovOptions, adjoint: Callable | None = None
-) -> Outcome:
-    adjoint, dtype = adjoint or operator.adjoint(), rhs.vector.dtype
-    target = options.target(operator, rhs)
+def lsqr(system: System) -> Best:
+    """LSQR; the preconditioner has no part in it."""
 
     def normalize(vector):
-        size = length(vector)
-        return safe_divide(vector, size.astype(dtype)), size
+        length = jnp.linalg.norm(vector)
+        return safe_divide(vector, length), length
 
     def body(s: _Lsqr) -> _Lsqr:
-        u, beta = normalize(operator.matvec(s.v) - s.alpha.astype(dtype) * s.u)
-        v, alpha = normalize(adjoint(u) - beta.astype(dtype) * s.v)
+        u, beta = normalize(system.matvec(s.v) - s.alpha * s.u)
+        v, alpha = normalize(system.rmatvec(u) - beta * s.v)
         rho = jnp.hypot(s.rho_bar, beta)
         cos, sin = safe_divide(s.rho_bar, rho), safe_divide(beta, rho)
-        x = s.best.x + safe_divide(cos * s.phi_bar, rho).astype(dtype) * s.direction
-        direction = v - safe_divide(sin * alpha, rho).astype(dtype) * s.direction
+        x = s.best.x + safe_divide(cos * s.phi_bar, rho) * s.direction
+        direction = v - safe_divide(sin * alpha, rho) * s.direction
         phi_bar = sin * s.phi_bar
         frobenius = jnp.hypot(s.frobenius, jnp.hypot(beta, alpha))
         # |A* r| = phi_bar alpha |cos| (Paige and Saunders, section 5.1).
-        least_squares = alpha * jnp.abs(cos) <= 10 * operator.eps * frobenius
-        best = s.best.update(x, phi_bar, least_squares, always=True)
+        settled = alpha * jnp.abs(cos) <= 10 * system.eps * frobenius
+        best = s.best.update(x, phi_bar, settled, always=True)._replace(least_squares=settled)
         return _Lsqr(u, v, alpha, direction, phi_bar, -cos * alpha, frobenius, best)
 
-    u, beta = normalize(rhs.vector)
-    v, alpha = normalize(adjoint(u))
-    start = Best.start(rhs)._replace(stop=alpha == 0)
-    init = _Lsqr(u, v, alpha, v, beta, alpha, alpha, start)
-    final = loop(
-        lambda s: (s.best.error > target) & ~s.best.stop, body, init, maxiter=options.bound(operator, 20), kind="while"
-    )
-    return final.best.outcome()
+    u, beta = normalize(system.b)
+    v, alpha = normalize(system.rmatvec(u))
+    none = alpha == 0
+    start = Best.start(system.b)._replace(stop=none, least_squares=none)
+    return iterate(system, body, _Lsqr(u, v, alpha, v, beta, alpha, alpha, start), maxiter=bound(system, 20))

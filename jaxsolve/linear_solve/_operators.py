@@ -1,7 +1,9 @@
-"""Linear maps between pytrees, seen as maps between vectors.
+"""Linear maps between pytrees, seen as maps between real vectors.
 
-Every solver of the package works on one vector in one dtype. A :class:`Codec` turns a pytree into that vector and back,
-casting each leaf explicitly, and an :class:`Operator` is a linear map on such vectors.
+Every solver of the package works on one real vector in one dtype. A :class:`Codec` turns a pytree into that vector and
+back, casting each leaf explicitly, and an :class:`Operator` is a linear map on such vectors. A complex entry takes two
+places, its real and its imaginary part: then a Hermitian map becomes a symmetric one, a conjugate transpose a
+transpose, and no algorithm has to know of complex numbers.
 """
 
 from __future__ import annotations
@@ -9,141 +11,148 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec, reshard
 
-from jaxsolve._compat import is_concrete, jaxpr_as_fun
+from jaxsolve._compat import is_concrete, jaxpr_as_fun, vary_over, varying_axes
 
 __all__ = [
     "Codec",
+    "LinearMap",
     "Operator",
     "check_options",
+    "diagonal",
     "is_matrix",
+    "is_multicolumn",
+    "jacobi_preconditioner",
+    "linear_transpose",
+    "linear_transpose",
     "make_operator",
     "materialize",
+    "real_matrix",
     "residual",
+    "trace_map",
     "transpose",
 ]
 
 PyTree = Any
+LinearMap = Callable | jax.Array
 
 
 class Codec:
-    """Turns pytrees with given leaf shapes into vectors of one dtype and back.
+    """Turns pytrees with given leaf shapes into real vectors of one dtype and back.
 
     The dtype of the vector is the widest among the leaves, and float32 at least, so that factorizations and inner
-    products of bfloat16 data are computed in float32.
+    products of bfloat16 data are computed in float32. Imaginary parts stand behind all real parts. Leaves that are
+    sharded over an explicit mesh are gathered, because there is no vector of which parts are sharded differently.
 
     Args:
         tree: pytree of floating point or complex arrays.
         name: the argument's name, for error messages.
 
     Raises:
-        TypeError: a leaf is not floating point or complex, or real and complex leaves are mixed.
+        TypeError: a leaf is not floating point or complex.
     """
 
     def __init__(self, tree: PyTree, name: str = "b"):
         leaves, self.treedef = jax.tree.flatten(tree)
-        self.shapes = [jnp.shape(leaf) for leaf in leaves]
-        self.dtypes = [_inexact_dtype(leaf, name) for leaf in leaves]
-        self.sizes = [math.prod(shape) for shape in self.shapes]
+        self.name = name
+        self.types = [jax.typeof(jnp.asarray(leaf)) for leaf in leaves]
+        self.shapes = [leaf.shape for leaf in self.types]
+        bits = [jnp.finfo(_inexact_dtype(leaf, name)).bits for leaf in self.types]
+        self.is_complex = [jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in self.types]
+        self.dtype = jnp.dtype(jnp.float64 if max(bits, default=32) > 32 else jnp.float32)
+        sizes = [math.prod(shape) for shape in self.shapes]
+        self.sizes = sizes + [size for size, twice in zip(sizes, self.is_complex, strict=True) if twice]
         self.size = sum(self.sizes)
-        self.dtype = _working_dtype(self.dtypes, name)
+        self.axes = frozenset()
+        self.example = jnp.zeros_like(self.ravel(tree, name))
 
-    def widen(self, dtype) -> None:
-        """Compute in a dtype that holds ``dtype`` too (a matrix given as an array may be wider than ``b``)."""
-        self.dtype = _working_dtype([self.dtype, jnp.dtype(dtype)], "matvec and b")
+    def vary(self, axes: frozenset) -> None:
+        """Under ``shard_map``: let vectors vary over these mesh axes too, because the linear map does."""
+        self.axes |= axes
+        self.example = vary_over(self.example, self.axes)
 
     def ravel(self, tree: PyTree, name: str = "b") -> jax.Array:
         """The vector of a pytree with the leaf shapes of the model; its containers may differ.
 
         Raises:
             ValueError: the leaf shapes differ.
+            TypeError: a leaf is complex where the model is real.
         """
-        leaves = jax.tree.leaves(tree)
-        self.check_shapes([jnp.shape(leaf) for leaf in leaves], name)
-        parts = [jnp.ravel(jnp.asarray(leaf)).astype(self.dtype) for leaf in leaves]
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts) if parts else jnp.zeros((0,), self.dtype)
+        leaves = [_gathered(jnp.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
+        self._check(leaves, name)
+        parts = [jnp.real(leaf) for leaf in leaves]
+        parts += [jnp.imag(leaf) for leaf, twice in zip(leaves, self.is_complex, strict=True) if twice]
+        parts = [jnp.ravel(part).astype(self.dtype) for part in parts]
+        vector = parts[0] if len(parts) == 1 else jnp.concatenate(parts) if parts else jnp.zeros((0,), self.dtype)
+        return vary_over(vector, self.axes)
 
     def unravel(self, vector: jax.Array) -> PyTree:
         """The pytree of a vector, in the structure, shapes and dtypes of the model."""
-        ends = np.cumsum(self.sizes)
+        ends = list(accumulate(self.sizes))
+        parts = [vector[end - size : end] for end, size in zip(ends, self.sizes, strict=True)]
+        imaginary = iter(parts[len(self.shapes) :])
         leaves = [
-            vector[end - size : end].reshape(shape).astype(dtype)
-            for end, size, shape, dtype in zip(ends, self.sizes, self.shapes, self.dtypes, strict=True)
+            lax.complex(part, next(imaginary)) if twice else part
+            for part, twice in zip(parts, self.is_complex, strict=False)
         ]
+        leaves = [_like(leaf, model) for leaf, model in zip(leaves, self.types, strict=True)]
         return jax.tree.unflatten(self.treedef, leaves)
 
-    def check_shapes(self, shapes: list, name: str) -> None:
-        """Raise a ``ValueError`` unless ``shapes`` are the leaf shapes of the model."""
+    def _check(self, leaves, name):
+        shapes = [leaf.shape for leaf in leaves]
         if shapes != self.shapes:
             raise ValueError(
-                f"{name} must have the leaf shapes of b, {self.shapes}, but has {shapes}. A linear map to be solved "
-                "for is square: it maps the structure of b to itself."
+                f"{name} must have the leaf shapes of {self.name}, {self.shapes}, but has {shapes}. A linear map to be "
+                "solved for is square: it maps the structure of b to itself."
             )
+        for leaf, model in zip(leaves, self.types, strict=True):
+            if jnp.iscomplexobj(leaf) and not jnp.issubdtype(model.dtype, jnp.complexfloating):
+                raise TypeError(f"{name} is complex where {self.name} is real: convert {self.name} to a complex dtype.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """A square linear map on vectors.
+    """A square linear map on real vectors.
 
     Attributes:
         matvec: maps a vector of shape ``(n,)`` to a vector of shape ``(n,)``, both of dtype ``codec.dtype``.
         codec: the pytrees for which the vectors stand.
-        transposed_matvec: the product with the transpose if it is known, else it is derived from ``matvec``.
+        vecmat: the product with the transpose if it is known, else it is derived from ``matvec``.
         matrix: the dense matrix if it is known, shape ``(n, n)``, else ``None``.
         is_transpose: whether this is the transpose of the map that the caller gave.
     """
 
     matvec: Callable[[jax.Array], jax.Array]
     codec: Codec
-    transposed_matvec: Callable[[jax.Array], jax.Array] | None = None
+    vecmat: Callable[[jax.Array], jax.Array] | None = None
     matrix: jax.Array | None = None
     is_transpose: bool = False
-
-    @property
-    def size(self) -> int:
-        """The number n of unknowns."""
-        return self.codec.size
-
-    @property
-    def dtype(self):
-        """The dtype of the vectors."""
-        return self.codec.dtype
-
-    @property
-    def eps(self) -> float:
-        """The spacing of floating point numbers at 1."""
-        return float(jnp.finfo(self.dtype).eps)
 
     def dense(self) -> jax.Array:
         """The matrix, shape ``(n, n)``: one batched product with the identity."""
         if self.matrix is not None:
             return self.matrix
-        return jax.vmap(self.matvec, out_axes=1)(jnp.eye(self.size, dtype=self.dtype))
+        return jax.vmap(self.matvec, out_axes=1)(jnp.diag(jnp.ones_like(self.codec.example)))
 
-    def transpose(self, vecmat: Callable | None = None) -> Operator:
-        """The transposed map (not conjugated)."""
-        vecmat = vecmat or self.transposed_matvec or _linear_transpose(self.matvec, self)
+    def transpose(self) -> Operator:
+        """The transposed map."""
+        vecmat = self.vecmat or linear_transpose(self.matvec, self.codec.example)
         matrix = None if self.matrix is None else self.matrix.T
         return Operator(vecmat, self.codec, self.matvec, matrix, not self.is_transpose)
-
-    def adjoint(self) -> Callable[[jax.Array], jax.Array]:
-        """The product with the conjugate transpose."""
-        vecmat = self.transpose().matvec
-        if not jnp.issubdtype(self.dtype, jnp.complexfloating):
-            return vecmat
-        return lambda vector: jnp.conj(vecmat(jnp.conj(vector)))
 
     def tree_matvec(self, tree: PyTree) -> PyTree:
         """The map on pytrees of the structure and dtypes of ``b``."""
         return self.codec.unravel(self.matvec(self.codec.ravel(tree, "the argument of matvec")))
 
 
-def make_operator(matvec: Callable | jax.Array, codec: Codec, ridge: Any = None) -> Operator:
+def make_operator(matvec: LinearMap, codec: Codec, ridge: Any = None) -> Operator:
     """The map ``matvec + ridge * I`` on vectors. A callable is called once, to trace it.
 
     Args:
@@ -157,37 +166,67 @@ def make_operator(matvec: Callable | jax.Array, codec: Codec, ridge: Any = None)
     """
     check_options(ridge=ridge)
     if is_matrix(matvec):
-        matrix = jnp.asarray(matvec)
-        if matrix.shape != (codec.size, codec.size):
-            raise ValueError(
-                f"matvec, given as an array, must be square with one row for each of the {codec.size} unknowns of b, "
-                f"but has shape {matrix.shape}."
-            )
-        codec.widen(_inexact_dtype(matrix, "matvec"))
-        matrix = matrix.astype(codec.dtype)
+        matrix = real_matrix(matvec, codec, codec)
         if ridge is not None:
             matrix = matrix + jnp.asarray(ridge).astype(codec.dtype) * jnp.eye(codec.size, dtype=codec.dtype)
         return Operator(lambda v: matrix @ v, codec, lambda v: matrix.T @ v, matrix)
+    plain = trace_map(matvec, codec, codec)
+    if ridge is None:
+        return Operator(plain, codec)
+    return Operator(lambda v: plain(v) + jnp.asarray(ridge).astype(codec.dtype) * v, codec)
+
+
+def trace_map(matvec: Any, domain: Codec, image: Codec) -> Callable[[jax.Array], jax.Array]:
+    """A linear map between pytrees as one between vectors; Python runs the caller's function once."""
     if not callable(matvec):
         raise TypeError(f"matvec must be a callable or a 2-d array, got {type(matvec).__name__}.")
 
     def on_vectors(vector):
-        image = matvec(codec.unravel(vector))
-        codec.check_shapes([jnp.shape(leaf) for leaf in jax.tree.leaves(image)], "the value of matvec")
-        return codec.ravel(image)
+        return image.ravel(matvec(domain.unravel(vector)), "the value of matvec")
 
-    # Solvers use the map at several places: as a jaxpr, so that Python runs the caller's function once.
-    example = jax.ShapeDtypeStruct((codec.size,), codec.dtype)
-    traced = jaxpr_as_fun(jax.make_jaxpr(on_vectors)(example))
-
-    def vector_matvec(vector):
-        (image,) = traced(vector)
-        return image if ridge is None else image + jnp.asarray(ridge).astype(codec.dtype) * vector
-
-    return Operator(vector_matvec, codec)
+    traced, out = jax.make_jaxpr(on_vectors, return_shape=True)(domain.example)
+    if varying_axes(out) - varying_axes(domain.example):
+        domain.vary(varying_axes(out))
+        image.vary(varying_axes(out))
+        traced = jax.make_jaxpr(on_vectors)(domain.example)
+    traced = jaxpr_as_fun(traced)
+    return lambda vector: traced(vector)[0]
 
 
-def materialize(matvec: Callable | jax.Array, like: PyTree, ridge: Any = None) -> jax.Array:
+def real_matrix(matrix: Any, domain: Codec, image: Codec) -> jax.Array:
+    """A dense matrix for vectors of real and imaginary parts; it may widen the dtype in which the codecs compute.
+
+    Raises:
+        ValueError: the shape is wrong.
+        TypeError: real and complex arrays are mixed.
+    """
+    matrix = jnp.asarray(matrix)
+    shape = tuple(sum(codec.sizes[: len(codec.shapes)]) for codec in (image, domain))
+    if matrix.shape != shape:
+        kind = "be square, with" if image is domain else "have"
+        raise ValueError(
+            f"matvec, given as an array, must {kind} one row for each of the {shape[0]} entries of b and one column "
+            f"for each of the {shape[1]} unknowns, but has shape {matrix.shape}."
+        )
+    wide = jnp.finfo(_inexact_dtype(matrix, "matvec")).bits > jnp.finfo(image.dtype).bits
+    axes = varying_axes(matrix) | varying_axes(image.example) | varying_axes(domain.example)
+    for codec in (image, domain):
+        codec.dtype = jnp.dtype(jnp.float64) if wide else codec.dtype
+        codec.example = codec.example.astype(codec.dtype)
+        codec.vary(axes)
+    if any(domain.is_complex) or jnp.iscomplexobj(matrix):
+        _check_all_complex(domain)
+        re, im = jnp.real(matrix), jnp.imag(matrix)
+        matrix = jnp.block([[re, -im], [im, re]])
+    return vary_over(matrix.astype(image.dtype), axes)
+
+
+def linear_transpose(matvec: Callable, example: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """The transpose of a map on vectors like ``example``."""
+    return lambda vector: jax.linear_transpose(matvec, example)(vector)[0]
+
+
+def materialize(matvec: LinearMap, like: PyTree, ridge: Any = None) -> jax.Array:
     """The dense matrix of a linear map between pytrees.
 
     Args:
@@ -201,7 +240,7 @@ def materialize(matvec: Callable | jax.Array, like: PyTree, ridge: Any = None) -
 
     Raises:
         ValueError: the value of ``matvec`` has other leaf shapes.
-        TypeError: a leaf is not floating point.
+        TypeError: a leaf is not floating point, or real and complex leaves are mixed.
 
     Example:
         >>> import jax.numpy as jnp
@@ -210,7 +249,13 @@ def materialize(matvec: Callable | jax.Array, like: PyTree, ridge: Any = None) -
         >>> materialize(lambda t: {"a": t["a"] + t["b"].sum(), "b": 2 * t["b"]}, like).tolist()
         [[1.0, 1.0, 1.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]
     """
-    return make_operator(matvec, Codec(like, "like"), ridge).dense()
+    codec = Codec(like, "like")
+    dense = make_operator(matvec, codec, ridge).dense()
+    if not any(codec.is_complex):
+        return dense
+    _check_all_complex(codec)
+    half = codec.size // 2
+    return lax.complex(dense[:half, :half], dense[half:, :half])
 
 
 def transpose(matvec: Callable, like: PyTree) -> Callable[[PyTree], PyTree]:
@@ -233,10 +278,12 @@ def transpose(matvec: Callable, like: PyTree) -> Callable[[PyTree], PyTree]:
         >>> transpose(lambda x: A @ x, jnp.zeros(2))(jnp.array([1.0, 0.0])).tolist()
         [1.0, 2.0]
     """
-    return make_operator(matvec, Codec(like, "like")).transpose().tree_matvec
+    transposed = make_operator(matvec, Codec(like, "like")).transpose().tree_matvec
+    # On vectors of real and imaginary parts the transpose is the conjugate one.
+    return lambda tree: jax.tree.map(jnp.conj, transposed(jax.tree.map(jnp.conj, tree)))
 
 
-def residual(matvec: Callable | jax.Array, x: PyTree, b: PyTree, ridge: Any = None) -> PyTree:
+def residual(matvec: LinearMap, x: PyTree, b: PyTree, ridge: Any = None) -> PyTree:
     """What is left of the right-hand side: ``b - matvec(x) - ridge * x``.
 
     Args:
@@ -262,6 +309,71 @@ def residual(matvec: Callable | jax.Array, x: PyTree, b: PyTree, ridge: Any = No
     codec = Codec(b)
     operator = make_operator(matvec, codec, ridge)
     return codec.unravel(codec.ravel(b) - operator.matvec(codec.ravel(x, "x")))
+
+
+def diagonal(matvec: LinearMap, like: PyTree, ridge: Any = None) -> PyTree:
+    """The diagonal of a linear map, exactly: the map is materialized, which suits up to some thousand unknowns.
+
+    Args:
+        matvec: linear map on pytrees like ``like``, or a dense matrix.
+        like: pytree of arrays; only its structure, shapes and dtypes matter.
+        ridge: multiple of the identity to add.
+
+    Returns:
+        Pytree like ``like``.
+
+    Raises:
+        ValueError: the map is not square.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.linear_solve import diagonal
+        >>> diagonal(lambda x: jnp.array([1.0, 2.0]) * x + x.sum(), jnp.zeros(2)).tolist()
+        [2.0, 3.0]
+    """
+    entries = jnp.diagonal(materialize(matvec, like, ridge))
+    parts = jnp.concatenate([jnp.real(entries), jnp.imag(entries)]) if jnp.iscomplexobj(entries) else entries
+    return Codec(like, "like").unravel(parts)
+
+
+def jacobi_preconditioner(
+    matvec: LinearMap | None, like: PyTree, ridge: Any = None, *, diag: PyTree = None
+) -> Callable[[PyTree], PyTree]:
+    """Division by the diagonal.
+
+    Args:
+        matvec: linear map whose diagonal is taken; may be ``None`` if ``diag`` is given.
+        like: pytree of arrays; only its structure, shapes and dtypes matter.
+        ridge: multiple of the identity to add.
+        diag: the diagonal, a pytree like ``like``, if it is known or estimated.
+
+    Returns:
+        Callable on pytrees like ``like``, for the argument ``preconditioner`` of the iterative solvers. Entries of the
+        diagonal that are 0 are taken for 1.
+
+    Raises:
+        ValueError: neither ``matvec`` nor ``diag`` is given, or shapes do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.linear_solve import jacobi_preconditioner, solve_cg
+        >>> A = lambda x: jnp.array([1.0, 100.0]) * x
+        >>> M = jacobi_preconditioner(A, jnp.zeros(2))
+        >>> M(jnp.array([1.0, 100.0])).tolist()
+        [1.0, 1.0]
+    """
+    if diag is None:
+        if matvec is None:
+            raise ValueError("jacobi_preconditioner needs matvec or diag, got None for both.")
+        diag = diagonal(matvec, like)
+    codec = Codec(like, "like")
+    codec.ravel(diag, "diag")
+
+    def divide(x, entry):
+        entry = entry if ridge is None else entry + jnp.asarray(ridge).astype(entry.dtype)
+        return x / jnp.where(entry == 0, jnp.ones_like(entry), entry)
+
+    return lambda tree: jax.tree.map(divide, tree, diag)
 
 
 def is_matrix(matvec: Any) -> bool:
@@ -290,25 +402,27 @@ def check_options(
             raise ValueError(f"{name} must be a whole number of at least 1, got {value}.")
 
 
-def _linear_transpose(matvec, operator):
-    transposed = jax.linear_transpose(matvec, jax.ShapeDtypeStruct((operator.size,), operator.dtype))
-    return lambda vector: transposed(vector)[0]
+def _check_all_complex(codec):
+    if not all(codec.is_complex):
+        raise TypeError(
+            f"a matrix mixes real and complex arrays: the leaves of {codec.name} have dtypes "
+            f"{[str(leaf.dtype) for leaf in codec.types]}. Convert the real ones."
+        )
+
+
+def _gathered(leaf):
+    sharding = jax.typeof(leaf).sharding
+    return reshard(leaf, NamedSharding(sharding.mesh, PartitionSpec())) if any(sharding.spec) else leaf
+
+
+def _like(part, model):
+    leaf = part.reshape(model.shape).astype(model.dtype)
+    return reshard(leaf, model.sharding) if any(model.sharding.spec) else leaf
 
 
 def _inexact_dtype(leaf, name):
-    dtype = jnp.result_type(leaf)
-    if not jnp.issubdtype(dtype, jnp.inexact):
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         raise TypeError(
-            f"{name} must consist of floating point arrays, but a leaf has dtype {dtype}: convert it first."
+            f"{name} must consist of floating point arrays, but a leaf has dtype {leaf.dtype}: convert it first."
         )
-    return jnp.dtype(dtype)
-
-
-def _working_dtype(dtypes, name):
-    complex_leaves = {jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes}
-    if len(complex_leaves) > 1:
-        raise TypeError(
-            f"{name} mixes real and complex arrays, dtypes {[str(d) for d in dtypes]}: convert the real ones."
-        )
-    widest = max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits, default=jnp.dtype(jnp.float32))
-    return jnp.dtype(jnp.float32) if jnp.finfo(widest).bits < 32 else widest
+    return leaf.dtype

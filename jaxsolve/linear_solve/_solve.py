@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import functools
+import difflib
+import inspect
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from jaxsolve._types import Structure
-from jaxsolve.linear_solve import _direct, _krylov_general, _krylov_symmetric, _neumann, _refinement
-from jaxsolve.linear_solve._differentiable import Kernel, Outcome, differentiable_solve
-from jaxsolve.linear_solve._krylov_common import krylov_options
-from jaxsolve.linear_solve._operators import Codec, is_matrix, make_operator
+from jaxsolve.linear_solve import _direct, _krylov_general, _krylov_symmetric, _stationary
+from jaxsolve.linear_solve._differentiable import differentiable_solve
+from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, krylov_solve
+from jaxsolve.linear_solve._operators import Codec, LinearMap, is_matrix, make_operator
 
-__all__ = ["DIRECT_MAX_SIZE", "solve"]
+__all__ = ["DIRECT_MAX_SIZE", "check_method", "solve"]
 
 PyTree = Any
 _STRUCTURES = ("general", "symmetric", "psd")
@@ -32,19 +33,19 @@ _STRUCTURES = ("general", "symmetric", "psd")
 # singularity; an iterative one is ahead by little there and only for benign spectra. Beyond, n^3 leaves it no chance.
 DIRECT_MAX_SIZE = 512
 
-_DIRECT = (_direct.solve_cholesky, _direct.solve_lu, _direct.solve_qr, _direct.solve_inv, _direct.solve_lstsq)
+_REFINEMENT = _stationary.solve_iterative_refinement
 _ITERATIVE = (
-    _krylov_symmetric.solve_cg,
-    _krylov_symmetric.solve_minres,
-    _krylov_symmetric.solve_normal_cg,
-    _krylov_general.solve_gmres,
-    _krylov_general.solve_bicgstab,
-    _krylov_general.solve_lsqr,
+    *(_krylov_symmetric.solve_cg, _krylov_symmetric.solve_minres, _krylov_symmetric.solve_normal_cg),
+    *(_krylov_general.solve_gmres, _krylov_general.solve_bicgstab, _krylov_general.solve_lsqr, _REFINEMENT),
+)
+_OWN = (
+    *(_direct.solve_cholesky, _direct.solve_lu, _direct.solve_qr, _direct.solve_inv, _direct.solve_lstsq),
+    *(_stationary.solve_neumann, *_ITERATIVE),
 )
 
 
 def solve(
-    matvec: Callable | jax.Array,
+    matvec: LinearMap,
     b: PyTree,
     method: Any = None,
     *,
@@ -53,6 +54,7 @@ def solve(
     init: PyTree = None,
     tol: Any = None,
     maxiter: Any = None,
+    on_failure: Literal["nan", "warn", "ignore"] = "nan",
     info: bool = False,
     **options: Any,
 ) -> Any:
@@ -77,7 +79,8 @@ def solve(
             a dense matrix of shape ``(n, n)``, with ``b`` of shape ``(n,)`` or, for k right-hand sides, ``(n, k)``.
         b: pytree of floating point arrays.
         method: ``None``; one of this package's ``solve_*`` or a ``functools.partial`` of it; any other callable
-            ``method(matvec, b) -> x`` on pytrees, which may return a tuple that begins with ``x``; or a lineax solver.
+            ``method(matvec, b) -> x``, which gets ``matvec`` on pytrees and ``b`` as it is, and returns a pytree like
+            ``b`` or a tuple that begins with one; or a lineax solver.
         structure: what is known of ``A``: ``"psd"`` (symmetric positive semi-definite), ``"symmetric"``, or
             ``"general"``. A claimed symmetry is used, not checked; a symmetric matrix that is not semi-definite as
             claimed is still solved right by the direct method.
@@ -85,6 +88,10 @@ def solve(
         init: starting point like ``b`` for iterative methods.
         tol: relative tolerance for iterative methods; by default as tight as the dtype allows (see ``solve_cg``).
         maxiter: bound on the iterations of iterative methods.
+        on_failure: what an iterative method of this package or of lineax gives if its residual stays far above
+            ``tol``: ``"nan"``, or the best iterate with a warning (``"warn"``) or without (``"ignore"``); see
+            :class:`KrylovOptions`. The derivatives of solvers come from here: a gradient that has not converged is NaN
+            unless asked for.
         info: return ``(x, SolveInfo)``.
         **options: further options of ``method``.
 
@@ -105,68 +112,83 @@ def solve(
     """
     if structure not in _STRUCTURES:
         raise ValueError(f"structure must be one of {list(_STRUCTURES)}, got {structure!r}.")
-    if isinstance(method, str):
-        raise TypeError(f"method must be None, a callable or a lineax solver, got the string {method!r}.")
-    base = _underlying(method)
+    check_method("method", method)
+    base, bound = (method.func, method.keywords) if isinstance(method, partial) else (method, {})
     limits = {name: value for name, value in (("tol", tol), ("maxiter", maxiter)) if value is not None}
-    if _is_one_of(base, _DIRECT):
-        return method(matvec, b, ridge=ridge, info=info, **options)
-    if _is_one_of(base, _ITERATIVE):
-        if tol is None and not _binds(method, "tol"):
-            limits["tol"] = None
-        return method(matvec, b, ridge=ridge, init=init, info=info, **limits, **options)
-    if base is _neumann.solve_neumann:
-        return method(matvec, b, ridge=ridge, info=info, **options)
-    if base is _refinement.solve_iterative_refinement:
-        return method(_with_ridge(matvec, b, ridge), b, init=init, info=info, **limits, **options)
-    if method is None:
-        kernel = _automatic(matvec, b, structure, krylov_options(tol, maxiter=maxiter, **_known(options)))
-    else:
-        kernel = _foreign(method, structure, {**limits, **options})
-    return differentiable_solve(kernel, matvec, b, ridge=ridge, init=init, symmetric=structure != "general", info=info)
+    if _is_among(base, _OWN):
+        given: dict[str, Any] = {"info": info, **options}
+        if _is_among(base, _ITERATIVE):
+            given |= {"init": init, **limits}
+            bound = {"on_failure": on_failure, **({} if base is _REFINEMENT else {"tol": None}), **bound}
+        if ridge is not None and base is _REFINEMENT:
+            matvec = make_operator(matvec, Codec(b), ridge).tree_matvec
+        elif ridge is not None:
+            given["ridge"] = ridge
+        return base(matvec, b, **{**bound, **given})
+    rest = {"ridge": ridge, "info": info, "symmetric": structure != "general"}
+    if method is not None:
+        kernel = partial(_lineax, structure=structure) if _is_lineax(method) else _of_caller
+        kernel = partial(kernel, method=method, options={**limits, **options})
+        return krylov_solve(kernel, KrylovOptions(on_failure=on_failure), matvec, b, scaled=False, init=init, **rest)
+    checked = KrylovOptions.of("solve without a method", on_failure=on_failure, **limits, **options)
+    if _is_small(matvec, b):
+        name = "cholesky" if structure == "psd" else "lu"
+        return differentiable_solve(_direct.direct_kernel, name, matvec, b, **rest)
+    return krylov_solve(_AUTOMATIC[structure], checked, matvec, b, init=init, **rest)
 
 
-def _automatic(matvec, b, structure, options) -> Kernel:
+def check_method(name: str, value: Any) -> None:
+    """Raise unless ``value`` can be the linear solver of an argument called ``name``.
+
+    Args:
+        name: the argument's name, for the message.
+        value: ``None``, a callable ``solve(matvec, b)``, or a lineax solver.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    if value is None or _is_lineax(value):
+        return
+    expected = "one of jaxsolve.linear_solve, as solve_cg, a callable solve(matvec, b), a lineax solver, or None"
+    if isinstance(value, str):
+        names = {f.__name__.removeprefix("solve_"): f.__name__ for f in _OWN}
+        near = difflib.get_close_matches(value.lower().removeprefix("solve_"), names, 1, 0.5)
+        hint = f" Did you mean the function jaxsolve.linear_solve.{names[near[0]]}?" if near else ""
+        raise TypeError(f"{name} must be {expected}, got the string {value!r}.{hint}")
+    if not callable(value):
+        raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}.")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"{name} is called as solve(matvec, b), but {value!r} has the signature {signature}: give {expected}."
+        ) from None
+
+
+def _is_small(matvec, b):
     size = matvec.shape[0] if is_matrix(matvec) else Codec(b).size
-    if size <= DIRECT_MAX_SIZE:
-        return _direct.direct_kernel("cholesky" if structure == "psd" else "lu", symmetric=structure != "general")
-    method = {
-        "psd": _krylov_symmetric.cg_kernel,
-        "symmetric": _krylov_symmetric.minres_kernel,
-        "general": _krylov_general.gmres_kernel,
-    }[structure]
-
-    def kernel(operator, rhs):
-        outcome = method(operator, rhs, options=options)
-        if structure == "symmetric" or options.maxiter is not None:
-            return outcome  # MINRES sees to this itself; a bound on the iterations is a bound on the work
-        adjoint = operator.matvec if structure == "psd" else None
-        return _krylov_general.least_squares_if(jnp.asarray(True), operator, rhs, outcome, adjoint=adjoint)
-
-    return kernel
+    # A size that is symbolic, under jax.export, compares with no constant: it may be large.
+    return isinstance(size, int) and size <= DIRECT_MAX_SIZE
 
 
-def _known(options):
-    """The options of the automatic choice, with their defaults."""
-    defaults = {"atol": 0.0, "preconditioner": None, "M": None}
-    unknown = set(options) - set(defaults)
-    if unknown:
-        raise TypeError(f"solve without a method has no option {sorted(unknown)}; it takes {sorted(defaults)}.")
-    return {**defaults, **options}
+# Each with LSQR behind it.
+_AUTOMATIC = {
+    "psd": partial(_krylov_general.or_least_squares, _krylov_symmetric.cg),
+    "symmetric": _krylov_symmetric.minres,
+    "general": partial(_krylov_general.or_least_squares, _krylov_general.gmres),
+}
 
 
-def _foreign(method, structure, options) -> Kernel:
-    """Somebody else's solver: a lineax object, or a callable on pytrees."""
-    if type(method).__module__.partition(".")[0] == "lineax":
-        return functools.partial(_lineax_kernel, solver=method, structure=structure, options=options)
-    if not callable(method):
-        raise TypeError(f"method must be None, a callable or a lineax solver, got {type(method).__name__}.")
-    return lambda operator, rhs: Outcome(
-        _refinement.solve_with_callable(method, operator, rhs.vector, **options), num_iter=-1
-    )
+def _of_caller(system: System, *, method: Callable, options: dict) -> Best:
+    x = _stationary.call_on_trees(method, system.operator, system.b, **options)
+    return _judged(system, x, -1, True)
 
 
-def _lineax_kernel(operator, rhs, *, solver, structure, options):
+def _lineax(system: System, *, method: Any, structure: Structure, options: dict) -> Best:
     import lineax
 
     tags = {
@@ -174,31 +196,21 @@ def _lineax_kernel(operator, rhs, *, solver, structure, options):
         "symmetric": (lineax.symmetric_tag,),
         "general": (),
     }[structure]
-    example = jax.ShapeDtypeStruct((operator.size,), operator.dtype)
-    linear_map = lineax.FunctionLinearOperator(operator.matvec, example, tags)
-    found = lineax.linear_solve(linear_map, rhs.vector, solver, throw=False, **options)
+    linear_map = lineax.FunctionLinearOperator(system.operator.matvec, jax.typeof(system.b), tags)
+    found = lineax.linear_solve(linear_map, system.b, method, throw=False, **options)
     num_iter = found.stats.get("num_steps", -1) if isinstance(found.stats, dict) else -1
-    return Outcome(found.value, -1 if num_iter is None else num_iter)
+    success = found.result == lineax.RESULTS.successful
+    return _judged(system, found.value, -1 if num_iter is None else num_iter, success)
 
 
-def _with_ridge(matvec, b, ridge):
-    return matvec if ridge is None else make_operator(matvec, Codec(b), ridge).tree_matvec
+def _judged(system, x, num_iter, success):
+    best = Best.start(system.b)
+    return best._replace(x=x, num_iter=num_iter, least_squares=best.least_squares | success)
 
 
-def _underlying(method):
-    while isinstance(method, functools.partial):
-        method = method.func
-    return method
+def _is_lineax(method):
+    return any(kind.__module__.partition(".")[0] == "lineax" for kind in type(method).__mro__)
 
 
-def _binds(method, name):
-    """Whether a chain of partials gives the keyword ``name``."""
-    while isinstance(method, functools.partial):
-        if name in method.keywords:
-            return True
-        method = method.func
-    return False
-
-
-def _is_one_of(function, functions):
+def _is_among(function, functions):
     return any(function is candidate for candidate in functions)

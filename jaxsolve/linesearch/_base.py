@@ -16,19 +16,19 @@ trial and says whether it is accepted, and which step to try next if it is not.
 from __future__ import annotations
 
 import copy
-import functools
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._closure import Staged, merge_static, split_static
-from jaxsolve._compat import is_concrete, outside_transformations
+from jaxsolve._closure import Staged
+from jaxsolve._compat import is_concrete, outside_transformations, without_our_frames
+from jaxsolve._compile import compiled_call
 from jaxsolve._loop import LoopKind, loop
+from jaxsolve._options import Configured, check_callable, check_choice, check_flags, check_number, option
 from jaxsolve.linesearch._state import LineSearchState, LineSearchStep, Trial, Verdict
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
@@ -39,7 +39,7 @@ from jaxsolve.tree_util import (
     tree_zeros_like,
 )
 
-__all__ = ["LineSearch", "check_choice", "check_range"]
+__all__ = ["LineSearch"]
 
 Array = jax.Array
 PyTree = Any
@@ -55,23 +55,39 @@ class _NotGiven:
 NOT_GIVEN = _NotGiven()
 
 
-class LineSearch:
-    """Base of the line searches. A subclass gives ``_init_bracket`` and ``_judge``."""
+class LineSearch(Configured):
+    """Base of the line searches. A subclass gives ``_init_bracket`` and ``_judge``.
+
+    Attributes:
+        fun: smooth function ``fun(params, *fun_args, **fun_kwargs)`` with a real scalar value.
+        value_and_grad: whether ``fun`` returns ``(value, grad)``.
+        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
+        maxiter: largest number of trial points, at least 1.
+        tol: violation of the conditions that is tolerated, in units in which the slope at 0 is -1.
+        c1: constant of the decrease, in (0, 1).
+        c2: constant of the curvature condition, in (c1, 1).
+        max_stepsize: largest step, ``None`` for no bound.
+        verbose: print a line an iteration, under ``jit`` too.
+        jit: ``False`` runs a Python loop over concrete values, which host functions need.
+        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so
+            in less memory; ``"auto"`` and ``False`` for a loop that cannot.
+
+    Raises:
+        TypeError: ``fun`` is not callable, or an option is not a number.
+        ValueError: an option is out of its range.
+    """
 
     fun: Callable
-    value_and_grad: bool
-    has_aux: bool
-    c1: float
-    c2: float
-    tol: float
-    maxiter: int
-    max_stepsize: float | None
-    verbose: bool
-    jit: bool | str
-    unroll: bool | str
-
-    def __post_init__(self):
-        self._validate()
+    value_and_grad: bool = option(False)
+    has_aux: bool = option(False)
+    maxiter: int = option(30)
+    tol: float = option(0.0)
+    c1: float = option(1e-4)
+    c2: float = option(0.9)
+    max_stepsize: float | None = option(1.0)
+    verbose: bool = option(False)
+    jit: bool | str = option("auto")
+    unroll: bool | str = option("auto")
 
     # ---- The public methods ------------------------------------------------------------------------------------------
 
@@ -129,6 +145,7 @@ class LineSearch:
         search = self._in_dtype(stepsize.dtype)
         return search._step(self._evaluate, stepsize, state, params, descent_direction, fun_args, fun_kwargs)
 
+    @without_our_frames
     def run(
         self,
         init_stepsize: Any,
@@ -156,33 +173,12 @@ class LineSearch:
         Returns:
             ``LineSearchStep(stepsize, state)``; the new point, its value and its gradient are in the state.
         """
-        arguments = (
-            init_stepsize,
-            params,
-            value,
-            grad,
-            descent_direction,
-            tuple(fun_args),
-            dict(fun_kwargs or {}),
-            aux,
-        )
+        arguments = (params, value, grad, descent_direction, tuple(fun_args), dict(fun_kwargs or {}), aux)
         if self.jit is not False and outside_transformations():
-            return self._compiled(*split_static(arguments))
-        return self._run(*arguments)
+            return compiled_call(LineSearch._run, self, init_stepsize, *arguments)
+        return self._run(init_stepsize, *arguments)
 
     # ---- The loop ----------------------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def _compiled(self) -> Callable:
-        # The compiled function must not keep the search and its `fun` alive.
-        reference = weakref.ref(self)
-
-        def call(leaves, static):
-            search = reference()
-            assert search is not None
-            return search._run(*merge_static(leaves, static))
-
-        return jax.jit(call, static_argnums=1)
 
     def _run(self, init_stepsize, params, value, grad, descent_direction, fun_args, fun_kwargs, aux):
         evaluate = self._stage(value, grad, aux)
@@ -317,8 +313,11 @@ class LineSearch:
         eps = float(max(jnp.finfo(dtype).eps, jnp.finfo(state.value.dtype).eps))
         return self._relative_noise * eps * jnp.abs(state.init_value.astype(dtype))
 
+    #: Whether ``c2`` is used, which must exceed ``c1`` then.
+    _has_curvature_condition = True
+
     # In units of the rounding error of the value; a sum of many terms loses a few of them.
-    _relative_noise: Any = 1e-6 / float(np.finfo(np.float32).eps)
+    _relative_noise: ClassVar[Any] = 1e-6 / float(np.finfo(np.float32).eps)
 
     def _longest(self, dtype) -> Array:
         return jnp.full((), jnp.inf, dtype) if self.max_stepsize is None else jnp.asarray(self.max_stepsize, dtype)
@@ -370,42 +369,17 @@ class LineSearch:
     # ---- Checks ------------------------------------------------------------------------------------------------------
 
     def _validate(self) -> None:
-        if not callable(self.fun):
-            raise TypeError(f"fun must be a function fun(params, *args, **kwargs), got {self.fun!r}.")
-        for name in ("value_and_grad", "has_aux"):
-            check_choice(name, getattr(self, name), (True, False))
+        super()._validate()
+        check_callable("fun", self.fun, "a function fun(params, *args, **kwargs)")
+        check_flags(self, "value_and_grad", "has_aux")
         check_choice("jit", self.jit, ("auto", True, False))
         check_choice("unroll", self.unroll, ("auto", True, False, "scan", "checkpoint"))
-        check_range("maxiter", self.maxiter, at_least=1)
-        check_range("tol", self.tol, at_least=0)
-        check_range("c1", self.c1, above=0, below=1)
-        check_range("c2", self.c2, above=0, below=1)
+        check_number("maxiter", self.maxiter, at_least=1)
+        check_number("tol", self.tol, at_least=0)
+        check_number("c1", self.c1, above=0, below=1)
+        check_number("c2", self.c2, above=0, below=1)
         if self.max_stepsize is not None:
-            check_range("max_stepsize", self.max_stepsize, above=0)
-        if is_concrete(self.c1) and is_concrete(self.c2) and not self.c1 < self.c2:
+            check_number("max_stepsize", self.max_stepsize, above=0)
+        known = is_concrete(self.c1) and is_concrete(self.c2)
+        if self._has_curvature_condition and known and not self.c1 < self.c2:
             raise ValueError(f"c1 must be less than c2, got c1={self.c1!r} and c2={self.c2!r}.")
-
-
-def check_choice(name: str, value: Any, allowed: Sequence) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
-    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
-
-
-def check_range(name: str, value: Any, *, at_least=None, above=None, below=None) -> None:
-    """Raise ``TypeError`` unless ``value`` is a number, ``ValueError`` unless it lies within the bounds."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, jax.Array, np.ndarray, np.generic)):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
-    if not is_concrete(value):
-        return
-    wanted = [
-        text
-        for text, bad in (
-            (f"at least {at_least}", at_least is not None and not np.all(np.asarray(value) >= at_least)),
-            (f"greater than {above}", above is not None and not np.all(np.asarray(value) > above)),
-            (f"less than {below}", below is not None and not np.all(np.asarray(value) < below)),
-        )
-        if bad
-    ]
-    if wanted:
-        raise ValueError(f"{name} must be {' and '.join(wanted)}, got {value!r}.")

@@ -12,32 +12,32 @@ from jaxsolve.linesearch.zoom import ZoomLineSearch
 
 __all__ = ["LINESEARCHES", "make_linesearch"]
 
+# The class of each search; the condition that is its own, if it has but one; what it calls its decrease factor.
+_SEARCHES: dict[str, tuple[type[LineSearch], str | None, str | None]] = {
+    "zoom": (ZoomLineSearch, "strong-wolfe", None),
+    "backtracking": (BacktrackingLineSearch, None, "decrease_factor"),
+    "hager-zhang": (HagerZhangLineSearch, "wolfe", "shrinkage_factor"),
+}
+
 #: The names of the line searches.
-LINESEARCHES = ("zoom", "backtracking", "hager-zhang")
+LINESEARCHES = tuple(_SEARCHES)
 
 
 def make_linesearch(
     name: str,
     fun: Callable,
     *,
-    value_and_grad: bool = False,
-    has_aux: bool = False,
     maxls: int = 30,
     condition: str | None = None,
     decrease_factor: float | None = None,
     max_stepsize: Any = None,
-    tol: Any = 0.0,
-    jit: bool | str = "auto",
-    unroll: bool | str = "auto",
-    verbose: bool = False,
+    **options: Any,
 ) -> LineSearch:
     """The line search called ``name``.
 
     Args:
         name: one of ``LINESEARCHES``.
         fun: the function to search along.
-        value_and_grad: whether ``fun`` returns ``(value, grad)``.
-        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         maxls: largest number of trial points.
         condition: condition of the backtracking search; ``None`` means ``"strong-wolfe"``. The other searches have
             conditions of their own and take no other than them: ``"strong-wolfe"`` for zoom, ``"wolfe"`` for
@@ -45,33 +45,17 @@ def make_linesearch(
         decrease_factor: factor of the backtracking search, or by which the interval of the Hager-Zhang search must
             shrink; ``None`` means their defaults. The zoom search has none.
         max_stepsize: largest step, ``None`` for no bound.
-        tol: violation of the conditions that is tolerated.
-        jit: see the line searches.
-        unroll: likewise.
-        verbose: likewise.
+        **options: other options of the search.
 
     Raises:
         ValueError: an unknown name or condition.
     """
     check_choice("linesearch", name, LINESEARCHES)
-    common: dict[str, Any] = {
-        "value_and_grad": value_and_grad,
-        "has_aux": has_aux,
-        "maxiter": maxls,
-        "max_stepsize": max_stepsize,
-        "tol": tol,
-        "jit": jit,
-        "unroll": unroll,
-        "verbose": verbose,
-    }
-    if name == "backtracking":
-        if decrease_factor is not None:
-            common["decrease_factor"] = decrease_factor
-        return BacktrackingLineSearch(fun, condition="strong-wolfe" if condition is None else condition, **common)
-    if name == "zoom":
-        check_choice("condition", condition, (None, "strong-wolfe"))
-        return ZoomLineSearch(fun, **common)
-    check_choice("condition", condition, (None, "wolfe"))
-    if decrease_factor is not None:
-        common["shrinkage_factor"] = decrease_factor
-    return HagerZhangLineSearch(fun, **common)
+    search, own_condition, factor_name = _SEARCHES[name]
+    if own_condition is not None:
+        check_choice("condition", condition, (None, own_condition))
+    elif condition is not None:
+        options["condition"] = condition
+    if decrease_factor is not None and factor_name is not None:
+        options[factor_name] = decrease_factor
+    return search(fun, maxiter=maxls, max_stepsize=max_stepsize, **options)

@@ -9,15 +9,14 @@ the search ends.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve.linesearch._base import LineSearch, check_choice, check_range
+from jaxsolve._options import check_choice, check_number, option
+from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["BacktrackingLineSearch"]
@@ -34,7 +33,6 @@ class BacktrackingBracket(NamedTuple):
     high: Array
 
 
-@dataclasses.dataclass(eq=False, frozen=True)
 class BacktrackingLineSearch(LineSearch):
     r"""Line search that multiplies the step by a constant until a condition holds.
 
@@ -51,20 +49,9 @@ class BacktrackingLineSearch(LineSearch):
     errors only, :math:`\varphi'(t) \le (2 c_1 - 1) \varphi'(0)` stands for Armijo's condition.
 
     Attributes:
-        fun: smooth function ``fun(params, *fun_args, **fun_kwargs)`` with a real scalar value.
-        value_and_grad: whether ``fun`` returns ``(value, grad)``.
-        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
-        maxiter: largest number of trial points, at least 1.
-        tol: violation of the condition that is tolerated, in units in which the slope at 0 is -1.
         condition: one of the above.
         c1: constant of the decrease, in (0, 1); less than 1/2 for Goldstein's condition.
-        c2: constant of the curvature condition, in (c1, 1).
         decrease_factor: factor by which steps shrink, in (0, 1); they grow by its inverse.
-        max_stepsize: largest step, ``None`` for no bound.
-        verbose: print a line an iteration, under ``jit`` too.
-        jit: ``False`` runs a Python loop over concrete values, which host functions need.
-        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so
-            in less memory; ``"auto"`` and ``False`` for a loop that cannot.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.
@@ -83,26 +70,19 @@ class BacktrackingLineSearch(LineSearch):
         (0.0625, 5)
     """
 
-    fun: Callable
-    value_and_grad: bool = False
-    has_aux: bool = False
-    maxiter: int = 30
-    tol: float = 0.0
-    condition: str = "strong-wolfe"
-    c1: float = 1e-4
-    c2: float = 0.9
-    decrease_factor: float = 0.8
-    max_stepsize: float | None = 1.0
-    verbose: bool = False
-    jit: bool | str = "auto"
-    unroll: bool | str = "auto"
+    condition: str = option("strong-wolfe")
+    decrease_factor: float = option(0.8)
 
     def _validate(self) -> None:
         super()._validate()
         check_choice("condition", self.condition, CONDITIONS)
-        check_range("decrease_factor", self.decrease_factor, above=0, below=1)
+        check_number("decrease_factor", self.decrease_factor, above=0, below=1)
         if self.condition == "goldstein":
-            check_range("c1 (for condition='goldstein')", self.c1, below=0.5)
+            check_number("c1 (for condition='goldstein')", self.c1, below=0.5)
+
+    @property
+    def _has_curvature_condition(self):
+        return self.condition in ("wolfe", "strong-wolfe")
 
     def _init_bracket(self, dtype) -> BacktrackingBracket:
         zero = jnp.zeros((), dtype)

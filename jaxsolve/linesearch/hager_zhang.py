@@ -21,15 +21,14 @@ loop, which evaluates one trial step a turn.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve.linesearch._base import LineSearch, check_range
+from jaxsolve._options import check_number, option
+from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["HagerZhangLineSearch"]
@@ -59,28 +58,16 @@ class HagerZhangBracket(NamedTuple):
     first: Array
 
 
-@dataclasses.dataclass(eq=False, frozen=True)
 class HagerZhangLineSearch(LineSearch):
     """Line search for the Wolfe or the approximate Wolfe conditions of Hager and Zhang.
 
     A trial point where the value or the gradient is not finite is treated like one where the value is too high.
 
     Attributes:
-        fun: smooth function ``fun(params, *fun_args, **fun_kwargs)`` with a real scalar value.
-        value_and_grad: whether ``fun`` returns ``(value, grad)``.
-        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
-        maxiter: largest number of trial points, at least 1.
-        tol: violation of the conditions that is tolerated, in units in which the slope at 0 is -1.
         c1: constant of the decrease, in (0, 1/2); ``delta`` of the paper.
-        c2: constant of the curvature condition, in (c1, 1); ``sigma`` of the paper.
         expansion_factor: factor by which steps grow while there is no interval, above 1; ``rho`` of the paper.
         shrinkage_factor: if a round leaves more than this fraction of the interval it is cut in half; ``gamma`` of the
             paper.
-        max_stepsize: largest step, ``None`` for no bound.
-        verbose: print a line an iteration, under ``jit`` too.
-        jit: ``False`` runs a Python loop over concrete values, which host functions need.
-        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so
-            in less memory; ``"auto"`` and ``False`` for a loop that cannot.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.
@@ -99,25 +86,15 @@ class HagerZhangLineSearch(LineSearch):
         (True, True)
     """
 
-    fun: Callable
-    value_and_grad: bool = False
-    has_aux: bool = False
-    maxiter: int = 30
-    tol: float = 0.0
-    c1: float = 0.1
-    c2: float = 0.9
-    expansion_factor: float = 5.0
-    shrinkage_factor: float = 0.66
-    max_stepsize: float | None = 1.0
-    verbose: bool = False
-    jit: bool | str = "auto"
-    unroll: bool | str = "auto"
+    expansion_factor: float = option(5.0)
+    shrinkage_factor: float = option(0.66)
+    c1: float = option(0.1)
 
     def _validate(self) -> None:
         super()._validate()
-        check_range("c1", self.c1, below=0.5)
-        check_range("expansion_factor", self.expansion_factor, above=1)
-        check_range("shrinkage_factor", self.shrinkage_factor, above=0, below=1)
+        check_number("c1", self.c1, below=0.5)
+        check_number("expansion_factor", self.expansion_factor, above=1)
+        check_number("shrinkage_factor", self.shrinkage_factor, above=0, below=1)
 
     def _init_bracket(self, dtype) -> HagerZhangBracket:
         zero, infinite, no = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype), jnp.asarray(False)

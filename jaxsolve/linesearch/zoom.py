@@ -14,15 +14,14 @@ one loop.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve.linesearch._base import LineSearch, check_range
+from jaxsolve._options import check_number, option
+from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["ZoomLineSearch"]
@@ -44,7 +43,6 @@ class ZoomBracket(NamedTuple):
     smooth: Array
 
 
-@dataclasses.dataclass(eq=False, frozen=True)
 class ZoomLineSearch(LineSearch):
     """Line search for the strong Wolfe conditions, by bracketing and zooming in.
 
@@ -53,24 +51,13 @@ class ZoomLineSearch(LineSearch):
     ``failed``, when the interval has become too short to contain anything but rounding errors.
 
     Attributes:
-        fun: smooth function ``fun(params, *fun_args, **fun_kwargs)`` with a real scalar value.
-        value_and_grad: whether ``fun`` returns ``(value, grad)``.
-        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         c1: constant of Armijo's condition, in (0, 1).
-        c2: constant of the curvature condition, in (c1, 1).
         c3: relative error of values in float32, on which the slopes are trusted rather than the values; in other
             dtypes it is scaled in proportion to their precision.
         rel_tol_cubic: minimizers of the cubic nearer than this fraction of the interval to its ends are not used.
         rel_tol_quad: likewise for the quadratic.
         interval_threshold: the search fails if the interval is shorter than this fraction of its upper end.
         increase_factor: while steps grow, each lies between this multiple of the last increase and its square.
-        tol: violation of the conditions that is tolerated, in units in which the slope at 0 is -1.
-        maxiter: largest number of trial points, at least 1.
-        max_stepsize: largest step, ``None`` for no bound.
-        verbose: print a line an iteration, under ``jit`` too.
-        jit: ``False`` runs a Python loop over concrete values, which host functions need.
-        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so
-            in less memory; ``"auto"`` and ``False`` for a loop that cannot.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.
@@ -88,30 +75,20 @@ class ZoomLineSearch(LineSearch):
         (True, True)
     """
 
-    fun: Callable
-    value_and_grad: bool = False
-    has_aux: bool = False
-    c1: float = 1e-4
-    c2: float = 0.9
-    c3: float = 1e-6
-    rel_tol_cubic: float = 0.2
-    rel_tol_quad: float = 0.1
-    interval_threshold: float = 1e-6
-    increase_factor: float = 2.0
-    tol: float = 0.0
-    maxiter: int = 30
-    max_stepsize: float | None = None
-    verbose: bool = False
-    jit: bool | str = "auto"
-    unroll: bool | str = "auto"
+    c3: float = option(1e-6)
+    rel_tol_cubic: float = option(0.2)
+    rel_tol_quad: float = option(0.1)
+    interval_threshold: float = option(1e-6)
+    increase_factor: float = option(2.0)
+    max_stepsize: float | None = option(None)
 
     def _validate(self) -> None:
         super()._validate()
-        check_range("c3", self.c3, at_least=0)
-        check_range("rel_tol_cubic", self.rel_tol_cubic, at_least=0, below=0.5)
-        check_range("rel_tol_quad", self.rel_tol_quad, at_least=0, below=0.5)
-        check_range("interval_threshold", self.interval_threshold, at_least=0, below=1)
-        check_range("increase_factor", self.increase_factor, above=1)
+        check_number("c3", self.c3, at_least=0)
+        check_number("rel_tol_cubic", self.rel_tol_cubic, at_least=0, below=0.5)
+        check_number("rel_tol_quad", self.rel_tol_quad, at_least=0, below=0.5)
+        check_number("interval_threshold", self.interval_threshold, at_least=0, below=1)
+        check_number("increase_factor", self.increase_factor, above=1)
 
     @property
     def _relative_noise(self):

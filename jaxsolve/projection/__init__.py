@@ -1,7 +1,8 @@
 """Euclidean projections: on pytrees, with exact derivatives in ``x`` and in the parameters of the set.
 
-Where a projection has a kink, one rule picks the derivative: *a constraint that holds with equality is active*. A point
-on the boundary of a ball or halfspace, or on the bound of a box, is differentiated like one beyond it.
+Two rules pick the derivative where a projection has a kink. On the boundary of a ball or a halfspace it is the
+identity, as inside. An entry on the bound of a box or of a simplex counts as cut, and so does a point on the boundary
+of a cone.
 """
 
 from jaxsolve.projection._affine import projection_halfspace, projection_hyperplane

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, scale_to_unit, unpack, widen
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, broadcast_like, scale_to_unit, unpack, widen
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_map, tree_real_dtype, tree_vdot, tree_where
 
 __all__ = ["projection_halfspace", "projection_hyperplane"]
@@ -40,7 +42,7 @@ def projection_hyperplane(x: PyTree, hyperparams: tuple) -> PyTree:
         >>> projection_hyperplane(jnp.array([1.0, 3.0]), (jnp.array([1.0, 1.0]), 2.0)).tolist()
         [0.0, 2.0]
     """
-    return _hyperplane(*_prepare(x, hyperparams, "projection_hyperplane"))
+    return _project(*_prepare(x, hyperparams, "projection_hyperplane"), halfspace=False)
 
 
 def projection_halfspace(x: PyTree, hyperparams: tuple) -> PyTree:
@@ -50,7 +52,7 @@ def projection_halfspace(x: PyTree, hyperparams: tuple) -> PyTree:
 
         x - \frac{\max(\langle a, x \rangle - b, 0)}{\|a\|_2^2} \, a .
 
-    A point on the boundary counts as one outside, with the derivative of :func:`projection_hyperplane`.
+    On the boundary the derivative is the identity, as inside.
 
     Args:
         x: pytree of arrays.
@@ -71,7 +73,7 @@ def projection_halfspace(x: PyTree, hyperparams: tuple) -> PyTree:
         >>> projection_halfspace(jnp.array([1.0, 3.0]), (jnp.array([1.0, 1.0]), 9.0)).tolist()
         [1.0, 3.0]
     """
-    return _halfspace(*_prepare(x, hyperparams, "projection_halfspace"))
+    return _project(*_prepare(x, hyperparams, "projection_halfspace"), halfspace=True)
 
 
 def _prepare(x, hyperparams, name):
@@ -83,31 +85,15 @@ def _prepare(x, hyperparams, name):
 
 
 # Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
-@jax.jit
-def _hyperplane(x, a, b):
-    wide, unit, residual, square = _residual(x, a, b)
-    empty = (square == 0) & (residual != 0)
-    return _step(x, wide, unit, residual, square, empty)
-
-
-@jax.jit
-def _halfspace(x, a, b):
-    wide, unit, residual, square = _residual(x, a, b)
-    empty = (square == 0) & (residual > 0)
-    inside = residual < 0
-    residual = jnp.where(inside, jnp.zeros_like(residual), residual)
-    return tree_where(inside, x, _step(x, wide, unit, residual, square, empty))
-
-
-def _residual(x, a, b):
-    """``x`` in working precision, and ``a``, ``<a, x> - b``, ``||a||^2``, divided by about the largest ``|a_i|``."""
+@functools.partial(jax.jit, static_argnames="halfspace")
+def _project(x, a, b, *, halfspace):
     wide = widen(x)
     scale, unit, _ = scale_to_unit(tree_map(lambda v, leaf: jnp.broadcast_to(v, leaf.shape), a, wide))
+    # In units of about the largest |a_i|.
     square = tree_l2_norm(unit, squared=True).astype(b.dtype)
-    return wide, unit, tree_vdot(unit, wide).astype(b.dtype) - b / scale, square
-
-
-def _step(x, wide, unit, residual, square, empty):
-    length = residual / jnp.where(square == 0, jnp.ones_like(square), square)
-    length = jnp.where(empty, jnp.full_like(length, jnp.nan), length)
-    return tree_cast_like(tree_map(lambda v, u: v - length.astype(v.dtype) * u, wide, unit), x)
+    residual = tree_vdot(unit, wide).astype(b.dtype) - b / scale
+    outside = residual > 0 if halfspace else residual != 0
+    length = jnp.where(outside | (not halfspace), residual, 0) / jnp.where(square == 0, 1, square)
+    length = jnp.where((square == 0) & outside, jnp.nan, length)
+    moved = tree_cast_like(tree_map(lambda v, u: v - length.astype(v.dtype) * u, wide, unit), x)
+    return tree_where(outside, moved, x) if halfspace else moved

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._inputs import as_inexact, ravel, unpack, widen
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, ravel, unpack, widen
 from jaxsolve.projection._rules import derive_by
 
 __all__ = ["matrix_and_vector", "projection_affine_set"]

@@ -10,13 +10,16 @@ cancel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._inputs import as_inexact, widen
 from jaxsolve._types import Array, PyTree
-from jaxsolve.projection._inputs import as_inexact
+from jaxsolve.tree_util import tree_cast_like, tree_map
 
-__all__ = ["along_boundary", "as_triples"]
+__all__ = ["along_boundary", "map_triples"]
 
 
 def along_boundary(v_dot: Array, w: Array, gradient: Array, shrink: Array, slope: Array | float = 0.0) -> Array:
@@ -40,8 +43,8 @@ def along_boundary(v_dot: Array, w: Array, gradient: Array, shrink: Array, slope
     return jnp.stack([w[0] * out[0] - w[1] * out[1], w[1] * out[0] + w[0] * out[1], out[2]])
 
 
-def as_triples(x: PyTree, name: str) -> PyTree:
-    """A pytree of real vectors of three entries, checked."""
+def map_triples(project: Callable[[Array], Array], x: PyTree, name: str) -> PyTree:
+    """``project`` for each leaf of ``x``, real vectors of three entries, in working precision."""
     x = as_inexact(x, "x")
     for leaf in jax.tree.leaves(x):
         if leaf.shape != (3,):
@@ -49,4 +52,4 @@ def as_triples(x: PyTree, name: str) -> PyTree:
                 f"{name}: x must be a vector of shape (3,) or a pytree of them, got shape {leaf.shape}; use "
                 f"jax.vmap({name}) for the rows of an array."
             )
-    return x
+    return tree_cast_like(tree_map(project, widen(x)), x)

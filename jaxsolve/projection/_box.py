@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import (
+from jaxsolve._inputs import (
     as_inexact,
     broadcast_like,
     check_nonnegative,
@@ -18,6 +17,7 @@ from jaxsolve.projection._inputs import (
     checked_by,
     unpack,
 )
+from jaxsolve._types import PyTree
 from jaxsolve.tree_util import broadcast_pytrees, tree_negative
 
 __all__ = ["check_bounds", "clip", "projection_box", "projection_hypercube", "projection_linf_ball"]

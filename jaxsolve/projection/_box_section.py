@@ -20,10 +20,10 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, ravel, unpack
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
 from jaxsolve.projection._box import check_bounds, clip
-from jaxsolve.projection._inputs import as_inexact, as_scalar, broadcast_like, ravel, unpack
 from jaxsolve.tree_util import tree_map
 
 __all__ = ["projection_box_section"]

@@ -7,16 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._inputs import as_inexact, check_size_of, checked_by, nonnegative_scalar, scale_to_unit, widen
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import (
-    as_inexact,
-    as_scalar,
-    check_nonnegative,
-    check_size_of,
-    checked_by,
-    scale_to_unit,
-    widen,
-)
 from jaxsolve.tree_util import tree_cast_like, tree_real_dtype, tree_scalar_mul, tree_size, tree_where
 
 __all__ = ["projection_l2_ball", "projection_l2_sphere"]
@@ -49,15 +41,15 @@ def projection_l2_sphere(x: PyTree, value: Any = 1.0) -> PyTree:
         [0.5, 0.5, 0.5, 0.5]
     """
     x = as_inexact(x, "x", allow_complex=True)
-    return _sphere(x, _radius(value, "projection_l2_sphere: value", x))
+    return _sphere(x, nonnegative_scalar(value, "projection_l2_sphere: value", tree_real_dtype(x)))
 
 
 @checked_by(check_size_of("projection_l2_ball: max_value"))
 def projection_l2_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     r"""Project on the ball of the Euclidean norm: :math:`x \cdot \min(1, \text{max\_value} / \|x\|_2)`.
 
-    A point on the boundary counts as one outside, with the derivative of the projection on the sphere. With
-    ``max_value = 0`` the result and its derivative in ``x`` are 0, at ``x = 0`` too.
+    On the boundary the derivative is the identity, as inside. With ``max_value = 0`` the result and its derivative in
+    ``x`` are 0.
 
     Args:
         x: pytree of arrays, real or complex; the norm is over all entries.
@@ -79,13 +71,7 @@ def projection_l2_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
         [[1.0, 0.0], [0.0, 1.0]]
     """
     x = as_inexact(x, "x", allow_complex=True)
-    return _ball(x, _radius(max_value, "projection_l2_ball: max_value", x))
-
-
-def _radius(value, name, x):
-    value = 1.0 if value is None else value
-    check_nonnegative(value, name)
-    return as_scalar(value, name, tree_real_dtype(x))
+    return _ball(x, nonnegative_scalar(max_value, "projection_l2_ball: max_value", tree_real_dtype(x)))
 
 
 # Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
@@ -98,19 +84,15 @@ def _sphere(x, radius):
         jax.tree.map(lambda leaf: jnp.full_like(leaf, even), unit),
         tree_scalar_mul(1 / jnp.where(norm == 0, jnp.ones_like(norm), norm), unit),
     )
-    return tree_cast_like(tree_scalar_mul(_or_nan(radius), direction), x)
+    return tree_cast_like(tree_scalar_mul(radius, direction), x)
 
 
 @jax.jit
 def _ball(x, radius):
-    wide, radius = widen(x), _or_nan(radius)
+    wide = widen(x)
     scale, unit, norm = scale_to_unit(wide)
-    inside = norm < radius / scale
+    inside = (norm <= radius / scale) & (radius > 0)
     # An infinite radius would leave NaN in the derivative of the branch that is not taken.
     radius = jnp.where(inside, jnp.zeros_like(radius), radius)
     safe_norm = jnp.where(norm == 0, jnp.ones_like(norm), norm)
     return tree_cast_like(tree_where(inside, wide, tree_scalar_mul(radius / safe_norm, unit)), x)
-
-
-def _or_nan(radius):
-    return jnp.where(radius < 0, jnp.full_like(radius, jnp.nan), radius)

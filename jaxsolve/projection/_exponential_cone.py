@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsolve._inputs import scale_to_unit
 from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
-from jaxsolve.projection._boundary import along_boundary, as_triples
-from jaxsolve.projection._inputs import scale_to_unit, widen
+from jaxsolve.projection._boundary import along_boundary, map_triples
 from jaxsolve.projection._rules import derive_by
-from jaxsolve.tree_util import tree_cast_like, tree_map
 
 __all__ = ["projection_dual_exponential_cone", "projection_exponential_cone"]
 
@@ -54,8 +53,7 @@ def projection_exponential_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
         [-1.0, 0.0, 3.0]
     """
     del hyperparams
-    x = as_triples(x, "projection_exponential_cone")
-    return tree_cast_like(tree_map(_project, widen(x)), x)
+    return map_triples(_project, x, "projection_exponential_cone")
 
 
 def projection_dual_exponential_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
@@ -86,8 +84,7 @@ def projection_dual_exponential_cone(x: PyTree, hyperparams: Any = None) -> PyTr
         [0.0, 2.0, 0.0]
     """
     del hyperparams
-    x = as_triples(x, "projection_dual_exponential_cone")
-    return tree_cast_like(tree_map(lambda v: v + _project(-v), widen(x)), x)
+    return map_triples(lambda v: v + _project(-v), x, "projection_dual_exponential_cone")
 
 
 # Beyond this ratio exp(-ratio) is nothing beside 1, in every dtype.

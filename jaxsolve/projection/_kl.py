@@ -7,8 +7,7 @@ from typing import Any
 import jax
 
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact
-from jaxsolve.projection._simplex import vector_and_size
+from jaxsolve.projection._simplex import as_one_vector, vector_and_size
 
 __all__ = ["kl_projection_simplex"]
 
@@ -47,11 +46,6 @@ def kl_projection_simplex(x: PyTree, value: Any = 1.0) -> PyTree:
         >>> kl_projection_simplex(jnp.log(jnp.array([3.0, 1.0]))).round(4).tolist()
         [0.75, 0.25]
     """
-    x = as_inexact(x, "x")
-    if jax.tree.structure(x) == jax.tree.structure(0) and x.ndim != 1:
-        raise ValueError(
-            f"kl_projection_simplex: x must be a vector or a pytree of arrays, got one array of shape {x.shape}; "
-            "use jax.vmap(kl_projection_simplex) to project each row."
-        )
+    x = as_one_vector(x, "kl_projection_simplex")
     vector, unravel, value = vector_and_size(x, value, "kl_projection_simplex: value")
     return unravel(value * jax.nn.softmax(vector))

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._inputs import as_inexact, check_nonnegative, ravel, widen
 from jaxsolve._types import PyTree
 from jaxsolve.isotonic import isotonic_l2_pav, project_sorted, sort_descending
 from jaxsolve.projection._box_section import projection_box_section
-from jaxsolve.projection._inputs import as_inexact, broadcast_like, check_nonnegative, ravel, widen
 from jaxsolve.projection._simplex import projection_simplex
 
 __all__ = [
@@ -47,7 +47,7 @@ def projection_monotone_cone(x: PyTree, hyperparams: Any = None, increasing: boo
         [1.0, 3.0, 3.0, 5.0]
     """
     del hyperparams
-    vector, unravel = _vector(x)
+    vector, unravel = ravel(as_inexact(x, "x"))
     return unravel(isotonic_l2_pav(vector, increasing=increasing))
 
 
@@ -83,9 +83,7 @@ def projection_ordered_simplex(x: PyTree, value: Any = 1.0) -> PyTree:
         >>> projection_ordered_simplex(jnp.array([0.5, 1.0, -1.0])).tolist()
         [0.5, 0.5, 0.0]
     """
-    vector, unravel = _vector(x)
-    value = 1.0 if value is None else value
-    check_nonnegative(value, "projection_ordered_simplex: value")
+    vector, unravel = ravel(as_inexact(x, "x"))
     return unravel(projection_simplex(isotonic_l2_pav(vector, increasing=False), value))
 
 
@@ -165,23 +163,16 @@ def projection_permutahedron(x: PyTree, w: Any) -> PyTree:
     """
     x = as_inexact(x, "x")
     vector, unravel = ravel(x)
-    if jax.tree.structure(w) == jax.tree.structure(x) and jax.tree.structure(w) != jax.tree.structure(0):
-        weights = ravel(broadcast_like(w, x, "w"))[0]
-    else:
-        if jax.tree.structure(w) != jax.tree.structure(0):
-            raise ValueError(
-                f"w must be an array or have the structure of x, {jax.tree.structure(x)}; got {jax.tree.structure(w)}."
-            )
-        weights = as_inexact(w, "w").reshape(-1)
+    if jax.tree.structure(w) not in (jax.tree.structure(0), jax.tree.structure(x)):
+        raise ValueError(
+            f"w must be an array or have the structure of x, {jax.tree.structure(x)}; got {jax.tree.structure(w)}."
+        )
+    weights = ravel(as_inexact(w, "w"))[0]
     if weights.shape != vector.shape:
         raise ValueError(f"w must have as many entries as x, {vector.size}, got {weights.size}.")
     if vector.size == 0:
         return x
     return unravel(_permutahedron(widen(vector), widen(weights.astype(vector.dtype))))
-
-
-def _vector(x):
-    return ravel(as_inexact(x, "x"))
 
 
 # Compiled once for each shape, so that eager calls do not stage the loops anew.

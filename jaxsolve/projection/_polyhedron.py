@@ -10,10 +10,10 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_inexact, ravel, unpack
 from jaxsolve._status import Status
 from jaxsolve._types import PyTree
 from jaxsolve.projection._affine_set import matrix_and_vector
-from jaxsolve.projection._inputs import as_inexact, ravel, unpack
 from jaxsolve.solvers.quadratic import InteriorPointQP
 
 __all__ = ["projection_polyhedron"]

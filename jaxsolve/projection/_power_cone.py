@@ -9,7 +9,6 @@ decreasing function, and the others follow from it [1]_. The derivative comes fr
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -17,13 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_scalar, check_entries, scale_to_unit
 from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
-from jaxsolve.projection._boundary import along_boundary, as_triples
-from jaxsolve.projection._inputs import as_scalar, scale_to_unit, widen
+from jaxsolve.projection._boundary import along_boundary, map_triples
 from jaxsolve.projection._rules import derive_by
-from jaxsolve.tree_util import tree_cast_like, tree_map
 
 __all__ = ["projection_dual_power_cone", "projection_power_cone"]
 
@@ -59,9 +56,8 @@ def projection_power_cone(x: PyTree, alpha: Any = 0.5) -> PyTree:
         >>> projection_power_cone(jnp.array([0.0, 0.0, 3.0]), 0.5).round(4).tolist()
         [1.0, 1.0, 1.0]
     """
-    x = as_triples(x, "projection_power_cone")
-    exponent = functools.partial(_exponent, alpha, "projection_power_cone: alpha")
-    return tree_cast_like(tree_map(lambda v: _project(v, exponent(v.dtype)), widen(x)), x)
+    alpha = _exponent(alpha, "projection_power_cone: alpha")
+    return map_triples(lambda v: _project(v, alpha.astype(v.dtype)), x, "projection_power_cone")
 
 
 def projection_dual_power_cone(x: PyTree, alpha: Any = 0.5) -> PyTree:
@@ -93,15 +89,13 @@ def projection_dual_power_cone(x: PyTree, alpha: Any = 0.5) -> PyTree:
         >>> projection_dual_power_cone(jnp.array([0.0, 0.0, 3.0]), 0.5).round(4).tolist()
         [1.0, 1.0, 2.0]
     """
-    x = as_triples(x, "projection_dual_power_cone")
-    exponent = functools.partial(_exponent, alpha, "projection_dual_power_cone: alpha")
-    return tree_cast_like(tree_map(lambda v: v + _project(-v, exponent(v.dtype)), widen(x)), x)
+    alpha = _exponent(alpha, "projection_dual_power_cone: alpha")
+    return map_triples(lambda v: v + _project(-v, alpha.astype(v.dtype)), x, "projection_dual_power_cone")
 
 
-def _exponent(alpha, name, dtype):
-    alpha = as_scalar(0.5 if alpha is None else alpha, name, dtype)
-    if is_concrete(alpha) and not 0 < float(np.asarray(alpha)) < 1:
-        raise ValueError(f"{name} must be strictly between 0 and 1, got {alpha}.")
+def _exponent(alpha, name):
+    alpha = as_scalar(0.5 if alpha is None else alpha, name, jnp.result_type(float))
+    check_entries(lambda v: (v > 0) & (v < 1), alpha, name, "strictly between 0 and 1")
     return alpha
 
 

@@ -27,16 +27,8 @@ def derive_by(tangent: Callable[..., Array], value: Array, *data: Array) -> Arra
         *data: arrays on which the derivative depends. What is not to be differentiated goes through
             ``lax.stop_gradient``, or is of integer dtype.
     """
-    return with_tangents([value], list(data), _Rule(tangent))[0]
 
-
-class _Rule:
-    """A tangent formula with zeros for the arguments that do not move."""
-
-    def __init__(self, tangent):
-        self._tangent = tangent
-
-    def __call__(self, args, active, tangents):
+    def rule(args, active, tangents):
         value, *data = args
         moving = dict(zip(active, tangents, strict=True))
 
@@ -45,7 +37,9 @@ class _Rule:
                 return None
             return moving.get(i, jnp.zeros_like(args[i]))
 
-        return [self._tangent(value, tuple(data), tuple(tangent_of(i) for i in range(1, len(args))))]
+        return [tangent(value, tuple(data), tuple(tangent_of(i) for i in range(1, len(args))))]
+
+    return with_tangents([value], list(data), rule)[0]
 
 
 def scalar_root(fun: Callable[..., Array], root: Array, *data: Array) -> Array:

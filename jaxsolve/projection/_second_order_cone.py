@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._inputs import as_inexact, nonnegative_scalar, scale_to_unit, widen
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, scale_to_unit, widen
 from jaxsolve.projection._simplex import projection_l1_ball
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_map, tree_scalar_mul, tree_where
 
@@ -86,8 +86,8 @@ def projection_l12_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
 
         \Bigl\{ y : \sum_g \|y_g\|_2 \le \text{max\_value} \Bigr\} .
 
-    The norms of the groups are projected on the ball of the l1 norm, and each group is scaled to its new norm. A point
-    on the boundary counts as one outside, and a group that becomes 0 has derivative 0.
+    The norms of the groups are projected on the ball of the l1 norm, and each group is scaled to its new norm. On the
+    boundary the derivative is the identity, as inside; a group that becomes 0 has derivative 0.
 
     Args:
         x: array whose first axis counts the groups, say the rows of a matrix; or a pytree of such arrays, all groups of
@@ -115,11 +115,8 @@ def projection_l12_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     for leaf in jax.tree.leaves(x):
         if leaf.ndim == 0:
             raise ValueError("projection_l12_ball: the first axis of x counts the groups, got a scalar.")
-    max_value = 1.0 if max_value is None else max_value
-    check_nonnegative(max_value, "projection_l12_ball: max_value")
-    wide = widen(x)
-    radius = as_scalar(max_value, "projection_l12_ball: max_value", jnp.result_type(float))
-    return tree_cast_like(_group_ball(wide, radius), x)
+    radius = nonnegative_scalar(max_value, "projection_l12_ball: max_value", jnp.result_type(float))
+    return tree_cast_like(_group_ball(widen(x), radius), x)
 
 
 @jax.jit
@@ -128,7 +125,8 @@ def _group_ball(x, radius):
     square = tree_map(lambda leaf: jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))), unit)
     norms = tree_map(lambda s: jnp.sqrt(jnp.where(s > 0, s, jnp.ones_like(s))) * (s > 0).astype(s.dtype), square)
     radius = radius.astype(scale.dtype) / scale
-    inside = sum(jnp.sum(n).astype(scale.dtype) for n in jax.tree.leaves(norms)) < radius
+    inside = sum(jnp.sum(n).astype(scale.dtype) for n in jax.tree.leaves(norms)) <= radius
+    inside = inside & (radius > 0)
     new = projection_l1_ball(norms, jnp.where(inside, jnp.ones_like(radius), radius))
 
     def resize(leaf, norm, new_norm):

@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._inputs import as_inexact, check_size_of, checked_by, nonnegative_scalar, ravel
 from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, check_size_of, checked_by, ravel
+from jaxsolve.tree_util import tree_size
 
-__all__ = ["projection_l1_ball", "projection_l1_sphere", "projection_simplex"]
+__all__ = ["as_one_vector", "projection_l1_ball", "projection_l1_sphere", "projection_simplex", "vector_and_size"]
 
 
 @checked_by(check_size_of("projection_simplex: value"))
@@ -60,12 +61,7 @@ def projection_simplex(x: PyTree, value: Any = 1.0) -> PyTree:
         >>> projection_simplex(jnp.array([2.0, 1.5, -1.0])).tolist()
         [0.75, 0.25, 0.0]
     """
-    x = as_inexact(x, "x")
-    if jax.tree.structure(x) == jax.tree.structure(0) and x.ndim != 1:
-        raise ValueError(
-            f"projection_simplex: x must be a vector or a pytree of arrays, got one array of shape {x.shape}; "
-            "use jax.vmap(projection_simplex) to project each row."
-        )
+    x = as_one_vector(x, "projection_simplex")
     vector, unravel, value = vector_and_size(x, value, "projection_simplex: value")
     return unravel(_simplex(vector, value))
 
@@ -110,7 +106,7 @@ def projection_l1_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
 
         \operatorname*{argmin}_{y} \tfrac12 \|y - x\|_2^2 \quad \text{subject to} \quad \|y\|_1 \le \text{max\_value}.
 
-    A point on the boundary counts as one outside: its derivative is that of the projection on the sphere.
+    On the boundary the derivative is the identity, as inside.
 
     Args:
         x: pytree of arrays; the norm is over all entries.
@@ -136,19 +132,27 @@ def projection_l1_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     return unravel(_l1_ball(vector, max_value))
 
 
+def as_one_vector(x, name):
+    """The pytree ``x``, which is refused if it is one array that is not a vector: its rows may be meant."""
+    x = as_inexact(x, "x")
+    if jax.tree.structure(x) == jax.tree.structure(0) and x.ndim != 1:
+        raise ValueError(
+            f"{name}: x must be a vector or a pytree of arrays, got one array of shape {x.shape}; use jax.vmap({name}) "
+            "to project each row."
+        )
+    return x
+
+
 def vector_and_size(x, value, name):
-    value = 1.0 if value is None else value
-    check_nonnegative(value, name)
-    if sum(leaf.size for leaf in jax.tree.leaves(x)) == 0:
+    if tree_size(x) == 0:
         raise ValueError(f"{name.split(':')[0]}: x must have at least one entry, got none.")
     vector, unravel = ravel(x)
-    return vector, unravel, as_scalar(value, name, vector.dtype)
+    return vector, unravel, nonnegative_scalar(value, name, vector.dtype)
 
 
 # Compiled once for each shape, so that eager calls do not stage the loop anew.
 @jax.jit
 def _simplex(x, value):
-    value = jnp.where(value < 0, jnp.full_like(value, jnp.nan), value)
     # The projection does not change when a constant is added to x; with the largest entry at 0 nothing cancels.
     shifted = x - lax.stop_gradient(jnp.max(x))
     shifted = jnp.where(value == 0, lax.stop_gradient(shifted), shifted)
@@ -189,5 +193,5 @@ def _l1_sphere(x, value):
 
 @jax.jit
 def _l1_ball(x, value):
-    inside = jnp.sum(jnp.abs(lax.stop_gradient(x))) < value
+    inside = (jnp.sum(jnp.abs(lax.stop_gradient(x))) <= value) & (value > 0)
     return jnp.where(inside, x, _l1_sphere(x, value))

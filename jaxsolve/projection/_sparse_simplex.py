@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._inputs import ravel
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, ravel
-from jaxsolve.projection._simplex import projection_simplex
+from jaxsolve.projection._simplex import as_one_vector, projection_simplex
+from jaxsolve.tree_util import tree_size
 
 __all__ = ["projection_sparse_simplex"]
 
@@ -61,13 +62,8 @@ def projection_sparse_simplex(x: PyTree, max_nz: int, use_approx_max_nz: bool = 
         raise TypeError(f"max_nz must be a Python integer, got {type(max_nz).__name__}.") from error
     if count < 1:
         raise ValueError(f"max_nz must be at least 1, got {max_nz}.")
-    x = as_inexact(x, "x")
-    if jax.tree.structure(x) == jax.tree.structure(0) and x.ndim != 1:
-        raise ValueError(
-            f"projection_sparse_simplex: x must be a vector or a pytree of arrays, got one array of shape {x.shape}; "
-            "use jax.vmap for the rows of a matrix."
-        )
-    if count >= sum(leaf.size for leaf in jax.tree.leaves(x)):
+    x = as_one_vector(x, "projection_sparse_simplex")
+    if count >= tree_size(x):
         return projection_simplex(x, value)
     vector, unravel = ravel(x)
     places = _places_of_largest(vector, count, bool(use_approx_max_nz))

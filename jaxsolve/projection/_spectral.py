@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsolve._inputs import as_inexact, nonnegative_scalar, widen
 from jaxsolve._types import Array, PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, widen
 from jaxsolve.projection._rules import derive_by, scalar_root
 from jaxsolve.projection._simplex import projection_l1_ball, projection_simplex
 from jaxsolve.tree_util import tree_cast_like, tree_map, tree_real_dtype
@@ -91,13 +91,14 @@ def projection_spectrahedron(x: PyTree, value: Any = 1.0) -> PyTree:
     """
     x = as_matrices(x, "projection_spectrahedron", square=True)
     whole, blocks = _along_diagonal(widen(x))
-    return tree_cast_like(blocks(_spectrahedron(whole, _size(value, "projection_spectrahedron: value", whole))), x)
+    value = nonnegative_scalar(value, "projection_spectrahedron: value", whole.dtype)
+    return tree_cast_like(blocks(_spectrahedron(whole, value)), x)
 
 
 def projection_nuclear_norm_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     r"""Project on the ball of the nuclear norm, the sum of singular values.
 
-    The singular values are projected on the ball of the l1 norm. A matrix on the boundary counts as one outside.
+    The singular values are projected on the ball of the l1 norm. On the boundary the derivative is the identity.
 
     Args:
         x: matrix of shape ``(m, n)``, or a pytree of matrices, whose norms are added up. For a stack of matrices use
@@ -120,7 +121,7 @@ def projection_nuclear_norm_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     """
     x = as_matrices(x, "projection_nuclear_norm_ball")
     whole, blocks = _along_diagonal(widen(x))
-    radius = _size(max_value, "projection_nuclear_norm_ball: max_value", whole)
+    radius = nonnegative_scalar(max_value, "projection_nuclear_norm_ball: max_value", whole.dtype)
     return tree_cast_like(blocks(_nuclear_ball(whole, radius)), x)
 
 
@@ -152,13 +153,6 @@ def _along_diagonal(x: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
     return whole, blocks
 
 
-def _size(value, name, x):
-    value = 1.0 if value is None else value
-    check_nonnegative(value, name)
-    value = as_scalar(value, name, x.dtype)
-    return jnp.where(value < 0, jnp.full_like(value, jnp.nan), value)
-
-
 @jax.jit
 def _psd(x):
     x = (x + x.T) / 2
@@ -186,7 +180,7 @@ def _excess_trace(threshold, x, value, values, vectors):
 @jax.jit
 def _nuclear_ball(x, radius):
     left, values, right = jnp.linalg.svd(lax.stop_gradient(x), full_matrices=False)
-    inside = jnp.sum(values) < radius
+    inside = (jnp.sum(values) <= radius) & (radius > 0)
     size = jnp.where(inside, jnp.ones_like(radius), radius)
     projected = (left * projection_l1_ball(values, lax.stop_gradient(size))[None, :]) @ right
     projected = derive_by(_tangent_of_ball, projected, x, size)

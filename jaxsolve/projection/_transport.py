@@ -30,11 +30,11 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_inexact, check_nonnegative, unpack, widen
 from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.linear_solve import solve_cg
-from jaxsolve.projection._inputs import as_inexact, check_nonnegative, unpack, widen
 from jaxsolve.projection._rules import derive_by
 from jaxsolve.projection._simplex import projection_simplex
 from jaxsolve.solvers.unconstrained import LBFGS
@@ -292,12 +292,13 @@ def _solve(S, a, b, kind, use_semi_dual, make_solver):
     S = S - jnp.max(jnp.where(empty[:, None], -jnp.inf, S), axis=0)[None, :]
     if make_solver is None and kind == "kl" and use_semi_dual:
         return _kl_plan(_solve_entropic(S, a, b, empty), S, a, b, empty)
-    to_plan, dual = _KINDS[kind, use_semi_dual]
+    dual = _DUALS[kind, use_semi_dual]
     fun = functools.partial(dual, S=S, a=a, b=b, empty=empty)
     solver = _default_solver(fun, S.dtype) if make_solver is None else make_solver(fun)
     alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
     init = alpha if use_semi_dual else (alpha, jnp.zeros_like(b))
-    return to_plan(solver.run(init)[0], S, a, b, empty)
+    # Both problems have the plan as derivative in S.
+    return jax.grad(dual, 1)(solver.run(init)[0], S, a, b, empty)
 
 
 def _tolerance(dtype):
@@ -365,27 +366,16 @@ def _columns(alpha, S, empty):
     return jnp.where(empty[:, None], -jnp.inf, S + alpha[:, None])
 
 
-def _euclidean_plan(alpha, S, a, b, empty):
-    del a
-    shifted = jnp.where(empty[:, None], -jnp.finfo(S.dtype).max, S + alpha[:, None])
-    return jax.vmap(projection_simplex, in_axes=(1, 0), out_axes=1)(shifted, b)
-
-
 def _euclidean_semi_dual(alpha, S, a, b, empty):
-    plan = lax.stop_gradient(_euclidean_plan(alpha, S, a, b, empty))
+    shifted = jnp.where(empty[:, None], -jnp.finfo(S.dtype).max, S + alpha[:, None])
+    plan = lax.stop_gradient(jax.vmap(projection_simplex, in_axes=(1, 0), out_axes=1)(shifted, b))
     # The maximum over plans, whose gradient is that of the maximand (Danskin).
     return jnp.sum(plan * (S + alpha[:, None]) - 0.5 * plan**2) - jnp.vdot(alpha, a)
 
 
-def _euclidean_dual_plan(duals, S, a, b, empty):
-    del a, b
-    plan = jnp.maximum(S + duals[0][:, None] + duals[1][None, :], 0)
-    return jnp.where(empty[:, None], jnp.zeros_like(plan), plan)
-
-
 def _euclidean_dual(duals, S, a, b, empty):
-    plan = _euclidean_dual_plan(duals, S, a, b, empty)
-    return 0.5 * jnp.sum(plan**2) - jnp.vdot(duals[0], a) - jnp.vdot(duals[1], b)
+    plan = jnp.maximum(S + duals[0][:, None] + duals[1][None, :], 0)
+    return 0.5 * jnp.sum(jnp.where(empty[:, None], 0, plan**2)) - jnp.vdot(duals[0], a) - jnp.vdot(duals[1], b)
 
 
 def _kl_plan(alpha, S, a, b, empty):
@@ -397,21 +387,16 @@ def _kl_semi_dual(alpha, S, a, b, empty):
     return jnp.vdot(b, jax.nn.logsumexp(_columns(alpha, S, empty), axis=0)) - jnp.vdot(alpha, a)
 
 
-def _kl_dual_plan(duals, S, a, b, empty):
-    del a
-    return jnp.where((b > 0)[None, :], jnp.exp(_columns(duals[0], S, empty) + duals[1][None, :]), 0)
-
-
 def _kl_dual(duals, S, a, b, empty):
-    plan = _kl_dual_plan(duals, S, a, b, empty)
+    plan = jnp.where((b > 0)[None, :], jnp.exp(_columns(duals[0], S, empty) + duals[1][None, :]), 0)
     return jnp.sum(plan) - jnp.vdot(duals[0], a) - jnp.vdot(duals[1], b)
 
 
-_KINDS = {
-    ("euclidean", True): (_euclidean_plan, _euclidean_semi_dual),
-    ("euclidean", False): (_euclidean_dual_plan, _euclidean_dual),
-    ("kl", True): (_kl_plan, _kl_semi_dual),
-    ("kl", False): (_kl_dual_plan, _kl_dual),
+_DUALS = {
+    ("euclidean", True): _euclidean_semi_dual,
+    ("euclidean", False): _euclidean_dual,
+    ("kl", True): _kl_semi_dual,
+    ("kl", False): _kl_dual,
 }
 
 

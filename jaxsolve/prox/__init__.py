@@ -3,6 +3,7 @@
 from jaxsolve.prox._combinators import (
     make_prox_boxed,
     make_prox_conjugate,
+    make_prox_from_projection,
     make_prox_scaled,
     make_prox_separable,
     make_prox_translated,
@@ -16,9 +17,12 @@ from jaxsolve.prox._elementwise import (
     prox_reverse_kl,
     prox_squared_hinge,
 )
-from jaxsolve.prox._from_projection import make_prox_from_projection
-from jaxsolve.prox._groups import prox_linf, prox_non_negative_group_lasso, prox_sparse_group_lasso
-from jaxsolve.prox._nuclear import prox_nuclear_norm
+from jaxsolve.prox._groups import (
+    prox_linf,
+    prox_non_negative_group_lasso,
+    prox_nuclear_norm,
+    prox_sparse_group_lasso,
+)
 from jaxsolve.prox._penalties import (
     prox_elastic_net,
     prox_group_lasso,

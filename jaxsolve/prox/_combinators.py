@@ -12,15 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_entries, check_nonnegative, widen
 from jaxsolve._types import PyTree
 from jaxsolve.projection._box import projection_box
-from jaxsolve.projection._inputs import as_inexact, as_scalar, broadcast_like, check_nonnegative, widen
 from jaxsolve.tree_util import tree_add, tree_cast_like, tree_map, tree_scalar_mul, tree_sub
 
-__all__ = ["make_prox_boxed", "make_prox_conjugate", "make_prox_scaled", "make_prox_separable", "make_prox_translated"]
+__all__ = ["make_prox_boxed", "make_prox_conjugate", "make_prox_from_projection", "make_prox_scaled"]
+__all__ += ["make_prox_separable", "make_prox_translated"]
 
 Prox = Callable[..., PyTree]
 
@@ -80,8 +79,7 @@ def make_prox_scaled(prox: Prox, factor: Any) -> Prox:
     """
     _check_prox(prox, "prox")
     factor = as_scalar(factor, "factor", jnp.result_type(float))
-    if is_concrete(factor) and not np.asarray(factor) != 0:
-        raise ValueError(f"factor must not be 0, got {factor}.")
+    check_entries(lambda s: s != 0, factor, "factor", "other than 0")
 
     def scaled(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
@@ -118,8 +116,7 @@ def make_prox_conjugate(prox: Prox) -> Prox:
     def conjugate(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
         t = as_scalar(scaling, "scaling", jnp.result_type(float))
-        if is_concrete(t) and not np.asarray(t) > 0:
-            raise ValueError(f"scaling must be positive for a conjugate, got {scaling}.")
+        check_entries(lambda t: t > 0, t, "scaling", "positive for a conjugate")
         wide = widen(x)
         inner = prox(tree_scalar_mul(1 / t, wide), hyperparams, 1 / t)
         return tree_cast_like(tree_sub(wide, tree_scalar_mul(t, inner)), x)
@@ -203,6 +200,35 @@ def make_prox_boxed(prox: Prox, lower: PyTree, upper: PyTree) -> Prox:
         return projection_box(prox(x, hyperparams, scaling), (lower, upper))
 
     return boxed
+
+
+def make_prox_from_projection(projection: Callable[..., PyTree]) -> Prox:
+    r"""The proximity operator of the indicator function of a set, which is the projection on the set.
+
+    Args:
+        projection: ``projection(x, hyperparams)``.
+
+    Returns:
+        ``prox(x, hyperparams=None, scaling=1.0)``; the scaling has no effect, as the penalty is 0 or infinite.
+
+    Raises:
+        TypeError: ``projection`` is not callable.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_non_negative
+        >>> from jaxsolve.prox import make_prox_from_projection
+        >>> make_prox_from_projection(projection_non_negative)(jnp.array([-1.0, 2.0])).tolist()
+        [0.0, 2.0]
+    """
+    if not callable(projection):
+        raise TypeError(f"projection must be a function projection(x, hyperparams), got {type(projection).__name__}.")
+
+    def prox(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
+        del scaling
+        return projection(x, hyperparams)
+
+    return prox
 
 
 def _check_prox(prox, name):

@@ -12,15 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import check_entries, power_of_two
 from jaxsolve._types import PyTree
 from jaxsolve.projection._box import clip
 from jaxsolve.projection._rules import derive_by
-from jaxsolve.prox._penalties import prepare
-from jaxsolve.tree_util import tree_cast_like
+from jaxsolve.prox._penalties import entrywise
 
 __all__ = ["prox_hinge", "prox_huber", "prox_kl", "prox_log_barrier", "prox_quantile", "prox_reverse_kl"]
 __all__ += ["prox_squared_hinge"]
@@ -59,13 +57,11 @@ def prox_huber(x: PyTree, delta: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
         >>> prox_huber(jnp.array([1.0, -4.0]), 1.0).tolist()
         [0.5, -3.0]
     """
-    x, wide, (deltas,), scaling = prepare(x, scaling, allow_complex=False, delta=delta)
 
-    def shrink(leaf, delta):
-        t = scaling.astype(leaf.dtype)
+    def shrink(leaf, t, delta):
         return jnp.where(jnp.abs(leaf) <= delta * (1 + t), leaf / (1 + t), leaf - t * delta * jnp.sign(leaf))
 
-    return tree_cast_like(jax.tree.map(shrink, wide, deltas), x)
+    return entrywise(shrink, x, scaling, allow_complex=False, delta=delta)
 
 
 def prox_quantile(x: PyTree, quantile: PyTree = 0.5, scaling: Any = 1.0) -> PyTree:
@@ -99,20 +95,13 @@ def prox_quantile(x: PyTree, quantile: PyTree = 0.5, scaling: Any = 1.0) -> PyTr
         [1.5, 0.0, -2.5]
     """
     quantile = 0.5 if quantile is None else quantile
-    x, wide, (quantiles,), scaling = prepare(x, scaling, allow_complex=False, quantile=quantile)
-    for leaf in jax.tree.leaves(quantile):
-        if is_concrete(leaf) and np.any(np.asarray(leaf) > 1):
-            raise ValueError(f"quantile must be in [0, 1], got {leaf}.")
-
-    def shift(leaf, q):
-        t = scaling.astype(leaf.dtype)
-        return _quantile(leaf, q * t, (1 - q) * t)
-
-    return tree_cast_like(jax.tree.map(shift, wide, quantiles), x)
+    check_entries(lambda q: (q >= 0) & (q <= 1), quantile, "quantile", "in [0, 1]")
+    return entrywise(_quantile, x, scaling, allow_complex=False, quantile=quantile)
 
 
 @jax.jit
-def _quantile(x, above, below):
+def _quantile(x, t, q):
+    above, below = q * t, (1 - q) * t
     zero = (x <= above) & (x >= -below) & (above + below > 0)
     shifted = jnp.where(x > above, x - above, jnp.where(x < -below, x + below, x))
     return jnp.where(zero, jnp.zeros_like(x), shifted)
@@ -146,12 +135,11 @@ def prox_hinge(x: PyTree, label: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
         >>> prox_hinge(jnp.array([2.0, 0.5, -3.0]), 1.0, 1.0).tolist()
         [2.0, 1.0, -2.0]
     """
-    x, wide, labels, scaling = _prepare_labels(x, label, scaling)
 
-    def move(leaf, a):
-        return leaf + a * clip(1 - a * leaf, jnp.zeros_like(leaf), scaling.astype(leaf.dtype))
+    def move(leaf, t, a):
+        return leaf + a * clip(1 - a * leaf, jnp.zeros_like(leaf), t)
 
-    return tree_cast_like(jax.tree.map(move, wide, labels), x)
+    return _of_margin(move, x, label, scaling)
 
 
 def prox_squared_hinge(x: PyTree, label: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
@@ -179,23 +167,17 @@ def prox_squared_hinge(x: PyTree, label: PyTree = 1.0, scaling: Any = 1.0) -> Py
         >>> prox_squared_hinge(jnp.array([2.0, -1.0]), 1.0, 1.0).tolist()
         [2.0, 0.0]
     """
-    x, wide, labels, scaling = _prepare_labels(x, label, scaling)
 
-    def move(leaf, a):
-        t = scaling.astype(leaf.dtype)
+    def move(leaf, t, a):
         gap = 1 - a * leaf
         return leaf + a * (t / (1 + t)) * jnp.where(gap <= 0, jnp.zeros_like(gap), gap)
 
-    return tree_cast_like(jax.tree.map(move, wide, labels), x)
+    return _of_margin(move, x, label, scaling)
 
 
-def _prepare_labels(x, label, scaling):
-    label = 1.0 if label is None else label
-    for leaf in jax.tree.leaves(label):
-        if is_concrete(leaf) and not np.all(np.abs(np.asarray(leaf)) == 1):
-            raise ValueError(f"label must be -1 or 1, got {leaf}.")
-    x, wide, (labels,), scaling = prepare(x, scaling, allow_complex=False, signed=True, label=label)
-    return x, wide, labels, scaling
+def _of_margin(move, x, label, scaling):
+    check_entries(lambda a: abs(a) == 1, label, "label", "-1 or 1")
+    return entrywise(move, x, scaling, allow_complex=False, signed=True, label=label)
 
 
 def prox_log_barrier(x: PyTree, weight: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
@@ -226,18 +208,14 @@ def prox_log_barrier(x: PyTree, weight: PyTree = 1.0, scaling: Any = 1.0) -> PyT
         >>> prox_log_barrier(jnp.array([0.0, 1.5]), 1.0).round(4).tolist()
         [1.0, 2.0]
     """
-    x, wide, (weights,), scaling = prepare(x, scaling, allow_complex=False, weight=weight)
-    out = jax.tree.map(lambda leaf, w: _positive_root(leaf, scaling.astype(leaf.dtype), w), wide, weights)
-    return tree_cast_like(out, x)
+    return entrywise(_positive_root, x, scaling, allow_complex=False, weight=weight)
 
 
 @jax.jit
 def _positive_root(x, t, weight):
     """The positive solution of ``y^2 - x y - t weight = 0``; ``max(x, 0)`` where the product is 0."""
     # In units of a power of two near the result, so that squares neither overflow nor vanish.
-    size = lax.stop_gradient(jnp.maximum(jnp.abs(x), jnp.sqrt(t) * jnp.sqrt(weight)))
-    limit = -int(jnp.finfo(x.dtype).minexp)
-    size = jnp.ldexp(jnp.ones_like(x), jnp.clip(jnp.frexp(size)[1], -limit, limit))
+    size = power_of_two(jnp.maximum(jnp.abs(x), jnp.sqrt(t) * jnp.sqrt(weight)))
     x, product = x / size, (t / size) * (weight / size)
     flat = (product == 0) & (x <= 0)
     root = jnp.sqrt(jnp.where(flat, jnp.ones_like(x), x**2 + 4 * product))
@@ -274,13 +252,7 @@ def prox_reverse_kl(x: PyTree, target: PyTree = 1.0, scaling: Any = 1.0) -> PyTr
         >>> prox_reverse_kl(jnp.array([1.0, 2.5]), jnp.array([1.0, 1.0])).round(4).tolist()
         [1.0, 2.0]
     """
-    x, wide, (targets,), scaling = prepare(x, scaling, allow_complex=False, target=target)
-
-    def move(leaf, q):
-        t = scaling.astype(leaf.dtype)
-        return _positive_root(leaf - t, t, q)
-
-    return tree_cast_like(jax.tree.map(move, wide, targets), x)
+    return entrywise(lambda leaf, t, q: _positive_root(leaf - t, t, q), x, scaling, allow_complex=False, target=target)
 
 
 def prox_kl(x: PyTree, target: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
@@ -314,18 +286,13 @@ def prox_kl(x: PyTree, target: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
         >>> prox_kl(jnp.array([1.0, 2.0]), jnp.array([1.0, 2.0])).round(4).tolist()
         [1.0, 2.0]
     """
-    x, wide, (targets,), scaling = prepare(x, scaling, allow_complex=False, target=target)
-
-    def move(leaf, q):
-        t = jnp.broadcast_to(scaling.astype(leaf.dtype), leaf.shape)
-        return _entropic(leaf, t, jnp.broadcast_to(q, leaf.shape))
-
-    return tree_cast_like(jax.tree.map(move, wide, targets), x)
+    return entrywise(_entropic, x, scaling, allow_complex=False, target=target)
 
 
 @jax.jit
 def _entropic(x, t, q):
-    """The solution of ``t log(y / q) + y = x``; all of one shape."""
+    """The solution of ``t log(y / q) + y = x``."""
+    x, t, q = jnp.broadcast_arrays(x, t, q)
     positive = q > 0
     regular = (t > 0) & positive
     t, q = jnp.where(regular, t, jnp.ones_like(t)), jnp.where(regular, q, jnp.ones_like(q))

@@ -11,21 +11,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._types import PyTree
-from jaxsolve.projection._box import projection_non_negative
-from jaxsolve.projection._inputs import (
+from jaxsolve._inputs import (
     as_inexact,
-    as_scalar,
     broadcast_like,
     check_nonnegative,
+    nonnegative_scalar,
     scale_to_unit,
     unpack,
     widen,
 )
+from jaxsolve._types import PyTree
+from jaxsolve.projection._box import projection_non_negative
 from jaxsolve.tree_util import tree_cast_like, tree_real_dtype, tree_scalar_mul, tree_where
 
 __all__ = ["prox_elastic_net", "prox_group_lasso", "prox_lasso", "prox_non_negative_lasso", "prox_non_negative_ridge"]
-__all__ += ["map_scaled", "prepare", "prox_ridge"]
+__all__ += ["entrywise", "prox_ridge", "weight_of"]
 
 
 def prox_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
@@ -57,8 +57,7 @@ def prox_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
         >>> prox_lasso({"w": jnp.array([3.0, -0.5]), "b": jnp.array(1.0)}, {"w": 1.0, "b": 0.0})["w"].tolist()
         [2.0, 0.0]
     """
-    x, wide, (weights,), scaling = prepare(x, scaling, l1reg=l1reg)
-    return tree_cast_like(map_scaled(_soft_threshold, wide, weights, scaling), x)
+    return entrywise(_soft_threshold, x, scaling, l1reg=l1reg)
 
 
 def prox_non_negative_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
@@ -86,9 +85,8 @@ def prox_non_negative_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0)
         >>> prox_non_negative_lasso(jnp.array([3.0, -3.0]), 1.0, 2.0).tolist()
         [1.0, 0.0]
     """
-    x, wide, (weights,), scaling = prepare(x, scaling, allow_complex=False, l1reg=l1reg)
-    shifted = map_scaled(lambda leaf, t: leaf - t, wide, weights, scaling)
-    return tree_cast_like(projection_non_negative(shifted), x)
+    shift_and_cut = lambda leaf, t, weight: projection_non_negative(leaf - t * weight)  # noqa: E731
+    return entrywise(shift_and_cut, x, scaling, allow_complex=False, l1reg=l1reg)
 
 
 def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
@@ -125,12 +123,11 @@ def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> 
         [0.5, 0.0]
     """
     l1reg, gamma = unpack((1.0, 1.0) if hyperparams is None else hyperparams, ("l1reg", "gamma"))
-    x, wide, (weights, ratios), scaling = prepare(x, scaling, l1reg=l1reg, gamma=gamma)
 
-    def shrink(leaf, threshold, ratio):
-        return _soft_threshold(leaf, threshold) / (1 + threshold * ratio).astype(leaf.dtype)
+    def shrink(leaf, t, weight, ratio):
+        return _soft_threshold(leaf, t, weight) / (1 + t * weight * ratio).astype(leaf.dtype)
 
-    return tree_cast_like(map_scaled(shrink, wide, weights, scaling, ratios), x)
+    return entrywise(shrink, x, scaling, l1reg=l1reg, gamma=gamma)
 
 
 def prox_ridge(x: PyTree, l2reg: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
@@ -159,8 +156,7 @@ def prox_ridge(x: PyTree, l2reg: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
         >>> prox_ridge(jnp.array([4.0, -2.0]), 0.5, 2.0).tolist()
         [2.0, -1.0]
     """
-    x, wide, (weights,), scaling = prepare(x, scaling, l2reg=l2reg)
-    return tree_cast_like(map_scaled(lambda leaf, t: leaf / (1 + t).astype(leaf.dtype), wide, weights, scaling), x)
+    return entrywise(lambda leaf, t, weight: leaf / (1 + t * weight).astype(leaf.dtype), x, scaling, l2reg=l2reg)
 
 
 def prox_non_negative_ridge(x: PyTree, l2reg: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
@@ -225,12 +221,8 @@ def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
         >>> jax.jacobian(prox_group_lasso)(jnp.zeros(2)).tolist()
         [[0.0, 0.0], [0.0, 0.0]]
     """
-    l2reg = 1.0 if l2reg is None else l2reg
-    check_nonnegative(l2reg, "l2reg")
-    check_nonnegative(scaling, "scaling")
     x = as_inexact(x, "x", allow_complex=True)
-    dtype = tree_real_dtype(x)
-    return _block_soft_threshold(x, as_scalar(l2reg, "l2reg", dtype) * as_scalar(scaling, "scaling", dtype))
+    return _block_soft_threshold(x, weight_of(l2reg, "l2reg", scaling, tree_real_dtype(x)))
 
 
 # Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
@@ -246,32 +238,34 @@ def _block_soft_threshold(x, threshold):
     return tree_cast_like(tree_where(zero, jax.tree.map(jnp.zeros_like, wide), shrunk), x)
 
 
-def prepare(x, scaling, *, allow_complex=True, signed=False, **weights):
-    """``x``, it in working precision, the weights brought to its structure, and the scaling; all checked.
+def weight_of(reg, name, scaling, dtype):
+    """``scaling * reg``, both checked; None stands for 1."""
+    return nonnegative_scalar(reg, name, dtype) * nonnegative_scalar(scaling, "scaling", dtype)
 
-    Weights must be non-negative unless they are ``signed``; None stands for 1.
+
+def entrywise(function, x, scaling, *, allow_complex=True, signed=False, **weights):
+    """``function(leaf, scaling, *weights)`` for each leaf, in working precision; the result has the dtypes of ``x``.
+
+    The scaling and the weights have the real dtype of the leaf; a weight is 0-d or has its shape, and None stands for
+    1. Weights must be non-negative unless they are ``signed``.
     """
     x = as_inexact(x, "x", allow_complex=allow_complex)
     wide = widen(x)
-    fitted = []
     for name, value in weights.items():
-        value = 1.0 if value is None else value
         if not signed:
             check_nonnegative(value, name)
-        fitted.append(broadcast_like(value, wide, name))
-    check_nonnegative(scaling, "scaling")
-    return x, wide, fitted, as_scalar(scaling, "scaling", jnp.result_type(float))
+    fitted = [broadcast_like(1.0 if value is None else value, wide, name) for name, value in weights.items()]
+    scaling = nonnegative_scalar(scaling, "scaling", jnp.result_type(float))
 
+    def apply(leaf, *weights):
+        return function(leaf, scaling.astype(jnp.finfo(leaf.dtype).dtype), *weights)
 
-def map_scaled(function, x, weights, scaling, *rest):
-    """``function(x, scaling * weights, *rest)`` leaf by leaf, the scaling in the dtype of the leaf."""
-    return jax.tree.map(
-        lambda leaf, weight, *r: function(leaf, scaling.astype(weight.dtype) * weight, *r), x, weights, *rest
-    )
+    return tree_cast_like(jax.tree.map(apply, wide, *fitted), x)
 
 
 @jax.jit
-def _soft_threshold(x, threshold):
+def _soft_threshold(x, t, weight):
+    threshold = t * weight
     # `abs` has derivative 0 at 0, where it is not used unless the threshold is 0, and then as a factor of 0.
     modulus = jnp.abs(x)
     zero = (modulus <= threshold) & (threshold > 0)

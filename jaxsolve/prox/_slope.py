@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_inexact, as_scalar, check_nonnegative, ravel, widen
 from jaxsolve._types import PyTree
-from jaxsolve.projection._inputs import as_inexact, as_scalar, check_nonnegative, ravel, widen
+from jaxsolve.isotonic import isotonic_l2_pav, sort_descending
 from jaxsolve.tree_util import tree_cast_like
 
 __all__ = ["prox_slope"]
@@ -72,12 +72,10 @@ def prox_slope(x: PyTree, weights: Any = None, scaling: Any = 1.0) -> PyTree:
 
 @jax.jit
 def _slope(x, thresholds):
-    from jaxsolve.isotonic import isotonic_l2_pav
-
     sign = jnp.where(x < 0, -jnp.ones_like(x), jnp.ones_like(x))
     size = sign * x
-    order = jnp.argsort(lax.stop_gradient(size), descending=True, stable=True)
-    falling = isotonic_l2_pav(size[order] - thresholds, increasing=False)
+    largest_first, place = sort_descending(size)
+    falling = isotonic_l2_pav(largest_first - thresholds, increasing=False)
     cut = jnp.where(falling <= 0, jnp.zeros_like(falling), falling)
-    shrunk = sign * jnp.zeros_like(x).at[order].set(cut, unique_indices=True)
+    shrunk = sign * jnp.take(cut, place, mode="clip")
     return jnp.where(jnp.any(thresholds > 0) | jnp.any(jnp.isnan(thresholds)), shrunk, x)

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._inputs import as_inexact, scale_to_unit, widen
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
-from jaxsolve.projection._inputs import as_inexact, scale_to_unit, widen
-from jaxsolve.prox._groups import weight_of
+from jaxsolve.prox._penalties import weight_of
 from jaxsolve.tree_util import tree_cast_like, tree_real_dtype
 
 __all__ = ["prox_total_variation"]

@@ -1,25 +1,65 @@
-"""Options, line search and endings that quasi-Newton and conjugate gradient methods share."""
+r"""Methods that search along a descent direction: everything but the direction.
+
+From :math:`x_k` with gradient :math:`g_k` such a method goes to :math:`x_{k+1} = x_k + t_k d_k`. The direction
+:math:`d_k` may depend on a memory of earlier steps; the step size :math:`t_k` is fixed, scheduled, or found by a line
+search.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxsolve._types import Array, PyTree
-from jaxsolve.base import IterativeSolver, check_choice, check_init_params, check_number, option, required
+from jaxsolve._status import Status
+from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve.base import IterativeSolver, check_choice, check_flags, check_number, option
+from jaxsolve.implicit_diff.optimality import stationary
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
 from jaxsolve.linesearch._base import LineSearch
-from jaxsolve.solvers._stepsize import as_stepsize, is_searched
-from jaxsolve.tree_util import tree_real_dtype
+from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
+from jaxsolve.tree_util import tree_add_scalar_mul, tree_all_finite, tree_l2_norm, tree_real_dtype, tree_where
 
-__all__ = ["DescentMethod"]
+__all__ = ["DescentMethod", "DescentState"]
+
+
+class DescentState(NamedTuple):
+    """State of a descent method; one with a memory has a named tuple of its own, with these fields and more.
+
+    Attributes:
+        iter_num: number of iterations done, int32.
+        value: ``fun`` at the current parameters.
+        grad: its gradient there, a pytree like the parameters.
+        stepsize: last step size.
+        error: Euclidean norm of ``grad``.
+        aux: auxiliary output of ``fun``.
+        failed_linesearch: whether the last line search failed.
+        num_fun_eval: evaluations of ``fun``, int32.
+        num_grad_eval: evaluations of its gradient, int32.
+        num_linesearch_iter: trial steps of all line searches, int32.
+        status: a :class:`jaxsolve.Status`, int32.
+    """
+
+    iter_num: Array
+    value: Array
+    grad: Any
+    stepsize: Array
+    error: Array
+    aux: Any = None
+    failed_linesearch: Any = False
+    num_fun_eval: Any = 0
+    num_grad_eval: Any = 0
+    num_linesearch_iter: Any = 0
+    status: Any = 0
 
 
 class DescentMethod(IterativeSolver):
     """Base of the solvers that search along a descent direction.
+
+    A subclass defines ``_direction(params, state)``. With a memory it also names its type of state in ``_State``, and
+    defines ``_empty_memory``, ``_remember`` and ``_has_memory``.
 
     Attributes:
         fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
@@ -39,9 +79,19 @@ class DescentMethod(IterativeSolver):
         increase_factor: see ``linesearch_init``.
         max_stepsize: largest step size.
         min_stepsize: the first trial step is at least this long.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsolve.solvers import DescentMethod
+        >>> class SignDescent(DescentMethod):
+        ...     def _direction(self, params, state):
+        ...         return jax.tree.map(lambda g: -jnp.sign(g), state.grad)
+        >>> params, state = SignDescent(lambda x: jnp.sum(jnp.cosh(x - 1.0))).run(jnp.zeros(2))
+        >>> params.round(2).tolist()
+        [1.0, 1.0]
     """
 
-    fun: Callable = required()
+    fun: Callable
     value_and_grad: bool = option(False)
     has_aux: bool = option(False)
     stepsize: float | Callable = option(0.0)
@@ -54,15 +104,15 @@ class DescentMethod(IterativeSolver):
     max_stepsize: float | Callable = option(1.0)
     min_stepsize: float | Callable = option(1e-6)
 
-    oracles = ("fun",)
-    structure = "psd"
-    guards_nonfinite = True
-    derived_fields = ("value", "aux")
+    _structure = "psd"
+    _handles_nonfinite = True
+    _resumed_fields = ("iter_num", "stepsize")
+    #: The type of the state.
+    _State: ClassVar[Any] = DescentState
 
-    def validate(self) -> None:
-        super().validate()
-        for name in ("value_and_grad", "has_aux"):
-            check_choice(name, getattr(self, name), (True, False))
+    def _validate(self) -> None:
+        super()._validate()
+        check_flags(self, "value_and_grad", "has_aux")
         self.stepsize = as_stepsize(self.stepsize)
         if not isinstance(self.linesearch, LineSearch):
             check_choice("linesearch", self.linesearch, LINESEARCHES)
@@ -74,45 +124,143 @@ class DescentMethod(IterativeSolver):
         # The line search checks the options that are its own.
         self._line_search()
 
-    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
-        """Raise ``ValueError`` if there is nothing to start from."""
-        del args, kwargs
-        check_init_params(init_params)
+    # ---- What the methods differ in -------------------------------------------------------------------------------
 
-    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The gradient of ``fun`` in ``params``, a pytree like them."""
-        return self.objective.grad(params, *args, **kwargs)
+    def _direction(self, params: PyTree, state: Any) -> PyTree:
+        """The direction from ``params``, where ``state`` has value and gradient; a pytree like the parameters."""
+        raise NotImplementedError
 
-    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
-        """``value`` and ``aux`` as functions of the solution."""
-        value, aux = self.objective.value(params, *args, **kwargs)
-        return {"value": value, "aux": aux}
+    def _empty_memory(self, init_params: PyTree) -> dict[str, Any]:
+        """The fields of the state that are the memory, before the first step."""
+        del init_params
+        return {}
 
-    @property
-    def _fixed_stepsize(self) -> bool:
-        return not is_searched(self.stepsize)
+    def _remember(self, old: OptStep, new: OptStep, moved: Array) -> Any:
+        """The state of ``new`` with its memory brought up to date.
 
-    def _first_trial(self, params: PyTree, last: Array) -> Array:
-        """The first trial step of a search, given the last step taken."""
-        dtype = tree_real_dtype(params)
+        Args:
+            old: parameters and state before the step.
+            new: those after it; the fields of the memory are still those of ``old``.
+            moved: whether the step led anywhere; after a line search that found nothing the memory should be dropped.
+        """
+        del old, moved
+        return new.state
+
+    def _has_memory(self, state: Any) -> Array:
+        """Whether the direction depends on earlier steps; if not, a line search that fails need not be tried again."""
+        del state
+        return jnp.asarray(False)
+
+    def _first_trial(self, state: Any) -> Array:
+        """The first trial step of a search."""
+        dtype = state.stepsize.dtype
         longest = jnp.asarray(self.max_stepsize).astype(dtype)
         if self.linesearch_init == "max":
             return longest
         factor = self.increase_factor if self.linesearch_init == "increase" else 1.0
-        return jnp.clip(last * factor, jnp.asarray(self.min_stepsize).astype(dtype), longest)
+        return jnp.clip(state.stepsize * factor, jnp.asarray(self.min_stepsize).astype(dtype), longest)
+
+    def _ends_when_search_fails(self) -> bool:
+        """Whether the run ends at the first line search that fails, rather than at the first one without memory."""
+        return False
+
+    # ---- The iteration --------------------------------------------------------------------------------------------
+
+    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Any:
+        """The state before the first iteration; the arguments are those of ``run``. Evaluates ``fun`` once."""
+        (value, aux), grad = self._objective.value_and_grad(init_params, *args, **kwargs)
+        dtype = tree_real_dtype(init_params)
+        error = tree_l2_norm(grad).astype(dtype)
+        one = jnp.ones((), jnp.int32)
+        return self._State(
+            iter_num=jnp.zeros((), jnp.int32),
+            value=value,
+            grad=grad,
+            stepsize=jnp.asarray(self.max_stepsize).astype(dtype),
+            error=error,
+            aux=aux,
+            failed_linesearch=jnp.asarray(False),
+            num_fun_eval=one,
+            num_grad_eval=one,
+            num_linesearch_iter=jnp.zeros((), jnp.int32),
+            status=self._status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
+            **self._empty_memory(init_params),
+        )
+
+    def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
+        """One step along the direction; returns ``OptStep(params, state)``."""
+        direction = self._direction(params, state)
+        step = self._searched_step if is_searched(self.stepsize) else self._fixed_step
+        new_params, new_state, moved = step(params, state, direction, args, kwargs)
+        error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
+        # A search that went nowhere is tried again without the memory, unless there was none.
+        hopeless = self._ends_when_search_fails() | (~moved & ~self._has_memory(state))
+        status = self._status_of(error, failed=new_state.failed_linesearch & hopeless, failure=Status.LINESEARCH_FAILED)
+        lost = Status.NONFINITE.holds(new_state.status)
+        new_state = new_state._replace(
+            iter_num=state.iter_num + 1, error=error, status=Status.NONFINITE.where(lost, status)
+        )
+        return OptStep(new_params, self._remember(OptStep(params, state), OptStep(new_params, new_state), moved))
+
+    def _fixed_step(self, params, state, direction, args, kwargs):
+        stepsize = stepsize_at(self.stepsize, state.iter_num, state.stepsize.dtype)
+        new_params = tree_add_scalar_mul(params, stepsize, direction)
+        (value, aux), grad = self._objective.value_and_grad(new_params, *args, **kwargs)
+        finite = jnp.isfinite(value) & tree_all_finite(grad)
+        new_params, value, grad, aux = tree_where(
+            finite, (new_params, value, grad, aux), (params, state.value, state.grad, state.aux)
+        )
+        new = state._replace(
+            value=value,
+            grad=grad,
+            aux=aux,
+            stepsize=stepsize,
+            num_fun_eval=state.num_fun_eval + 1,
+            num_grad_eval=state.num_grad_eval + 1,
+            status=Status.NONFINITE.where(~finite, state.status),
+        )
+        return new_params, new, finite
+
+    def _searched_step(self, params, state, direction, args, kwargs):
+        stepsize, search = self._line_search().run(
+            self._first_trial(state), params, state.value, state.grad, direction, args, kwargs, aux=state.aux
+        )
+        new = state._replace(
+            value=search.value,
+            grad=search.grad,
+            aux=search.aux,
+            # The next search starts from the last step that was one.
+            stepsize=jnp.where(stepsize > 0, stepsize, jnp.asarray(self.max_stepsize).astype(stepsize.dtype)),
+            failed_linesearch=search.failed,
+            num_fun_eval=state.num_fun_eval + search.num_fun_eval,
+            num_grad_eval=state.num_grad_eval + search.num_grad_eval,
+            num_linesearch_iter=state.num_linesearch_iter + search.iter_num,
+        )
+        return search.params, new, stepsize > 0
 
     def _line_search(self):
-        unroll = {"while": False, "python": False, "scan": True, "checkpoint": "checkpoint"}[self.loop_kind]
+        unroll = {"while": False, "python": False, "scan": True, "checkpoint": "checkpoint"}[self._loop_kind]
         common: dict[str, Any] = {"value_and_grad": True, "has_aux": True, "jit": self.jit, "unroll": unroll}
         if isinstance(self.linesearch, LineSearch):
             search: Any = self.linesearch
-            return dataclasses.replace(search, fun=self.objective.value_and_grad, **common)
+            return dataclasses.replace(search, fun=self._objective.value_and_grad, **common)
         return make_linesearch(
             self.linesearch,
-            self.objective.value_and_grad,
+            self._objective.value_and_grad,
             maxls=self.maxls,
             condition=self.condition,
             decrease_factor=self.decrease_factor,
             max_stepsize=self.max_stepsize,
             **common,
         )
+
+    # ---- Optimality -----------------------------------------------------------------------------------------------
+
+    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The gradient of ``fun`` in ``params``, a pytree like them."""
+        return stationary(self._objective.value_and_grad, value_and_grad=True)(params, *args, **kwargs)
+
+    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
+        """``value`` and ``aux`` as functions of the solution."""
+        value, aux = self._objective.value(params, *args, **kwargs)
+        return {"value": value, "aux": aux}

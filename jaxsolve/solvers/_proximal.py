@@ -6,8 +6,8 @@ hand. From a base point :math:`y` and a step size :math:`s` the method goes to
 .. math::  x^+ = \operatorname{prox}_{s g}(y - s \nabla f(y)),
 
 where :math:`y` is the current iterate or, accelerated, an extrapolation of the last two (FISTA, Beck and Teboulle 2009,
-equations 4.1 to 4.3). The step size is found by backtracking on the quadratic upper model of :math:`f` (their equation
-2.6), and the momentum is dropped where it points uphill (O'Donoghue and Candes 2015, section 3.2).
+equations 4.1 to 4.3). The step size is found by backtracking, see :mod:`jaxsolve.solvers._gradient_method`, and the
+momentum is dropped where it points uphill (O'Donoghue and Candes 2015, section 3.2).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, blank_output, check_choice, check_init_params, check_number, option, required
-from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
+from jaxsolve.base import blank_output, check_flags, option
+from jaxsolve.implicit_diff.optimality import proximal_gradient_fixed_point, stationary
+from jaxsolve.solvers._gradient_method import GradientMethod, is_still
+from jaxsolve.solvers._stepsize import is_searched
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
@@ -61,7 +62,7 @@ class ProximalState(NamedTuple):
 
     Attributes:
         iter_num: number of iterations done, int32.
-        stepsize: step size with which the next iteration starts.
+        stepsize: step size with which the next search starts; of the last step, if it is not searched for.
         error: Euclidean norm of the gradient mapping at the last base point; at the end of ``run``, that of
             ``optimality_fun`` at the solution.
         aux: auxiliary output of ``fun``.
@@ -89,68 +90,44 @@ class ProximalState(NamedTuple):
     first_error: Any = None
 
 
-class ProximalMethod(IterativeSolver):
+class ProximalMethod(GradientMethod):
     """Base of the solvers that iterate proximal gradient steps.
 
     Attributes:
-        fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
-        value_and_grad: whether ``fun`` returns ``(value, grad)``.
-        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         stepsize: a positive number, which may be traced; a function of the iteration number, from 0, that returns
             positive step sizes; or zero, the default, or a negative number, for backtracking. A schedule is no part of
             the implicit derivative: the solution does not depend on it.
-        maxls: largest number of trial steps in one backtracking search. A search that ends without success leaves the
-            iterate where it is, and the next one goes on from the shorter step.
         acceleration: whether to use momentum.
-        decrease_factor: factor by which backtracking shortens the step, in (0, 1).
     """
 
-    fun: Callable = required()
-    value_and_grad: bool = option(False)
-    has_aux: bool = option(False)
     stepsize: float | Callable = option(0.0)
-    maxls: int = option(15)
     acceleration: bool = option(True)
-    decrease_factor: float = option(0.5)
 
-    surrogate_error = True
-    derived_fields = ("value", "aux")
-
-    def validate(self) -> None:
-        super().validate()
-        for name in ("value_and_grad", "has_aux", "acceleration"):
-            check_choice(name, getattr(self, name), (True, False))
-        self.stepsize = as_stepsize(self.stepsize)
-        check_number("maxls", self.maxls, at_least=1)
-        check_number("decrease_factor", self.decrease_factor, above=0, below=1)
-
-    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
-        """Raise ``ValueError`` if there is nothing to start from."""
-        del args, kwargs
-        check_init_params(init_params)
-
-    # ---- What the solvers differ in -------------------------------------------------------------------------------
-
+    _resumed_fields = ("iter_num", "stepsize", "velocity", "t", "first_value", "first_error")
     #: Whether the proximity operator is the identity, so that the optimality condition is a zero gradient.
-    smooth: ClassVar[bool] = False
+    _smooth: ClassVar[bool] = False
 
-    def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
-        """The proximity operator of ``scaling * g``."""
-        raise TypeError(f"{type(self).__name__} must define apply_prox.")
+    def _validate(self) -> None:
+        super()._validate()
+        check_flags(self, "acceleration")
+
+    def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
+        """The proximity operator of ``scaling * g``; every subclass defines it."""
+        raise NotImplementedError
 
     # ---- The iteration --------------------------------------------------------------------------------------------
 
-    def start(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
+    def _start(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
         """The state before the first step."""
         dtype = tree_real_dtype(init_params)
         value_dtype, aux, calls = blank_output(self, init_params, args, kwargs)
         zero, searches = jnp.zeros((), jnp.int32), is_searched(self.stepsize)
         return ProximalState(
             iter_num=zero,
-            stepsize=jnp.ones((), dtype) if searches else stepsize_at(self.stepsize, zero, dtype),
+            stepsize=self._first_stepsize(dtype),
             error=jnp.asarray(jnp.inf, dtype),
             aux=aux,
-            velocity=init_params if self.acceleration else None,
+            velocity=jax.tree.map(jnp.copy, init_params) if self.acceleration else None,
             t=jnp.ones((), dtype),
             value=jnp.asarray(jnp.inf, value_dtype),
             status=zero,
@@ -160,36 +137,28 @@ class ProximalMethod(IterativeSolver):
             first_error=None if searches else jnp.zeros((), dtype),
         )
 
-    def advance(self, params: PyTree, state: ProximalState, hyperparams: Any, args: tuple, kwargs: dict) -> OptStep:
+    def _advance(self, params: PyTree, state: ProximalState, hyperparams: Any, args: tuple, kwargs: dict) -> OptStep:
         """One proximal gradient step."""
         base = state.velocity if self.acceleration else params
-        (value, aux), grad = self.objective.value_and_grad(base, *args, **kwargs)
+        (value, aux), grad = self._objective.value_and_grad(base, *args, **kwargs)
 
-        if is_searched(self.stepsize):
-            new_params, stepsize, trials, found = self._backtrack(
-                base, state.stepsize, value, grad, hyperparams, args, kwargs
-            )
-        else:
-            new_params = self._prox_step(base, state.stepsize, grad, hyperparams)
-            following = stepsize_at(self.stepsize, state.iter_num + 1, state.stepsize.dtype)
-            stepsize, trials, found = (state.stepsize, following), 0, True
-        used, following = stepsize
-
+        new_params, used, following, trials, found = self._take_step(
+            base, state, value, grad, hyperparams, args, kwargs
+        )
         # A gradient tells optimality to full precision; a difference of points divided by the step only as well as the
         # points are represented, which is why the claim to have converged is checked by the base class.
         move = tree_sub(new_params, base)
-        error = tree_l2_norm(grad) if self.smooth else tree_l2_norm(move) / used
+        error = tree_l2_norm(grad) if self._smooth else tree_l2_norm(move) / used
         error = error.astype(state.error.dtype)
         # A point that is optimal is not left: near the precision of the objective no comparison of values tells whether
         # the step from it would be too long. An extrapolated point need not be feasible, and is left.
         settled = error <= jnp.asarray(self.tol).astype(error.dtype)
-        if self.acceleration and not self.smooth:
+        if self.acceleration and not self._smooth:
             settled = settled & (state.t <= 1)
         new_params = tree_where(settled, base, new_params)
         # In floating point a step may be too short to move the base point, and no later step will be longer, except
         # for one of a schedule.
-        stuck = found & ~jnp.any(jnp.stack([jnp.any(m != 0) for m in jax.tree.leaves(move)]))
-        stuck = stuck & (not callable(self.stepsize))
+        stuck = found & is_still(move) & (not callable(self.stepsize))
 
         velocity, t = state.velocity, state.t
         if self.acceleration:
@@ -204,13 +173,13 @@ class ProximalMethod(IterativeSolver):
             error = jnp.where(blame, state.error, error)
             stuck = stuck & ~blame & (state.t <= 1)
 
-        status, first_value, first_error = self.status_of(error, failed=stuck), None, None
+        status, first_value, first_error = self._status_of(error, failed=stuck), None, None
         if not is_searched(self.stepsize):
             starting = state.iter_num == 0
             first_value = jnp.where(starting, value, state.first_value)
             first_error = jnp.where(starting, error, state.first_error)
             diverged = (value > first_value + _MUCH_LOWER * jnp.abs(first_value)) & (error > first_error / _MUCH_LOWER)
-            status = jnp.where(diverged, int(Status.DIVERGED), status).astype(jnp.int32)
+            status = Status.DIVERGED.where(diverged, status)
 
         return OptStep(
             new_params,
@@ -221,7 +190,7 @@ class ProximalMethod(IterativeSolver):
                 aux=aux,
                 velocity=velocity,
                 t=t,
-                value=value,
+                value=value.astype(state.value.dtype),
                 status=status,
                 num_fun_eval=state.num_fun_eval + trials,
                 num_grad_eval=state.num_grad_eval + 1,
@@ -230,42 +199,11 @@ class ProximalMethod(IterativeSolver):
             ),
         )
 
-    def _prox_step(self, base, stepsize, grad, hyperparams):
-        return self.apply_prox(tree_add_scalar_mul(base, -stepsize, grad), hyperparams, stepsize)
+    def _candidate(self, base, grad, stepsize, hyperparams):
+        return self._apply_prox(tree_add_scalar_mul(base, -stepsize, grad), hyperparams, stepsize)
 
-    def _backtrack(self, base, stepsize, value, grad, hyperparams, args, kwargs):
-        r"""Shorten the step until the quadratic model bounds the function from above.
-
-        The model at :math:`x` is :math:`f(y) + \langle \nabla f(y), x - y\rangle + \|x - y\|^2 / 2s`.
-        """
-        dtype = stepsize.dtype
-        # The value may be less precise than the widest parameters.
-        eps = max(float(jnp.finfo(d).eps) for d in (dtype, value.dtype))
-        value = value.astype(dtype)
-        slack = 10 * eps * jnp.abs(value)
-
-        def attempt(carry):
-            _, stepsize, _, _, trials, _ = carry
-            point = self._prox_step(base, stepsize, grad, hyperparams)
-            move = tree_sub(point, base)
-            trial_value = self.objective.value(point, *args, **kwargs)[0].astype(dtype)
-            # What f rises above its tangent, and the most it may at this step size. NaN is never at most anything.
-            rise = trial_value - value - tree_vdot(grad, move).astype(dtype)
-            bound = tree_l2_norm(move, squared=True).astype(dtype) / (2 * stepsize)
-            found = rise <= bound + slack
-            shorter = jnp.where(found, stepsize, stepsize * self.decrease_factor)
-            return point, shorter, rise, bound, trials + 1, found
-
-        zero = jnp.zeros((), dtype)
-        init = (base, stepsize, zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))
-        point, stepsize, rise, bound, trials, found = loop(
-            lambda carry: ~carry[-1], attempt, init, maxiter=self.maxls, kind=self.loop_kind
-        )
-        point = tree_where(found, point, base)
-        # A step that was far from the bound may be longer next time, if the difference was more than rounding.
-        loose = found & (rise < 0.25 * bound) & (bound > 100 * slack)
-        following = jnp.where(loose, stepsize / self.decrease_factor, stepsize)
-        return point, (stepsize, following), trials, found
+    def _bound(self, move, slope, stepsize):
+        return tree_l2_norm(move, squared=True).astype(stepsize.dtype) / (2 * stepsize)
 
     def _extrapolate(self, params, new_params, base, t):
         next_t = 0.5 * (1 + jnp.sqrt(1 + 4 * t * t))
@@ -275,16 +213,10 @@ class ProximalMethod(IterativeSolver):
         momentum = jnp.where(uphill, jnp.zeros_like(t), (t - 1) / next_t)
         return tree_add_scalar_mul(new_params, momentum, travel), next_t
 
-    # ---- Optimality -----------------------------------------------------------------------------------------------
-
-    def optimality_residual(self, params: PyTree, hyperparams: Any, args: tuple, kwargs: dict) -> PyTree:
+    def _optimality(self, params: PyTree, hyperparams: Any, args: tuple, kwargs: dict) -> PyTree:
         """The gradient if the problem is smooth, else the fixed-point residual with unit step size."""
-        grad = self.objective.grad(params, *args, **kwargs)
-        if self.smooth:
-            return grad
-        return tree_sub(self.apply_prox(tree_sub(params, grad), hyperparams, 1.0), params)
-
-    def value_and_aux(self, params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
-        """The fields of the state that are functions of the solution."""
-        value, aux = self.objective.value(params, *args, **kwargs)
-        return {"value": value, "aux": aux}
+        fun = self._objective.value_and_grad
+        if self._smooth:
+            return stationary(fun, value_and_grad=True)(params, *args, **kwargs)
+        fixed_point = proximal_gradient_fixed_point(fun, self._apply_prox, value_and_grad=True)
+        return tree_sub(fixed_point(params, hyperparams, *args, **kwargs), params)

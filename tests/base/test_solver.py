@@ -32,7 +32,7 @@ def test_host_functions_without_jit():
     assert int(state.status) == Status.CONVERGED
     fixed_point = jaxsolve.FixedPointIteration(lambda x: np.cos(np.asarray(x)), jit=False, tol=1e-8)
     np.testing.assert_allclose(fixed_point.run(1.0).params, 0.7390851332, atol=1e-7)
-    root = jaxsolve.Bisection(lambda x: np.asarray(x) ** 3 - 8.0, 0.0, 4.0, jit=False, tol=1e-8, maxiter=60)
+    root = jaxsolve.Bisection(lambda x: np.asarray(x) ** 3 - 8.0, lower=0.0, upper=4.0, jit=False, tol=1e-8, maxiter=60)
     np.testing.assert_allclose(root.run().params, 2.0, atol=1e-8)
 
 
@@ -173,7 +173,7 @@ def test_maps_that_change_the_shape_of_the_parameters_are_refused(image):
     solvers = {
         "prox": jaxsolve.ProximalGradient(fun, lambda x, hyper, scaling: image(x)),
         "projection": jaxsolve.ProjectedGradient(fun, image),
-        "projection_grad": jaxsolve.MirrorDescent(fun, lambda x, grad, stepsize, hyper: image(x), 1.0),
+        "projection_grad": jaxsolve.MirrorDescent(fun, lambda x, grad, stepsize, hyper: image(x), stepsize=1.0),
         "fixed_point_fun": jaxsolve.FixedPointIteration(image),
     }
     for name, solver in solvers.items():
@@ -241,7 +241,7 @@ def test_auxiliary_output_without_jit(jit):
     for solver, before in (
         (jaxsolve.GradientDescent(fun, has_aux=True, jit=jit), ()),
         (jaxsolve.ProjectedGradient(fun, lambda x: x, has_aux=True, jit=jit), (None,)),
-        (jaxsolve.MirrorDescent(fun, step, 0.25, has_aux=True, jit=jit), (None,)),
+        (jaxsolve.MirrorDescent(fun, step, stepsize=0.25, has_aux=True, jit=jit), (None,)),
         (jaxsolve.FixedPointIteration(to_theta, has_aux=True, jit=jit), ()),
         (jaxsolve.LBFGS(fun, has_aux=True, jit=jit), ()),
     ):
@@ -257,10 +257,10 @@ def test_there_must_be_something_to_start_from(nothing):
         jaxsolve.LBFGS(jnp.sum),
         jaxsolve.GradientDescent(jnp.sum),
         jaxsolve.ProjectedGradient(jnp.sum, lambda x: x),
-        jaxsolve.MirrorDescent(jnp.sum, step, 1.0),
+        jaxsolve.MirrorDescent(jnp.sum, step, stepsize=1.0),
         jaxsolve.FixedPointIteration(jnp.cos),
     ):
-        with pytest.raises(ValueError, match="init_params must have at least one array"):
+        with pytest.raises(ValueError, match="init_params.* must have at least one array"):
             solver.run(nothing)
 
 
@@ -269,7 +269,7 @@ def test_the_solution_may_be_named_to_the_optimality_function():
     for solver in (
         jaxsolve.ProximalGradient(quadratic),
         jaxsolve.ProjectedGradient(quadratic, lambda x: x),
-        jaxsolve.MirrorDescent(quadratic, step, 1.0),
+        jaxsolve.MirrorDescent(quadratic, step, stepsize=1.0),
     ):
         residual = solver.optimality_fun(sol=jnp.ones(3), theta=1.0, **_no_hyperparams(solver))
         np.testing.assert_allclose(residual, 0.0, atol=1e-12)

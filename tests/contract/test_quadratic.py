@@ -151,6 +151,10 @@ def test_iteration_limits_and_warm_start(case):
     assert int(warm.status) == Status.CONVERGED
     assert int(warm.iter_num) <= int(cold.iter_num)
     close(flat(again), flat(params), case.tolerance())
+    # The result of a run is a starting point too.
+    again, warm = case.run(solver, case.theta, jaxsolve.OptStep(params, cold))
+    assert int(warm.status) == Status.CONVERGED
+    close(flat(again), flat(params), case.tolerance())
 
 
 @each_quadratic()

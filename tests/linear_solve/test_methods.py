@@ -235,3 +235,39 @@ def test_operators():
     assert jax.tree.map(float, ls.diagonal(matvec, {"a": jnp.zeros((2, 1)), "b": jnp.float32(0)})["b"]) == 8.0
     M0 = ls.jacobi_preconditioner(None, jnp.zeros(2), diag=jnp.array([0.0, 4.0]))
     assert M0(jnp.ones(2)).tolist() == [1.0, 0.25]
+
+
+@pytest.mark.parametrize("ridge", [None, 0.3])
+def test_least_squares_of_a_map_that_is_not_square(ridge):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((5, 3)), rng.standard_normal(5)
+
+    def closed_form(X, y):
+        return jnp.linalg.solve(X.T @ X + (ridge or 0.0) * jnp.eye(3), X.T @ y)
+
+    def solve(X, y, info=False):
+        def matvec(t):
+            image = X @ jnp.concatenate([t["u"], t["v"][None]])
+            return image[:2], image[2:]
+
+        like = {"u": jnp.zeros(2), "v": jnp.zeros(())}
+        return ls.solve_normal_cg(matvec, (y[:2], y[2:]), ridge, like, info=info)
+
+    x, info = solve(X, y, info=True)
+    expected = closed_form(X, y)
+    assert_allclose(np.concatenate([x["u"], x["v"][None]]), expected, rtol=1e-10)
+    left = np.linalg.norm(y - X @ expected) if ridge is None else 0.0
+    assert_allclose(info.residual_norm, left, atol=1e-12)
+    assert_allclose(ls.solve_normal_cg(X, y, ridge), expected, rtol=1e-10)
+    got = jax.jacrev(lambda X, y: jnp.concatenate(jax.tree.leaves(jax.tree.map(jnp.ravel, solve(X, y)))), (0, 1))(X, y)
+    want = jax.jacrev(closed_form, (0, 1))(X, y)
+    jax.tree.map(lambda g, w: assert_allclose(g, w, rtol=1e-8, atol=1e-10), got, want)
+
+
+def test_wide_map_gives_the_solution_of_minimal_norm():
+    X, y = np.random.default_rng(0).standard_normal((2, 4)), np.array([1.0, -2.0])
+    assert_allclose(ls.solve_normal_cg(X, y), np.linalg.pinv(X) @ y, rtol=1e-10)
+    columns = ls.solve_normal_cg(X, np.stack([y, 2 * y], axis=1))
+    assert_allclose(columns[:, 1], 2 * np.linalg.pinv(X) @ y, rtol=1e-10)
+    with pytest.raises(ValueError, match="must have the leaf shapes of b"):
+        ls.solve_normal_cg(lambda x: x[:1], y)

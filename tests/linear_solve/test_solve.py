@@ -89,6 +89,14 @@ def test_lineax_solver(structure):
     assert_allclose(jax.grad(lambda b: solve(b)[0][0].sum())(b), np.linalg.solve(A.T, np.ones(N)), rtol=1e-9)
 
 
+def test_lineax_solver_that_has_not_converged():
+    lineax = pytest.importorskip("lineax")
+    A, b = system("cg")
+    limited = lineax.CG(rtol=1e-12, atol=1e-12, max_steps=2)
+    assert np.all(np.isnan(ls.solve(A, b, limited, structure="psd")))
+    assert np.all(np.isfinite(ls.solve(A, b, limited, structure="psd", on_failure="ignore")))
+
+
 def test_matvec_is_called_once():
     calls = []
 
@@ -145,12 +153,14 @@ def test_bad_input():
     with _bad("floating point", TypeError):
         ls.solve(double, jnp.arange(3))
     with _bad("mixes real and complex", TypeError):
-        ls.solve(double, (b, b.astype(complex)))
+        ls.materialize(lambda t: t, (b, b.astype(complex)))
+    with _bad("complex where b is real", TypeError):
+        ls.solve(lambda v: v.astype(complex), b)
     with _bad("matvec must be a callable", TypeError):
         ls.solve(3.0, b)
-    with _bad("method must be None", TypeError):
+    with _bad("method must be one of", TypeError):
         ls.solve(double, b, "cg")
-    with _bad("method must be None", TypeError):
+    with _bad("method must be one of", TypeError):
         ls.solve(double, b, 3)
     with _bad("has no option", TypeError):
         ls.solve(double, b, tolerance=1e-3)
@@ -158,3 +168,81 @@ def test_bad_input():
         ls.solve_iterative_refinement(double, b, solve="cg")
     with _bad("value of the linear solver must have"):
         ls.solve(double, b, lambda matvec, b: b[:2])
+
+
+def test_what_a_method_can_be():
+    from jaxsolve.linear_solve._solve import check_method
+
+    for value in (None, ls.solve_cg, partial(ls.solve_cg, tol=1e-3), lambda matvec, b: b, lambda matvec, b, k=1: b):
+        check_method("implicit_diff_solve", value)
+    with _bad("implicit_diff_solve must be .* got the string 'cg'. Did you mean .*linear_solve.solve_cg", TypeError):
+        check_method("implicit_diff_solve", "cg")
+    with _bad("Did you mean the function jaxsolve.linear_solve.solve_gmres", TypeError):
+        ls.solve(lambda v: v, jnp.ones(2), "GMRES")
+    with _bad("got 3 of type int", TypeError):
+        check_method("solve", 3)
+    with _bad(r"solve is called as solve\(matvec, b\), but .* has the signature \(A\)", TypeError):
+        check_method("solve", lambda A: A)
+
+
+def test_method_of_the_caller_sees_his_pytrees():
+    b = {"u": jnp.ones(2), "v": (jnp.full((1, 2), 3.0),)}
+    seen = []
+
+    def method(matvec, b):
+        seen.append((jax.tree.structure(b), jax.tree.structure(matvec(b))))
+        return jax.tree.map(lambda leaf: leaf / 2, b)
+
+    x = ls.solve(lambda t: jax.tree.map(lambda leaf: 2 * leaf, t), b, method)
+    assert set(seen) == {(jax.tree.structure(b), jax.tree.structure(b))}
+    jax.tree.map(lambda got, want: assert_allclose(got, want / 2), x, b)
+    with _bad("must return a pytree like its second argument b"):
+        ls.solve(lambda t: t, b, lambda matvec, b: jax.tree.leaves(b))
+
+
+@pytest.mark.parametrize("structure", ["psd", "symmetric", "general"])
+def test_symbolic_sizes_are_exported(structure):
+    from jax import export
+
+    (n,) = export.symbolic_shape("n")
+
+    def gradient(b):
+        return jax.grad(lambda b: jnp.sum(ls.solve(lambda v: 2 * v, b, structure=structure)))(b)
+
+    exported = export.export(jax.jit(gradient))(jax.ShapeDtypeStruct((n,), jnp.float64))
+    assert_allclose(exported.call(jnp.ones(5)), 0.5, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cholesky", "cg", "minres", "gmres", "bicgstab", "lsqr", "normal_cg"])
+def test_inside_shard_map_with_checked_axes(name):
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("d")
+
+    def solve(c):
+        # The map varies over the axis, the right-hand side does not.
+        x = getattr(ls, f"solve_{name}")(lambda v: (2 + c[0]) * v, jnp.ones(2))
+        return x[None]
+
+    mapped = jax.jit(jax.shard_map(solve, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=True))
+    assert_allclose(mapped(jnp.ones(1)), np.full((1, 2), 1 / 3), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["cholesky", "cg", "minres", "gmres", "normal_cg"])
+def test_leaves_sharded_over_an_explicit_mesh(name):
+    mesh = jax.make_mesh((1,), ("d",))
+    with jax.set_mesh(mesh):
+        w = jax.device_put(jnp.ones((4, 2)), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d", None)))
+        method = getattr(ls, f"solve_{name}")
+        b = {"w": w, "v": jnp.ones(3)}
+        x = jax.jit(lambda b: method(lambda t: {"w": 2 * t["w"], "v": 4 * t["v"]}, b))(b)
+        assert jax.typeof(x["w"]).sharding.spec == jax.typeof(w).sharding.spec
+        assert_allclose(x["w"], np.full((4, 2), 0.5), rtol=1e-10)
+        assert_allclose(x["v"], np.full(3, 0.25), rtol=1e-10)
+
+
+def test_what_a_partial_binds_is_kept():
+    A, b = system("cg")
+    shifted = np.linalg.solve(A + 0.5 * np.eye(N), b)
+    for method in (ls.solve_cg, ls.solve_cholesky, ls.solve_gmres):
+        assert_allclose(ls.solve(A, b, partial(method, ridge=0.5)), shifted, rtol=1e-9)
+        assert_allclose(ls.solve(A, b, partial(method, ridge=3.0), ridge=0.5), shifted, rtol=1e-9)

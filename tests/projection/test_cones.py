@@ -128,6 +128,14 @@ def test_spectral_derivatives_are_finite_at_ties_and_zeros(name):
     np.testing.assert_allclose(jax.jacobian(fun)(jnp.zeros((1, 1))), 1.0 if name == "nuclear_norm_ball" else 0.0)
 
 
+def test_balls_of_groups_and_singular_values_have_the_identity_as_derivative_on_the_boundary():
+    for fun in (projection.projection_l12_ball, projection.projection_nuclear_norm_ball):
+        for x, radius in (((0.0, 2.0), 2.0), ((3.0, -4.0), 5.0)):
+            jac = jax.jacobian(lambda v: fun(v[None], radius)[0])(jnp.array(x))
+            np.testing.assert_allclose(jac, np.eye(2), atol=1e-12)
+        assert not np.any(jax.jacobian(fun)(jnp.zeros((1, 1)), 0.0))
+
+
 @pytest.mark.parametrize("name", SPECTRAL)
 @hypothesis.given(values=hnp.arrays(np.float64, 3, elements=st.integers(-4, 4).map(lambda i: i / 2.0)))
 @hypothesis.settings(max_examples=10)

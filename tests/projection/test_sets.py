@@ -62,11 +62,12 @@ def test_l2_ball_by_cases():
     np.testing.assert_array_equal(P.projection_l2_ball(X, 6.0), X)
     # At 0, where the norm has no derivative.
     np.testing.assert_array_equal(jax.jit(jax.jacobian(P.projection_l2_ball))(jnp.zeros(2), 1.0), np.eye(2))
-    # On the boundary: that of the sphere.
+    # On the boundary: the identity.
     unit = np.array([0.6, -0.8])
     tangent = np.eye(2) - np.outer(unit, unit)
-    np.testing.assert_allclose(jax.jit(jax.jacobian(P.projection_l2_ball))(X, 5.0), tangent, atol=1e-15)
-    np.testing.assert_allclose(jax.jit(jax.jacobian(P.projection_l2_ball, 1))(X, 5.0), unit, atol=1e-15)
+    np.testing.assert_array_equal(jax.jit(jax.jacobian(P.projection_l2_ball))(X, 5.0), np.eye(2))
+    np.testing.assert_array_equal(jax.jit(jax.jacobian(P.projection_l2_ball, 1))(X, 5.0), np.zeros(2))
+    np.testing.assert_array_equal(jax.jit(jax.jacobian(P.projection_l2_ball))(jnp.zeros(2), 0.0), np.zeros((2, 2)))
     np.testing.assert_allclose(jax.jit(jax.jacobian(P.projection_l2_ball))(X, 1.0), tangent / 5, atol=1e-15)
     np.testing.assert_allclose(jax.jit(jax.jacobian(P.projection_l2_ball, 1))(X, 0.0), unit, atol=1e-15)
 
@@ -92,10 +93,11 @@ def test_hyperplane_and_halfspace():
     np.testing.assert_allclose(P.projection_hyperplane(X, (a, 1.0)), on_plane)
     np.testing.assert_array_equal(P.projection_halfspace(X, (a, 1.0)), X)
     np.testing.assert_allclose(P.projection_halfspace(X, (-a, -1.0)), on_plane)
-    # On the boundary, <a, x> = b, the constraint is active.
-    jac_x, jac_b = jax.jacobian(lambda x, b: P.projection_halfspace(x, (a, b)), (0, 1))(X, -5.0)
-    np.testing.assert_allclose(jac_x, np.eye(2) - np.outer(a, a) / 5, atol=1e-15)
-    np.testing.assert_allclose(jac_b, a / 5)
+    # On the boundary, <a, x> = b, the derivative is the identity, beyond it that of the hyperplane.
+    jacobian = jax.jacobian(lambda x, b: P.projection_halfspace(x, (a, b)), (0, 1))
+    for b, jac_x, jac_b in ((-5.0, np.eye(2), np.zeros(2)), (-5.5, np.eye(2) - np.outer(a, a) / 5, a / 5)):
+        np.testing.assert_allclose(jacobian(X, b)[0], jac_x, atol=1e-15)
+        np.testing.assert_allclose(jacobian(X, b)[1], jac_b)
 
 
 @pytest.mark.float32

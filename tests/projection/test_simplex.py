@@ -93,12 +93,15 @@ def test_l1_ball_by_cases():
     inside = jnp.array([0.25, -0.5])
     np.testing.assert_array_equal(projection_l1_ball(inside), inside)
     np.testing.assert_array_equal(jax.jacobian(projection_l1_ball)(inside), np.eye(2))
-    # On the boundary the derivative is that of the sphere.
+    # On the boundary the derivative is the identity, beyond it that of the sphere.
     boundary = jnp.array([0.25, -0.75])
     np.testing.assert_allclose(projection_l1_ball(boundary), boundary)
+    np.testing.assert_array_equal(jax.jacobian(projection_l1_ball)(boundary), np.eye(2))
+    np.testing.assert_array_equal(jax.jacobian(projection_l1_ball, 1)(boundary, 1.0), np.zeros(2))
     sign = np.array([1.0, -1.0])
-    np.testing.assert_allclose(jax.jacobian(projection_l1_ball)(boundary), np.eye(2) - np.outer(sign, sign) / 2)
-    np.testing.assert_allclose(jax.jacobian(projection_l1_ball, 1)(boundary, 1.0), sign / 2)
+    np.testing.assert_allclose(jax.jacobian(projection_l1_ball)(boundary, 0.9), np.eye(2) - np.outer(sign, sign) / 2)
+    np.testing.assert_allclose(jax.jacobian(projection_l1_ball, 1)(boundary, 0.9), sign / 2)
+    np.testing.assert_array_equal(jax.jacobian(projection_l1_ball)(jnp.zeros(2), 0.0), np.zeros((2, 2)))
     # Soft thresholding with the threshold of the simplex.
     x = np.array([3.0, -2.0, 0.5])
     np.testing.assert_allclose(projection_l1_ball(jnp.asarray(x), 2.0), np.sign(x) * oracle(np.abs(x), 2.0))

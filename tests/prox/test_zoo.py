@@ -261,7 +261,7 @@ def test_bad_input():
         prox.make_prox_separable(())
     with pytest.raises(ValueError, match="x must have the structure of proxes"):
         prox.make_prox_separable((prox.prox_lasso, prox.prox_ridge))([x])
-    with pytest.raises(ValueError, match="factor must not be 0"):
+    with pytest.raises(ValueError, match="factor must be other than 0"):
         prox.make_prox_scaled(prox.prox_lasso, 0.0)
     with pytest.raises(ValueError, match="positive"):
         prox.make_prox_conjugate(prox.prox_lasso)(x, 1.0, 0.0)

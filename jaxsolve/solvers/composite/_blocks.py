@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._types import Array
+from jaxsolve.implicit_diff.optimality import block_step, call_with_hyperparams
 from jaxsolve.solvers.composite._linear_model import LinearModel, spread
 
 __all__ = ["BlockProx", "Point", "block_norms", "sweep"]
@@ -50,7 +51,7 @@ class BlockProx:
 
     def one(self, block: Array, step: Array) -> Array:
         """Of one block, scaled by ``step``."""
-        result = self._prox(block, self._hyperparams, step)
+        result = call_with_hyperparams("block_prox", self._prox, block, self._hyperparams, step)
         if jnp.shape(result) != jnp.shape(block):
             raise ValueError(
                 f"block_prox must return a block of shape {jnp.shape(block)}, but it returned {jnp.shape(result)}."
@@ -63,8 +64,7 @@ class BlockProx:
 
     def residual(self, blocks: Array, grad: Array, steps: Any = 1.0) -> Array:
         """``prox(x - step * grad) - x`` block by block."""
-        steps = jnp.broadcast_to(jnp.asarray(steps, blocks.dtype), blocks.shape[:1])
-        return self.all(blocks - over_blocks(steps, blocks) * grad, steps) - blocks
+        return block_step(blocks, grad, steps, None, lambda block, _, step: self.one(block, step)) - blocks
 
     def jacobians(self, blocks: Array, steps: Array) -> Array:
         """Jacobians of the blocks, of shape ``(k, m, m)``."""

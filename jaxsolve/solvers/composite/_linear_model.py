@@ -30,6 +30,20 @@ def is_composite(fun: Any) -> bool:
     return callable(getattr(fun, "subfun", None)) and callable(getattr(fun, "make_linop", None))
 
 
+class StagedComposite:
+    """A composite objective of which the function of the predictions is traced once."""
+
+    def __init__(self, fun: Any):
+        self._fun, self.subfun = fun, Objective(fun.subfun, staged=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fun, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The value of the objective."""
+        return self._fun(*args, **kwargs)
+
+
 class LinearModel:
     """The parts of an objective at given data.
 

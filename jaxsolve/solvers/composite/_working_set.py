@@ -1,4 +1,4 @@
-r"""Greedy coordinate descent: solve the problem on the blocks that matter, look at all others now and then.
+r"""Coordinate descent on working sets: solve the problem on the blocks that matter, look at all others now and then.
 
 One iteration takes a working set: the blocks that are free to move and those that violate their optimality condition
 most, at most twice as many as are free. On it a proximal Newton method is run (Lee, Sun and Saunders 2014, algorithm
@@ -114,7 +114,7 @@ def descend(
             index = lax.top_k(first, size)[1]
             return _solve_on(model, prox, carry[0], grad, index, count, target)
 
-        # Not `lax.switch`, which under `vmap` would solve working sets of every size in every lane.
+        # Not `lax.switch`, which under `vmap` would solve working sets of every size for every batch element.
         carry = solve(carry) if len(sizes) == 1 else run_if_any((count > smaller) & (count <= size), solve, carry)
         smaller = size
     point, free, failed, num_grad, num_prox = carry

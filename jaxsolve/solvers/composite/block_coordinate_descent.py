@@ -11,7 +11,7 @@ Optimality: the fixed point :math:`x_j = \operatorname{prox}_g(x_j - [\nabla_1 f
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,14 @@ from jaxsolve.base import IterativeSolver, check_choice, option
 from jaxsolve.base._objective import Objective
 from jaxsolve.linear_solve import DIRECT_MAX_SIZE
 from jaxsolve.solvers.composite._blocks import BlockProx, Point, sweep
-from jaxsolve.solvers.composite._linear_model import LinearModel, is_composite
+from jaxsolve.solvers.composite._linear_model import LinearModel, StagedComposite, is_composite
 from jaxsolve.solvers.composite._restricted import restricted_residual
 from jaxsolve.solvers.composite._working_set import bucket_sizes, descend
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["BlockCDState", "BlockCoordinateDescent"]
 
-_SELECTIONS = ("auto", "cyclic", "random", "greedy")
+_SELECTIONS = ("auto", "cyclic", "random", "working_set")
 # The predictions follow from the steps. Before that collects more rounding errors than a product with A has, they are
 # computed anew: after every sweep, which costs more by far, and after so many working sets.
 _REFRESH = 20
@@ -50,7 +50,7 @@ class BlockCDState(NamedTuple):
         status: a :class:`jaxsolve.Status`, int32.
         value: ``fun`` at the current parameters.
         grad: its gradient, like the parameters.
-        curvature: the inverse step size of each block, of shape ``(d,)``; not used by ``selection="greedy"``.
+        curvature: the inverse step size of each block, of shape ``(d,)``; not used by ``selection="working_set"``.
         free: the blocks that were free to move on the last working set, booleans of shape ``(d,)``.
     """
 
@@ -69,7 +69,7 @@ class BlockCDState(NamedTuple):
 
 
 class BlockCoordinateDescent(IterativeSolver):
-    """Block coordinate descent in cyclic, random or greedy order.
+    """Block coordinate descent cyclic, random or by working sets.
 
     ``run(init_params, hyperparams_prox, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` plus the function
     whose proximity operator, block by block, is ``block_prox``. The parameters are one array of shape ``(d, ...)``; its
@@ -87,9 +87,10 @@ class BlockCoordinateDescent(IterativeSolver):
         block_prox: ``block_prox(x_j, hyperparams_prox, scaling)`` of one block, see :mod:`jaxsolve.prox`; called
             under ``vmap``.
         selection: the order in which blocks are visited. ``"cyclic"``: an iteration is a sweep from the first to the
-            last. ``"random"``: a sweep in an order that is drawn anew each time. ``"greedy"``: an iteration solves the
-            problem on a working set, by a proximal Newton method, and then looks at all blocks; for convex problems, by
-            far the fastest where few blocks matter. ``"auto"``: greedy for composite functions, else cyclic.
+            last. ``"random"``: a sweep in an order that is drawn anew each time. ``"working_set"``: an iteration
+            solves the problem on a working set, by a proximal Newton method, and then looks at all blocks; for convex
+            problems, by far the fastest where few blocks matter. ``"auto"``: by working sets for composite functions,
+            else cyclic.
         seed: for ``selection="random"``, an integer or a key of ``jax.random``.
 
     Reference:
@@ -113,16 +114,18 @@ class BlockCoordinateDescent(IterativeSolver):
     fun: Callable
     block_prox: Callable
     tol: float = option(1e-4)
-    selection: str = "auto"
-    seed: Any = 0
+    selection: str = option("auto")
+    seed: Any = option(0)
 
-    order: ClassVar[str] = "fun block_prox maxiter tol verbose implicit_diff implicit_diff_solve jit unroll"
-    oracles: ClassVar[tuple[str, ...]] = ("fun", "block_prox")
-    derived_fields = ("value", "predictions", "subfun_g")
+    @property
+    def _resumed_fields(self) -> tuple[str, ...]:  # type: ignore[override]  # a constant of the other solvers
+        """Step sizes that were found are a start; Lipschitz constants are those of the data at hand."""
+        constants = getattr(self.fun, "columnwise_lipschitz_const", None)
+        return ("iter_num", "free") if constants is not None else ("iter_num", "free", "curvature")
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
+        super()._validate()
         check_choice("selection", self.selection, _SELECTIONS)
         if not isinstance(self.seed, (int, jax.Array)) or isinstance(self.seed, bool):
             raise TypeError(f"seed must be an integer or a key of jax.random, got {self.seed!r}.")
@@ -133,7 +136,7 @@ class BlockCoordinateDescent(IterativeSolver):
         """The state before the first iteration; the arguments are those of ``run``. Evaluates the gradient once."""
         _check_params(init_params)
         model, prox = self._parts(init_params, hyperparams_prox, args, kwargs)
-        curvature = None if self._greedy() else model.lipschitz()
+        curvature = None if self._by_working_sets() else model.lipschitz()
         num_blocks = init_params.shape[0]
         if curvature is None:
             curvature = jnp.zeros(num_blocks, init_params.dtype)
@@ -152,7 +155,7 @@ class BlockCoordinateDescent(IterativeSolver):
             num_fun_eval=jnp.zeros((), jnp.int32),
             num_prox_eval=one * num_blocks,
             num_grad_eval=one,
-            status=self.status_of(jnp.where(jnp.isfinite(point.value), error, jnp.asarray(jnp.nan, error.dtype))),
+            status=self._status_of(jnp.where(jnp.isfinite(point.value), error, jnp.asarray(jnp.nan, error.dtype))),
             value=point.value + model.linear_value(init_params).astype(point.value.dtype),
             grad=grad,
             curvature=curvature,
@@ -168,7 +171,7 @@ class BlockCoordinateDescent(IterativeSolver):
         value = state.value - model.linear_value(params).astype(state.value.dtype)
         point = Point(params, state.predictions, value, state.subfun_g)
         curvature, free = state.curvature, state.free
-        if self._greedy():
+        if self._by_working_sets():
             tol = jnp.asarray(self.tol).astype(state.error.dtype)
             point, free, num_grad, num_prox = descend(model, prox, point, state.grad, free, tol)
             refresh = (state.iter_num % _REFRESH) == _REFRESH - 1
@@ -190,7 +193,7 @@ class BlockCoordinateDescent(IterativeSolver):
                 num_fun_eval=state.num_fun_eval,
                 num_prox_eval=state.num_prox_eval + num_prox + num_blocks,
                 num_grad_eval=state.num_grad_eval + num_grad + 1,
-                status=self.status_of(
+                status=self._status_of(
                     error, failed=stuck if refresh is False else stuck & ~refresh, failure=Status.STALLED
                 ),
                 value=new.value + model.linear_value(new.params).astype(new.value.dtype),
@@ -207,10 +210,10 @@ class BlockCoordinateDescent(IterativeSolver):
         error = tree_l2_norm(prox.residual(params, grad)).astype(params.dtype)
         return Point(params, predictions, value, subfun_grad), grad, error
 
-    def _greedy(self) -> bool:
-        if self.loop_kind in ("scan", "checkpoint") or not self.implicit_diff:
+    def _by_working_sets(self) -> bool:
+        if self._loop_kind in ("scan", "checkpoint") or not self.implicit_diff:
             return False
-        return self.selection == "greedy" or (self.selection == "auto" and is_composite(self.fun))
+        return self.selection == "working_set" or (self.selection == "auto" and is_composite(self.fun))
 
     def _known(self, model) -> bool:
         return model.lipschitz() is not None
@@ -224,12 +227,19 @@ class BlockCoordinateDescent(IterativeSolver):
 
     # ---- The problem ----------------------------------------------------------------------------------------------
 
-    def _make_objective(self, *, staged: bool) -> Objective:
-        # Of a composite function it is the function of the predictions that is staged, and traced once.
-        return Objective(self.fun.subfun if is_composite(self.fun) else self.fun, staged=staged)
+    def _stage(self, name: str, function: Callable) -> Callable:
+        if name == "fun" and is_composite(function):
+            return StagedComposite(function)
+        return super()._stage(name, function)
+
+    @property
+    def _objective(self) -> Objective:
+        """The function of the predictions, if the objective is composite."""
+        fun = self.fun.subfun if is_composite(self.fun) else self.fun  # type: ignore[attr-defined]  # is_composite says
+        return fun if isinstance(fun, Objective) else Objective(fun)
 
     def _parts(self, params, hyperparams, args, kwargs) -> tuple[LinearModel, BlockProx]:
-        return LinearModel(self.fun, self.objective, params, args, kwargs), BlockProx(self.block_prox, hyperparams)
+        return LinearModel(self.fun, self._objective, params, args, kwargs), BlockProx(self.block_prox, hyperparams)
 
     # ---- Optimality -----------------------------------------------------------------------------------------------
 
@@ -239,7 +249,7 @@ class BlockCoordinateDescent(IterativeSolver):
         grad = model.gradient(model.value_and_grad(model.predictions(params))[1])
         return prox.residual(params, grad)
 
-    def residual(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
+    def _residual(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
         """The mapping that is differentiated: ``optimality_fun``, in a form whose linear system is small."""
         if params.size <= DIRECT_MAX_SIZE or not is_composite(self.fun):
             return self.optimality_fun(params, hyperparams_prox, *args, **kwargs)
@@ -250,7 +260,7 @@ class BlockCoordinateDescent(IterativeSolver):
         """Euclidean norm of ``optimality_fun``; a scalar."""
         return tree_l2_norm(self.optimality_fun(params, *args, **kwargs))
 
-    def derived_state(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:
+    def _state_of_solution(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:
         """``value``, ``predictions`` and ``subfun_g`` as functions of the solution."""
         model, _ = self._parts(params, hyperparams_prox, args, kwargs)
         predictions = model.predictions(params)

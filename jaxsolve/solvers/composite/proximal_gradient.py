@@ -9,10 +9,11 @@ Method: see :mod:`jaxsolve.solvers._proximal`. Optimality: the fixed point
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from jaxsolve._types import OptStep, PyTree, Structure
 from jaxsolve.base import as_like
+from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers._proximal import ProximalMethod, ProximalState, prox_none
 
 __all__ = ["ProximalGradient"]
@@ -25,7 +26,7 @@ class ProximalGradient(ProximalMethod):
     whose proximity operator is ``prox``.
 
     Attributes:
-        prox: ``prox(x, hyperparams_prox, scaling)``, see :mod:`jaxsolve.prox`.
+        prox: ``prox(x, hyperparams_prox, scaling)``, see :mod:`jaxsolve.prox`; it may take one or two arguments only.
 
     Reference:
         Beck and Teboulle (2009), "A fast iterative shrinkage-thresholding algorithm"; O'Donoghue and Candes (2015),
@@ -42,40 +43,42 @@ class ProximalGradient(ProximalMethod):
 
     prox: Callable = prox_none
 
-    order: ClassVar[str] = (
-        "fun prox value_and_grad has_aux stepsize maxiter maxls tol acceleration decrease_factor verbose implicit_diff "
-        "implicit_diff_solve jit unroll"
-    )
-    oracles: ClassVar[tuple[str, ...]] = ("fun", "prox")
-
     @property
-    def smooth(self) -> bool:  # type: ignore[override]  # a constant of the other solvers
+    def _smooth(self) -> bool:  # type: ignore[override]  # a constant of the other solvers
         """Whether the proximity operator is the identity."""
         return self.prox is prox_none
 
     @property
-    def structure(self) -> Structure:  # type: ignore[override]  # a constant of the other solvers
+    def _structure(self) -> Structure:  # type: ignore[override]  # a constant of the other solvers
         """The optimality function is a gradient if there is no proximity operator."""
-        return "psd" if self.smooth else "general"
+        return "psd" if self._smooth else "general"
+
+    def _check_arguments(self, init_params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Raise ``ValueError`` for hyperparameters that nothing would read."""
+        if self._smooth and hyperparams_prox is not None:
+            raise ValueError(
+                f"ProximalGradient has no prox, but hyperparams_prox, its first argument after init_params, is "
+                f"{hyperparams_prox!r}: give it a prox=..., or pass None, or use GradientDescent."
+            )
 
     def init_state(self, init_params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> ProximalState:
         """The state before the first iteration; the arguments are those of ``run``."""
-        return self.start(init_params, *args, **kwargs)
+        return self._start(init_params, *args, **kwargs)
 
     def update(
         self, params: PyTree, state: ProximalState, hyperparams_prox: Any = None, *args: Any, **kwargs: Any
     ) -> OptStep:
         """One proximal gradient step; returns ``OptStep(params, state)``."""
-        return self.advance(params, state, hyperparams_prox, args, kwargs)
+        return self._advance(params, state, hyperparams_prox, args, kwargs)
 
     def optimality_fun(self, sol: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> PyTree:
         """The residual ``prox(x - grad(x)) - x``, like ``sol``; the gradient if ``prox`` is ``prox_none``."""
-        return self.optimality_residual(sol, hyperparams_prox, args, kwargs)
+        return self._optimality(sol, hyperparams_prox, args, kwargs)
 
-    def derived_state(self, params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:
+    def _state_of_solution(self, params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:
         """``value`` and ``aux`` as functions of the solution."""
-        return self.value_and_aux(params, args, kwargs)
+        return self._value_and_aux(params, args, kwargs)
 
-    def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
+    def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The proximity operator that was given."""
-        return x if self.smooth else as_like("prox", self.prox(x, hyperparams, scaling), x)
+        return as_like("prox", call_with_hyperparams("prox", self.prox, x, hyperparams, scaling), x)

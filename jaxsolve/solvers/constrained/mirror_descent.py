@@ -21,29 +21,20 @@ gradient promises.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._loop import loop
-from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import (
-    IterativeSolver,
-    as_like,
-    blank_output,
-    check_callable,
-    check_choice,
-    check_init_params,
-    check_number,
-    option,
-    required,
-)
-from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
-from jaxsolve.tree_util import tree_add_scalar_mul, tree_l2_norm, tree_real_dtype, tree_sub, tree_vdot, tree_where
+from jaxsolve.base import as_like, blank_output, check_callable, check_number, option
+from jaxsolve.implicit_diff.optimality import bregman_step
+from jaxsolve.solvers._gradient_method import GradientMethod, is_still
+from jaxsolve.solvers._stepsize import is_searched
+from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub, tree_where
 
 __all__ = ["MirrorDescent", "MirrorDescentState"]
 
@@ -61,7 +52,7 @@ class MirrorDescentState(NamedTuple):
         num_proj_eval: evaluations of ``projection_grad``, int32.
         status: a :class:`jaxsolve.Status`, int32.
         value: ``fun`` at the same point as ``error``.
-        stepsize: step size with which the next iteration starts, if it is searched for.
+        stepsize: step size with which the next search starts; of the last step, if it is not searched for.
     """
 
     iter_num: Array
@@ -75,21 +66,17 @@ class MirrorDescentState(NamedTuple):
     stepsize: Any = None
 
 
-class MirrorDescent(IterativeSolver):
+class MirrorDescent(GradientMethod):
     """Mirror descent with constant, scheduled or adaptive step sizes.
 
     ``run(init_params, hyperparams_proj, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` over the set onto
     which ``projection_grad`` leads. The negative entropy keeps zero entries at zero, so start in the interior.
 
     Attributes:
-        fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
         projection_grad: ``projection_grad(x, x_fun_grad, stepsize, hyperparams_proj)``, one mirror step from ``x``; see
             :meth:`make_projection_grad`.
         stepsize: a positive number, which may be traced; a function of the iteration number, such as
             :meth:`diminishing` gives for functions that are not smooth; or zero or negative, for backtracking.
-        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
-        maxls: largest number of trial steps in one backtracking search.
-        decrease_factor: factor by which backtracking shortens the step, in (0, 1).
 
     Reference:
         Nemirovski and Yudin (1983), "Problem complexity and method efficiency in optimization"; Beck and Teboulle
@@ -107,33 +94,16 @@ class MirrorDescent(IterativeSolver):
         [0.8, 0.2, 0.0]
     """
 
-    fun: Callable = required()
-    projection_grad: Callable = required()
-    stepsize: Any = required()
+    projection_grad: Callable
+    stepsize: Any = dataclasses.field()
     tol: float = option(1e-2)
-    has_aux: bool = option(False)
     maxls: int = option(30)
-    decrease_factor: float = option(0.5)
 
-    order: ClassVar[str] = (
-        "fun projection_grad stepsize maxiter tol verbose implicit_diff implicit_diff_solve has_aux jit unroll"
-    )
-    oracles: ClassVar[tuple[str, ...]] = ("fun", "projection_grad")
-    surrogate_error = True
-    derived_fields = ("value", "aux")
+    _resumed_fields = ("iter_num", "stepsize")
 
-    def validate(self) -> None:
-        """Raise for an impossible option."""
-        super().validate()
-        check_choice("has_aux", self.has_aux, (True, False))
-        self.stepsize = as_stepsize(self.stepsize)
-        check_number("maxls", self.maxls, at_least=1)
-        check_number("decrease_factor", self.decrease_factor, above=0, below=1)
-
-    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
-        """Raise ``ValueError`` if there is nothing to start from."""
-        del args, kwargs
-        check_init_params(init_params)
+    def _functions(self) -> list[str]:
+        # A schedule is positional too, but no function of the parameters.
+        return ["fun", "projection_grad"]
 
     # ---- Constructors of options ----------------------------------------------------------------------------------
 
@@ -143,8 +113,8 @@ class MirrorDescent(IterativeSolver):
 
         Args:
             projection: ``projection(y, hyperparams_proj)``, the point of the set nearest to the *dual* point ``y`` in
-                the Bregman divergence of :math:`\varphi`; called without its second argument if that is ``None``. For
-                the negative entropy on the simplex, :func:`jaxsolve.projection.kl_projection_simplex`.
+                the Bregman divergence of :math:`\varphi`; it may take ``y`` only. For the negative entropy on the
+                simplex, :func:`jaxsolve.projection.kl_projection_simplex`.
             mapping_fun: the mirror map :math:`\nabla\varphi`, on a pytree like the parameters. For the negative
                 entropy, the logarithm. Where it is infinite, at the boundary of its domain, it must act entry by entry;
                 such entries stay, and their derivative is 0.
@@ -163,9 +133,10 @@ class MirrorDescent(IterativeSolver):
         check_callable("projection", projection, "a function projection(y, hyperparams_proj)")
         check_callable("mapping_fun", mapping_fun, "a function of the parameters")
 
+        mirror = functools.partial(_mirror, mapping_fun)
+
         def projection_grad(x, x_fun_grad, stepsize, hyperparams_proj=None):
-            dual = tree_add_scalar_mul(_mirror(mapping_fun, x), -stepsize, x_fun_grad)
-            return projection(dual) if hyperparams_proj is None else projection(dual, hyperparams_proj)
+            return bregman_step(x, x_fun_grad, stepsize, hyperparams_proj, projection, mirror)
 
         return projection_grad
 
@@ -211,7 +182,7 @@ class MirrorDescent(IterativeSolver):
             num_proj_eval=zero,
             status=zero,
             value=jnp.asarray(jnp.inf, value_dtype),
-            stepsize=jnp.ones((), dtype),
+            stepsize=self._first_stepsize(dtype),
         )
 
     def update(
@@ -219,87 +190,50 @@ class MirrorDescent(IterativeSolver):
     ) -> OptStep:
         """One mirror step; returns ``OptStep(params, state)``."""
         dtype = state.error.dtype
-        (value, aux), grad = self.objective.value_and_grad(params, *args, **kwargs)
-        error = tree_l2_norm(self._fixed_point_residual(params, grad, hyperparams_proj)).astype(dtype)
-
-        if is_searched(self.stepsize):
-            new_params, stepsize, trials, found = self._backtrack(
-                params, state, value, grad, hyperparams_proj, args, kwargs
-            )
-        else:
-            stepsize = stepsize_at(self.stepsize, state.iter_num, dtype)
-            new_params, trials, found = self._mirror_step(params, grad, stepsize, hyperparams_proj), 1, True
-
+        (value, aux), grad = self._objective.value_and_grad(params, *args, **kwargs)
+        error = tree_l2_norm(self._residual_of(params, grad, hyperparams_proj)).astype(dtype)
+        new_params, _, stepsize, trials, found = self._take_step(
+            params, state, value, grad, hyperparams_proj, args, kwargs
+        )
         # A point that is optimal is not left: values near their precision do not tell whether the step would help.
         settled = error <= jnp.asarray(self.tol).astype(dtype)
         new_params = tree_where(settled, params, new_params)
-        moved = jnp.any(jnp.stack([jnp.any(m != 0) for m in jax.tree.leaves(tree_sub(new_params, params))]))
         # A search that failed goes on from a shorter step; a schedule may begin with steps too short to be seen.
-        stuck = found & ~moved & (not callable(self.stepsize))
+        stuck = found & is_still(tree_sub(new_params, params)) & (not callable(self.stepsize))
         return OptStep(
             new_params,
             MirrorDescentState(
                 iter_num=state.iter_num + 1,
                 error=error,
                 aux=aux,
-                num_fun_eval=state.num_fun_eval + (trials if is_searched(self.stepsize) else 0),
+                num_fun_eval=state.num_fun_eval + trials,
                 num_grad_eval=state.num_grad_eval + 1,
-                num_proj_eval=state.num_proj_eval + trials + 1,
-                status=self.status_of(error, failed=stuck, failure=Status.STALLED),
-                value=value,
+                num_proj_eval=state.num_proj_eval + 1 + (trials if is_searched(self.stepsize) else 1),
+                status=self._status_of(error, failed=stuck),
+                value=value.astype(state.value.dtype),
                 stepsize=stepsize,
             ),
         )
 
-    def _backtrack(self, params, state, value, grad, hyperparams, args, kwargs):
-        """Shorten the step until the function falls by half of what its gradient promises."""
-        dtype = state.stepsize.dtype
-        eps = max(float(jnp.finfo(d).eps) for d in (dtype, value.dtype))
-        value = value.astype(dtype)
-        slack = 10 * eps * jnp.abs(value)
+    def _candidate(self, base, grad, stepsize, hyperparams):
+        return as_like("projection_grad", self.projection_grad(base, grad, stepsize, hyperparams), base)
 
-        def attempt(carry):
-            _, stepsize, _, _, trials, _ = carry
-            point = self._mirror_step(params, grad, stepsize, hyperparams)
-            promise = -tree_vdot(grad, tree_sub(point, params)).astype(dtype)
-            change = self.objective.value(point, *args, **kwargs)[0].astype(dtype) - value
-            found = change <= -0.5 * promise + slack
-            return (
-                point,
-                jnp.where(found, stepsize, stepsize * self.decrease_factor),
-                promise,
-                change,
-                trials + 1,
-                found,
-            )
-
-        zero = jnp.zeros((), dtype)
-        init = (params, state.stepsize, zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))
-        point, stepsize, promise, change, trials, found = loop(
-            lambda carry: ~carry[-1], attempt, init, maxiter=self.maxls, kind=self.loop_kind
-        )
-        point = tree_where(found, point, params)
-        # A step that fell short of the promise by little may be longer next time, if that was more than rounding.
-        loose = found & (promise + change < 0.25 * promise) & (promise > 100 * slack)
-        return point, jnp.where(loose, stepsize / self.decrease_factor, stepsize), trials, found
+    def _bound(self, move, slope, stepsize):
+        """Half of the symmetrized Bregman divergence, divided by the step size."""
+        return -0.5 * slope
 
     # ---- Optimality -----------------------------------------------------------------------------------------------
 
-    def _mirror_step(self, params, grad, stepsize, hyperparams):
-        return as_like("projection_grad", self.projection_grad(params, grad, stepsize, hyperparams), params)
-
-    def _fixed_point_residual(self, params, grad, hyperparams):
-        return tree_sub(self._mirror_step(params, grad, 1.0, hyperparams), params)
+    def _residual_of(self, params, grad, hyperparams):
+        return tree_sub(self._candidate(params, grad, 1.0, hyperparams), params)
 
     def optimality_fun(self, sol: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
         """The residual ``projection_grad(x, grad, 1) - x``, a pytree like ``sol``."""
-        return self._fixed_point_residual(sol, self.objective.grad(sol, *args, **kwargs), hyperparams_proj)
+        return self._residual_of(sol, self._objective.grad(sol, *args, **kwargs), hyperparams_proj)
 
-    def derived_state(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
+    def _state_of_solution(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
         """``value`` and ``aux`` as functions of the solution."""
-        del hyperparams_proj
-        value, aux = self.objective.value(params, *args, **kwargs)
-        return {"value": value, "aux": aux}
+        return self._value_and_aux(params, args, kwargs)
 
 
 def _diminishing(iteration, *, initial, power):

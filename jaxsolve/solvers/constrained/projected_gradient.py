@@ -9,10 +9,11 @@ Optimality: the fixed point :math:`x = \operatorname{proj}_C(x - \nabla_1 f(x, \
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from jaxsolve._types import OptStep, PyTree
-from jaxsolve.base import as_like, required
+from jaxsolve.base import as_like
+from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers._proximal import ProximalMethod, ProximalState
 
 __all__ = ["ProjectedGradient"]
@@ -25,7 +26,8 @@ class ProjectedGradient(ProximalMethod):
     which ``projection`` projects.
 
     Attributes:
-        projection: ``projection(x, hyperparams_proj)``, see :mod:`jaxsolve.projection`.
+        projection: ``projection(x, hyperparams_proj)``, see :mod:`jaxsolve.projection`; it may take ``x`` only. Without
+            hyperparameters its own default counts, if it has one.
 
     Reference:
         Bertsekas (1976), "On the Goldstein-Levitin-Polyak gradient projection method"; Beck and Teboulle (2009).
@@ -39,41 +41,32 @@ class ProjectedGradient(ProximalMethod):
         [0.8, 0.2, 0.0]
     """
 
-    projection: Callable = required()
+    projection: Callable
 
-    order: ClassVar[str] = (
-        "fun projection value_and_grad has_aux stepsize maxiter maxls tol acceleration decrease_factor verbose "
-        "implicit_diff implicit_diff_solve jit unroll"
-    )
-    oracles: ClassVar[tuple[str, ...]] = ("fun", "projection")
-
-    def check_arguments(self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Raise ``ValueError`` if there is nothing to start from, or the set is empty for what is known of it."""
-        super().check_arguments(init_params)
+    def _check_arguments(self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Raise ``ValueError`` if the set is known to be empty."""
         check = getattr(self.projection, "check_hyperparams", None)
         if check is not None and hyperparams_proj is not None:
             check(hyperparams_proj)
 
     def init_state(self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> ProximalState:
         """The state before the first iteration; the arguments are those of ``run``."""
-        return self.start(init_params, *args, **kwargs)
+        return self._start(init_params, *args, **kwargs)
 
     def update(
         self, params: PyTree, state: ProximalState, hyperparams_proj: Any = None, *args: Any, **kwargs: Any
     ) -> OptStep:
         """One projected gradient step; returns ``OptStep(params, state)``."""
-        return self.advance(params, state, hyperparams_proj, args, kwargs)
+        return self._advance(params, state, hyperparams_proj, args, kwargs)
 
     def optimality_fun(self, sol: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
         """The residual ``projection(x - grad(x)) - x``, a pytree like ``sol``."""
-        return self.optimality_residual(sol, hyperparams_proj, args, kwargs)
+        return self._optimality(sol, hyperparams_proj, args, kwargs)
 
-    def derived_state(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
+    def _state_of_solution(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
         """``value`` and ``aux`` as functions of the solution."""
-        return self.value_and_aux(params, args, kwargs)
+        return self._value_and_aux(params, args, kwargs)
 
-    def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
+    def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The projection, whatever the step size."""
-        # Most projections have a default for their parameters, which a None would override.
-        point = self.projection(x) if hyperparams is None else self.projection(x, hyperparams)
-        return as_like("projection", point, x)
+        return as_like("projection", call_with_hyperparams("projection", self.projection, x, hyperparams), x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import importlib
 import threading
 from collections.abc import Callable
@@ -13,11 +14,12 @@ import numpy as np
 
 from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
-from jaxsolve.base import check_choice, option
-from jaxsolve.solvers.quadratic._base import is_valid
+from jaxsolve.base import option
+from jaxsolve.solvers.quadratic._base import Solution, has_derivative, origin
 from jaxsolve.solvers.quadratic._direct import DirectQP, DirectState
-from jaxsolve.solvers.quadratic._kkt import Factors
-from jaxsolve.solvers.quadratic._residuals import feasible_signs, products
+from jaxsolve.solvers.quadratic._kkt_system import KKTSystem
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._residuals import feasible_signs
 
 __all__ = ["ExternalQP", "import_optional"]
 
@@ -25,60 +27,45 @@ __all__ = ["ExternalQP", "import_optional"]
 class ExternalQP(DirectQP):
     """Base of the solvers that call a program outside of jax.
 
-    A subclass defines ``host``. What it returns is polished with the factorization that the derivative needs anyhow.
+    A subclass defines ``_host``. What it returns is polished with the factorization that the derivative needs too.
 
     Attributes:
         weak: how rows count in derivatives that hold with equality and multiplier 0: ``"half"``, ``"active"`` or
             ``"inactive"``; see :class:`jaxsolve.solvers.quadratic.interior_point.InteriorPointQP`.
     """
 
-    weak: str = option("half")
+    weak: str = option("half")  # type: ignore[misc]  # an option here
 
-    def validate(self) -> None:
-        """Raise for an impossible option."""
-        super().validate()
-        check_choice("weak", self.weak, ("half", "active", "inactive"))
-
-    def form_options(self) -> dict[str, Any]:
-        """How rows count that are weakly active."""
-        return {"weak": self.weak}
-
-    def host(self) -> Callable:
+    @abc.abstractmethod
+    def _host(self) -> Callable:
         """The function ``solve(P, q, A, lower, upper, x, y) -> (x, y, status, iter_num)`` of NumPy arrays.
 
         Called when ``run`` is traced, so that what is missing is reported then; it must capture no arrays.
         """
-        raise TypeError(f"{type(self).__name__} must define host.")
 
-    def compute(
-        self, init_params: PyTree, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
-    ) -> OptStep:
-        """Solve the problem outside of jax; see ``run``."""
-        form = self.form
-        problem = form.problem(form.primal_of(init_params), params_obj, params_eq, params_ineq)
-        problem = problem._replace(qp=problem.qp.dense(), scaled=problem.scaled.dense())
+    def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
+        return qp.dense()
+
+    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, KKTSystem]:
+        problem = self._problem(init_params, *args, **kwargs)
         qp = problem.qp
-        start = self.starting_point(problem, init_params)
+        start = self._start(problem, init_params) or origin(qp)
         scalar = jax.ShapeDtypeStruct((), jnp.int32)
         shapes = (*(jax.ShapeDtypeStruct(part.shape, part.dtype) for part in start), scalar, scalar)
         arrays = (qp.P.dense(), qp.q, qp.A.dense(), qp.lower, qp.upper, *start)
         x, y, status, iter_num = jax.pure_callback(
-            _AsCallback(self.host(), [(s.shape, s.dtype) for s in shapes]), shapes, *arrays, vmap_method="sequential"
+            _AsCallback(self._host(), [(s.shape, s.dtype) for s in shapes]), shapes, *arrays, vmap_method="sequential"
         )
         y = feasible_signs(qp, y)
-        at = products(qp, x, y)
-        error = form.error_at(qp, x, y, at)
-        lost = (status == int(Status.PRIMAL_INFEASIBLE)) | (status == int(Status.DUAL_INFEASIBLE))
-        state = DirectState(iter_num, error, qp.value(x), status)
-        step = OptStep(form.to_params(problem, x, y, at.Ax), state)
-        step, active, cholesky = form._polished(problem, step, lost)
-        # What was said to be optimal, and is not, is not reported as such.
-        solved = step.state.error <= jnp.asarray(self.tol).astype(error.dtype)
-        claimed = step.state.status == int(Status.CONVERGED)
-        status = jnp.where(claimed & ~solved, int(Status.STALLED), step.state.status).astype(jnp.int32)
-        step = step._replace(state=step.state._replace(status=status))
-        factors = Factors(active, problem.for_kkt()[1], cholesky, is_valid(step))
-        return step._replace(state=step.state._replace(factors=factors))
+        error, at = self._error(problem, x, y)
+        lost = Status.PRIMAL_INFEASIBLE.holds(status) | Status.DUAL_INFEASIBLE.holds(status)
+        solution, error, factors = self._polished(problem, Solution(x, y, at.Ax), error, lost)
+        # A solution that was said to be optimal, and is not, is not reported as such.
+        status = Status.STALLED.where(Status.CONVERGED.holds(status), status)
+        status = Status.CONVERGED.where((error <= self._tolerances(error.dtype)[0]) & ~lost, status)
+        state = DirectState(iter_num, error, qp.value(solution.x), status)
+        system = KKTSystem(factors, problem.for_kkt()[1], self, has_derivative(state))
+        return OptStep(self._to_params(problem, solution), state), system
 
 
 # The runs of one program may be called from several threads at once, but filters of warnings belong to the process, and

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -54,15 +54,12 @@ class CvxpyQP(ExternalQP):
 
     solver: str = "OSQP"
 
-    order: ClassVar[str] = "solver implicit_diff_solve"
-
-    def validate(self) -> None:
-        """Raise for an impossible option."""
-        super().validate()
+    def _validate(self) -> None:
+        super()._validate()
         if not isinstance(self.solver, str):
             raise TypeError(f"solver must be the name of a solver of CVXPY, got {self.solver!r}.")
 
-    def host(self) -> Callable:
+    def _host(self) -> Callable:
         """The call of CVXPY."""
         cvxpy = import_optional("cvxpy", "CvxpyQP")
         if self.solver not in (installed := cvxpy.installed_solvers()):

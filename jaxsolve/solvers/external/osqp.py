@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -56,16 +56,13 @@ class ExternalOSQP(ExternalQP):
     settings: Mapping[str, Any] | None = option(None)
     maxiter: int = option(4000)
 
-    order: ClassVar[str] = "maxiter tol settings implicit_diff_solve"
-
-    def validate(self) -> None:
-        """Raise for an impossible option."""
-        super().validate()
+    def _validate(self) -> None:
+        super()._validate()
         check_number("maxiter", self.maxiter, at_least=1)
         if self.settings is not None and not isinstance(self.settings, Mapping):
             raise TypeError(f"settings must be a dict of settings of OSQP, got {self.settings!r}.")
 
-    def host(self) -> Callable:
+    def _host(self) -> Callable:
         """The call of the C library."""
         settings = {"eps_abs": 0.1 * self.tol, "eps_rel": 0.1 * self.tol, "max_iter": self.maxiter, "verbose": False}
         return functools.partial(_solve, import_optional("osqp", "ExternalOSQP"), {**settings, **(self.settings or {})})

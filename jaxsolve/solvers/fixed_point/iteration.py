@@ -7,14 +7,15 @@ is a contraction (Banach). Optimality: :math:`T(x, \theta) - x = 0`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxsolve._closure import output_shape
+from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, as_like, check_choice, check_init_params, option, required
+from jaxsolve.base import IterativeSolver, as_like, check_flags, lacks_data, loses_finite, option
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub
 
 __all__ = ["FixedPointIteration", "FixedPointState"]
@@ -25,7 +26,8 @@ class FixedPointState(NamedTuple):
 
     Attributes:
         iter_num: number of iterations done, int32.
-        error: Euclidean norm of ``T(x) - x`` at the previous iterate; at the end of ``run``, at the solution.
+        error: Euclidean norm of ``T(x) - x`` at the previous iterate; at the end of ``run``, at the solution. Infinite
+            while an entry of the parameters is not finite.
         aux: auxiliary output of ``T``.
         num_fun_eval: evaluations of ``T``.
         status: a :class:`jaxsolve.Status`, int32.
@@ -56,33 +58,27 @@ class FixedPointIteration(IterativeSolver):
         -0.2975
     """
 
-    fixed_point_fun: Callable = required()
+    fixed_point_fun: Callable
     has_aux: bool = option(False)
     maxiter: int = option(100)
     tol: float = option(1e-5)
 
-    order: ClassVar[str] = "fixed_point_fun maxiter tol has_aux verbose implicit_diff implicit_diff_solve jit unroll"
-    oracles: ClassVar[tuple[str, ...]] = ("fixed_point_fun",)
-    surrogate_error = True
-    derived_fields = ("aux",)
+    _error_is_estimate = True
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
-        check_choice("has_aux", self.has_aux, (True, False))
-
-    def check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
-        """Raise ``ValueError`` if there is nothing to start from."""
-        del args, kwargs
-        check_init_params(init_params)
+        super()._validate()
+        check_flags(self, "has_aux")
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> FixedPointState:
         """The state before the first iteration; the arguments are those of ``run``."""
         aux, calls = None, 0
-        if self.has_aux and self.jit:
+        if not self.has_aux or lacks_data(self.fixed_point_fun, args, kwargs):
+            pass  # the first update brings it
+        elif self.jit:
             _, aux = output_shape(self.fixed_point_fun, init_params, *args, **kwargs)
             aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
-        elif self.has_aux:
+        else:
             # What a host function returns is known only once it is called.
             aux, calls = self.fixed_point_fun(init_params, *args, **kwargs)[1], 1
         zero = jnp.zeros((), jnp.int32)
@@ -92,14 +88,18 @@ class FixedPointIteration(IterativeSolver):
         """One application of the mapping; returns ``OptStep(params, state)``."""
         new_params, aux = self._apply(params, *args, **kwargs)
         error = tree_l2_norm(tree_sub(new_params, params)).astype(state.error.dtype)
-        state = FixedPointState(state.iter_num + 1, error, aux, state.num_fun_eval + 1, self.status_of(error))
+        # An entry that is not finite from the start, such as a cost that the mapping computes first, may become so.
+        error = jnp.where(jnp.isfinite(error), error, jnp.full_like(error, jnp.inf))
+        status = jnp.where(jnp.isfinite(error), self._status_of(error), int(Status.RUNNING))
+        status = Status.NONFINITE.where(loses_finite(params, new_params), status)
+        state = FixedPointState(state.iter_num + 1, error, aux, state.num_fun_eval + 1, status)
         return OptStep(new_params, state)
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The residual ``T(params) - params``, a pytree like ``params``."""
         return tree_sub(self._apply(params, *args, **kwargs)[0], params)
 
-    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
+    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
         """``aux`` as a function of the solution."""
         return {"aux": self._apply(params, *args, **kwargs)[1]}
 

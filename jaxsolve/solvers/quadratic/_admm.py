@@ -18,7 +18,7 @@ Reference:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,11 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_choice, check_number, option
-from jaxsolve.solvers.quadratic._admm_linear_system import Splitting, correction, renewed, splitting
-from jaxsolve.solvers.quadratic._base import Problem, QuadraticSolver
+from jaxsolve.solvers.quadratic._admm_linear_system import LinearSystem, correction, linear_system, renewed
+from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution, origin
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
-from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, residuals
+from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, products, residuals
 from jaxsolve.solvers.quadratic._scaling import scale
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
@@ -77,7 +77,6 @@ class SplittingState(NamedTuple):
         dual_residuals: ``Q x + c + A^T y``, shape ``(n,)``.
         rho_bar: the penalty of inequalities.
         solver_state: the iterate in scaled units; ``None`` in the result of a run.
-        factors: internal; ``None`` in the result of a run.
     """
 
     iter_num: Array
@@ -88,10 +87,9 @@ class SplittingState(NamedTuple):
     dual_residuals: Array
     rho_bar: Array
     solver_state: Any
-    factors: Any = None
 
 
-class OperatorSplitting(QuadraticSolver):
+class OperatorSplitting(IterativeQP):
     """Base of :class:`.OSQP` and :class:`.BoxOSQP`.
 
     Attributes:
@@ -126,9 +124,10 @@ class OperatorSplitting(QuadraticSolver):
     tol: float = option(1e-3)
     termination_check_frequency: int = option(5)
 
-    def validate(self) -> None:
-        """Raise for an impossible option."""
-        super().validate()
+    _resumed_fields = ("rho_bar",)
+
+    def _validate(self) -> None:
+        super()._validate()
         check_choice("check_primal_dual_infeasability", self.check_primal_dual_infeasability, ("auto", True, False))
         check_choice("eq_qp_solve", self.eq_qp_solve, ("auto", "cg", "cg+jacobi", "lu"))
         check_number("momentum", self.momentum, above=0, below=2)
@@ -144,87 +143,73 @@ class OperatorSplitting(QuadraticSolver):
 
     # ---- The problem ----------------------------------------------------------------------------------------------
 
-    def wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
+    def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         """The problem with dense matrices, if it is to be factorized."""
         size = qp.num_variables * (qp.num_variables + qp.num_rows)
         small = qp.has_entries and size <= _DENSE_ENTRIES
         return qp.dense() if self.eq_qp_solve == "lu" or (self.eq_qp_solve == "auto" and small) else qp
 
-    def _prepare(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Self:
-        prepared = super()._prepare(init_params, *args, **kwargs)
-        everything = (init_params, args, kwargs, self.tol, self.rtol, self.maxiter, self.rho_start, self.momentum)
-        leaves = [jnp.ravel(leaf)[:1] for leaf in jax.tree.leaves(everything) if hasattr(leaf, "dtype")]
-        witness = sum((jnp.sum(leaf.astype(jnp.float32)) for leaf in leaves), jnp.zeros((), jnp.float32))
-        prepared.__dict__["_split"] = self._splitting(prepared.problem(None), witness)
-        return prepared
+    def _problem(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Problem:
+        problem = super()._problem(init_params, *args, **kwargs)
+        return problem._replace(linear_system=self._linear_system(problem))
 
-    @property
-    def unrolls(self) -> bool:
-        """Whether derivatives of the iterations are wanted."""
-        return self.loop_kind in ("scan", "checkpoint")
+    def _problem_of_run(self, init_params: PyTree, args: tuple, kwargs: dict) -> Problem:
+        problem = self._problem(init_params, *args, **kwargs)
+        inputs = (init_params, args, kwargs, self.tol, self.rtol, self.maxiter, self.rho_start, self.momentum)
+        return problem._replace(linear_system=self._linear_system(problem, batch_probe=_sum_of_first_entries(inputs)))
 
-    def _splitting(self, problem: Problem, witness: Array | None = None) -> Splitting:
-        prepared = self.__dict__.get("_split")
-        if prepared is not None:
-            return prepared
+    def _linear_system(self, problem: Problem, batch_probe: Array | None = None) -> LinearSystem:
         qp = scale(problem.qp, problem.scaling._replace(cost=jnp.ones_like(problem.scaling.cost)))
         direct = qp.is_dense and not self.eq_qp_solve.startswith("cg")
-        return splitting(qp, _number(self.sigma, qp.q), direct=direct, unrolls=self.unrolls, witness=witness)
+        sigma = _number(self.sigma, qp.q)
+        return linear_system(qp, sigma, direct=direct, unrolls=self._unrolls, batch_probe=batch_probe)
 
     # ---- The iterations -------------------------------------------------------------------------------------------
 
-    def init_state(
-        self, init_params: PyTree, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
-    ) -> SplittingState:
-        """The state before the first iteration; the arguments are those of ``run``."""
-        problem = self.problem(self.primal_of(init_params), params_obj, params_eq, params_ineq)
-        split, scaling = self._splitting(problem), problem.scaling
-        qp = split.qp
-        x, y = jnp.zeros_like(qp.q), jnp.zeros_like(qp.lower)
-        warm = self.initial_values(init_params, problem)
-        if warm is not None:
-            x, y = warm[0] / scaling.variables, feasible_signs(qp, warm[1] / scaling.rows)
-        at = Products(qp.P.matvec(x), qp.A.matvec(x), qp.A.rmatvec(y))
+    def _begin(self, problem: Problem, start: tuple[Array, Array] | None) -> SplittingState:
+        system, scaling = problem.linear_system, problem.scaling
+        qp = system.qp
+        x, y = start or origin(qp)
+        x, y = x / scaling.variables, feasible_signs(qp, y / scaling.rows)
+        at = products(qp, x, y)
         rho_bar = _number(self.rho_start, x)
-        inverse = jnp.zeros_like(qp.P.dense()) if split.direct else None
+        inverse = jnp.zeros_like(qp.P.dense()) if system.direct else None
         point = Point(x, jnp.clip(at.Ax, qp.lower, qp.upper), y, at, inverse, jnp.asarray(True))
         return self._judge(problem, point, None, jnp.zeros((), jnp.int32), rho_bar)
 
-    def first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
-        """The starting point and its state."""
-        state = self.init_state(init_params, *args, **kwargs)
-        return OptStep(self._to_params(self.problem(None), state.solver_state), state)
-
-    def update(
-        self, params: PyTree, state: SplittingState, params_obj: Any = None, params_eq: Any = None,
-        params_ineq: Any = None,
-    ) -> OptStep:  # fmt: skip
-        """Iterations up to the next test of convergence; returns ``OptStep(params, state)``."""
-        problem = self.problem(self.unknowns(params)[0], params_obj, params_eq, params_ineq)
-        split, old, cost = self._splitting(problem), state.solver_state, problem.scaling.cost
-        rho = state.rho_bar / cost
-        fresh = old._replace(inverse=renewed(split, old.inverse, rho, old.stale))
-        point, count = self._iterate(split, fresh, rho, state.iter_num)
-        sound = tree_all_finite(point)
-        point = tree_where(sound, point, fresh)
+    def _advance(self, problem: Problem, state: SplittingState) -> SplittingState:
+        system, old = problem.linear_system, state.solver_state
+        rho = state.rho_bar / problem.scaling.cost
+        fresh = old._replace(inverse=renewed(system, old.inverse, rho, old.stale))
+        point, count = self._iterate(system, fresh, rho, state.iter_num)
+        finite = tree_all_finite(point)
+        point = tree_where(finite, point, fresh)
         iter_num = state.iter_num + count
         frequency = self.stepsize_updates_frequency
         due = iter_num // frequency > state.iter_num // frequency
-        rho_bar = jnp.where(due, self._better_penalty(split, point, state.rho_bar), state.rho_bar)
+        rho_bar = jnp.where(due, self._better_penalty(system, point, state.rho_bar), state.rho_bar)
         point = point._replace(stale=rho_bar != state.rho_bar)
         new = self._judge(problem, point, old, iter_num, rho_bar)
-        status = jnp.where(sound, new.status, int(Status.NONFINITE)).astype(jnp.int32)
-        return OptStep(self._to_params(problem, point), new._replace(status=status))
+        return new._replace(status=Status.NONFINITE.where(~finite, new.status))
 
-    def _iterate(self, split: Splitting, point: Point, rho: Array, iter_num: Array) -> tuple[Point, Array]:
+    def _solution(self, problem: Problem, state: SplittingState) -> Solution:
+        point = state.solver_state
+        x, y, at = _in_user_units(point.x, point.y, point.at, problem.scaling)
+        return Solution(x, y, at.Ax)
+
+    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, Any]:
+        (params, state), system = super()._solve(init_params, *args, **kwargs)
+        return OptStep(params, state._replace(solver_state=None)), system
+
+    def _iterate(self, system: LinearSystem, point: Point, rho: Array, iter_num: Array) -> tuple[Point, Array]:
         """A block of iterations, and how many they were."""
-        qp, alpha = split.qp, _number(self.momentum, rho)
-        stiffness = rho * split.weights
+        qp, alpha = system.qp, _number(self.momentum, rho)
+        stiffness = rho * system.weights
 
         def one(carry):
             x, z, y, Ax = carry
             g = qp.P.matvec(x) + qp.q + qp.A.rmatvec(y + stiffness * (Ax - z))
-            dx = correction(split, point.inverse, rho, g)
+            dx = correction(system, point.inverse, rho, g)
             Adx = qp.A.matvec(dx)
             w = alpha * (Ax + Adx) + (1 - alpha) * z
             new_z = jnp.clip(w + y / stiffness, qp.lower, qp.upper)
@@ -232,7 +217,7 @@ class OperatorSplitting(QuadraticSolver):
 
         size, start = self.termination_check_frequency, (point.x, point.z, point.y, point.at.Ax)
         whole = is_concrete(self.maxiter) and self.maxiter % size == 0
-        if whole and self.loop_kind == "while":
+        if whole and self._loop_kind == "while":
             carry, count = lax.fori_loop(0, size, lambda _, carry: one(carry), start), jnp.asarray(size, jnp.int32)
         else:
             last = jnp.minimum(iter_num + size, jnp.asarray(self.maxiter).astype(jnp.int32))
@@ -241,20 +226,20 @@ class OperatorSplitting(QuadraticSolver):
                 lambda carry: (one(carry[0]), carry[1] + 1),
                 (start, iter_num),
                 maxiter=size,
-                kind=self.loop_kind,
+                kind=self._loop_kind,
             )
             count = reached - iter_num
         x, z, y, _ = carry
         at = Products(qp.P.matvec(x), qp.A.matvec(x), qp.A.rmatvec(y))
         return Point(x, z, y, at, point.inverse, point.stale), count
 
-    def _better_penalty(self, split: Splitting, point: Point, rho_bar: Array) -> Array:
+    def _better_penalty(self, system: LinearSystem, point: Point, rho_bar: Array) -> Array:
         """The penalty that would have balanced the residuals, if it is worth a change."""
         x, z, y, at = point[:4]
         tiny = jnp.finfo(x.dtype).tiny
         primal = norm(at.Ax - z) / jnp.maximum(jnp.maximum(norm(at.Ax), norm(z)), tiny)
-        size = jnp.maximum(jnp.maximum(norm(at.Px), norm(at.Aty)), norm(split.qp.q))
-        dual = norm(at.Px + split.qp.q + at.Aty) / jnp.maximum(size, tiny)
+        size = jnp.maximum(jnp.maximum(norm(at.Px), norm(at.Aty)), norm(system.qp.q))
+        dual = norm(at.Px + system.qp.q + at.Aty) / jnp.maximum(size, tiny)
         ratio = jnp.sqrt(jnp.maximum(primal, tiny) / jnp.maximum(dual, tiny))
         wanted = jnp.clip(rho_bar * ratio, _number(self.rho_min, x), _number(self.rho_max, x))
         change = wanted / rho_bar
@@ -267,8 +252,8 @@ class OperatorSplitting(QuadraticSolver):
         """The state at a point: its residuals, its error, and whether the run is over."""
         qp, scaling = problem.qp, problem.scaling
         x, y, at = _in_user_units(point.x, point.y, point.at, scaling)
-        error = optimality_error(residuals(qp, x, y, at), *self.tolerances(x.dtype))
-        status = self.status_of(error)
+        error = optimality_error(residuals(qp, x, y, at), *self._tolerances(x.dtype))
+        status = self._status_of(error)
         if old is not None and self.check_primal_dual_infeasability is not False:
             dx, dy, dat = jax.tree.map(jnp.subtract, (point.x, point.y, point.at), (old.x, old.y, old.at))
             d, dy, along = _in_user_units(dx, dy, dat, scaling)
@@ -281,9 +266,9 @@ class OperatorSplitting(QuadraticSolver):
                 patience * _number(self.dual_infeasible_tol, x),
             )
             infeasible, unbounded = find_certificates(problem.scaled, scaling, d, signed, along, tol)
-            running = status == int(Status.RUNNING)
-            status = jnp.where(running & unbounded, int(Status.DUAL_INFEASIBLE), status)
-            status = jnp.where(running & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
+            running = Status.RUNNING.holds(status)
+            status = Status.DUAL_INFEASIBLE.where(running & unbounded, status)
+            status = Status.PRIMAL_INFEASIBLE.where(running & infeasible, status)
         return SplittingState(
             iter_num,
             error,
@@ -295,15 +280,6 @@ class OperatorSplitting(QuadraticSolver):
             point,
         )
 
-    def solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
-        """Iterate in stages from ``init_params``; see ``Solver.run``."""
-        params, state = super().solve(init_params, *args, **kwargs)
-        return OptStep(params, state._replace(solver_state=None))
-
-    def _to_params(self, problem: Problem, point: Point) -> PyTree:
-        x, y, at = _in_user_units(point.x, point.y, point.at, problem.scaling)
-        return self.to_params(problem, x, y, at.Ax)
-
 
 def _in_user_units(x, y, at, scaling):
     variables, rows, _ = scaling
@@ -312,3 +288,9 @@ def _in_user_units(x, y, at, scaling):
 
 def _number(value: Any, like: Array) -> Array:
     return jnp.asarray(value).astype(like.dtype)
+
+
+def _sum_of_first_entries(tree: PyTree) -> Array:
+    """A number to which every array contributes: if ``vmap`` batches any of them, it is batched."""
+    leaves = [jnp.ravel(leaf)[:1] for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    return sum((jnp.sum(leaf.astype(jnp.float32)) for leaf in leaves), jnp.zeros((), jnp.float32))

@@ -1,18 +1,18 @@
 r"""The linear systems of operator splitting, :math:`(P + \sigma I + \rho A^T S A)\, \Delta x = -g`.
 
-Where the problem has dense matrices, an inverse is kept in the form :math:`W W^T`, for products are what batches are
-fast at. How it is made depends on what ``vmap`` is applied to, which :class:`jax.custom_batching.custom_vmap` tells:
+Where the problem has dense matrices, an inverse is kept in the form :math:`W W^T`, for products are fast in a
+batch. How it is made depends on what ``vmap`` is applied to, which :class:`jax.custom_batching.custom_vmap` tells:
 
 ==============================  ===================================================================================
-lanes have                      the inverse comes from
+the batch has                   the inverse comes from
 ==============================  ===================================================================================
 no ``vmap``                     a Cholesky factor, made again when :math:`\rho` changes
-their own P or A                the same; lanes are factorized together as soon as one of them wants it
+a P or A for each element       the same; all are factorized together as soon as one of them needs it
 P and A in common               one eigendecomposition, outside of all loops: with
                                 :math:`P + \sigma I + A^T S A = L L^T` and
                                 :math:`L^{-1} A^T S A L^{-T} = V \Lambda V^T`, the inverse is
                                 :math:`W (I + (\rho - 1) \Lambda)^{-1} W^T`, :math:`W = L^{-T} V`
-no entries to look at           conjugate gradients, for every step anew
+functions for matrices          conjugate gradients, in every step
 ==============================  ===================================================================================
 
 The steps solve for a *correction*: their fixed points do not depend on how accurate the inverse is.
@@ -33,14 +33,14 @@ from jaxsolve._types import Array
 from jaxsolve.linear_solve import solve_cg
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 
-__all__ = ["Basis", "Splitting", "correction", "renewed", "splitting"]
+__all__ = ["Basis", "LinearSystem", "correction", "linear_system", "renewed"]
 
 # How much stiffer an equality is than an inequality, and how much less stiff a row without bounds.
 _EQUALITY, _FREE = 1e3, 1e-6
 
 
 class Basis(NamedTuple):
-    """The eigendecomposition that lanes have in common; zeros, and never looked at, where they have none.
+    """The eigendecomposition that a batch has in common; zeros, which are not used, where it has none.
 
     Attributes:
         vectors: W, shape ``(n, n)``.
@@ -51,14 +51,14 @@ class Basis(NamedTuple):
     values: Array
 
 
-class Splitting(NamedTuple):
-    """A problem as operator splitting sees it.
+class LinearSystem(NamedTuple):
+    """A problem with the linear system of its steps.
 
     Attributes:
-        qp: the problem with variables and rows scaled, but not its objective: what lanes share stays shared.
+        qp: the problem with variables and rows scaled, but not its objective: what a batch has in common stays so.
         weights: the diagonal S, shape ``(m,)``.
         sigma: the proximal weight of the variables, a scalar.
-        basis: the eigendecomposition of all lanes; ``None`` if there is no looking for one.
+        basis: the eigendecomposition of the whole batch; ``None`` in a single step, or without an inverse.
         direct: whether there is an inverse to keep.
         unrolls: whether derivatives of the iterations are wanted.
     """
@@ -71,9 +71,9 @@ class Splitting(NamedTuple):
     unrolls: bool
 
 
-def splitting(
-    qp: QuadraticProgram, sigma: Array, *, direct: bool, unrolls: bool = False, witness: Array | None = None
-) -> Splitting:
+def linear_system(
+    qp: QuadraticProgram, sigma: Array, *, direct: bool, unrolls: bool = False, batch_probe: Array | None = None
+) -> LinearSystem:
     """Prepare a problem.
 
     Args:
@@ -81,42 +81,42 @@ def splitting(
         sigma: scalar.
         direct: keep an inverse; the matrices must be dense.
         unrolls: whether derivatives of the iterations are wanted.
-        witness: a scalar that depends on everything that may differ from lane to lane; ``None`` if there is no use in
-            looking for what lanes have in common.
+        batch_probe: a scalar computed from every input, so that ``vmap`` batches it if it batches anything at all:
+            this is how the functions below learn of a batch. ``None`` for a single step, which has no use for an
+            eigendecomposition.
     """
     equality = qp.lower == qp.upper
     free = (qp.lower == -jnp.inf) & (qp.upper == jnp.inf)
     if jnp.finfo(qp.q.dtype).bits < 64:
         sigma = jnp.maximum(sigma, 1e-4)  # it decides the condition of the system, and of nothing else
-    if witness is None or unrolls or not direct:
-        return Splitting(qp, _weights(equality, free, qp.q.dtype), sigma, None, direct, unrolls)
-    P, A = qp.P.dense(), qp.A.dense()
-    weights = _common_weights(P, A, equality, free, witness)
-    return Splitting(qp, weights, sigma, Basis(*_common_basis(P, A, weights, sigma, witness)), direct, unrolls)
+    if batch_probe is None or unrolls or not direct:
+        return LinearSystem(qp, _weights(equality, free, qp.q.dtype), sigma, None, direct, unrolls)
+    weights, *basis = _common_parts(qp.P.dense(), qp.A.dense(), sigma, equality, free, batch_probe)
+    return LinearSystem(qp, weights, sigma, Basis(*basis), direct, unrolls)
 
 
-def correction(split: Splitting, own: Any, rho: Array, g: Array) -> Array:
+def correction(system: LinearSystem, own: Any, rho: Array, g: Array) -> Array:
     """The step ``-(P + sigma I + rho A^T S A)^{-1} g``; ``own`` is what :func:`renewed` returned for ``rho``."""
     if own is None:
-        return _by_conjugate_gradients(split, rho, g)
-    if split.basis is None:
+        return _by_conjugate_gradients(system, rho, g)
+    if system.basis is None:
         return -_multiply(own, g)
-    return -_multiply_in_basis(*split.basis, own, rho, g)
+    return -_multiply_in_basis(*system.basis, own, rho, g)
 
 
-def renewed(split: Splitting, own: Any, rho: Array, stale: Array) -> Any:
+def renewed(system: LinearSystem, own: Any, rho: Array, stale: Array) -> Any:
     """The inverse for ``rho``: ``own``, or a new one if that is stale; ``None`` without a factorization."""
-    if not split.direct:
+    if not system.direct:
         return None
-    P, A = split.qp.P.dense(), split.qp.A.dense()
-    if split.unrolls:
-        return lax.cond(stale, lambda: _factor(P, A, split.weights, split.sigma, rho), lambda: own)
-    if split.basis is None:
-        return _factor_if(P, A, split.weights, split.sigma, rho, own, stale)
-    return _factor_unless_common(split.basis.vectors, P, A, split.weights, split.sigma, rho, own, stale)
+    P, A = system.qp.P.dense(), system.qp.A.dense()
+    if system.unrolls:
+        return lax.cond(stale, lambda: _factor(P, A, system.weights, system.sigma, rho), lambda: own)
+    if system.basis is None:
+        return _factor_if(P, A, system.weights, system.sigma, rho, own, stale)
+    return _factor_unless_common(system.basis.vectors, P, A, system.weights, system.sigma, rho, own, stale)
 
 
-# ---- One lane -----------------------------------------------------------------------------------------------------
+# ---- One problem --------------------------------------------------------------------------------------------------
 
 
 def _weights(equality, free, dtype):
@@ -141,8 +141,8 @@ def _multiply(own, g):
     return own @ (g @ own)
 
 
-def _by_conjugate_gradients(split, rho, g):
-    qp, sigma, weights = split.qp, split.sigma, rho * split.weights
+def _by_conjugate_gradients(system, rho, g):
+    qp, sigma, weights = system.qp, system.sigma, rho * system.weights
 
     def matvec(x):
         return qp.P.matvec(x) + sigma * x + qp.A.rmatvec(weights * qp.A.matvec(x))
@@ -151,56 +151,44 @@ def _by_conjugate_gradients(split, rho, g):
     if qp.has_entries:
         diagonal = qp.P.diagonal() + sigma + qp.A.squared_column_sums(weights)  # type: ignore[union-attr]
     # Derivatives are as inaccurate as the solutions of the linear systems; iterates are not.
-    limits = {} if split.unrolls else {"tol": _CG_TOLERANCE, "maxiter": _CG_MAXITER}
+    limits = {} if system.unrolls else {"tol": _CG_TOLERANCE, "maxiter": _CG_MAXITER}
     return -solve_cg(matvec, g, preconditioner=lambda x: x / diagonal, **limits)
 
 
 _CG_TOLERANCE, _CG_MAXITER = 1e-4, 500
 
 
-# ---- Many lanes ---------------------------------------------------------------------------------------------------
+# ---- A batch ------------------------------------------------------------------------------------------------------
 
 
-def _lanes(fun, axis_size, in_batched, args):
-    """``fun`` for every lane."""
+def _each(fun, axis_size, in_batched, args):
+    """``fun`` for every batch element."""
     axes = [0 if batched else None for batched in in_batched]
     return jax.vmap(fun, in_axes=axes, axis_size=axis_size)(*args)
 
 
-@custom_vmap
-def _common_weights(P, A, equality, free, witness):
-    del A, witness
-    return _weights(equality, free, P.dtype)
+def _own_parts(P, A, sigma, equality, free, batch_probe):
+    """The weights, and no eigendecomposition."""
+    del A, sigma, batch_probe
+    return _weights(equality, free, P.dtype), jnp.zeros_like(P), jnp.zeros_like(P[0])
 
 
-@_common_weights.def_vmap
-def _(axis_size, in_batched, P, A, equality, free, witness):
-    if in_batched[0] or in_batched[1]:
-        own = _lanes(
-            lambda equality, free: _weights(equality, free, P.dtype), axis_size, in_batched[2:4], (equality, free)
-        )
-        return own, True
-    # Any weights will do; those of all lanes are one.
-    equality = jnp.any(equality, axis=0) if in_batched[2] else equality
-    free = jnp.all(free, axis=0) if in_batched[3] else free
-    return _weights(equality, free, P.dtype), False
+_common_parts = custom_vmap(_own_parts)
 
 
-@custom_vmap
-def _common_basis(P, A, weights, sigma, witness):
-    del A, weights, sigma, witness
-    return jnp.zeros_like(P), jnp.zeros_like(P[0])
-
-
-@_common_basis.def_vmap
-def _(axis_size, in_batched, P, A, weights, sigma, witness):
-    if any(in_batched[:4]):
-        size = A.shape[-1]
-        return (jnp.zeros((axis_size, size, size), P.dtype), jnp.zeros((axis_size, size), P.dtype)), (True, True)
+@_common_parts.def_vmap
+def _(axis_size, in_batched, P, A, sigma, equality, free, batch_probe):
+    if any(in_batched[:3]):  # P, A or sigma
+        args = (P, A, sigma, equality, free, batch_probe)
+        return _each(_own_parts, axis_size, in_batched, args), (True, True, True)
+    # Any weights will do; the whole batch gets the same.
+    equality = jnp.any(equality, axis=0) if in_batched[3] else equality
+    free = jnp.all(free, axis=0) if in_batched[4] else free
+    weights = _weights(equality, free, P.dtype)
     L = _cholesky(P, A, weights, sigma, jnp.ones((), P.dtype))
     half = solve_triangular(L, (jnp.sqrt(weights)[:, None] * A).T, lower=True)
     values, vectors = jnp.linalg.eigh(half @ half.T)
-    return (solve_triangular(L.T, vectors, lower=False), jnp.clip(values, 0, 1)), (False, False)
+    return (weights, solve_triangular(L.T, vectors, lower=False), jnp.clip(values, 0, 1)), (False, False, False)
 
 
 @custom_vmap
@@ -212,12 +200,12 @@ def _multiply_in_basis(vectors, values, own, rho, g):
 @_multiply_in_basis.def_vmap
 def _(axis_size, in_batched, vectors, values, own, rho, g):
     if in_batched[0]:
-        return _lanes(_multiply, axis_size, [in_batched[2], in_batched[4]], (own, g)), True
+        return _each(_multiply, axis_size, [in_batched[2], in_batched[4]], (own, g)), True
 
     def multiply(rho, g):
         return vectors @ ((g @ vectors) / (1 + (rho - 1) * values))
 
-    return _lanes(multiply, axis_size, in_batched[3:], (rho, g)), True
+    return _each(multiply, axis_size, in_batched[3:], (rho, g)), True
 
 
 @custom_vmap
@@ -230,4 +218,4 @@ def _factor_unless_common(vectors, P, A, weights, sigma, rho, own, stale):
 def _(axis_size, in_batched, vectors, P, A, weights, sigma, rho, own, stale):
     if not in_batched[0]:
         return own, in_batched[6]
-    return _lanes(_factor_if, axis_size, in_batched[1:], (P, A, weights, sigma, rho, own, stale)), True
+    return _each(_factor_if, axis_size, in_batched[1:], (P, A, weights, sigma, rho, own, stale)), True

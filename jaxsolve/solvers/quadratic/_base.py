@@ -1,46 +1,40 @@
 """What the solvers for quadratic programs share: their arguments, their results, polishing, and derivatives.
 
-A run goes in stages. The iterations of the algorithm are interrupted at a coarse tolerance, the active set is read off,
-and the system it determines is solved (:mod:`._kkt`). If that point passes the test, the run is over: the factorization
-made for it is that of the derivative too. If not, the iterations go on to the next, finer tolerance.
+A run of an iterative solver goes in stages. The iterations are interrupted at a coarse tolerance, the active set is
+read off, and the system that it determines is solved (:mod:`._kkt`). If that point passes the test, the run is over,
+and the factorization made for it serves the derivative too. If not, the iterations go on to the next, finer tolerance.
 """
 
 from __future__ import annotations
 
-import copy
+import abc
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, check_callable, check_choice, check_number, option
-from jaxsolve.solvers.quadratic._kkt import (
-    ActiveSet,
-    Factors,
-    balance,
-    classify,
-    factorize,
-    kkt_residual,
-    polish,
-    solve_kkt,
-)
-from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
-from jaxsolve.solvers.quadratic._problem import (
-    DenseMatrix,
-    QuadraticProgram,
-    as_vector,
-)
-from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, optimality_error, products, residuals
+from jaxsolve.base import IterativeSolver, Solver, check_callable, check_choice, check_flags, check_number, option
+from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors, balance, classify, factorize, kkt_residual, polish
+from jaxsolve.solvers.quadratic._kkt_system import KKTSystem
+from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram, as_vector, flat
+from jaxsolve.solvers.quadratic._residuals import feasible_signs, optimality_error, products, residuals
 from jaxsolve.solvers.quadratic._scaling import Scaling, equilibrate, no_scaling, scale
-from jaxsolve.tree_util import tree_l2_norm, tree_where
+from jaxsolve.tree_util import tree_where
 
-__all__ = ["Problem", "QuadraticSolver", "flat", "is_valid"]
+__all__ = ["IterativeQP", "Problem", "QuadraticSolver", "Solution", "has_derivative", "origin"]
+
+
+class Solution(NamedTuple):
+    """Vectors in the units of the user: the primal point, the multipliers of the rows, and the rows at the point."""
+
+    x: Array
+    y: Array
+    Ax: Array
 
 
 class Problem(NamedTuple):
@@ -52,6 +46,7 @@ class Problem(NamedTuple):
         scaled: the equilibrated problem.
         unravel_x: from vectors to the user's primal variables.
         unravel_rows: from vectors of multipliers to the user's pytrees.
+        linear_system: what an algorithm prepares once for all its iterations.
     """
 
     qp: QuadraticProgram
@@ -59,11 +54,12 @@ class Problem(NamedTuple):
     scaled: QuadraticProgram
     unravel_x: Callable[[Array], PyTree]
     unravel_rows: Callable[[Array], PyTree]
+    linear_system: Any = None
 
     def for_kkt(self) -> tuple[QuadraticProgram, Scaling]:
-        """The scaled problem and its scaling for the system of an active set, which knows no linear term.
+        """The scaled problem and its scaling for the system of an active set, which has no linear term.
 
-        Beside a large one the curvature is small, and would look as if there were none: its unit is its own size.
+        Beside a large linear term the curvature is small, and would be taken for none: its unit is its own size.
         """
         if not self.qp.is_dense:
             return self.scaled, self.scaling
@@ -74,15 +70,178 @@ class Problem(NamedTuple):
 
 
 _NO_CURVATURE = 1e-8
+# How many active sets are tried in a row.
+_ATTEMPTS = 4
 
 
-class QuadraticSolver(IterativeSolver):
+class QuadraticSolver(Solver):
+    """Base of the solvers for quadratic programs, whatever their method.
+
+    Data in half precision are computed with in float32; the solution has the dtype of the linear term. A positive
+    ``tol`` or ``rtol`` counts as ten units of rounding at least, 1e-6 in float32.
+    """
+
+    tol: Any
+
+    # Options of some solvers. For the others these are no options.
+    matvec_Q = matvec_A = matvec_G = fun = rtol = None
+    weak = "half"
+
+    _needs_init_params = False
+    #: The arguments of ``run`` behind the initial point.
+    _data_names: ClassVar[tuple[str, ...]] = ("params_obj", "params_eq", "params_ineq")
+
+    def _validate(self) -> None:
+        super()._validate()
+        for name in ("matvec_Q", "matvec_A", "matvec_G", "fun"):
+            if getattr(self, name) is not None:
+                check_callable(name, getattr(self, name), "a function")
+        if self.fun is not None and self.matvec_Q is not None:
+            raise ValueError("fun and matvec_Q both give the objective: pass one of them.")
+        check_number("tol", self.tol, at_least=0)
+        if self.rtol is not None:
+            check_number("rtol", self.rtol, at_least=0)
+        check_choice("weak", self.weak, ("half", "active", "inactive"))
+
+    # ---- The problem ----------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _quadratic_program(
+        self, like: PyTree, *args: Any, **kwargs: Any
+    ) -> tuple[QuadraticProgram, Callable, Callable]:
+        """The problem in one form, and the maps from vectors to the user's variables and multipliers."""
+
+    @abc.abstractmethod
+    def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
+        """The user's form of a solution."""
+
+    def _unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:
+        """The primal variables and the multipliers of the rows."""
+        return params.primal, (params.dual_eq, params.dual_ineq)
+
+    def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
+        """The problem with the kind of matrices that the algorithm needs."""
+        return qp
+
+    def _problem(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Problem:
+        """The problem of the arguments of ``run``, equilibrated."""
+        like = init_params.params if isinstance(init_params, OptStep) else init_params
+        like = self._unknowns(like)[0] if isinstance(like, KKTSolution) else like
+        qp, unravel_x, unravel_rows = self._quadratic_program(like, *args, **kwargs)
+        qp = self._wanted_form(qp)
+        scaling = equilibrate(qp)
+        return Problem(qp, scaling, scale(qp, scaling), unravel_x, unravel_rows)
+
+    def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any = None, params_ineq: Any = None) -> Any:
+        """A starting point for ``run`` with the primal variables ``init_x`` (``None``: 0) and multipliers 0."""
+        problem = self._problem(init_x, params_obj, params_eq, params_ineq)
+        x, y = self._start(problem, init_x) or origin(problem.qp)
+        return self._to_params(problem, Solution(x, y, problem.qp.A.matvec(x)))
+
+    def _start(self, problem: Problem, init_params: PyTree) -> tuple[Array, Array] | None:
+        """The vectors ``(x, y)`` of an initial point, ``None`` without one."""
+        params = init_params.params if isinstance(init_params, OptStep) else init_params
+        if not jax.tree.leaves(params):
+            return None
+        x, y = self._unknowns(params) if isinstance(params, KKTSolution) else (params, None)
+        size, rows, dtype = problem.qp.num_variables, problem.qp.num_rows, problem.qp.q.dtype
+        y = 0.0 if not jax.tree.leaves(y) else y
+        return as_vector("init_params.primal", x, size, dtype), as_vector("the multipliers", y, rows, dtype)
+
+    def _tolerances(self, dtype) -> tuple[Array, Array]:
+        """Absolute and relative tolerance as scalars of a dtype; what is beyond its precision is not asked for."""
+        tol, rtol = (jnp.asarray(t).astype(dtype) for t in (self.tol, self.tol if self.rtol is None else self.rtol))
+        smallest = 10 * float(jnp.finfo(dtype).eps)
+        return tuple(jnp.where(t > 0, jnp.maximum(t, smallest), t) for t in (tol, rtol))  # type: ignore[return-value]
+
+    def _error(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Any]:
+        """The optimality error, see :mod:`._residuals`, and the matrix products that it takes."""
+        at = products(problem.qp, x, y)
+        return optimality_error(residuals(problem.qp, x, y, at), *self._tolerances(x.dtype)), at
+
+    # ---- Polishing ------------------------------------------------------------------------------------------------
+
+    def _polished(
+        self, problem: Problem, solution: Solution, error: Array, lost: Array, *, kind: Any = "while"
+    ) -> tuple[Solution, Array, Factors]:
+        """The point that the active set of a solution determines, if it is better.
+
+        Args:
+            problem: the problem, with dense matrices.
+            solution: where to begin.
+            error: its optimality error.
+            lost: whether there is no active set to look at, as the problem has no solution.
+            kind: of the loop over active sets.
+
+        Returns:
+            The better point, its error, and the factors of the active set.
+        """
+        qp, scaling, (scaled, scaling_of_kkt) = problem.qp, problem.scaling, problem.for_kkt()
+        tol, _ = self._tolerances(error.dtype)
+
+        def attempt(carry):
+            # A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange. The last
+            # factor is that of the best point, for derivatives are taken there.
+            count, latest, best, best_error, _, _ = carry
+            start = tree_where(count == _ATTEMPTS - 1, best, latest)
+            active = classify(qp, start.y, start.Ax, scaling, weak=self.weak)
+            factors = Factors(active, factorize(scaled, active))
+            x, y = polish(qp, start.x, start.y, factors, scaling_of_kkt)
+            y = feasible_signs(qp, y)
+            error, at = self._error(problem, x, y)
+            latest, better = Solution(x, y, at.Ax), error < best_error
+            best, best_error = tree_where(better, (latest, error), (best, best_error))
+            known = jnp.all(classify(qp, y, at.Ax, scaling, weak=self.weak).weight == active.weight)
+            return count + 1, latest, best, best_error, factors, lost | (known & (error <= tol))
+
+        carry = (jnp.zeros((), jnp.int32), solution, solution, error, _no_factors(qp), jnp.isnan(error))
+        _, _, best, best_error, factors, _ = loop(
+            lambda carry: ~carry[-1], attempt, carry, maxiter=_ATTEMPTS, kind=kind
+        )
+        best, best_error = tree_where(lost, (solution, error), (best, best_error))
+        return best, best_error, self._balanced(problem, factors)
+
+    def _balanced(self, problem: Problem, factors: Factors) -> Factors:
+        return balance(problem.for_kkt()[0], factors) if self.weak == "half" else factors
+
+    # ---- Optimality and derivatives -------------------------------------------------------------------------------
+
+    def _at(self, unknowns: tuple[PyTree, PyTree], args: tuple, kwargs: dict) -> tuple[Problem, Array, Array]:
+        """The problem as it was given, and the vectors of its unknowns."""
+        qp, unravel_x, unravel_rows = self._quadratic_program(unknowns[0], *args, **kwargs)
+        x, y = (flat(part, qp.q.dtype) for part in unknowns)
+        return Problem(qp, no_scaling(qp), qp, unravel_x, unravel_rows), x, y
+
+    def _complete(self, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> KKTSolution:
+        """The user's form of a solution as a function of its unknowns and the data."""
+        problem, x, y = self._at(unknowns, args, kwargs)
+        return self._to_params(problem, Solution(x, y, problem.qp.A.matvec(x)))
+
+    def _kkt_residual(
+        self, qp: QuadraticProgram, x: Array, y: Array, active: ActiveSet, scaling: Scaling
+    ) -> tuple[Array, Array]:
+        """The mapping that is differentiated: linear in the unknowns, once the active set is known."""
+        return kkt_residual(qp, x, y, active, scaling)
+
+    def _state_of_solution(self, unknowns: PyTree, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
+        """The value of the objective."""
+        problem, x, _ = self._at(unknowns, args, kwargs)
+        return {"value": problem.qp.value(x)}
+
+    def optimality_fun(self, params: KKTSolution, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
+        r"""The natural residual :math:`(Px + q + A^T y,\; Ax - \Pi_{[l,u]}(Ax + y))`, of shapes (n,) and (m,)."""
+        problem, x, y = self._at(self._unknowns(params), args, kwargs)
+        qp, at = problem.qp, products(problem.qp, x, y)
+        return at.Px + qp.q + at.Aty, at.Ax - jnp.clip(at.Ax + y, qp.lower, qp.upper)
+
+
+class IterativeQP(QuadraticSolver, IterativeSolver):
     """Base of the iterative solvers for quadratic programs.
 
+    A subclass defines ``_begin``, ``_advance`` and ``_solution``. All take the equilibrated problem, which a run makes
+    once.
+
     Attributes:
-        matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric positive semidefinite matrix of the
-            objective, if it is not given by its entries.
-        fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; in place of ``(Q, c)``.
         tol: absolute tolerance for the residuals, see :mod:`jaxsolve.solvers.quadratic._residuals`.
         rtol: relative tolerance; ``None`` is ``tol``.
         polish: solve for the point that the active set determines as soon as it seems to be known.
@@ -91,294 +250,151 @@ class QuadraticSolver(IterativeSolver):
             ``"inactive"``.
     """
 
-    matvec_Q: Callable | None = option(None)
-    fun: Callable | None = option(None)
-    rtol: float | None = option(None)
+    rtol: float | None = option(None)  # type: ignore[misc]  # an option here
     polish: bool = option(True)
-    weak: str = option("half")
+    weak: str = option("half")  # type: ignore[misc]
 
-    guards_nonfinite = True
-    has_factors = True
-    derived_fields = ("value",)
+    _handles_nonfinite = True
+    _resumed_fields = ()
     #: The tolerance at which the active set is looked at for the first time, and the factor from stage to stage.
-    stages: ClassVar[tuple[float, float]] = (1e-3, 1e-2)
-    #: How many active sets are tried in a stage.
-    attempts: ClassVar[int] = 4
+    _stages: ClassVar[tuple[float, float]] = (1e-3, 1e-2)
 
-    def validate(self) -> None:
-        """Raise for an impossible option."""
-        super().validate()
-        for name in ("matvec_Q", "matvec_A", "matvec_G", "fun"):
-            if getattr(self, name, None) is not None:
-                check_callable(name, getattr(self, name), "a function")
-        if self.fun is not None and self.matvec_Q is not None:
-            raise ValueError("fun and matvec_Q both give the objective: pass one of them.")
-        if self.rtol is not None:
-            check_number("rtol", self.rtol, at_least=0)
-        check_choice("polish", self.polish, (True, False))
-        check_choice("weak", self.weak, ("half", "active", "inactive"))
+    def _validate(self) -> None:
+        super()._validate()
+        check_flags(self, "polish")
 
-    # ---- The problem ----------------------------------------------------------------------------------------------
+    @abc.abstractmethod
+    def _begin(self, problem: Problem, start: tuple[Array, Array] | None) -> Any:
+        """The state before the first iteration, at ``start = (x, y)`` if there is one."""
 
-    def quadratic_program(self, like: PyTree, *args: Any, **kwargs: Any) -> tuple[QuadraticProgram, Callable, Callable]:
-        """The problem in one form, and the maps from vectors to the user's variables and multipliers."""
-        raise TypeError(f"{type(self).__name__} must define quadratic_program.")
+    @abc.abstractmethod
+    def _advance(self, problem: Problem, state: Any) -> Any:
+        """The state after the next iteration, or the next few."""
 
-    def to_params(self, problem: Problem, x: Array, y: Array, Ax: Array) -> KKTSolution:
-        """The user's form of a solution."""
-        raise TypeError(f"{type(self).__name__} must define to_params.")
+    @abc.abstractmethod
+    def _solution(self, problem: Problem, state: Any) -> Solution:
+        """The point of a state."""
 
-    def problem(self, like: PyTree, *args: Any, **kwargs: Any) -> Problem:
-        """The problem of the arguments of ``run``, or the one prepared for this run."""
-        prepared = self.__dict__.get("_prepared")
-        if prepared is not None:
-            return prepared
-        qp, unravel_x, unravel_rows = self.quadratic_program(like, *args, **kwargs)
-        qp = self.wanted_form(qp)
-        scaling = equilibrate(qp)
-        return Problem(qp, scaling, scale(qp, scaling), unravel_x, unravel_rows)
+    def init_state(
+        self, init_params: PyTree = None, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
+    ) -> Any:
+        """The state before the first iteration; the arguments are those of ``run``."""
+        problem = self._problem(init_params, params_obj, params_eq, params_ineq)
+        return self._begin(problem, self._start(problem, init_params))
 
-    def wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
-        """The problem with the kind of matrices that the algorithm needs."""
-        return qp
+    def update(
+        self, params: PyTree, state: Any, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
+    ) -> OptStep:
+        """The iterations up to the next test of convergence; returns ``OptStep(params, state)``."""
+        problem = self._problem(params, params_obj, params_eq, params_ineq)
+        return self._step(problem, self._advance(problem, state))
 
-    def _prepare(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Self:
-        """A copy that has made the problem ready, for all iterations of a run."""
-        prepared = copy.copy(self)
-        prepared.__dict__["_prepared"] = self.problem(self.primal_of(init_params), *args, **kwargs)
-        return prepared
+    def _step(self, problem: Problem, state: Any) -> OptStep:
+        return OptStep(self._to_params(problem, self._solution(problem, state)), state)
 
-    def initial_values(self, init_params: PyTree, problem: Problem) -> tuple[Array, Array] | None:
-        """The vectors ``(x, y)`` of an initial point, ``None`` without one."""
-        if init_params is None or not jax.tree.leaves(init_params):
-            return None
-        x_tree, y_tree = self.unknowns(init_params) if isinstance(init_params, KKTSolution) else (init_params, None)
-        x = as_vector("init_params.primal", x_tree, problem.qp.num_variables, problem.qp.q.dtype)
-        if y_tree is None or not jax.tree.leaves(y_tree):
-            return x, jnp.zeros_like(problem.qp.lower)
-        return x, as_vector("the multipliers of init_params", y_tree, problem.qp.num_rows, problem.qp.q.dtype)
-
-    def primal_of(self, init_params: PyTree) -> PyTree:
-        """The primal variables of an initial point, which may be a ``KKTSolution`` or they themselves."""
-        return self.unknowns(init_params)[0] if isinstance(init_params, KKTSolution) else init_params
-
-    def tolerances(self, dtype) -> tuple[Array, Array]:
-        """Absolute and relative tolerance as scalars of a dtype."""
-        tol = jnp.asarray(self.tol).astype(dtype)
-        return tol, tol if self.rtol is None else jnp.asarray(self.rtol).astype(dtype)
-
-    def error_at(self, qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Array:
-        """The optimality error, see :mod:`._residuals`."""
-        return optimality_error(residuals(qp, x, y, at), *self.tolerances(x.dtype))
+    def _status_of(self, error: Array, *, failed: Array | bool = False, failure: Status = Status.STALLED) -> Array:
+        status = Status.CONVERGED.where(error <= self._tolerances(error.dtype)[0], failure.where(failed, 0))
+        return Status.NONFINITE.where(~jnp.isfinite(error), status)
 
     # ---- The run --------------------------------------------------------------------------------------------------
 
-    def solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
-        """Iterate in stages from ``init_params``; see ``Solver.run``."""
-        solver = self._prepare(init_params, *args, **kwargs)
-        problem = solver.problem(None)
-        step = solver.first_step(init_params, args, kwargs)
-        unrolls = self.loop_kind in ("scan", "checkpoint")
-        direct = problem.qp.is_dense and self.polishes and not unrolls
+    def _problem_of_run(self, init_params: PyTree, args: tuple, kwargs: dict) -> Problem:
+        """The problem for all iterations of a run."""
+        return self._problem(init_params, *args, **kwargs)
 
-        def iterate(step: OptStep, until: Any) -> OptStep:
-            def proceed(step):
-                state = step.state
-                return (state.status == int(Status.RUNNING)) & (state.error > until) & (state.iter_num < self.maxiter)
-
-            return loop(
-                proceed,
-                lambda s: solver.next_step(s, args, kwargs, active=proceed(s)),
-                step,
-                maxiter=self.max_updates,
-                kind=self.loop_kind,
-            )
-
-        if direct:
-            step, factors = self._in_stages(solver, problem, step, iterate)
+    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, KKTSystem | None]:
+        problem = self._problem_of_run(init_params, args, kwargs)
+        state = self._begin(problem, self._start(problem, init_params))
+        if isinstance(init_params, OptStep):
+            state = self._resumed(state, init_params.state)
+        if problem.qp.is_dense and self.polish and self._has_active_set and not self._unrolls:
+            state, solution, factors = self._in_stages(problem, state)
         else:
-            step = iterate(step, 0)
-            factors = None
-        state = step.state
-        running = state.status == int(Status.RUNNING)
-        status = jnp.where(running, int(Status.MAXITER), state.status).astype(jnp.int32)
-        if factors is None and self.implicit_diff:
-            factors = self._factors_at(problem, step, status)
-        return OptStep(step.params, state._replace(status=status, factors=factors))
+            state, factors = self._iterated(problem, state, 0), None
+            solution = self._solution(problem, state)
+        state = state._replace(status=Status.MAXITER.where(Status.RUNNING.holds(state.status), state.status))
+        step = OptStep(self._to_params(problem, solution), state)
+        if not self.implicit_diff:
+            return step, None
+        factors = self._factors_at(problem, solution) if factors is None else factors
+        return step, KKTSystem(factors, problem.for_kkt()[1], self, has_derivative(state))
 
     @property
-    def has_active_set(self) -> bool:
+    def _unrolls(self) -> bool:
+        """Whether derivatives of the iterations are wanted."""
+        return self._loop_kind in ("scan", "checkpoint")
+
+    @property
+    def _has_active_set(self) -> bool:
         """Whether the solution is one that an active set determines."""
         return True
 
-    @property
-    def polishes(self) -> bool:
-        """Whether the system of the active set is solved."""
-        return self.polish and self.has_active_set
+    def _iterated(self, problem: Problem, state: Any, until: Any) -> Any:
+        """The state when its error is at most ``until``, or the iterations are over."""
 
-    def active_set(self, problem: Problem, x: Array, y: Array, Ax: Array) -> ActiveSet:
-        """The rows as they count in derivatives."""
-        return classify(problem.qp, x, y, Ax, problem.scaling, weak=self.weak)
+        def proceed(state):
+            return Status.RUNNING.holds(state.status) & (state.error > until) & (state.iter_num < self.maxiter)
 
-    @property
-    def max_updates(self) -> Any:
-        """Bound on the number of calls of ``update``."""
-        return self.maxiter
+        def body(state):
+            new = self._advance(problem, state)
+            if self.verbose or self.callback is not None:
+                self._report(self._step(problem, state), self._step(problem, new), proceed(state))
+            return new
 
-    def _in_stages(self, solver, problem, step, iterate):
-        dtype = problem.qp.q.dtype
-        tol = self.tolerances(dtype)[0]
-        first, ratio = self.stages
-        active = ActiveSet(jnp.zeros_like(problem.qp.lower), jnp.zeros(problem.qp.lower.shape, bool))
-        cholesky = jnp.eye(problem.qp.num_variables, dtype=dtype)
+        return loop(proceed, body, state, maxiter=self.maxiter, kind=self._loop_kind)
 
-        def stage(carry):
-            step, until, *_ = carry
-            step = iterate(step, jnp.maximum(until, tol))
+    def _in_stages(self, problem: Problem, state: Any) -> tuple[Any, Solution, Factors]:
+        tol, _ = self._tolerances(state.error.dtype)
+        first, ratio = self._stages
+
+        def stage(state, until):
+            state = self._iterated(problem, state, jnp.maximum(until, tol))
             # Where the iterations went astray there is no active set to look at.
-            lost = (step.state.status == int(Status.PRIMAL_INFEASIBLE)) | (
-                step.state.status == int(Status.DUAL_INFEASIBLE)
-            )
-            polished, active, cholesky = solver._polished(problem, step, lost)
-            over = (polished.state.status != int(Status.RUNNING)) | (polished.state.iter_num >= self.maxiter)
-            return polished, until * ratio, active, cholesky, over
+            lost = Status.PRIMAL_INFEASIBLE.holds(state.status) | Status.DUAL_INFEASIBLE.holds(state.status)
+            solution = self._solution(problem, state)
+            polished, error, factors = self._polished(problem, solution, state.error, lost, kind=self._loop_kind)
+            solved, last = (error <= tol) & ~lost, state.iter_num >= self.maxiter
+            # Unless the run is over the iterations go on where they were.
+            solution, error = tree_where(solved | last, (polished, error), (solution, state.error))
+            status = Status.CONVERGED.where(solved, state.status)
+            state = state._replace(status=status, error=error, value=problem.qp.value(solution.x))
+            return state, solution, factors, ~Status.RUNNING.holds(status) | last
 
-        over = (step.state.status != int(Status.RUNNING)) | (step.state.iter_num >= self.maxiter)
-        carry = (step, jnp.asarray(first, dtype), active, cholesky, over & False)
-        step, _, active, cholesky, _ = loop(lambda carry: ~carry[-1], stage, carry, maxiter=100, kind=self.loop_kind)
-        valid = is_valid(step)
-        return step, Factors(active, problem.for_kkt()[1], cholesky, valid)
+        def body(carry):
+            (state, *_), until = carry
+            return stage(state, until), until * ratio
 
-    def _polished(self, problem, step, lost):
-        """The step with its point polished, if that is better; the active set and its factor."""
-        qp, scaling, (scaled, of_kkt) = problem.qp, problem.scaling, problem.for_kkt()
-        x, y = self._vectors(problem, step)
-        tol, _ = self.tolerances(x.dtype)
-        last = self.attempts - 1
-
-        def attempt(carry):
-            # A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange. The last
-            # factor is that of the best point, for derivatives are taken there.
-            count, latest, best, best_error, active, _, _ = carry
-            x, y, Ax = tree_where(count == last, best, latest)
-            active = classify(qp, x, y, Ax, scaling, weak=self.weak)
-            cholesky = factorize(scaled, active)
-            x, y = polish(qp, x, y, Factors(active, of_kkt, cholesky, jnp.asarray(True)))
-            y = feasible_signs(qp, y)
-            at = products(qp, x, y)
-            error = self.error_at(qp, x, y, at)
-            better = error < best_error
-            best = tree_where(better, (x, y, at.Ax), best)
-            best_error = jnp.where(better, error, best_error)
-            known = jnp.all(classify(qp, x, y, at.Ax, scaling, weak=self.weak).weight == active.weight)
-            return count + 1, (x, y, at.Ax), best, best_error, active, cholesky, lost | (known & (error <= tol))
-
-        start = (x, y, qp.A.matvec(x))
-        active = ActiveSet(jnp.zeros_like(y), jnp.zeros(y.shape, bool))
-        cholesky = jnp.eye(qp.num_variables, dtype=x.dtype)
-        error = step.state.error
-        carry = (jnp.zeros((), jnp.int32), start, start, error, active, cholesky, error != error)
-        _, _, (x, y, Ax), best_error, active, cholesky, _ = loop(
-            lambda carry: ~carry[-1], attempt, carry, maxiter=self.attempts, kind=self.loop_kind
+        found = (state, self._solution(problem, state), _no_factors(problem.qp), jnp.asarray(False))
+        carry = (found, jnp.asarray(first, tol.dtype))
+        (state, solution, factors, _), _ = loop(
+            lambda carry: ~carry[0][-1], body, carry, maxiter=100, kind=self._loop_kind
         )
-        if self.weak == "half":
-            active, cholesky = balance(scaled, active, cholesky)
-        better = (best_error < error) & ~lost
-        solved = best_error <= tol
-        status = jnp.where(lost | ~solved, step.state.status, int(Status.CONVERGED)).astype(jnp.int32)
-        # Unless the run is over the iterations go on where they were.
-        accepted = better & (solved | (step.state.iter_num >= self.maxiter))
-        params = tree_where(accepted, self.to_params(problem, x, y, Ax), step.params)
-        state = step.state._replace(status=status, error=jnp.where(accepted, best_error, error))
-        if hasattr(state, "value"):
-            state = state._replace(value=jnp.where(accepted, qp.value(x), step.state.value))
-        return OptStep(params, state), active, cholesky
+        return state, solution, factors
 
-    def _vectors(self, problem: Problem, step: OptStep) -> tuple[Array, Array]:
-        x, y = self.unknowns(step.params)
-        return flat(x, problem.qp.q.dtype), flat(y, problem.qp.q.dtype)
+    def _active_set(self, problem: Problem, solution: Solution) -> ActiveSet:
+        """The rows as they count in derivatives."""
+        return classify(problem.qp, solution.y, solution.Ax, problem.scaling, weak=self.weak)
 
-    def _factors_at(self, problem, step, status) -> Factors:
-        qp, (scaled, scaling) = problem.qp, problem.for_kkt()
-        x, y = self._vectors(problem, step)
-        active = self.active_set(problem, x, y, qp.A.matvec(x))
-        cholesky = factorize(scaled, active) if qp.is_dense else None
-        if cholesky is not None and self.has_active_set and self.weak == "half":
-            active, cholesky = balance(scaled, active, cholesky)
-        return Factors(active, scaling, cholesky, is_valid(step._replace(state=step.state._replace(status=status))))
-
-    # ---- Optimality and derivatives -------------------------------------------------------------------------------
-
-    def unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:
-        """The primal variables and the multipliers of the rows."""
-        return params.primal, (params.dual_eq, params.dual_ineq)
-
-    def complete(self, unknowns: PyTree, *args: Any, **kwargs: Any) -> KKTSolution:
-        """The parameters as a function of the primal variables and the multipliers."""
-        problem, x, y = self._at(unknowns, args, kwargs)
-        return self.to_params(problem, x, y, problem.qp.A.matvec(x))
-
-    def _at(self, unknowns, args, kwargs):
-        qp, unravel_x, unravel_rows = self.quadratic_program(unknowns[0], *args, **kwargs)
-        x, y = (flat(part, qp.q.dtype) for part in unknowns)
-        plain = Problem(qp, no_scaling(qp), qp, unravel_x, unravel_rows)
-        return plain, x, y
-
-    def residual(self, params: PyTree, *args: Any, factors: Factors | None = None, **kwargs: Any) -> PyTree:
-        """The mapping that is differentiated: linear in the unknowns, once the active set is known."""
-        assert factors is not None  # `run` calls it with factors
-        problem, x, y = self._at(params, args, kwargs)
-        return self._like(problem, params, kkt_residual(problem.qp, x, y, factors.active, factors.scaling))
-
-    def solve_tangent_system(
-        self, unknowns: PyTree, rhs: PyTree, transposed: bool, *args: Any, factors: Factors, **kwargs: Any
-    ) -> PyTree:
-        """Solve with the Jacobian of ``residual``, by the factor that polishing left."""
-        problem, _, _ = self._at(unknowns, args, kwargs)
-        qp = problem.qp
-        r1, r2 = (flat(part, qp.q.dtype) for part in rhs)
-        if factors.cholesky is None:
-            solution = solve_kkt_by_minres(qp, r1, r2, factors, transposed=transposed)
-        else:
-            solution = solve_kkt(qp, r1, r2, factors, transposed=transposed)
-        solution = tree_where(factors.valid, solution, jax.tree.map(jnp.zeros_like, solution))
-        return self._like(problem, unknowns, solution)
-
-    @staticmethod
-    def _like(problem, unknowns, vectors):
-        return tuple(
-            ravel_pytree(tree)[1](vector.astype(ravel_pytree(tree)[0].dtype)) if jax.tree.leaves(tree) else tree
-            for tree, vector in zip(unknowns, vectors, strict=True)
-        )
-
-    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
-        """The value of the objective."""
-        problem, x, _ = self._at(params, args, kwargs)
-        return {"value": problem.qp.value(x)}
-
-    def optimality_fun(self, params: KKTSolution, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
-        r"""The natural residual :math:`(Px + q + A^T y,\; Ax - \Pi_{[l,u]}(Ax + y))`, of shapes (n,) and (m,)."""
-        problem, x, y = self._at(self.unknowns(params), args, kwargs)
-        qp, at = problem.qp, products(problem.qp, x, y)
-        return at.Px + qp.q + at.Aty, at.Ax - jnp.clip(at.Ax + y, qp.lower, qp.upper)
-
-    def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
-        """Euclidean norm of ``optimality_fun``; a scalar."""
-        return tree_l2_norm(self.optimality_fun(params, *args, **kwargs))
+    def _factors_at(self, problem: Problem, solution: Solution) -> Factors:
+        active = self._active_set(problem, solution)
+        if not problem.qp.is_dense:
+            return Factors(active, None)
+        factors = Factors(active, factorize(problem.for_kkt()[0], active))
+        return self._balanced(problem, factors) if self._has_active_set else factors
 
 
-def flat(tree: PyTree, dtype) -> Array:
-    """The vector of a pytree, in a dtype."""
-    return ravel_pytree(tree)[0].astype(dtype)
-
-
-def is_valid(step: OptStep) -> Array:
+def has_derivative(state: Any) -> Array:
     """Whether the end of a run is worth differentiating: a solution, or an approximation of one."""
-    status = step.state.status
-    meaningful = (
-        (status == int(Status.CONVERGED))
-        | (status == int(Status.MAXITER))
-        | (status == int(Status.STALLED))
-        | (status == int(Status.RUNNING))
-    )
-    return meaningful & jnp.isfinite(step.state.error)
+    statuses = (Status.CONVERGED, Status.MAXITER, Status.STALLED, Status.RUNNING)
+    meaningful = jnp.any(jnp.stack([status.holds(state.status) for status in statuses]))
+    return meaningful & jnp.isfinite(state.error)
+
+
+def _no_factors(qp: QuadraticProgram) -> Factors:
+    active = ActiveSet(jnp.zeros_like(qp.lower), jnp.zeros(qp.lower.shape, bool))
+    return Factors(active, jnp.eye(qp.num_variables, dtype=qp.q.dtype))
+
+
+def origin(qp: QuadraticProgram) -> tuple[Array, Array]:
+    """Primal variables and multipliers of 0."""
+    return jnp.zeros_like(qp.q), jnp.zeros_like(qp.lower)

@@ -60,19 +60,15 @@ class ActiveSet(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """What the derivative of a solution needs.
+    """The system of an active set, factorized.
 
     Attributes:
         active: the active set.
-        scaling: the scaling in which the system was factorized.
         cholesky: lower triangular factor of H, shape ``(n, n)``; ``None`` without one.
-        valid: whether there is a solution to differentiate; if not, derivatives are zero.
     """
 
     active: ActiveSet
-    scaling: Scaling
     cholesky: Any
-    valid: Array
 
 
 def softness(dtype) -> float:
@@ -92,21 +88,17 @@ def _regularized(H: Array) -> tuple[Array, Array, Array]:
     return L, epsilon, 10 * jnp.maximum(epsilon, rounding)
 
 
-def classify(
-    qp: QuadraticProgram, x: Array, y: Array, Ax: Array, scaling: Scaling, *, weak: str | None = None
-) -> ActiveSet:
+def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, *, weak: str | None = None) -> ActiveSet:
     """Which rows are active at a point, by whether the multiplier or the slack is larger, in scaled units.
 
     Args:
         qp: the problem, unscaled.
-        x: primal point.
         y: multipliers.
-        Ax: the rows at ``x``.
+        Ax: the rows at the primal point.
         scaling: the scaling of the problem.
         weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``;
             ``None`` decides by rounding.
     """
-    del x
     rows = scaling.rows
     multiplier = scaling.cost * y / rows
     above, below = rows * (qp.upper - Ax), rows * (Ax - qp.lower)
@@ -158,7 +150,7 @@ def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
     return run_if_any(singular, hold, L)
 
 
-def balance(scaled: QuadraticProgram, active: ActiveSet, cholesky: Array) -> tuple[ActiveSet, Array]:
+def balance(scaled: QuadraticProgram, factors: Factors) -> Factors:
     r"""Weights of weakly active rows with which the derivative is the mean of those on both sides.
 
     Between the derivative :math:`D_0` with a row inactive and :math:`D_\infty` with it active lies what a spring of
@@ -168,23 +160,22 @@ def balance(scaled: QuadraticProgram, active: ActiveSet, cholesky: Array) -> tup
 
     Args:
         scaled: the scaled problem, with dense matrices.
-        active: the active set, with weights 1/2 for weakly active rows.
-        cholesky: its factor.
+        factors: the active set, with weights 1/2 for weakly active rows, and its factor.
 
     Returns:
         The active set with other weights between 0 and 1, and its factor.
     """
 
-    def rebalance(found):
-        active, cholesky = found
+    def rebalance(factors):
+        active, cholesky = factors
         A, delta = scaled.A.dense(), softness(scaled.q.dtype)
         reach = solve_triangular(cholesky, A.T, lower=True)
         weight = jnp.clip(1 - jnp.sum(reach**2, axis=0), delta, 1 - delta)
         better = active._replace(weight=jnp.where(_is_weak(active), weight, active.weight))
         L, _, _ = _regularized(_system(scaled, better))
-        return tree_where(jnp.all(jnp.isfinite(L)), (better, L), found)
+        return tree_where(jnp.all(jnp.isfinite(L)), Factors(better, L), factors)
 
-    return run_if_any(jnp.any(_is_weak(active)), rebalance, (active, cholesky))
+    return run_if_any(jnp.any(_is_weak(factors.active)), rebalance, factors)
 
 
 def _is_weak(active):
@@ -202,6 +193,7 @@ def solve_kkt(
     r1: Array,
     r2: Array,
     factors: Factors,
+    scaling: Scaling,
     *,
     transposed: bool = False,
     refine: bool = True,
@@ -213,13 +205,14 @@ def solve_kkt(
         r1: right-hand side of the first block, shape ``(n,)``.
         r2: of the second block, shape ``(m,)``.
         factors: the factorization.
+        scaling: the scaling in which it was made.
         transposed: solve with the transpose.
         refine: refine the solution until its residual no longer shrinks.
 
     Returns:
         The two blocks of the solution.
     """
-    (variables, rows, cost), a = factors.scaling, factors.active.weight
+    (variables, rows, cost), a = scaling, factors.active.weight
     delta = softness(qp.q.dtype)
     w = 1 / (1 - (1 - delta) * a)
 
@@ -260,13 +253,13 @@ def solve_kkt(
     return variables * x, (y / cost if transposed else rows * y / cost)
 
 
-def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
+def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors, scaling: Scaling) -> tuple[Array, Array]:
     """Solve for the point that the active set determines, by Newton's method from ``(x, y)``."""
-    variables, rows, cost = factors.scaling
+    variables, _, cost = scaling
 
     def step(x, y):
-        F1, F2 = kkt_residual(qp, x, y, factors.active, factors.scaling)
-        dx, dy = solve_kkt(qp, F1, F2, factors, refine=False)
+        F1, F2 = kkt_residual(qp, x, y, factors.active, scaling)
+        dx, dy = solve_kkt(qp, F1, F2, factors, scaling, refine=False)
         return (x - dx, y - dy), (cost * variables * F1, F2)
 
     size = 1 + norm(x / variables) + norm(cost * variables * qp.q)

@@ -8,12 +8,13 @@ from jaxsolve._types import Array
 from jaxsolve.linear_solve import solve
 from jaxsolve.solvers.quadratic._kkt import Factors
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._scaling import Scaling
 
 __all__ = ["solve_kkt_by_minres"]
 
 
 def solve_kkt_by_minres(
-    qp: QuadraticProgram, r1: Array, r2: Array, factors: Factors, *, transposed: bool = False
+    qp: QuadraticProgram, r1: Array, r2: Array, factors: Factors, scaling: Scaling, *, transposed: bool = False
 ) -> tuple[Array, Array]:
     r"""Like ``solve_kkt``, with products only.
 
@@ -26,7 +27,7 @@ def solve_kkt_by_minres(
 
     which has a least-squares solution of minimal norm whatever is singular in it.
     """
-    (variables, rows, cost), a = factors.scaling, factors.active.weight
+    (variables, rows, cost), a = scaling, factors.active.weight
     t, held = jnp.sqrt(a), a > 0
     safe = jnp.where(held, t, 1)
 

@@ -8,7 +8,6 @@ A row with :math:`l_i = u_i` is an equality; a bound may be infinite. The matric
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._compat import is_concrete, is_sparse
 from jaxsolve._types import Array, PyTree
@@ -27,11 +25,15 @@ __all__ = [
     "Matrix",
     "QuadraticProgram",
     "SparseMatrix",
-    "StackedMatrix",
     "as_quadratic",
     "as_rows",
     "check_bounds",
+    "compute_dtype",
+    "flat",
+    "identity_rows",
+    "pair",
     "stack",
+    "unraveled",
     "weighted_gram",
 ]
 
@@ -88,10 +90,7 @@ class SparseMatrix:
         return jnp.zeros(self.shape[0], x.dtype).at[self.rows].add(self.data * taken, mode="drop")
 
     def rmatvec(self, y: Array) -> Array:
-        return self.transposed().matvec(y)
-
-    def transposed(self) -> SparseMatrix:
-        return SparseMatrix(self.data, self.columns, self.rows, (self.shape[1], self.shape[0]))
+        return SparseMatrix(self.data, self.columns, self.rows, (self.shape[1], self.shape[0])).matvec(y)
 
     def dense(self) -> Array:
         return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.columns].add(self.data, mode="drop")
@@ -140,34 +139,7 @@ class FunctionMatrix:
         return dataclasses.replace(self, function=lambda x: rows * self.function(columns * x))
 
 
-@dataclasses.dataclass(frozen=True)
-class StackedMatrix:
-    """Matrices of different kinds on top of each other."""
-
-    blocks: tuple[Matrix, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return sum(block.shape[0] for block in self.blocks), self.blocks[0].shape[1]
-
-    def _parts(self, y: Array) -> list[Array]:
-        return jnp.split(y, np.cumsum([block.shape[0] for block in self.blocks])[:-1])
-
-    def matvec(self, x: Array) -> Array:
-        return jnp.concatenate([block.matvec(x) for block in self.blocks])
-
-    def rmatvec(self, y: Array) -> Array:
-        products = [block.rmatvec(part) for block, part in zip(self.blocks, self._parts(y), strict=True)]
-        return functools.reduce(jnp.add, products)
-
-    def dense(self) -> Array:
-        return jnp.concatenate([block.dense() for block in self.blocks])
-
-    def scaled(self, rows: Array, columns: Array) -> StackedMatrix:
-        return StackedMatrix(tuple(b.scaled(r, columns) for b, r in zip(self.blocks, self._parts(rows), strict=True)))
-
-
-Matrix = DenseMatrix | SparseMatrix | FunctionMatrix | StackedMatrix
+Matrix = DenseMatrix | SparseMatrix | FunctionMatrix
 
 
 def weighted_gram(A: Array, weights: Array) -> Array:
@@ -175,11 +147,6 @@ def weighted_gram(A: Array, weights: Array) -> Array:
     # A transposed copy costs less than a product that walks through its operand across the rows: half the time of a
     # batch of 64 on CPU.
     return lax.optimization_barrier((weights[:, None] * A).T) @ A
-
-
-def has_entries(matrix: Matrix) -> bool:
-    """Whether single entries of the matrix can be looked at."""
-    return isinstance(matrix, (DenseMatrix, SparseMatrix))
 
 
 def _as_matrix(name: str, value: Any, columns: int | None, dtype) -> DenseMatrix | SparseMatrix:
@@ -201,28 +168,35 @@ def _as_matrix(name: str, value: Any, columns: int | None, dtype) -> DenseMatrix
     return DenseMatrix(jnp.asarray(value).astype(dtype))
 
 
-def stack(blocks: list[Matrix], columns: int, dtype) -> Matrix:
+def stack(blocks: list[Matrix], objective: Quadratic) -> Matrix:
     """The matrices on top of each other; without any, one with no rows."""
+    size, dtype = objective.q.size, objective.q.dtype
     if not blocks:
-        return DenseMatrix(jnp.zeros((0, columns), dtype))
+        return DenseMatrix(jnp.zeros((0, size), dtype))
     if len(blocks) == 1:
         return blocks[0]
     if all(isinstance(block, DenseMatrix) for block in blocks):
         return DenseMatrix(jnp.concatenate([block.dense() for block in blocks]))
-    if all(isinstance(block, SparseMatrix) for block in blocks):
-        starts = np.cumsum([0, *(block.shape[0] for block in blocks)])
-        # The padding of an upper block must not point into a lower one.
-        rows = [
-            jnp.where(block.rows < block.shape[0], block.rows + int(start), int(starts[-1]))  # type: ignore[union-attr]
-            for block, start in zip(blocks, starts[:-1], strict=True)
-        ]
-        return SparseMatrix(
-            jnp.concatenate([block.data for block in blocks]),  # type: ignore[union-attr]  # all are sparse
-            jnp.concatenate(rows),
-            jnp.concatenate([block.columns for block in blocks]),  # type: ignore[union-attr]
-            (int(starts[-1]), columns),
-        )
-    return StackedMatrix(tuple(blocks))
+    starts = np.cumsum([0, *(block.shape[0] for block in blocks)])
+    shape = (int(starts[-1]), size)
+    if any(isinstance(block, FunctionMatrix) for block in blocks):
+        return FunctionMatrix(lambda x: jnp.concatenate([block.matvec(x) for block in blocks]), shape, dtype)
+    entries = [_as_sparse(block) for block in blocks]
+    # The padding of an upper block must not point into a lower one.
+    rows = [
+        jnp.where(block.rows < block.shape[0], block.rows + int(start), shape[0])
+        for block, start in zip(entries, starts[:-1], strict=True)
+    ]
+    columns = [block.columns for block in entries]
+    data = [block.data for block in entries]
+    return SparseMatrix(jnp.concatenate(data), jnp.concatenate(rows), jnp.concatenate(columns), shape)
+
+
+def _as_sparse(matrix):
+    if isinstance(matrix, SparseMatrix):
+        return matrix
+    rows, columns = jnp.indices(matrix.shape, dtype=jnp.int32).reshape(2, -1)
+    return SparseMatrix(matrix.dense().reshape(-1), rows, columns, matrix.shape)
 
 
 # ---- Problems -----------------------------------------------------------------------------------------------------
@@ -255,7 +229,8 @@ class QuadraticProgram(NamedTuple):
 
     @property
     def has_entries(self) -> bool:
-        return has_entries(self.P) and has_entries(self.A)
+        """Whether single entries of the matrices can be looked at."""
+        return not any(isinstance(matrix, FunctionMatrix) for matrix in (self.P, self.A))
 
     @property
     def is_dense(self) -> bool:
@@ -271,11 +246,36 @@ class QuadraticProgram(NamedTuple):
 
 
 class Quadratic(NamedTuple):
-    """An objective: ``P``, ``q`` and the map from vectors to the pytrees of the user."""
+    """An objective: ``P``, ``q``, the map from vectors to the pytrees of the user, and the dtype of these."""
 
     P: Matrix
     q: Array
     unravel: Callable[[Array], PyTree]
+    dtype: Any
+
+
+def compute_dtype(tree: PyTree) -> Any:
+    """The dtype in which a problem with this linear term is solved: the widest of its leaves, float32 at least."""
+    dtypes = [jnp.result_type(leaf, float) for leaf in jax.tree.leaves(tree)]
+    return max([*dtypes, jnp.dtype(jnp.float32)], key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def flat(tree: PyTree, dtype: Any) -> Array:
+    """The vector of a pytree, in a dtype."""
+    leaves = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)]
+    return jnp.concatenate(leaves) if leaves else jnp.zeros(0, dtype)
+
+
+def unraveled(like: PyTree) -> Callable[[Array], PyTree]:
+    """The map from vectors of any dtype to pytrees like ``like``."""
+    leaves, treedef = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def unravel(vector):
+        parts = zip(leaves, jnp.split(vector, ends), strict=False)  # no leaves, and one part that is empty
+        return jax.tree.unflatten(treedef, [part.reshape(leaf.shape).astype(leaf.dtype) for leaf, part in parts])
+
+    return unravel
 
 
 def as_quadratic(
@@ -297,41 +297,60 @@ def as_quadratic(
     if fun is not None:
         if like is None:
             raise ValueError("an objective given by fun needs init_params, which says what its variables look like.")
-        zeros = jax.tree.map(jnp.zeros_like, like)
-        flat, unravel = ravel_pytree(zeros)
-        gradient = jax.grad(lambda x: fun(unravel(x), params_obj))
-        q, hessian = jax.linearize(gradient, flat)
-        return Quadratic(FunctionMatrix(hessian, (flat.size, flat.size), flat.dtype, symmetric=True), q, unravel)
-    if not isinstance(params_obj, (tuple, list)) or len(params_obj) != 2:
-        raise TypeError(f"params_obj must be a pair (Q, c), got {_describe(params_obj)}.")
-    params_Q, c = params_obj
+        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(_as_float(leaf)), like)
+        zero, unravel = flat(zeros, compute_dtype(zeros)), unraveled(zeros)
+        q, hessian = jax.linearize(jax.grad(lambda x: fun(unravel(x), params_obj)), zero)
+        P = FunctionMatrix(hessian, (zero.size, zero.size), zero.dtype, symmetric=True)
+        return Quadratic(P, q, unravel, jax.tree.leaves(zeros)[0].dtype)
+    params_Q, c = pair("params_obj", params_obj, "(Q, c)")
     c = jax.tree.map(_as_float, c)
-    q, unravel = ravel_pytree(c)
+    q, unravel = flat(c, compute_dtype(c)), unraveled(c)
     if not q.size:
         raise ValueError("c must have at least one entry, one for each variable.")
-    size = q.size
+    size, dtype = q.size, jax.tree.leaves(c)[0].dtype
     if matvec_Q is not None:
 
         def product(x):
-            return ravel_pytree(matvec_Q(params_Q, unravel(x)))[0].astype(q.dtype)
+            return flat(matvec_Q(params_Q, unravel(x)), q.dtype)
 
-        _check_size("matvec_Q", product, q, size)
-        return Quadratic(FunctionMatrix(product, (size, size), q.dtype, symmetric=True), q, unravel)
+        if (got := jax.eval_shape(product, q).size) != size:
+            raise ValueError(f"matvec_Q must return as many entries as x has, {size}, but returned {got}.")
+        return Quadratic(FunctionMatrix(product, (size, size), q.dtype, symmetric=True), q, unravel, dtype)
     if params_Q is None:
-        return Quadratic(DenseMatrix(jnp.zeros((size, size), q.dtype)), q, unravel)
+        return Quadratic(DenseMatrix(jnp.zeros((size, size), q.dtype)), q, unravel, dtype)
     P = _as_matrix("Q", params_Q, size, q.dtype)
     if P.shape[0] != size:
         raise ValueError(f"Q must be square of size {size}, the number of entries of c, got shape {P.shape}.")
     if isinstance(P, DenseMatrix):
         # Only the symmetric part enters the objective, and its derivative says so.
         P = DenseMatrix(0.5 * (P.array + P.array.T))
-    return Quadratic(P, q, unravel)
+    return Quadratic(P, q, unravel, dtype)
 
 
-def as_rows(
-    name: str, params_A: Any, objective: Quadratic, matvec: Callable | None = None
-) -> tuple[Matrix, Callable[[Array], PyTree]]:
-    """The matrix of the constraints as the user gave it, and the map from its rows to the user's pytrees.
+class Rows(NamedTuple):
+    """A matrix of constraints, and the map from vectors of multipliers to the user's pytrees."""
+
+    matrix: Matrix
+    unravel: Callable[[Array], PyTree]
+    dtype: Any
+
+    @property
+    def size(self) -> tuple[int, Any]:
+        """The number of rows, and the dtype of their bounds."""
+        return self.matrix.shape[0], self.dtype
+
+
+def identity_rows(objective: Quadratic, others: list[Matrix]) -> Rows:
+    """The variables themselves as rows, by their entries if all other matrices are sparse or functions."""
+    q = objective.q
+    index = jnp.arange(q.size)
+    identity = SparseMatrix(jnp.ones_like(q), index, index, (q.size, q.size))
+    dense = all(isinstance(matrix, DenseMatrix) for matrix in (objective.P, *others))
+    return Rows(DenseMatrix(jnp.eye(q.size, dtype=q.dtype)) if dense else identity, objective.unravel, q.dtype)
+
+
+def as_rows(name: str, params_A: Any, objective: Quadratic, matvec: Callable | None = None) -> Rows:
+    """Constraints as the user gave them.
 
     Args:
         name: of the matrix, for messages.
@@ -342,15 +361,14 @@ def as_rows(
     q = objective.q
     if matvec is None:
         matrix = _as_matrix(name, params_A, q.size, q.dtype)
-        return matrix, lambda y: y
-    shape = jax.eval_shape(lambda x: matvec(params_A, objective.unravel(x)), q)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
-    flat, unravel = ravel_pytree(zeros)
+        return Rows(matrix, lambda y: y.astype(objective.dtype), q.dtype)
+    rows = jax.eval_shape(lambda x: matvec(params_A, objective.unravel(x)), q)
+    size = sum(leaf.size for leaf in jax.tree.leaves(rows))
 
     def product(x):
-        return ravel_pytree(matvec(params_A, objective.unravel(x)))[0].astype(q.dtype)
+        return flat(matvec(params_A, objective.unravel(x)), q.dtype)
 
-    return FunctionMatrix(product, (flat.size, q.size), q.dtype), unravel
+    return Rows(FunctionMatrix(product, (size, q.size), q.dtype), unraveled(rows), q.dtype)
 
 
 def as_vector(name: str, value: Any, size: int, dtype) -> Array:
@@ -358,10 +376,10 @@ def as_vector(name: str, value: Any, size: int, dtype) -> Array:
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and jnp.ndim(leaves[0]) == 0:
         return jnp.broadcast_to(jnp.asarray(leaves[0]).astype(dtype), (size,))
-    flat = ravel_pytree(jax.tree.map(_as_float, value))[0]
-    if flat.size != size:
-        raise ValueError(f"{name} must have {size} entries, one for each row of the matrix, got {flat.size}.")
-    return flat.astype(dtype)
+    vector = flat(value, dtype)
+    if vector.size != size:
+        raise ValueError(f"{name} must have {size} entries, one for each row of the matrix, got {vector.size}.")
+    return vector
 
 
 def check_bounds(lower: Any, upper: Any, names: tuple[str, str] = ("l", "u")) -> None:
@@ -388,11 +406,8 @@ def _as_float(leaf):
     return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(jnp.result_type(float))
 
 
-def _check_size(name, product, x, size):
-    got = jax.eval_shape(product, x).shape
-    if got != (size,):
-        raise ValueError(f"{name} must return as many entries as x has, {size}, but returned {got[0]}.")
-
-
-def _describe(value):
-    return f"{type(value).__name__} of length {len(value)}" if hasattr(value, "__len__") else type(value).__name__
+def pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:
+    """The two parts of an argument; ``TypeError`` if it has not two."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair {meaning}, got {type(value).__name__}.")
+    return value[0], value[1]

@@ -16,18 +16,16 @@ Reference:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
-from jaxsolve.solvers.quadratic._base import flat
-from jaxsolve.solvers.quadratic._forms import by_name, pair
-from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds
+from jaxsolve.solvers.quadratic._forms import by_name
+from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds, flat, pair, unraveled
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["BoxCDQP", "BoxCDState"]
@@ -78,10 +76,10 @@ class BoxCDQP(IterativeSolver):
     maxiter: int = option(500)
     tol: float = option(1e-4)
 
-    order: ClassVar[str] = "maxiter tol verbose implicit_diff implicit_diff_solve jit unroll"
-    surrogate_error = True  # `Q x` is kept up to date, which gathers rounding
+    _needs_init_params = False
+    _error_is_estimate = True  # `Q x` is kept up to date, which gathers rounding
 
-    def check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
+    def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` for bounds that no number satisfies."""
         given = by_name(self, ("params_obj", "params_ineq"), args, kwargs)
         check_bounds(*pair("params_ineq", given.get("params_ineq"), "(l, u)"))
@@ -92,19 +90,17 @@ class BoxCDQP(IterativeSolver):
         lower, upper = pair("params_ineq", params_ineq, "(l, u)")
         return objective, as_vector("l", lower, size, dtype), as_vector("u", upper, size, dtype)
 
-    def init_point(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
+    def _first_point(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
         """The point of the box that is closest to ``init_params``, or to 0."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
-        size, dtype = objective.q.size, objective.q.dtype
-        start = (
-            jnp.zeros_like(objective.q) if init_params is None else as_vector("init_params", init_params, size, dtype)
-        )
-        return objective.unravel(jnp.clip(start, lower, upper))
+        start = 0.0 if init_params is None else init_params
+        x = as_vector("init_params", start, objective.q.size, objective.q.dtype)
+        return objective.unravel(jnp.clip(x, lower, upper))
 
     def init_state(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> BoxCDState:
         """The state before the first sweep; the arguments are those of ``run``."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
-        x = flat(self.init_point(init_params, params_obj, params_ineq), objective.q.dtype)
+        x = flat(self._first_point(init_params, params_obj, params_ineq), objective.q.dtype)
         product = objective.P.matvec(x)
         return self._judge(objective, lower, upper, x, product, jnp.zeros((), jnp.int32))
 
@@ -136,15 +132,13 @@ class BoxCDQP(IterativeSolver):
         # A coordinate with neither curvature nor a bound downhill.
         linear = objective.P.diagonal() <= 0
         endless = linear & (((c > 0) & (lower == -jnp.inf)) | ((c < 0) & (upper == jnp.inf)))
-        status = self.status_of(error, failed=jnp.any(endless), failure=Status.DUAL_INFEASIBLE)
+        status = self._status_of(error, failed=jnp.any(endless), failure=Status.DUAL_INFEASIBLE)
         empty = jnp.any((lower > upper) | (lower == jnp.inf) | (upper == -jnp.inf))
-        status = jnp.where(empty, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
+        status = Status.PRIMAL_INFEASIBLE.where(empty, status)
         return BoxCDState(iter_num, error, product, status)
 
     def optimality_fun(self, params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
         """The residual ``x - clip(x - (Q x + c), l, u)`` of projected gradient, a pytree like ``params``."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
-        vector, unravel = ravel_pytree(params)
-        x = vector.astype(objective.q.dtype)
-        residual = x - jnp.clip(x - (objective.P.matvec(x) + objective.q), lower, upper)
-        return unravel(residual.astype(vector.dtype))
+        x = flat(params, objective.q.dtype)
+        return unraveled(params)(x - jnp.clip(x - (objective.P.matvec(x) + objective.q), lower, upper))

@@ -22,7 +22,7 @@ class BoxOSQP(OperatorSplitting, BoxConstrained):
     ``state.value``.
 
     A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate. Under
-    ``vmap``, lanes with ``Q`` and ``A`` in common share one eigendecomposition, whatever their penalties. What is
+    ``vmap``, problems with ``Q`` and ``A`` in common share one eigendecomposition, whatever their penalties. What is
     solved by a factorization is polished: ``tol`` decides when the active set is believed, and the result is often
     exact to rounding.
 
@@ -41,12 +41,6 @@ class BoxOSQP(OperatorSplitting, BoxConstrained):
         >>> round(float(slope), 3)  # minus the multiplier of the row
         -0.5
     """
-
-    order: ClassVar[str] = (
-        "matvec_Q matvec_A fun check_primal_dual_infeasability sigma momentum eq_qp_solve rho_start rho_min rho_max "
-        "stepsize_updates_frequency primal_infeasible_tol dual_infeasible_tol maxiter tol termination_check_frequency "
-        "verbose implicit_diff implicit_diff_solve jit unroll"
-    )
 
     #: The statuses under their older names; a run that ends unsolved has a status that says why.
     UNSOLVED: ClassVar[Status] = Status.RUNNING

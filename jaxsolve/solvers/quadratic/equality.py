@@ -21,21 +21,22 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_callable, check_number, option
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.linear_solve import solve_iterative_refinement
-from jaxsolve.solvers.quadratic._base import Problem
+from jaxsolve.solvers.quadratic._base import Problem, Solution, origin
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._direct import DirectQP, DirectState
 from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors, factorize, kkt_residual, polish
+from jaxsolve.solvers.quadratic._kkt_system import KKTSystem
 from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
+from jaxsolve.solvers.quadratic._problem import flat
 from jaxsolve.solvers.quadratic._residuals import products
 from jaxsolve.tree_util import tree_where
 
@@ -86,111 +87,98 @@ class EqualityConstrainedQP(DirectQP):
         0.667
     """
 
-    matvec_Q: Callable | None = option(None)
-    matvec_A: Callable | None = option(None)
-    fun: Callable | None = option(None)
-    solve: Callable | None = option(None)  # type: ignore[assignment]  # an option, where other solvers have a method
+    solve: Callable | None = option(None)
     refine_regularization: float = option(0.0)
     refine_maxiter: int = option(10)
     maxiter: int = option(1000)
+    matvec_Q: Callable | None = None  # type: ignore[misc]  # an option here
+    matvec_A: Callable | None = None  # type: ignore[misc]
+    fun: Callable | None = None  # type: ignore[misc]
 
-    data_names = ("params_obj", "params_eq")
+    _data_names = ("params_obj", "params_eq")
 
-    order: ClassVar[str] = (
-        "matvec_Q matvec_A fun solve refine_regularization refine_maxiter maxiter tol implicit_diff_solve jit"
-    )
-
-    def validate(self) -> None:
-        """Raise for an impossible option."""
-        super().validate()
+    def _validate(self) -> None:
+        super()._validate()
         if self.solve is not None:
             check_callable("solve", self.solve, "a linear solver solve(matvec, b)")
         check_number("refine_regularization", self.refine_regularization, at_least=0)
         check_number("refine_maxiter", self.refine_maxiter, at_least=1)
         check_number("maxiter", self.maxiter, at_least=1)
-        _ = self.form  # checks the functions
 
-    def form_options(self) -> dict[str, Any]:
-        """The functions that stand for data."""
-        return {"matvec_Q": self.matvec_Q, "matvec_A": self.matvec_A, "fun": self.fun}
-
-    def compute(self, init_params: PyTree, params_obj: Any = None, params_eq: Any = None) -> OptStep:
-        """Solve the system; see ``run``."""
-        form = self.form
-        problem = form.problem(form.primal_of(init_params), params_obj, params_eq)
+    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, KKTSystem]:
+        problem = self._problem(init_params, *args, **kwargs)
         qp = problem.qp
-        start = x, y = self.starting_point(problem, init_params)
+        start = x, y = self._start(problem, init_params) or origin(qp)
         active = ActiveSet(jnp.ones_like(qp.lower), jnp.ones(qp.lower.shape, bool))
         direct = self.solve is None and qp.is_dense
         scaled, scaling = problem.for_kkt()
-        cholesky: Any = factorize(scaled, active) if direct else None
-        factors = Factors(active, scaling, cholesky, jnp.asarray(True))
+        factors = Factors(active, factorize(scaled, active) if direct else None)
         if direct:
-            x, y = polish(qp, x, y, factors)
+            x, y = polish(qp, x, y, factors, scaling)
         elif self.solve is None:
             for _ in range(2):
                 F1, F2 = kkt_residual(qp, x, y, active, scaling)
-                dx, dy = solve_kkt_by_minres(qp, F1, F2, factors)
+                dx, dy = solve_kkt_by_minres(qp, F1, F2, factors, scaling)
                 x, y = x - dx, y - dy
         else:
             x, y = self._by_option(problem, x, y)
-        at = products(qp, x, y)
-        error = form.error_at(qp, x, y, at)
+        error, at = self._error(problem, x, y)
         status = self._status(problem, x, at, error)
-        valid = ((status == int(Status.CONVERGED)) | (status == int(Status.STALLED))) & jnp.isfinite(error)
+        valid = (Status.CONVERGED.holds(status) | Status.STALLED.holds(status)) & jnp.isfinite(error)
         if direct:
             # The solves of the derivative must wait for the search for certificates: batched calls of LAPACK that run
             # at the same time can block each other in the thread pool of jaxlib's CPU backend.
-            cholesky = jnp.where(valid, cholesky, jnp.eye(*cholesky.shape, dtype=cholesky.dtype))
-        factors = factors._replace(cholesky=cholesky, valid=valid)
-        state = DirectState(jnp.ones((), jnp.int32), error, qp.value(x), status, factors)
+            identity = jnp.eye(qp.num_variables, dtype=x.dtype)
+            factors = factors._replace(cholesky=jnp.where(valid, factors.cholesky, identity))
+        state = DirectState(jnp.ones((), jnp.int32), error, qp.value(x), status)
         x, y = tree_where(jnp.isfinite(error), (x, y), start)
-        return OptStep(form.to_params(problem, x, y, at.Ax), state)
+        return OptStep(self._to_params(problem, Solution(x, y, at.Ax)), state), KKTSystem(factors, scaling, self, valid)
 
     def _by_option(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Array]:
         """The system for a step from ``(x, y)``, in the units and containers of the user."""
         qp, method = problem.qp, self.solve
-        options = {} if method is None else _accepted(method, tol=0.1 * jnp.asarray(self.tol), maxiter=self.maxiter)
+        assert method is not None
+        options = _accepted(method, tol=0.1 * jnp.asarray(self.tol), maxiter=self.maxiter)
 
         def tree(x, y):
-            return problem.unravel_x(x), problem.unravel_rows(y)[0]
+            return problem.unravel_x(x), problem.unravel_rows(y).get("A")
 
-        def flat(pair):
-            return tuple(ravel_pytree(part)[0].astype(vector.dtype) for part, vector in zip(pair, (x, y), strict=True))
+        def flat_pair(pair):
+            return tuple(flat(part, x.dtype) for part in pair)
 
         def matvec(pair):
-            u, v = flat(pair)
+            u, v = flat_pair(pair)
             return tree(qp.P.matvec(u) + qp.A.rmatvec(v), qp.A.matvec(u))
 
         rhs = tree(-(qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)), qp.upper - qp.A.matvec(x))
         if isinstance(self.refine_regularization, (int, float)) and self.refine_regularization == 0:
-            step = linear_solve(matvec, rhs, method, structure="symmetric", **options)
+            step = linear_solve(matvec, rhs, method, structure="symmetric", on_failure="ignore", **options)
         else:
 
             def rough(matvec, rhs):
                 def regularized(pair):
                     ridge = jnp.asarray(self.refine_regularization).astype(x.dtype)
-                    (u, v), (Pu, Av) = flat(pair), flat(matvec(pair))
+                    (u, v), (Pu, Av) = flat_pair(pair), flat_pair(matvec(pair))
                     return tree(Pu + ridge * u, Av - ridge * v)
 
-                return linear_solve(regularized, rhs, method, structure="symmetric", **options)
+                return linear_solve(regularized, rhs, method, structure="symmetric", on_failure="ignore", **options)
 
             tol = 0.1 * jnp.asarray(self.tol)
             step = solve_iterative_refinement(matvec, rhs, maxiter=self.refine_maxiter, tol=tol, solve=rough)
-        dx, dy = flat(step)
+        dx, dy = flat_pair(step)
         return x + dx, y + dy
 
     def _status(self, problem: Problem, x: Array, at: Any, error: Array) -> Array:
         qp = problem.qp
-        solved = error <= jnp.asarray(self.tol).astype(error.dtype)
+        solved = error <= self._tolerances(error.dtype)[0]
         # What a least-squares solution leaves over is a certificate.
         d = jnp.where(solved, 0, -(at.Px + qp.q + at.Aty))
         y = jnp.where(solved, 0, at.Ax - qp.upper)
         found = find_certificates(problem.scaled, problem.scaling, d, y, products(qp, d, y), (1e-3, 1e-3))
-        status = jnp.where(found[1], int(Status.DUAL_INFEASIBLE), int(Status.STALLED))
-        status = jnp.where(found[0], int(Status.PRIMAL_INFEASIBLE), status)
-        status = jnp.where(solved, int(Status.CONVERGED), status)
-        return jnp.where(jnp.isfinite(error), status, int(Status.NONFINITE)).astype(jnp.int32)
+        status = Status.DUAL_INFEASIBLE.where(found[1], int(Status.STALLED))
+        status = Status.PRIMAL_INFEASIBLE.where(found[0], status)
+        status = Status.CONVERGED.where(solved, status)
+        return Status.NONFINITE.where(~jnp.isfinite(error), status)
 
 
 def _accepted(method: Callable, **options: Any) -> dict[str, Any]:
@@ -200,7 +188,8 @@ def _accepted(method: Callable, **options: Any) -> dict[str, Any]:
         given |= set(method.keywords)
         method = method.func
     try:
-        names = set(inspect.signature(method).parameters)
+        parameters = inspect.signature(method).parameters
     except (TypeError, ValueError):
         return {}
-    return {name: value for name, value in options.items() if name in names - given}
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {k: v for k, v in options.items() if k not in given and (takes_all or k in parameters)}

@@ -22,7 +22,7 @@ Reference:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -30,22 +30,18 @@ from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._status import Status
-from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve._types import Array
 from jaxsolve.base import check_number, option
-from jaxsolve.solvers.quadratic._base import Problem
+from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._forms import BoxConstrained
-from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors
+from jaxsolve.solvers.quadratic._kkt import ActiveSet
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
-from jaxsolve.solvers.quadratic._residuals import (
-    Products,
-    norm,
-    optimality_error,
-    residuals,
-)
+from jaxsolve.solvers.quadratic._residuals import Products, norm, optimality_error, products, residuals
+from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
-__all__ = ["InteriorPointQP", "InteriorPointState"]
+__all__ = ["InteriorPoint", "InteriorPointQP", "InteriorPointState"]
 
 # Certificates are looked for when so many iterations were done, and at the end.
 _CERTIFICATE_FREQUENCY = 4
@@ -78,7 +74,6 @@ class InteriorPointState(NamedTuple):
         at: the matrix products there.
         regularization: multiple of the proximal terms, raised after a breakdown.
         status: a :class:`jaxsolve.Status`, int32.
-        factors: internal; ``None`` in the result of a run.
     """
 
     iter_num: Array
@@ -88,10 +83,107 @@ class InteriorPointState(NamedTuple):
     at: Products
     regularization: Array
     status: Array
-    factors: Any = None
 
 
-class InteriorPointQP(BoxConstrained):
+class InteriorPoint(IterativeQP):
+    """The interior-point method for quadratic programs of any form.
+
+    Attributes:
+        smoothing: solve the relaxed problem whose complementary products ``s z`` are this number instead of 0. Its
+            solution is smooth in the data, where a linear program, say, jumps from vertex to vertex, and it is *its*
+            derivative that is returned.
+    """
+
+    maxiter: int = option(100)
+    tol: float = option(1e-8)
+    smoothing: float = option(0.0)
+
+    # Iterations are few, so the active set is not looked at before the last; and then it is known.
+    _stages = (0.0, 1.0)
+
+    def _validate(self) -> None:
+        super()._validate()
+        check_number("smoothing", self.smoothing, at_least=0)
+
+    @property
+    def _has_active_set(self) -> bool:
+        return isinstance(self.smoothing, (int, float)) and self.smoothing == 0
+
+    def _active_set(self, problem: Problem, solution: Solution) -> ActiveSet:
+        """The rows as they count in derivatives: between active and inactive, in the relaxed problem."""
+        if self._has_active_set:
+            return super()._active_set(problem, solution)
+        qp, (_, scaling) = problem.qp, problem.for_kkt()
+        _, slope = _relaxed_multipliers(qp, solution.Ax, self.smoothing)
+        stiffness = scaling.cost * slope / scaling.rows**2
+        weight = jnp.where(qp.lower == qp.upper, 1, stiffness / (1 + stiffness))
+        return ActiveSet(weight, jnp.ones(weight.shape, bool))
+
+    def _kkt_residual(
+        self, qp: QuadraticProgram, x: Array, y: Array, active: ActiveSet, scaling: Scaling
+    ) -> tuple[Array, Array]:
+        if self._has_active_set:
+            return super()._kkt_residual(qp, x, y, active, scaling)
+        Ax = qp.A.matvec(x)
+        equality = qp.lower == qp.upper
+        wanted, _ = _relaxed_multipliers(qp, Ax, self.smoothing)
+        bound = jnp.where(equality, qp.upper, 0)
+        relaxed = (1 - active.weight) * (scaling.cost / scaling.rows) * (wanted - y)
+        return qp.P.matvec(x) + qp.q + qp.A.rmatvec(y), jnp.where(equality, scaling.rows * (Ax - bound), relaxed)
+
+    def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
+        return qp.dense()
+
+    def _begin(self, problem: Problem, start: tuple[Array, Array] | None) -> InteriorPointState:
+        point = _cold_start(problem.scaled) if start is None else _warm_start(problem, *start)
+        return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype), first=True)
+
+    def _advance(self, problem: Problem, state: InteriorPointState) -> InteriorPointState:
+        """One predictor-corrector step."""
+        target = jnp.asarray(self.smoothing).astype(state.error.dtype) * problem.scaling.cost
+        point, accurate = _predictor_corrector(
+            problem.scaled, state.point, state.at, state.regularization, target, self._loop_kind
+        )
+        # A factorization that broke down is repeated with more regularization, from where it was.
+        finite = tree_all_finite(point)
+        point = tree_where(finite, point, state.point)
+        relaxed = jnp.maximum(0.7 * state.regularization, 1)
+        regularization = jnp.where(finite & accurate, relaxed, state.regularization * 10)
+        return self._judge(problem, point, state.iter_num + 1, regularization)
+
+    def _solution(self, problem: Problem, state: InteriorPointState) -> Solution:
+        x, y, at = _in_user_units(problem.scaling, state.point, state.at)
+        return Solution(x, y, at.Ax)
+
+    def _judge(
+        self, problem: Problem, point: Point, iter_num: Array, regularization: Array, *, first: bool = False
+    ) -> InteriorPointState:
+        """The state at a point: its error, and whether the run is over."""
+        qp, own = problem.qp, products(problem.scaled, point.x, _multipliers(point))
+        x, y, at = _in_user_units(problem.scaling, point, own)
+        res = residuals(qp, x, y, at)
+        if not self._has_active_set:
+            res = res._replace(gap=_distance_from_path(qp, y, at.Ax, self.smoothing))
+        error = optimality_error(res, *self._tolerances(x.dtype))
+        status = self._status_of(error, failed=regularization > 1e8)
+        if not first:
+            # Most runs are over before it is worth while to look for a proof that they cannot succeed.
+            last = (iter_num >= self.maxiter) | ~Status.RUNNING.holds(status)
+            due = ~Status.CONVERGED.holds(status) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
+            moves = lax.stop_gradient((x, y, at))
+
+            def look(found):
+                del found
+                return find_certificates(problem.scaled, problem.scaling, *moves, (1e-3, 1e-3))
+
+            infeasible, unbounded = run_if_any(due, look, (jnp.asarray(False), jnp.asarray(False)))
+            status = Status.DUAL_INFEASIBLE.where(due & unbounded, status)
+            status = Status.PRIMAL_INFEASIBLE.where(due & infeasible, status)
+        value = 0.5 * (x @ at.Px) + qp.q @ x
+        return InteriorPointState(iter_num, error, value, point, own, regularization, status)
+
+
+class InteriorPointQP(InteriorPoint, BoxConstrained):
     """Interior-point solver for quadratic programs, accurate to 1e-9 in float64.
 
     ``run(init_params=None, params_obj=(Q, c), params_eq=A, params_ineq=(l, u))`` minimizes
@@ -102,11 +194,6 @@ class InteriorPointQP(BoxConstrained):
     ``state.value``.
 
     A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate.
-
-    Attributes:
-        smoothing: solve the relaxed problem whose complementary products ``s z`` are this number instead of 0. Its
-            solution is smooth in the data, where a linear program, say, jumps from vertex to vertex, and it is *its*
-            derivative that is returned.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve
@@ -120,124 +207,11 @@ class InteriorPointQP(BoxConstrained):
         0.5
     """
 
-    maxiter: int = option(100)
-    tol: float = option(1e-8)
-    smoothing: float = option(0.0)
 
-    order: ClassVar[str] = "matvec_Q matvec_A fun"
-    # Iterations are few, so the active set is not looked at before the last; and then it is known.
-    stages: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def validate(self) -> None:
-        """Raise for an impossible option."""
-        super().validate()
-        check_number("smoothing", self.smoothing, at_least=0)
-
-    @property
-    def smooths(self) -> bool:
-        """Whether the relaxed problem is solved."""
-        return not (isinstance(self.smoothing, (int, float)) and self.smoothing == 0)
-
-    @property
-    def has_active_set(self) -> bool:
-        """Whether the solution is one that an active set determines."""
-        return not self.smooths
-
-    def active_set(self, problem: Problem, x: Array, y: Array, Ax: Array) -> ActiveSet:
-        """The rows as they count in derivatives: between active and inactive, in the relaxed problem."""
-        if not self.smooths:
-            return super().active_set(problem, x, y, Ax)
-        qp, (_, scaling) = problem.qp, problem.for_kkt()
-        _, slope = _relaxed_multipliers(qp, Ax, self.smoothing)
-        stiffness = scaling.cost * slope / scaling.rows**2
-        weight = jnp.where(qp.lower == qp.upper, 1, stiffness / (1 + stiffness))
-        return ActiveSet(weight, jnp.ones(weight.shape, bool))
-
-    def residual(self, params: PyTree, *args: Any, factors: Factors | None = None, **kwargs: Any) -> PyTree:
-        """The mapping that is differentiated."""
-        if not self.smooths or factors is None:
-            return super().residual(params, *args, factors=factors, **kwargs)
-        problem, x, y = self._at(params, args, kwargs)
-        qp, scaling, weight = problem.qp, factors.scaling, factors.active.weight
-        Ax = qp.A.matvec(x)
-        equality = qp.lower == qp.upper
-        wanted, _ = _relaxed_multipliers(qp, Ax, self.smoothing)
-        bound = jnp.where(equality, qp.upper, 0)
-        rows = jnp.where(
-            equality, scaling.rows * (Ax - bound), (1 - weight) * (scaling.cost / scaling.rows) * (wanted - y)
-        )
-        return self._like(problem, params, (qp.P.matvec(x) + qp.q + qp.A.rmatvec(y), rows))
-
-    def wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
-        """The problem with dense matrices."""
-        return qp.dense()
-
-    def init_state(
-        self, init_params: PyTree, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
-    ) -> InteriorPointState:
-        """The state before the first iteration; the arguments are those of ``run``."""
-        problem = self.problem(self.primal_of(init_params), params_obj, params_eq, params_ineq)
-        warm = self.initial_values(init_params, problem)
-        point = _cold_start(problem.scaled) if warm is None else _warm_start(problem, *warm)
-        return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype), first=True)
-
-    def first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
-        """The starting point and its state."""
-        state = self.init_state(init_params, *args, **kwargs)
-        return OptStep(self._to_params(self.problem(None), state.point), state)
-
-    def update(
-        self, params: PyTree, state: InteriorPointState, params_obj: Any = None, params_eq: Any = None,
-        params_ineq: Any = None,
-    ) -> OptStep:  # fmt: skip
-        """One predictor-corrector step; returns ``OptStep(params, state)``."""
-        problem = self.problem(params.primal[0], params_obj, params_eq, params_ineq)
-        target = jnp.asarray(self.smoothing).astype(state.error.dtype) * problem.scaling.cost
-        point, accurate = _predictor_corrector(
-            problem.scaled, state.point, state.at, state.regularization, target, self.loop_kind
-        )
-        # A factorization that broke down is repeated with more regularization, from where it was.
-        sound = tree_all_finite(point)
-        point = tree_where(sound, point, state.point)
-        relaxed = jnp.maximum(0.7 * state.regularization, 1)
-        regularization = jnp.where(sound & accurate, relaxed, state.regularization * 10)
-        state = self._judge(problem, point, state.iter_num + 1, regularization)
-        return OptStep(self._to_params(problem, point), state)
-
-    def _judge(
-        self, problem: Problem, point: Point, iter_num: Array, regularization: Array, *, first: bool = False
-    ) -> InteriorPointState:
-        """The state at a point: its error, and whether the run is over."""
-        qp, (variables, rows, cost) = problem.qp, problem.scaling
-        scaled, y = problem.scaled, _multipliers(point)
-        own = Products(scaled.P.matvec(point.x), scaled.A.matvec(point.x), scaled.A.rmatvec(y))
-        x, y = variables * point.x, rows * y / cost
-        at = Products(own.Px / (cost * variables), own.Ax / rows, own.Aty / (cost * variables))
-        res = residuals(qp, x, y, at)
-        if self.smooths:
-            res = res._replace(gap=_distance_from_path(qp, y, at.Ax, self.smoothing))
-        error = optimality_error(res, *self.tolerances(x.dtype))
-        status = self.status_of(error, failed=regularization > 1e8)
-        if not first:
-            # Most runs are over before it is worth while to look for a proof that they cannot succeed.
-            last = (iter_num >= self.maxiter) | (status != int(Status.RUNNING))
-            due = (status != int(Status.CONVERGED)) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
-            moves = lax.stop_gradient((x, y, at))
-
-            def look(found):
-                del found
-                return find_certificates(problem.scaled, problem.scaling, *moves, (1e-3, 1e-3))
-
-            infeasible, unbounded = run_if_any(due, look, (jnp.asarray(False), jnp.asarray(False)))
-            status = jnp.where(due & unbounded, int(Status.DUAL_INFEASIBLE), status)
-            status = jnp.where(due & infeasible, int(Status.PRIMAL_INFEASIBLE), status).astype(jnp.int32)
-        value = 0.5 * (x @ at.Px) + qp.q @ x
-        return InteriorPointState(iter_num, error, value, point, own, regularization, status)
-
-    def _to_params(self, problem: Problem, point: Point) -> PyTree:
-        variables, rows, cost = problem.scaling
-        x, y = variables * point.x, rows * _multipliers(point) / cost
-        return self.to_params(problem, x, y, problem.qp.A.matvec(x))
+def _in_user_units(scaling: Scaling, point: Point, at: Products) -> tuple[Array, Array, Products]:
+    variables, rows, cost = scaling
+    unscaled = Products(at.Px / (cost * variables), at.Ax / rows, at.Aty / (cost * variables))
+    return variables * point.x, rows * _multipliers(point) / cost, unscaled
 
 
 # ---- The method, on the scaled problem ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from jaxsolve._compat import is_concrete, is_sparse
 from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import check_bounds
-from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP
+from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, default_tol
 
 __all__ = ["LinprogMarginals", "LinprogResult", "linprog"]
 
@@ -130,26 +130,19 @@ def linprog(
     A_ub, b_ub = _rows("ub", A_ub, b_ub, size, dtype)
     A_eq, b_eq = _rows("eq", A_eq, b_eq, size, dtype)
     lower, upper = _bounds(bounds, size, dtype)
-    matrix = jnp.concatenate([A_ub, A_eq, jnp.eye(size, dtype=dtype)])
-    limits = (
-        jnp.concatenate([jnp.full_like(b_ub, -jnp.inf), b_eq, lower]),
-        jnp.concatenate([b_ub, b_eq, upper]),
-    )
-    if tol is None:
-        tol = 1e-8 if jnp.finfo(dtype).bits == 64 else 1e-5
+    tol = default_tol(dtype) if tol is None else tol
     options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak, "smoothing": smoothing}
-    params, state = InteriorPointQP(**options).run(None, (None, c), matrix, limits)
-    x, y = params.primal[0], params.dual_eq
-    # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
-    of_ub, of_eq, of_bounds = jnp.split(-y, [b_ub.size, b_ub.size + b_eq.size])
+    data = ((None, c), (A_eq, b_eq), (A_ub, b_ub), (lower, upper))
+    (x, of_eq, (of_ub, of_bounds)), state = GeneralInteriorPoint(**options).run(None, *data)
     # A constant, as its derivatives are then 0.
-    value = jnp.where(state.status == int(Status.PRIMAL_INFEASIBLE), jnp.inf, state.value)
-    value = jnp.where(state.status == int(Status.DUAL_INFEASIBLE), -jnp.inf, value)
-    marginals = LinprogMarginals(of_ub, of_eq, jnp.maximum(of_bounds, 0), jnp.minimum(of_bounds, 0))
+    value = jnp.where(Status.PRIMAL_INFEASIBLE.holds(state.status), jnp.inf, state.value)
+    value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
+    # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
+    marginals = LinprogMarginals(-of_ub, -of_eq, jnp.maximum(-of_bounds, 0), jnp.minimum(-of_bounds, 0))
     return LinprogResult(
         x=x,
         fun=value,
-        success=state.status == int(Status.CONVERGED),
+        success=Status.CONVERGED.holds(state.status),
         slack=b_ub - A_ub @ x,
         con=b_eq - A_eq @ x,
         marginals=marginals,
@@ -176,32 +169,22 @@ def _rows(name, matrix, bound, size, dtype) -> tuple[Array, Array]:
 
 def _bounds(bounds, size, dtype) -> tuple[Array, Array]:
     """Lower and upper bounds as vectors."""
-    if bounds is None:
-        bounds = (0, None)
     if hasattr(bounds, "shape"):
         pairs = jnp.asarray(bounds).astype(dtype)
-        if pairs.shape == (2,):
-            pairs = pairs[None]
-        if pairs.shape not in ((1, 2), (size, 2)):
-            raise ValueError(f"bounds must have the shape (2,), (1, 2) or ({size}, 2), got {pairs.shape}.")
-        pairs = jnp.broadcast_to(pairs, (size, 2))
         # SciPy's absent bounds in arrays are infinite, or NaN.
         if is_concrete(pairs) and np.isnan(pairs).any():
-            pairs = jnp.where(jnp.isnan(pairs), jnp.asarray([-jnp.inf, jnp.inf], dtype)[None], pairs)
-        lower, upper = pairs[:, 0], pairs[:, 1]
+            absent = jnp.broadcast_to(jnp.asarray([-jnp.inf, jnp.inf], dtype), pairs.shape)
+            pairs = jnp.where(jnp.isnan(pairs), absent, pairs)
     else:
-        pairs: Any = list(bounds)
-        if len(pairs) == 2 and not any(_is_pair(pair) for pair in pairs):
-            pairs = [tuple(pairs)] * size
-        elif len(pairs) == 1:
-            pairs = pairs * size
-        if len(pairs) != size or not all(_is_pair(pair) for pair in pairs):
+        given: Any = (0, None) if bounds is None else list(bounds)
+        rows = given if any(map(_is_pair, given)) else [given]
+        if not all(map(_is_pair, rows)):
             raise ValueError(f"bounds must be a pair (lower, upper), or {size} pairs, got {bounds!r}.")
-
-        def side(values, absent):
-            return jnp.stack([jnp.asarray(absent if value is None else value).astype(dtype) for value in values])
-
-        lower, upper = side([low for low, _ in pairs], -jnp.inf), side([high for _, high in pairs], jnp.inf)
+        filled = [(-jnp.inf if low is None else low, jnp.inf if high is None else high) for low, high in rows]
+        pairs = jnp.stack([jnp.stack([jnp.asarray(side).astype(dtype) for side in row]) for row in filled])
+    if pairs.shape not in ((2,), (1, 2), (size, 2)):
+        raise ValueError(f"bounds must be a pair (lower, upper), or {size} pairs, got an array of shape {pairs.shape}.")
+    lower, upper = jnp.broadcast_to(jnp.atleast_2d(pairs), (size, 2)).T
     check_bounds(lower, upper, ("the lower bounds", "the upper bounds"))
     return lower, upper
 

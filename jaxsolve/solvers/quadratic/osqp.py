@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 from jaxsolve.solvers.quadratic._forms import StandardForm
 
@@ -16,6 +18,13 @@ class OSQP(OperatorSplitting, StandardForm):
     (shape ``(m, n)``) are dense, sparse (``BCOO``, ``BCSR``), or the parameters of ``matvec_Q``, ``matvec_A`` and
     ``matvec_G``. The result is ``KKTSolution(x, dual_eq, dual_ineq)``, differentiable with respect to all six inputs,
     and so is ``state.value``. In everything else it is :class:`.BoxOSQP`.
+
+    Attributes:
+        matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric positive semidefinite matrix of the
+            objective, if it is not given by its entries.
+        matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
+        matvec_G: ``matvec_G(params_G, x)``, likewise.
+        fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; in place of ``(Q, c)``.
 
     Raises:
         ValueError: shapes do not fit, or a right-hand side is NaN.
@@ -33,3 +42,8 @@ class OSQP(OperatorSplitting, StandardForm):
         >>> [round(s, 3) for s in slope.tolist()]  # minus the multiplier
         [-2.0]
     """
+
+    matvec_Q: Callable | None = None  # type: ignore[misc]  # an option here
+    matvec_A: Callable | None = None  # type: ignore[misc]
+    matvec_G: Callable | None = None  # type: ignore[misc]
+    fun: Callable | None = None  # type: ignore[misc]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._compat import is_sparse
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
-from jaxsolve.solvers.quadratic._problem import is_sparse
-from jaxsolve.solvers.quadratic.box_osqp import BoxOSQP
+from jaxsolve.solvers.quadratic._admm import OperatorSplitting
+from jaxsolve.solvers.quadratic._forms import GeneralForm
+from jaxsolve.solvers.quadratic._problem import compute_dtype
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
-from jaxsolve.solvers.quadratic.interior_point import InteriorPointQP
+from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 
 __all__ = ["QPResult", "solve_qp"]
 
@@ -25,11 +26,7 @@ _MAX_ENTRIES = 4_000_000
 _METHODS = ("auto", "equality", "interior_point", "osqp", "matrix_free")
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["x", "dual_eq", "dual_ineq", "dual_bounds", "value", "status", "error", "iter_num"],
-    meta_fields=["method", "reason"],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class QPResult:
     """Result of :func:`solve_qp`; a pytree.
@@ -56,8 +53,8 @@ class QPResult:
     status: Array
     error: Array
     iter_num: Array
-    method: str
-    reason: str
+    method: str = dataclasses.field(metadata={"static": True})
+    reason: str = dataclasses.field(metadata={"static": True})
 
     @property
     def message(self) -> str:
@@ -139,45 +136,43 @@ def solve_qp(
     if chosen == "equality" and (G is not None or bounded):
         raise ValueError("method='equality' is for problems without G, h, l and u.")
     if tol is None:
-        leaf = jax.tree.leaves(c)[0]
-        single = jnp.finfo(jnp.result_type(leaf, float)).bits < 64
-        tol = 1e-5 if single else 1e-8
-        tol = 1e-4 if chosen == "matrix_free" else tol
-    options: dict[str, Any] = {"tol": tol} if maxiter is None else {"tol": tol, "maxiter": maxiter}
-    functions = {"matvec_Q": _calling(Q) if callable(Q) else None}
-    params_Q = None if callable(Q) else Q
-
-    if chosen == "equality":
-        functions["matvec_A"] = _calling(A) if callable(A) else None
-        params_eq = None if A is None else (None if callable(A) else A, b)
-        solver: Any = EqualityConstrainedQP(**functions, **options)
-        start = init if not isinstance(init, QPResult) else KKTSolution(init.x, init.dual_eq, None)
-        params, state = solver.run(start, (params_Q, c), params_eq)
-        y = (params.dual_eq, None, None)
-        return _result(params.primal, y, state, chosen, reason)
-
-    blocks = {"eq": (A, b, b), "ineq": (G, None, h), "bounds": (_identity, l, u) if bounded else (None, None, None)}
-    present = {name: block for name, block in blocks.items() if block[0] is not None}
-    rows = _Rows(present, c)
-    solver_options = {**functions, **options, "weak": weak, "matvec_A": rows.matvec}
-    if chosen == "interior_point":
-        solver = InteriorPointQP(**solver_options)
-    else:
-        solver = BoxOSQP(**solver_options, eq_qp_solve="cg" if chosen == "matrix_free" else "lu")
+        tol = 1e-4 if chosen == "matrix_free" else default_tol(compute_dtype(c))
+    matrices = {"matvec_Q": Q, "matvec_A": A, "matvec_G": G}
+    options: dict[str, Any] = {name: _calling(matrix) for name, matrix in matrices.items() if callable(matrix)}
+    options |= {"tol": tol} if maxiter is None else {"tol": tol, "maxiter": maxiter}
+    params_Q, params_A, params_G = (None if callable(matrix) else matrix for matrix in (Q, A, G))
+    data = [(params_Q, c), None if b is None else (params_A, b)]
     start = init
-    if isinstance(init, QPResult):
-        start_y = rows.join({"eq": init.dual_eq, "ineq": init.dual_ineq, "bounds": init.dual_bounds})
-        start = KKTSolution((init.x, None), start_y, None)
-    params, state = solver.run(start, (params_Q, c), rows.matrix, rows.limits)
-    y = rows.split(params.dual_eq)
-    return _result(params.primal[0], tuple(y.get(name) for name in blocks), state, chosen, reason)
+    if chosen == "equality":
+        solver: Any = EqualityConstrainedQP(**options)
+        if isinstance(init, QPResult):
+            start = KKTSolution(init.x, init.dual_eq, None)
+    else:
+        data.append(None if h is None else (params_G, h))
+        data.append((-jnp.inf if l is None else l, jnp.inf if u is None else u) if bounded else None)
+        if isinstance(init, QPResult):
+            start = KKTSolution(init.x, init.dual_eq, (init.dual_ineq, init.dual_bounds))
+        if chosen == "interior_point":
+            solver = GeneralInteriorPoint(weak=weak, **options)
+        else:
+            solver = GeneralOSQP(weak=weak, eq_qp_solve="cg" if chosen == "matrix_free" else "lu", **options)
+    (x, of_eq, others), state = solver.run(start, *data)
+    of_ineq, of_bounds = (None, None) if others is None else others
+    found = (state.value, state.status, state.error, state.iter_num)
+    return QPResult(x, of_eq, of_ineq, of_bounds, *found, chosen, reason)
 
 
-def _result(x, duals, state, method, reason) -> QPResult:
-    of_eq, of_ineq, of_bounds = duals
-    return QPResult(
-        x, of_eq, of_ineq, of_bounds, state.value, state.status, state.error, state.iter_num, method, reason
-    )
+class GeneralInteriorPoint(InteriorPoint, GeneralForm):
+    """The interior-point method for equalities, inequalities and bounds."""
+
+
+class GeneralOSQP(OperatorSplitting, GeneralForm):
+    """Operator splitting for equalities, inequalities and bounds."""
+
+
+def default_tol(dtype: Any) -> float:
+    """A tolerance that a method with factorizations reaches in a dtype."""
+    return 1e-8 if jnp.finfo(dtype).bits == 64 else 1e-5
 
 
 def _choose(Q, c, A, G, bounded) -> tuple[str, str]:
@@ -196,10 +191,6 @@ def _choose(Q, c, A, G, bounded) -> tuple[str, str]:
     return "osqp", "too large to be factorized in every iteration"
 
 
-def _identity(x):
-    return x
-
-
 def _calling(function: Callable) -> Callable:
     """``matvec(params, x)`` of a function of ``x``."""
 
@@ -208,91 +199,3 @@ def _calling(function: Callable) -> Callable:
         return function(x)
 
     return matvec
-
-
-class _Rows:
-    """All constraints as the rows of one matrix, or of a function that returns them as a dictionary."""
-
-    def __init__(self, blocks: dict, c: PyTree):
-        self._blocks = blocks
-        self.matrix: Any = None
-        self.matvec: Callable | None = None
-        self.limits: Any = None
-        leaves = jax.tree.leaves(c)
-        self._dtype = jnp.result_type(leaves[0], float)
-        size = sum(jnp.size(leaf) for leaf in leaves)
-        self._sizes: list[int] | None = []
-        if not blocks:
-            return
-        if all(not callable(block[0]) or block[0] is _identity for block in blocks.values()):
-            matrices = [self._entries(block[0], size) for block in blocks.values()]
-            any_sparse = any(map(is_sparse, matrices))
-            self.matrix = _stack_sparse(matrices) if any_sparse else jnp.concatenate(matrices)
-            self._sizes = [matrix.shape[0] for matrix in matrices]
-            self.limits = tuple(
-                jnp.concatenate([self._side(name, i, n) for name, n in zip(blocks, self._sizes, strict=True)])
-                for i in (1, 2)
-            )
-        else:
-            self._sizes = None
-            functions = {name: _as_function(block[0]) for name, block in blocks.items()}
-            self.matvec = _calling(lambda x: {name: function(x) for name, function in functions.items()})
-            shapes = jax.eval_shape(lambda x: {name: f(x) for name, f in functions.items()}, c)
-            self.limits = tuple(
-                {name: self._like(shape, blocks[name][i], i) for name, shape in shapes.items()} for i in (1, 2)
-            )
-
-    def _entries(self, matrix, size):
-        if matrix is _identity:
-            return jnp.eye(size, dtype=self._dtype)
-        return matrix if is_sparse(matrix) else jnp.asarray(matrix)
-
-    def _side(self, name, i, size):
-        value = self._blocks[name][i]
-        absent = -jnp.inf if i == 1 else jnp.inf
-        value = jnp.asarray(absent if value is None else value).astype(self._dtype)
-        try:
-            return jnp.broadcast_to(value.reshape(-1) if value.ndim else value, (size,))
-        except ValueError:
-            named = {"eq": ("b", "b"), "ineq": ("h", "h"), "bounds": ("l", "u")}[name][i - 1]
-            raise ValueError(f"{named} must have {size} entries, got shape {value.shape}.") from None
-
-    def _like(self, shape, value, i):
-        absent = -jnp.inf if i == 1 else jnp.inf
-        value = absent if value is None else value
-        if len(jax.tree.leaves(value)) == 1 and jnp.ndim(value) == 0:
-            return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), shape)
-        return value
-
-    def split(self, y: Any) -> dict:
-        """The multipliers of each block."""
-        if self._sizes is None:
-            return y
-        parts, start = {}, 0
-        for name, size in zip(self._blocks, self._sizes, strict=True):
-            parts[name] = y[start : start + size]
-            start += size
-        return parts
-
-    def join(self, parts: dict) -> Any:
-        """The multipliers of all rows."""
-        present = {name: parts[name] for name in self._blocks}
-        if self._sizes is None:
-            return present
-        return jnp.concatenate(list(present.values())) if present else None
-
-
-def _as_function(matrix):
-    return matrix if callable(matrix) else lambda x: matrix @ x
-
-
-def _stack_sparse(matrices):
-    from jax.experimental import sparse
-
-    blocks = [
-        (matrix if isinstance(matrix, sparse.BCOO) else matrix.to_bcoo())
-        if is_sparse(matrix)
-        else sparse.BCOO.fromdense(matrix, nse=matrix.size)
-        for matrix in matrices
-    ]
-    return sparse.bcoo_concatenate(blocks, dimension=0)

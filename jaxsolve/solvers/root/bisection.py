@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 from jaxsolve._compat import is_concrete
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep
-from jaxsolve.base import IterativeSolver, check_choice, option
+from jaxsolve.base import IterativeSolver, check_flags, option
 
 __all__ = ["Bisection", "BisectionState"]
 
@@ -73,31 +73,26 @@ class Bisection(IterativeSolver):
         0.0833
     """
 
-    optimality_fun: Callable = dataclasses.field(kw_only=True)  # hides the method of the other solvers
-    lower: Any = dataclasses.field(kw_only=True)
-    upper: Any = dataclasses.field(kw_only=True)
+    optimality_fun: Callable = dataclasses.field()  # in place of the method of the other solvers
+    lower: Any
+    upper: Any
     check_bracket: bool = option(True)
     has_aux: bool = option(False)
     maxiter: int = option(30)
     tol: float = option(1e-5)
 
-    order: ClassVar[str] = (
-        "optimality_fun lower upper maxiter tol check_bracket verbose implicit_diff_solve has_aux jit unroll"
-    )
-    oracles: ClassVar[tuple[str, ...]] = ("optimality_fun",)
-    guards_nonfinite = True
-    derived_fields = ("aux",)
+    _handles_nonfinite = True
+    _needs_init_params = False
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
+        super()._validate()
         if not self.implicit_diff:
             raise ValueError(
                 "Bisection has implicit_diff=True only: its iterates are midpoints, which do not move with the data, "
                 "so unrolling them gives a zero derivative."
             )
-        for name in ("check_bracket", "has_aux"):
-            check_choice(name, getattr(self, name), (True, False))
+        check_flags(self, "check_bracket", "has_aux")
         for name in ("lower", "upper"):
             end = getattr(self, name)
             if not isinstance(end, (int, float, jax.Array, np.ndarray, np.generic)):
@@ -111,7 +106,7 @@ class Bisection(IterativeSolver):
         ):
             raise ValueError(f"lower must not exceed upper, got lower={self.lower!r} and upper={self.upper!r}.")
 
-    def init_point(self, init_params: Any, *args: Any, **kwargs: Any) -> Array:
+    def _first_point(self, init_params: Any, *args: Any, **kwargs: Any) -> Array:
         """The middle of the interval."""
         low, high = self._interval(init_params, args, kwargs)
         return low + 0.5 * (high - low)
@@ -122,7 +117,7 @@ class Bisection(IterativeSolver):
         at_low, _ = self._evaluate(low, *args, **kwargs)
         at_high, aux = self._evaluate(high, *args, **kwargs)
         crossing = jnp.all(jnp.sign(at_low) * jnp.sign(at_high) <= 0)
-        status = jnp.where(crossing, int(Status.RUNNING), int(Status.INVALID_BRACKET))
+        status = Status.INVALID_BRACKET.where(~crossing, int(Status.RUNNING))
         finite = jnp.all(jnp.isfinite(at_low) & jnp.isfinite(at_high))
         return BisectionState(
             iter_num=jnp.zeros((), jnp.int32),
@@ -134,7 +129,7 @@ class Bisection(IterativeSolver):
             sign=jnp.where((at_low < 0) | ((at_low == 0) & (at_high > 0)), 1, -1).astype(low.dtype),
             aux=aux,
             num_fun_eval=jnp.asarray(2, jnp.int32),
-            status=jnp.where(finite, status, int(Status.NONFINITE)).astype(jnp.int32),
+            status=Status.NONFINITE.where(~finite, status),
         )
 
     def update(self, params: Array, state: BisectionState, *args: Any, **kwargs: Any) -> OptStep:
@@ -155,19 +150,19 @@ class Bisection(IterativeSolver):
             sign=state.sign,
             aux=aux,
             num_fun_eval=state.num_fun_eval + 1,
-            status=self.status_of(error, failed=exhausted),
+            status=self._status_of(error, failed=exhausted),
         )
         return OptStep(middle, state)
 
-    def residual(self, params: Array, *args: Any, **kwargs: Any) -> Array:
+    def _residual(self, params: Array, *args: Any, **kwargs: Any) -> Array:
         """The function at ``params``."""
         return self._evaluate(params, *args, **kwargs)[0]
 
-    def derived_state(self, params: Array, *args: Any, **kwargs: Any) -> dict:
+    def _state_of_solution(self, params: Array, *args: Any, **kwargs: Any) -> dict:
         """``aux`` as a function of the root."""
         return {"aux": self._evaluate(params, *args, **kwargs)[1]}
 
-    def check_result(self, state: BisectionState) -> None:
+    def _check_result(self, state: BisectionState) -> None:
         """Raise ``ValueError`` for a concrete state without a sign change, if asked to."""
         if not self.check_bracket or not is_concrete(state.status):
             return

@@ -7,7 +7,7 @@ operator, see :mod:`jaxsolve.solvers._proximal`. Optimality: :math:`\nabla_1 f(x
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from jaxsolve._types import OptStep, PyTree
 from jaxsolve.solvers._proximal import ProximalMethod, ProximalState, prox_none
@@ -38,36 +38,31 @@ class GradientDescent(ProximalMethod):
 
     prox: Callable = prox_none
 
-    order: ClassVar[str] = (
-        "fun prox value_and_grad has_aux stepsize maxiter maxls tol acceleration decrease_factor verbose implicit_diff "
-        "implicit_diff_solve jit unroll"
-    )
-    oracles: ClassVar[tuple[str, ...]] = ("fun",)
-    smooth = True
-    structure = "psd"
+    _smooth = True
+    _structure = "psd"
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
+        super()._validate()
         if self.prox is not prox_none:
             raise ValueError("GradientDescent takes no proximity operator: use ProximalGradient(fun, prox=...).")
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
         """The state before the first iteration; the arguments are those of ``run``."""
-        return self.start(init_params, *args, **kwargs)
+        return self._start(init_params, *args, **kwargs)
 
     def update(self, params: PyTree, state: ProximalState, *args: Any, **kwargs: Any) -> OptStep:
         """One gradient step; returns ``OptStep(params, state)``."""
-        return self.advance(params, state, None, args, kwargs)
+        return self._advance(params, state, None, args, kwargs)
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient of ``fun`` in ``params``, a pytree like them."""
-        return self.optimality_residual(params, None, args, kwargs)
+        return self._optimality(params, None, args, kwargs)
 
-    def derived_state(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
+    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
         """``value`` and ``aux`` as functions of the solution."""
-        return self.value_and_aux(params, args, kwargs)
+        return self._value_and_aux(params, args, kwargs)
 
-    def apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
+    def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The identity."""
         return x

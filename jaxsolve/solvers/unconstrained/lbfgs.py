@@ -13,25 +13,18 @@ inverse, which a new pair extends by one column and an old one leaves by losing 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._status import Status
+from jaxsolve._compat import on_every_device
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import check_choice, check_number, option
+from jaxsolve.base import check_flags, check_number, option
 from jaxsolve.solvers._descent_method import DescentMethod
-from jaxsolve.solvers._stepsize import stepsize_at
-from jaxsolve.tree_util import (
-    tree_add_scalar_mul,
-    tree_all_finite,
-    tree_cast_like,
-    tree_l2_norm,
-    tree_real_dtype,
-    tree_where,
-)
+from jaxsolve.solvers._stepsize import is_searched
+from jaxsolve.tree_util import tree_negative, tree_real_dtype
 
 __all__ = ["LBFGS", "LBFGSState"]
 
@@ -80,19 +73,6 @@ class LBFGSState(NamedTuple):
     yy: Any = None
 
 
-class _Memory(NamedTuple):
-    """The part of a state that a later run may begin with."""
-
-    iter_num: Array
-    stepsize: Array
-    s_history: Any
-    y_history: Any
-    rho_history: Array
-    gamma: Array
-    r_inverse: Array
-    yy: Array
-
-
 class LBFGS(DescentMethod):
     """L-BFGS with a strong-Wolfe, backtracking or Hager-Zhang line search, or a fixed step size.
 
@@ -107,7 +87,7 @@ class LBFGS(DescentMethod):
 
     Attributes:
         stop_if_linesearch_fails: end the run at the first line search that fails.
-        history_size: number of pairs that are kept, at least 1.
+        history_size: number of pairs that are kept; without any, the method is steepest descent.
         use_gamma: scale the initial inverse Hessian by <s, y> / <y, y> of the last pair.
 
     Reference:
@@ -129,151 +109,56 @@ class LBFGS(DescentMethod):
     history_size: int = option(10)
     use_gamma: bool = option(True)
 
-    order: ClassVar[str] = (
-        "fun value_and_grad has_aux maxiter tol stepsize linesearch linesearch_init stop_if_linesearch_fails condition "
-        "maxls decrease_factor increase_factor max_stepsize min_stepsize history_size use_gamma implicit_diff "
-        "implicit_diff_solve jit unroll verbose"
-    )
+    _State = LBFGSState
+    _resumed_fields = (
+        "iter_num", "stepsize", "s_history", "y_history", "rho_history", "gamma", "r_inverse", "yy"
+    )  # fmt: skip
 
-    def validate(self) -> None:
+    def _validate(self) -> None:
         """Raise for an impossible option."""
-        super().validate()
-        for name in ("stop_if_linesearch_fails", "use_gamma"):
-            check_choice(name, getattr(self, name), (True, False))
-        check_number("history_size", self.history_size, at_least=1)
+        super()._validate()
+        check_flags(self, "stop_if_linesearch_fails", "use_gamma")
+        check_number("history_size", self.history_size, at_least=0)
         if not isinstance(self.history_size, int):
             raise TypeError(f"history_size must be a number known at compile time, got {self.history_size!r}.")
 
-    def run(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> OptStep:
-        """Solve the problem; see ``Solver.run``. An ``OptStep`` of an earlier run as initial point has its history."""
-        if isinstance(init_params, OptStep):
-            init_params = OptStep(init_params.params, self._memory_of(init_params.state))
-        return super().run(init_params, *args, **kwargs)
+    def _ends_when_search_fails(self) -> bool:
+        return self.stop_if_linesearch_fails
 
-    def init_point(self, init_params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The parameters with which the iterations start."""
-        del args, kwargs
-        return init_params.params if isinstance(init_params, OptStep) else init_params
+    def _has_memory(self, state: LBFGSState) -> Array:
+        return jnp.any(state.rho_history > 0)
 
-    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> LBFGSState:
-        """The state before the first iteration; the arguments are those of ``run``. Evaluates ``fun`` once."""
-        memory = None
-        if isinstance(init_params, OptStep):
-            init_params, memory = init_params.params, self._memory_of(init_params.state)
-        (value, aux), grad = self.objective.value_and_grad(init_params, *args, **kwargs)
-        dtype, size = tree_real_dtype(init_params), self.history_size
-        error = tree_l2_norm(grad).astype(dtype)
-        history = jax.tree.map(lambda x: jnp.zeros((size, *jnp.shape(x)), _history_dtype(x)), init_params)
-        one = jnp.ones((), jnp.int32)
-        state = LBFGSState(
-            iter_num=jnp.zeros((), jnp.int32),
-            value=value,
-            grad=grad,
-            stepsize=jnp.asarray(self.max_stepsize).astype(dtype),
-            error=error,
-            s_history=history,
-            y_history=history,
-            rho_history=jnp.zeros(size, dtype),
-            gamma=jnp.ones((), dtype),
-            aux=aux,
-            failed_linesearch=jnp.asarray(False),
-            num_fun_eval=one,
-            num_grad_eval=one,
-            num_linesearch_iter=jnp.zeros((), jnp.int32),
-            status=self.status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
-            r_inverse=jnp.zeros((size, size), dtype),
-            yy=jnp.zeros((size, size), dtype),
-        )
-        if memory is None:
-            return state
-        like = _Memory(*(getattr(state, name) for name in _Memory._fields))
-        return state._replace(**tree_cast_like(memory, like)._asdict())
-
-    def _memory_of(self, state: Any) -> _Memory:
-        if isinstance(state, _Memory):
-            return state
-        if not isinstance(state, LBFGSState):
-            raise TypeError(f"an OptStep as init_params must have the state of an LBFGS, got {type(state).__name__}.")
-        if jnp.shape(state.rho_history) != (self.history_size,):
-            raise ValueError(
-                f"an OptStep as init_params must have a history of history_size={self.history_size} pairs, got "
-                f"rho_history of shape {jnp.shape(state.rho_history)}."
-            )
-        # All that a run is started from is floating point.
-        iter_num = jnp.asarray(state.iter_num).astype(jnp.result_type(float))
-        return _Memory(iter_num, *(getattr(state, name) for name in _Memory._fields[1:]))
-
-    def update(self, params: PyTree, state: LBFGSState, *args: Any, **kwargs: Any) -> OptStep:
-        """One step along the L-BFGS direction; returns ``OptStep(params, state)``."""
-        direction = self._direction(state)
-        if self._fixed_stepsize:
-            step = self._fixed_step(params, state, direction, args, kwargs)
-        else:
-            step = self._searched_step(params, state, direction, args, kwargs)
-        new_params, new_state, moved = step
-
-        error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
-        used_history = jnp.any(state.rho_history > 0)
-        # A search that went nowhere is tried again without the history, unless there was none.
-        failed = new_state.failed_linesearch & (self.stop_if_linesearch_fails | (~moved & ~used_history))
-        new_state = new_state._replace(
-            iter_num=state.iter_num + 1,
-            error=error,
-            status=jnp.where(
-                new_state.status == int(Status.NONFINITE),
-                new_state.status,
-                self.status_of(error, failed=failed, failure=Status.LINESEARCH_FAILED),
-            ),
-        )
-        return OptStep(new_params, self._remember(params, new_params, state, new_state, moved))
-
-    # ---- The step -------------------------------------------------------------------------------------------------
-
-    def _fixed_step(self, params, state, direction, args, kwargs):
-        stepsize = stepsize_at(self.stepsize, state.iter_num, state.stepsize.dtype)
-        new_params = tree_add_scalar_mul(params, stepsize, direction)
-        (value, aux), grad = self.objective.value_and_grad(new_params, *args, **kwargs)
-        finite = jnp.isfinite(value) & tree_all_finite(grad)
-        new_params = tree_where(finite, new_params, params)
-        new = state._replace(value=value, grad=grad, aux=aux, stepsize=stepsize)
-        new = new._replace(
-            **{k: tree_where(finite, getattr(new, k), getattr(state, k)) for k in ("value", "grad", "aux")}
-        )
-        new = new._replace(
-            num_fun_eval=state.num_fun_eval + 1,
-            num_grad_eval=state.num_grad_eval + 1,
-            status=jnp.where(finite, state.status, int(Status.NONFINITE)).astype(jnp.int32),
-        )
-        return new_params, new, finite
-
-    def _searched_step(self, params, state, direction, args, kwargs):
-        bare = ~jnp.any(state.rho_history > 0)
-        longest = jnp.asarray(self.max_stepsize).astype(state.stepsize.dtype)
-        trial = self._first_trial(params, state.stepsize)
+    def _first_trial(self, state: LBFGSState) -> Array:
+        trial = super()._first_trial(state)
+        if not self.history_size:
+            return trial
+        longest = jnp.asarray(self.max_stepsize).astype(trial.dtype)
         if self.linesearch_init == "increase":
             # A quasi-Newton direction has a length of its own: nothing is won by starting below it.
             trial = jnp.minimum(jnp.maximum(trial, 1), longest)
-        trial = jnp.where(bare, longest, trial)
-        stepsize, search = self._line_search().run(
-            trial, params, state.value, state.grad, direction, args, kwargs, aux=state.aux
-        )
-        moved = stepsize > 0
-        new = state._replace(
-            value=search.value,
-            grad=search.grad,
-            aux=search.aux,
-            # The next search starts from the last step that was one.
-            stepsize=jnp.where(moved & ~bare, stepsize, longest),
-            failed_linesearch=search.failed,
-            num_fun_eval=state.num_fun_eval + search.num_fun_eval,
-            num_grad_eval=state.num_grad_eval + search.num_grad_eval,
-            num_linesearch_iter=state.num_linesearch_iter + search.iter_num,
-        )
-        return search.params, new, moved
+        return jnp.where(self._has_memory(state), trial, longest)
 
     # ---- The memory -----------------------------------------------------------------------------------------------
 
-    def _direction(self, state: LBFGSState) -> PyTree:
+    def _empty_memory(self, init_params: PyTree) -> dict[str, Any]:
+        dtype, size = tree_real_dtype(init_params), self.history_size
+
+        def history():
+            # Sharded like the parameters.
+            return jax.tree.map(
+                lambda x: jnp.broadcast_to(jnp.zeros_like(x, _history_dtype(x)), (size, *jnp.shape(x))), init_params
+            )
+
+        return {
+            "s_history": history(),
+            "y_history": history(),
+            "rho_history": jnp.zeros(size, dtype),
+            "gamma": jnp.ones((), dtype),
+            "r_inverse": jnp.zeros((size, size), dtype),
+            "yy": jnp.zeros((size, size), dtype),
+        }
+
+    def _direction(self, params: PyTree, state: LBFGSState) -> PyTree:
         r"""The direction :math:`-H \nabla f`.
 
         With the pairs as the columns of :math:`S` and :math:`Y`, oldest first, :math:`R` the upper triangle of
@@ -287,6 +172,8 @@ class LBFGS(DescentMethod):
         A permutation of the pairs permutes rows and columns of every matrix alike, so the order of the ring buffer
         serves.
         """
+        if not self.history_size:
+            return tree_negative(state.grad)
         dtype, rho = state.gamma.dtype, state.rho_history
         used = rho > 0
         gamma = state.gamma
@@ -305,8 +192,11 @@ class LBFGS(DescentMethod):
 
         return jax.tree.map(combine, state.grad, state.s_history, state.y_history)
 
-    def _remember(self, params, new_params, state: LBFGSState, new_state: LBFGSState, moved: Array) -> LBFGSState:
+    def _remember(self, old: OptStep, new: OptStep, moved: Array) -> LBFGSState:
         """Write the new pair over the oldest one, or forget everything if the search went nowhere."""
+        if not self.history_size:
+            return new.state
+        (params, state), (new_params, new_state) = old, new
         dtype, row = state.gamma.dtype, state.iter_num % self.history_size
         s, y = _difference(new_params, params), _difference(new_state.grad, state.grad)
         s_history, y_history = _write(state.s_history, s, row), _write(state.y_history, y, row)
@@ -317,14 +207,20 @@ class LBFGS(DescentMethod):
         rho = jnp.where(curved, 1 / jnp.where(curved, curvature, 1), 0)
         gamma = jnp.where(curved, curvature / jnp.where(curved, length, 1), state.gamma)
 
-        new = jnp.arange(self.history_size, dtype=jnp.int32) == row
-        new_row, new_column = new[:, None], new[None, :]
+        here = jnp.arange(self.history_size, dtype=jnp.int32) == row
+        new_row, new_column = here[:, None], here[None, :]
         r_inverse = jnp.where(new_row | new_column | ~moved, 0, state.r_inverse)
-        column = rho * (new.astype(dtype) - r_inverse @ jnp.where(new, 0, s_dot_y))
+        column = rho * (here.astype(dtype) - r_inverse @ jnp.where(here, 0, s_dot_y))
+        stepsize = new_state.stepsize
+        if is_searched(self.stepsize):
+            # Without pairs the direction has another length, and the step size does not carry over.
+            longest = jnp.asarray(self.max_stepsize).astype(stepsize.dtype)
+            stepsize = jnp.where(self._has_memory(state), stepsize, longest)
         return new_state._replace(
+            stepsize=stepsize,
             s_history=s_history,
             y_history=y_history,
-            rho_history=jnp.where(new, rho, jnp.where(moved, state.rho_history, 0)),
+            rho_history=jnp.where(here, rho, jnp.where(moved, state.rho_history, 0)),
             gamma=gamma if self.use_gamma else state.gamma,
             r_inverse=jnp.where(new_column, column[:, None], r_inverse),
             yy=jnp.where(new_row, y_dot_y[None, :], jnp.where(new_column, y_dot_y[:, None], state.yy)),
@@ -350,7 +246,10 @@ def _rows_dot(history: PyTree, tree: PyTree, dtype) -> Array:
     def leaf_dot(rows, leaf):
         axes = (tuple(range(1, rows.ndim)), tuple(range(leaf.ndim)))
         leaf = leaf.astype(rows.dtype)
-        return lax.dot_general(rows, leaf, (axes, ((), ())), precision=lax.Precision.HIGHEST).astype(dtype)
+        product = lax.dot_general(
+            rows, leaf, (axes, ((), ())), precision=lax.Precision.HIGHEST, out_sharding=on_every_device()
+        )
+        return product.astype(dtype)
 
     return sum(jax.tree.leaves(jax.tree.map(leaf_dot, history, tree)))  # type: ignore[return-value]  # never empty
 

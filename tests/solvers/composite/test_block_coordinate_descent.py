@@ -45,7 +45,7 @@ def solve(fun, prox, hyperparams, init, *data, **options):
     return np.asarray(params)
 
 
-@pytest.mark.parametrize("selection", ["greedy", "cyclic", "random"])
+@pytest.mark.parametrize("selection", ["working_set", "cyclic", "random"])
 def test_lasso_and_elastic_net(selection):
     model = Lasso(alpha=L1, fit_intercept=False, tol=1e-14, max_iter=100_000).fit(X, Y)
     got = solve(least_squares, prox_lasso, L1, jnp.zeros(D), (X, Y), selection=selection)
@@ -95,7 +95,7 @@ class SvmDual(CompositeLinearFunction):
         return -jnp.ones(features.shape[0], features.dtype)
 
 
-@pytest.mark.parametrize("selection", ["greedy", "cyclic"])
+@pytest.mark.parametrize("selection", ["working_set", "cyclic"])
 def test_dual_of_the_binary_svm(selection):
     signs = 2.0 * LABELS - 1
     model = LinearSVC(C=0.01, loss="hinge", fit_intercept=False, tol=1e-10, max_iter=1_000_000).fit(X, LABELS)
@@ -157,7 +157,7 @@ def test_sparse_designs_and_operators(kind):
     make = {"bcoo": sparse.BCOO.fromdense, "bcsr": sparse.BCSR.fromdense, "own": jnp.asarray}[kind]
     model = Lasso(alpha=L1, fit_intercept=False, tol=1e-14, max_iter=100_000).fit(thinned, Y)
     fun = OwnOperator() if kind == "own" else least_squares
-    for selection in ("greedy", "cyclic"):
+    for selection in ("working_set", "cyclic"):
         got = solve(fun, prox_lasso, L1, jnp.zeros(D), (make(thinned), Y), selection=selection)
         np.testing.assert_allclose(got, model.coef_, atol=1e-7)
 
@@ -237,17 +237,17 @@ def test_step_sizes_of_general_functions():
     np.testing.assert_allclose(params, [-1.0, 1.0])
 
 
-def test_the_greedy_order_on_a_general_function():
+def test_working_sets_on_a_general_function():
     def fun(w, y):
         return jnp.mean(jnp.logaddexp(0.0, jnp.asarray(X) @ w) - y * (jnp.asarray(X) @ w))
 
     y = jnp.asarray(LABELS, float)
-    greedy, cyclic = (
+    sets, cyclic = (
         BCD(fun, prox_lasso, tol=1e-8, maxiter=3000, selection=s).run(jnp.zeros(D), 0.05, y)
-        for s in ("greedy", "cyclic")
+        for s in ("working_set", "cyclic")
     )
-    np.testing.assert_allclose(greedy.params, cyclic.params, atol=1e-5)
-    assert int(greedy.state.iter_num) < int(cyclic.state.iter_num)
+    np.testing.assert_allclose(sets.params, cyclic.params, atol=1e-5)
+    assert int(sets.state.iter_num) < int(cyclic.state.iter_num)
 
 
 def test_random_orders_are_reproducible():
@@ -273,8 +273,10 @@ def test_batches_of_problems():
 def test_bad_input():
     with pytest.raises(ValueError, match="selection"):
         BCD(least_squares, prox_lasso, selection="best")
-    with pytest.raises(TypeError, match="seed"):
+    with pytest.raises(ValueError, match="seed must be a whole number"):
         BCD(least_squares, prox_lasso, seed=0.5)
+    with pytest.raises(TypeError, match="seed must be an integer or a key"):
+        BCD(least_squares, prox_lasso, seed="zero")
     with pytest.raises(TypeError, match="one array"):
         BCD(least_squares, prox_lasso).run({"w": jnp.zeros(D)}, L1, (X, Y))
     with pytest.raises(ValueError, match="first axis"):

@@ -43,3 +43,46 @@ def test_truncated_neumann_derivatives_approach_the_implicit_one():
 def test_other_structures_are_refused():
     with pytest.raises(ValueError, match="fixed_point_fun must return the structure"):
         jaxsolve.FixedPointIteration(lambda x: {"a": x}).run(1.0)
+
+
+def test_a_carry_that_begins_infinite():
+    """A cost that the mapping computes first; JAXopt's users begin with infinity."""
+    mapping = lambda carry: (0.5 * carry[0] + 1.0, jnp.sum(carry[0] ** 2))
+    for unknown in (jnp.inf, jnp.nan):
+        (x, cost), state = jaxsolve.FixedPointIteration(mapping, tol=1e-9).run((jnp.zeros(2), unknown))
+        assert int(state.status) == Status.CONVERGED
+        np.testing.assert_allclose(x, 2.0, atol=1e-8)
+        np.testing.assert_allclose(cost, 8.0, atol=1e-7)
+    kept = lambda carry: (0.5 * carry[0], carry[1])
+    state = jaxsolve.FixedPointIteration(kept, maxiter=30).run((jnp.ones(2), jnp.inf)).state
+    assert int(state.status) == Status.MAXITER
+
+
+def test_a_nan_that_appears_ends_the_run():
+    params, state = jaxsolve.FixedPointIteration(lambda x: jnp.sqrt(x - 1.0)).run(3.0)
+    assert int(state.status) == Status.NONFINITE
+    np.testing.assert_allclose(params, np.sqrt(np.sqrt(2.0) - 1.0))
+
+
+def test_complex_parameters():
+    """Of z = a z + b in closed form; with a conjugate, and real leaves beside it, by real and imaginary parts."""
+    solver = jaxsolve.FixedPointIteration(lambda z, a, b: a * z + b, tol=1e-12, maxiter=200)
+    a, b = 0.3 + 0.4j, 1.0 - 1.0j
+    solution = lambda a: solver.run(jnp.asarray(0j), a, b).params
+    closed = lambda a: b / (1 - a)
+    np.testing.assert_allclose(solution(a), closed(a), rtol=1e-10)
+    np.testing.assert_allclose(jax.jvp(solution, (a,), (1j,))[1], 1j * b / (1 - a) ** 2, rtol=1e-9)
+    np.testing.assert_allclose(
+        jax.grad(lambda a: solution(a).imag)(a), jax.grad(lambda a: closed(a).imag)(a), rtol=1e-9
+    )
+    mapping = lambda p, a: {"z": a * jnp.conj(p["z"]) + 1.0, "r": 0.5 * p["r"] + p["z"].real}
+    mixed = jaxsolve.FixedPointIteration(mapping, tol=1e-12, maxiter=200)
+    found = lambda t: mixed.run({"z": jnp.asarray(0j), "r": jnp.asarray(0.0)}, jax.lax.complex(t, 0.4)).params
+    z = lambda t: (1 + jax.lax.complex(t, 0.4)) / (1 - t**2 - 0.16)
+    np.testing.assert_allclose(found(0.3)["z"], z(0.3), rtol=1e-10)
+    for mode in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(
+            mode(lambda t: found(t)["r"])(0.3), jax.grad(lambda t: 2 * z(t).real)(0.3), rtol=1e-8
+        )
+    with pytest.raises(TypeError, match="must return real numbers"):
+        jaxsolve.FixedPointIteration(lambda x: jax.lax.complex(x, x)).run(jnp.asarray(1.0))

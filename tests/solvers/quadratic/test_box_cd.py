@@ -116,7 +116,7 @@ def test_errors():
         run(None, (Q[1:], c), (lower, upper))
 
 
-def test_an_empty_box_shows_in_the_status_of_its_lane():
+def test_an_empty_box_shows_in_the_status_of_its_problem():
     Q, c, lower, upper = _data()
     boxes = jnp.stack([lower, upper, jnp.full(n, jnp.inf)]), jnp.stack([upper, lower, jnp.full(n, jnp.inf)])
     run = jax.jit(jax.vmap(lambda lower, upper: jaxsolve.BoxCDQP().run(None, (Q, c), (lower, upper)).state.status))

@@ -199,8 +199,8 @@ def unbounded(seed):
 @pytest.mark.parametrize("solver", [jaxsolve.InteriorPointQP(), jaxsolve.BoxOSQP(tol=1e-6, maxiter=40_000)])
 def test_fifty_of_each_kind(solver):
     kinds = {infeasible: Status.PRIMAL_INFEASIBLE, unbounded: Status.DUAL_INFEASIBLE, problem: Status.CONVERGED}
-    lanes = [make(seed) for make in kinds for seed in range(50)]
-    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*lanes, strict=True)]
+    problems = [make(seed) for make in kinds for seed in range(50)]
+    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*problems, strict=True)]
 
     @jax.jit
     @jax.vmap
@@ -213,9 +213,9 @@ def test_fifty_of_each_kind(solver):
     assert np.all(np.isfinite(x))
 
 
-def test_gradients_of_failed_lanes_are_zero():
-    lanes = [problem(1), infeasible(1), unbounded(1)]
-    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*lanes, strict=True)]
+def test_gradients_of_failed_problems_are_zero():
+    problems = [problem(1), infeasible(1), unbounded(1)]
+    data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*problems, strict=True)]
 
     def f(Q, c, A, lower, upper):
         params, state = solve(Q, c, A, lower, upper)
@@ -228,7 +228,7 @@ def test_gradients_of_failed_lanes_are_zero():
 
 
 @pytest.mark.parametrize("make", [jaxsolve.InteriorPointQP, jaxsolve.BoxOSQP])
-def test_bounds_that_exclude_each_other_in_one_lane(make):
+def test_bounds_that_exclude_each_other_in_one_problem(make):
     def run(lower):
         step = make(tol=1e-5).run(None, (jnp.eye(2), -jnp.ones(2)), jnp.eye(2), (lower, jnp.ones(2)))
         return jnp.sum(step.params.primal[0]), step.state.status
@@ -289,3 +289,31 @@ def test_bad_data_are_refused():
         jaxsolve.InteriorPointQP().run(None, (Q, c), jnp.eye(2))
     with pytest.raises(TypeError, match="pair"):
         jaxsolve.InteriorPointQP().run(None, (Q, c), jnp.eye(2), jnp.ones(2))
+
+
+def test_the_default_tolerance_in_single_precision():
+    """More than the precision of the dtype is not asked for."""
+    data = (jnp.asarray(part, jnp.float32) for part in problem(0))
+    Q, c, A, lower, upper = data
+    solver = jaxsolve.InteriorPointQP()
+    _, state = solver.run(None, (Q, c), A, (lower, upper))
+    assert int(state.status) == Status.CONVERGED and int(state.iter_num) < 30
+    assert float(state.error) <= 10 * np.finfo(np.float32).eps
+    forced = jaxsolve.InteriorPointQP(tol=0.0, maxiter=12).run(None, (Q, c), A, (lower, upper)).state
+    assert int(forced.iter_num) == 12 and int(forced.status) == Status.MAXITER
+
+
+def test_a_linear_solver_of_the_user():
+    """It takes the place of the factor, with the same derivative."""
+    Q, c, A, lower, upper = (jnp.asarray(part) for part in problem(1, rank=6))
+    used = []
+
+    def own(matvec, b):
+        used.append(jax.tree.map(jnp.shape, b))
+        return jaxsolve.linear_solve.solve_lu(matvec, b)
+
+    def jacobian(**options):
+        return jax.jacrev(lambda c: solve(Q, c, A, lower, upper, **options).params.primal[0])(c)
+
+    np.testing.assert_allclose(jacobian(implicit_diff_solve=own), jacobian(), atol=1e-7)
+    assert used[0] == ((6,), (9,))

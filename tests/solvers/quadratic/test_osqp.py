@@ -1,4 +1,4 @@
-"""Operator splitting: what lanes share, what is never factorized, and the steps of the algorithm."""
+"""Operator splitting: what a batch shares, what is never factorized, and the steps of the algorithm."""
 
 import inspect
 
@@ -26,21 +26,17 @@ def close(got, want, tol=1e-7):
 
 
 def test_the_signature_is_the_one_people_know():
-    names = list(inspect.signature(jaxsolve.BoxOSQP).parameters)
-    assert names[:7] == [
-        "matvec_Q",
-        "matvec_A",
-        "fun",
-        "check_primal_dual_infeasability",
-        "sigma",
-        "momentum",
-        "eq_qp_solve",
-    ]
+    parameters = inspect.signature(jaxsolve.BoxOSQP).parameters
+    positional = [name for name, p in parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    assert positional == ["matvec_Q", "matvec_A", "fun"]
+    of_standard_form = list(inspect.signature(jaxsolve.OSQP).parameters)
+    assert of_standard_form[:4] == ["matvec_Q", "matvec_A", "matvec_G", "fun"]
+    assert {"check_primal_dual_infeasability", "sigma", "momentum", "eq_qp_solve", "rho_start"} <= set(parameters)
     assert jaxsolve.BoxOSQP().maxiter == 4000
     assert jaxsolve.OSQP().tol == 1e-3
 
 
-# ---- Lanes --------------------------------------------------------------------------------------------------------
+# ---- Batches ------------------------------------------------------------------------------------------------------
 
 
 def factorizations(function, *args):
@@ -61,7 +57,7 @@ def factorizations(function, *args):
     return sizes
 
 
-def test_lanes_with_the_same_matrices_share_one_eigendecomposition():
+def test_problems_with_the_same_matrices_share_one_eigendecomposition():
     Q, c, A, lower, upper = data()
     solver = jaxsolve.BoxOSQP(polish=False, check_primal_dual_infeasability=False, tol=1e-8)
     costs = c[None] * jnp.asarray([[1.0], [3.0], [-0.5], [10.0]])
@@ -71,7 +67,7 @@ def test_lanes_with_the_same_matrices_share_one_eigendecomposition():
 
     shared = jax.vmap(run, in_axes=(None, 0))
     found = factorizations(lambda Q, c: jax.lax.stop_gradient(shared(Q, c).params), Q, costs)
-    # One eigendecomposition of the matrices of all lanes; the other ones belong to the derivative.
+    # One eigendecomposition of the matrices of the whole batch; the other ones belong to the derivative.
     assert 0 in found["eigh"]
     assert found["cholesky"].count(0) == 1
     own = jax.vmap(run)
@@ -86,7 +82,7 @@ def test_lanes_with_the_same_matrices_share_one_eigendecomposition():
     close(apart.primal[0], want.primal[0], 1e-5)
 
 
-def test_rows_may_be_equalities_in_some_lanes_only():
+def test_rows_may_be_equalities_in_some_problems_only():
     Q, c, A, _, upper = data(1, rank=6)
     lower = jnp.stack([jnp.full_like(upper, -INF), jnp.full_like(upper, -INF).at[0].set(upper[0])])
     solver = jaxsolve.BoxOSQP()
@@ -100,7 +96,7 @@ def test_rows_may_be_equalities_in_some_lanes_only():
     close(got.dual_eq, want.dual_eq)
 
 
-def test_whatever_differs_from_lane_to_lane():
+def test_whatever_differs_within_a_batch():
     """Initial points, tolerances and bounds on iterations are data too."""
     Q, c, A, lower, upper = data(2, rank=6)
     want = EXACT.run(None, (Q, c), A, (lower, upper)).params
@@ -116,8 +112,8 @@ def test_whatever_differs_from_lane_to_lane():
     ):
         params, state = jax.vmap(run, in_axes=axes)(*args)
         assert np.all(np.asarray(state.status) == Status.CONVERGED)
-        for lane in params.primal[0]:
-            close(lane, want.primal[0])
+        for x in params.primal[0]:
+            close(x, want.primal[0])
 
 
 # ---- Matrices that are not there ----------------------------------------------------------------------------------
@@ -218,6 +214,31 @@ def test_a_warm_start_saves_iterations():
     assert int(warm.iter_num) < int(cold.iter_num)
     start = KKTSolution(params.primal, params.dual_eq, None)
     assert int(solver.run(start, (Q, c), A, (lower, upper)).state.iter_num) == 0
+
+
+def test_the_result_of_a_run_is_a_starting_point():
+    """With the penalty that the run had found."""
+    Q, c, A, lower, upper = data(6)
+    solver = jaxsolve.BoxOSQP(tol=1e-6, polish=False, maxiter=2000)
+    args = (Q, c), A, (lower, upper)
+    step = solver.run(None, *args)
+    assert int(step.state.status) == Status.CONVERGED
+    again = solver.run(step, (Q, 1.001 * c), *args[1:])
+    assert int(again.state.status) == Status.CONVERGED and int(again.state.iter_num) < int(step.state.iter_num)
+    state = jaxsolve.BoxOSQP(rho_start=7.0, polish=False).init_state(step, *args)
+    np.testing.assert_array_equal(state.rho_bar, step.state.rho_bar)
+    assert int(EXACT.run(step, *args).state.status) == Status.CONVERGED
+
+
+def test_buffers_may_be_donated():
+    Q, c, A, lower, upper = data(6)
+    solver, args = jaxsolve.BoxOSQP(), ((Q, c), A, (lower, upper))
+    params = solver.init_params(None, *args)
+    state = solver.init_state(params, *args)
+    update = jax.jit(solver.update, donate_argnums=(0, 1))
+    for _ in range(2):
+        params, state = update(params, state, *args)
+    assert int(state.iter_num) == 10 and np.all(np.isfinite(params.primal[0]))
 
 
 def test_linear_programs():

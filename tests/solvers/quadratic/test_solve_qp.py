@@ -114,3 +114,44 @@ def test_bad_data_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             jaxsolve.solve_qp(*args, **options)
+
+
+def test_a_second_eager_call_compiles_and_traces_nothing():
+    Q, c, *rest = arrays()
+    events = []
+
+    def listen(event, duration, **kwargs):
+        events.append(event)
+
+    def product(x):
+        return Q @ x
+
+    def call(factor):
+        jaxsolve.solve_qp(Q, factor * c, *rest)
+        jaxsolve.solve_qp(product, factor * c, l=-1.0, tol=1e-3, maxiter=5)
+        jaxsolve.linprog(factor * c, rest[2][:2], rest[3][:2], bounds=(-1, 1))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        call(1.0)
+        first = len(events)
+        call(2.0)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert first > 0 and len(events) == first
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_data_in_half_precision(dtype):
+    """They are solved in float32, and answered in the dtype of the linear term."""
+    c = -jnp.ones(3, dtype)
+    for other in (dtype, jnp.float32):
+        Q, G, h = jnp.eye(3, dtype=other), jnp.ones((1, 3), other), jnp.ones(1, other)
+        params, state = jaxsolve.OSQP(tol=1e-2).run(None, (Q, c), None, (G, h))
+        assert params.primal.dtype == params.dual_ineq.dtype == dtype and state.error.dtype == jnp.float32
+        assert int(state.status) == Status.CONVERGED
+        np.testing.assert_array_equal(params.primal, jnp.full(3, 1 / 3, dtype))
+    params = jaxsolve.EqualityConstrainedQP().run(None, (Q, c), (G, h)).params
+    np.testing.assert_array_equal(params.primal, jnp.full(3, 1 / 3, dtype))
+    slope = jax.grad(lambda c: jaxsolve.OSQP().run(None, (Q, c), None, (G, h)).params.primal[0])(c)
+    np.testing.assert_allclose(slope.astype(float), [-2 / 3, 1 / 3, 1 / 3], atol=1e-2)

@@ -15,12 +15,16 @@ from jaxsolve._types import PyTree
 from jaxsolve.tree_util import broadcast_pytrees, tree_inf_norm, tree_l2_norm, tree_real_dtype, tree_scalar_mul
 
 __all__ = [
+    "as_array",
     "as_inexact",
     "as_scalar",
     "broadcast_like",
+    "check_entries",
     "check_nonnegative",
     "check_size_of",
     "checked_by",
+    "nonnegative_scalar",
+    "power_of_two",
     "ravel",
     "scale_to_unit",
     "unpack",
@@ -52,6 +56,11 @@ def as_inexact(tree: PyTree, name: str, *, allow_complex: bool = False) -> PyTre
         return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
 
     return jax.tree.map(convert, tree)
+
+
+def as_array(value: Any, name: str) -> jax.Array:
+    """One floating-point array, for which a list of numbers is taken too."""
+    return as_inexact(jnp.asarray(value) if isinstance(value, (list, tuple)) else value, name)
 
 
 def widen(tree: PyTree) -> PyTree:
@@ -112,11 +121,24 @@ def as_scalar(value: Any, name: str, dtype: Any) -> jax.Array:
     return array.astype(dtype)
 
 
+def nonnegative_scalar(value: Any, name: str, dtype: Any) -> jax.Array:
+    """A real 0-d array of the given dtype, checked: 1 for None, NaN if it is traced and negative."""
+    value = 1.0 if value is None else value
+    check_nonnegative(value, name)
+    value = as_scalar(value, name, dtype)
+    return value if is_concrete(value) else jnp.where(value < 0, jnp.nan, value)
+
+
+def check_entries(holds: Callable[[np.ndarray], Any], value: PyTree, name: str, expected: str) -> None:
+    """Raise ``ValueError`` unless ``holds`` is true of every entry of every concrete leaf; traced leaves pass."""
+    for leaf in jax.tree.leaves(value):
+        if is_concrete(leaf) and not np.all(holds(np.asarray(leaf))):
+            raise ValueError(f"{name} must be {expected}, got {leaf}.")
+
+
 def check_nonnegative(value: PyTree, name: str) -> None:
     """Raise ``ValueError`` if a concrete leaf has a negative or NaN entry; traced leaves pass."""
-    for leaf in jax.tree.leaves(value):
-        if is_concrete(leaf) and not np.all(np.asarray(leaf) >= 0):
-            raise ValueError(f"{name} must be non-negative, got {leaf}.")
+    check_entries(lambda v: v >= 0, value, name, "non-negative")
 
 
 def checked_by(check: Callable[[Any], None]) -> Callable:
@@ -169,6 +191,14 @@ def ravel(tree: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
     return vector, unravel
 
 
+def power_of_two(size: jax.Array) -> jax.Array:
+    """A power of two just above each non-negative entry (1 for 0, infinity and NaN), a constant for derivatives."""
+    # Neither it nor its reciprocal may be subnormal: hardware takes such numbers for 0.
+    limit = -int(jnp.finfo(size.dtype).minexp)
+    exponent = jnp.clip(jnp.frexp(lax.stop_gradient(size))[1], -limit, limit)
+    return jnp.ldexp(jnp.ones_like(size), exponent)
+
+
 def scale_to_unit(tree: PyTree) -> tuple[jax.Array, PyTree, jax.Array]:
     r"""``tree`` divided by about its largest absolute entry, so that squares neither overflow nor vanish.
 
@@ -183,10 +213,6 @@ def scale_to_unit(tree: PyTree) -> tuple[jax.Array, PyTree, jax.Array]:
         :math:`\|x / s\|_2`, which has derivative 0 at 0.
     """
     dtype = tree_real_dtype(tree)
-    largest = lax.stop_gradient(tree_inf_norm(tree)).astype(dtype)
-    # Neither the scale nor its reciprocal may be subnormal: hardware takes such numbers for 0.
-    limit = -int(jnp.finfo(dtype).minexp)
-    exponent = jnp.clip(jnp.frexp(largest)[1], -limit, limit)
-    scale = jnp.where(largest > 0, jnp.ldexp(jnp.ones((), dtype), exponent), jnp.ones((), dtype))
+    scale = power_of_two(tree_inf_norm(tree).astype(dtype))
     unit = tree_scalar_mul(1 / scale, tree)
     return scale, unit, tree_l2_norm(unit).astype(dtype)

@@ -1,0 +1,130 @@
+"""What a jaxpr does, as a list that can be compared: two traces with equal lists are one program.
+
+Variables are numbered in the order in which they appear, so their names do not matter; arrays that a jaxpr takes as
+arguments do not either. Functions in the parameters of an equation, such as the derivative rule of a ``custom_jvp``
+function, are new objects in every trace: they are compared by what they would read (:mod:`jaxsolve._capture`).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsolve._capture import reached, snapshot
+from jaxsolve._compat import is_jaxpr, is_literal, is_wrapped_function, subjaxprs
+
+__all__ = ["calls_back", "fingerprint"]
+
+
+def fingerprint(jaxpr: Any) -> list:
+    """The list that stands for a jaxpr, open or closed."""
+    tokens: list = []
+    _Writer(tokens).jaxpr(jaxpr)
+    return tokens
+
+
+def calls_back(jaxpr: Any) -> bool:
+    """Whether a jaxpr calls a function of the host, at any depth."""
+    return any(map(_is_callback, jaxpr.eqns)) or any(map(calls_back, subjaxprs(jaxpr)))
+
+
+def _is_callback(equation) -> bool:
+    return "callback" in equation.primitive.name
+
+
+class _Held:
+    """Equal to a token of the very same object. The program keeps that alive in any case."""
+
+    def __init__(self, value: Any):
+        self._value = value
+
+    def __eq__(self, other):
+        return type(other) is type(self) and self._value is other._value
+
+
+class _Object(_Held):
+    """Equal to a token of an object that reads the same, too."""
+
+    def __init__(self, value: Any):
+        super().__init__(value)
+        self._reads = snapshot([value])._replace(arrays={})
+
+    def __eq__(self, other):
+        return super().__eq__(other) or (type(other) is type(self) and self._reads.same_as(other._reads))
+
+
+class _Writer:
+    """Writes the tokens of one jaxpr; variables are numbered within it."""
+
+    def __init__(self, tokens: list):
+        self._tokens, self._numbers, self._calls_back = tokens, {}, False
+
+    def jaxpr(self, jaxpr: Any) -> None:
+        if hasattr(jaxpr, "consts"):
+            for const in jaxpr.consts:
+                self._array(const)
+            jaxpr = jaxpr.jaxpr
+        write = self._tokens.append
+        variables = [*jaxpr.constvars, *jaxpr.invars]
+        write((len(jaxpr.constvars), len(jaxpr.invars), len(jaxpr.outvars)))
+        for variable in variables:
+            self._define(variable)
+        for equation in jaxpr.eqns:
+            write(equation.primitive)
+            self._calls_back = _is_callback(equation)
+            for atom in equation.invars:
+                self._use(atom)
+            for name, value in equation.params.items():
+                write(name)
+                self._parameter(value)
+            write(equation.ctx)
+            for variable in equation.outvars:
+                self._define(variable)
+        for atom in jaxpr.outvars:
+            self._use(atom)
+
+    def _define(self, variable):
+        self._numbers[variable] = len(self._numbers)
+        self._tokens.append(variable.aval)
+
+    def _use(self, atom):
+        if is_literal(atom):
+            self._tokens.append(atom.aval)
+            self._array(atom.val)
+        else:
+            self._tokens.append(self._numbers[atom])
+
+    def _array(self, value):
+        if isinstance(value, jax.Array):
+            self._object(value)
+        else:
+            value = np.asarray(value)
+            self._tokens.append((value.shape, value.dtype, value.tobytes()))
+
+    def _object(self, value):
+        self._tokens.append(_Object(value))
+        if self._calls_back:
+            self._tokens += map(_Held, reached([value]))
+
+    def _parameter(self, value):
+        if is_jaxpr(value):
+            _Writer(self._tokens).jaxpr(value)
+        elif hasattr(type(value), "parts_of_program"):
+            self._tokens.append(type(value))
+            self._parameter(value.parts_of_program())
+        elif isinstance(value, (tuple, list)):
+            self._tokens.append((type(value), len(value)))
+            for part in value:
+                self._parameter(part)
+        elif isinstance(value, (np.ndarray, np.generic, jax.Array, float, complex)):
+            self._tokens.append(type(value))
+            self._array(value)
+        elif value is None or isinstance(value, (type, enum.Enum)):
+            self._tokens.append(value)
+        elif callable(value) or is_wrapped_function(value) or type(value).__eq__ is object.__eq__:
+            self._object(value)
+        else:
+            self._tokens.append((type(value), value))

@@ -1,0 +1,174 @@
+"""Options: dataclass fields with defaults one can see, checked when a solver or a line search is made.
+
+A class declares its own fields; those common to a family are declared once, in a base class. The functions of the user
+are positional, every other option is given by its name.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Sequence
+from typing import Any, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve._compat import is_concrete, without_our_frames
+
+__all__ = ["Configured", "check_callable", "check_choice", "check_flags", "check_number", "option"]
+
+
+def option(default: Any = dataclasses.MISSING) -> Any:
+    """A field that is given by its name; without a default it is required."""
+    return dataclasses.field(default=default, kw_only=True)
+
+
+class _Checked(abc.ABCMeta):
+    """Checks an instance once it is complete, whatever ``__init__`` or ``__post_init__`` its class has."""
+
+    def __new__(mcs, name, bases, namespace, **kwargs):
+        cls = super().__new__(mcs, name, bases, namespace, **kwargs)
+        # A field may stand in the place of an abstract method.
+        cls.__abstractmethods__ -= set(getattr(cls, "__dataclass_fields__", ()))
+        return cls
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        parameters = list(inspect.signature(cls.__init__).parameters.values())
+        return inspect.Signature(parameters[1:])
+
+    @without_our_frames
+    def __call__(cls, *args, **kwargs):
+        try:
+            instance = super().__call__(*args, **kwargs)
+        except TypeError as error:
+            raise _explained(cls, kwargs, error) from None
+        for field in dataclasses.fields(instance):
+            value = getattr(instance, field.name)
+            plain = _as_python(field, value)
+            if plain is not value:
+                setattr(instance, field.name, plain)
+        instance._validate()
+        return instance
+
+
+def _explained(cls, kwargs, error) -> TypeError:
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    unknown = [name for name in kwargs if name not in known]
+    if not unknown or f"'{unknown[0]}'" not in str(error):
+        return error
+    close = difflib.get_close_matches(unknown[0].replace("_", ""), [name.replace("_", "") for name in known], n=1)
+    nearest = [name for name in known if name.replace("_", "") in close]
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"its options are {', '.join(known)}."
+    return TypeError(f"{cls.__name__} has no option {unknown[0]!r}; {hint}")
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(dataclasses.field, option))
+class Configured(metaclass=_Checked):
+    """Base of everything that is configured by fields.
+
+    Subclasses become dataclasses by themselves; the decorator ``dataclasses.dataclass`` on top of one is allowed.
+    Equality is identity: what two instances have in common is found by the compilation cache. NumPy scalars are taken
+    as the Python numbers that they stand for, and so are arrays with a known value where the default is a whole number.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        # An option that a subclass declares again, even as a plain field, is still given by its name.
+        by_name = {field.name for field in getattr(cls, "__dataclass_fields__", {}).values() if field.kw_only}
+        _give_by_name(cls, by_name)
+        dataclasses.dataclass(eq=False, repr=False, init="__init__" not in cls.__dict__)(cls)
+        # The decorator, if the class has one too, sees defaults and no longer which fields are given by name.
+        _give_by_name(cls, {field.name for field in cls.__dataclass_fields__.values() if field.kw_only})  # type: ignore[attr-defined]  # a dataclass now
+
+    def __post_init__(self) -> None:
+        """Called when the fields are set; a subclass may define one of its own."""
+
+    def _validate(self) -> None:
+        """Raise ``ValueError`` or ``TypeError`` for an impossible option. Subclasses extend it."""
+
+    def __repr__(self) -> str:
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields if not _is_default(getattr(self, f.name), f)]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _give_by_name(cls: type, names: set[str]) -> None:
+    own = inspect.get_annotations(cls)
+    by_name = {name: own.pop(name) for name in list(own) if name in names}
+    if by_name:
+        cls.__annotations__ = {**own, "_": dataclasses.KW_ONLY, **by_name}
+
+
+def _is_default(value, field) -> bool:
+    return value is field.default or (isinstance(value, (bool, int, float, str)) and value == field.default)
+
+
+def _as_python(field, value):
+    if isinstance(value, np.generic) and not isinstance(value, (str, bytes)) and isinstance(value.item(), (int, float)):
+        value = value.item()
+    if type(field.default) is not int or isinstance(value, bool) or not is_concrete(value):
+        return value
+    if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.number):
+        value = value.item()
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError(f"{field.name} must be a whole number, got {value!r}.")
+        return int(value)
+    return value
+
+
+# ---- Checks -------------------------------------------------------------------------------------------------------
+
+
+def check_number(name: str, value: Any, *, at_least: Any = None, above: Any = None, below: Any = None) -> None:
+    """Raise unless ``value`` is a number within bounds.
+
+    Args:
+        name: name of the option, for the message.
+        value: a Python number or a 0-d array; the value of a traced one is not checked.
+        at_least: smallest allowed value.
+        above: bound that the value must exceed.
+        below: bound that the value must stay under.
+
+    Raises:
+        TypeError: ``value`` is not a real number.
+        ValueError: it is out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, jax.Array, np.ndarray, np.generic)):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
+    if jnp.iscomplexobj(value):
+        raise TypeError(f"{name} must be a real number, got {value!r}.")
+    if not is_concrete(value):
+        return
+    values = np.asarray(value)
+    bounds = (
+        (f"at least {at_least}", at_least is None or np.all(values >= at_least)),
+        (f"greater than {above}", above is None or np.all(values > above)),
+        (f"less than {below}", below is None or np.all(values < below)),
+    )
+    broken = [wanted for wanted, holds in bounds if not holds]
+    if broken:
+        raise ValueError(f"{name} must be {' and '.join(broken)}, got {value!r}.")
+
+
+def check_choice(name: str, value: Any, allowed: Sequence) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
+    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+
+
+def check_flags(owner: Any, *names: str) -> None:
+    """Raise ``ValueError`` unless the fields called ``names`` are ``True`` or ``False``."""
+    for name in names:
+        check_choice(name, getattr(owner, name), (True, False))
+
+
+def check_callable(name: str, value: Any, expected: str) -> None:
+    """Raise ``TypeError`` unless ``value`` is callable; ``expected`` says what it should be, with its signature."""
+    if not callable(value):
+        raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}.")

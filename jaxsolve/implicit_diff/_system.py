@@ -1,0 +1,83 @@
+"""The linear system of the implicit derivative, as an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxsolve._types import Array, PyTree, Structure
+from jaxsolve.linear_solve import DIRECT_MAX_SIZE
+from jaxsolve.linear_solve import solve as linear_solve
+from jaxsolve.tree_util import tree_l2_norm, tree_sub
+
+__all__ = ["TangentSystem", "solve_tangent"]
+
+
+class TangentSystem:
+    r"""The system :math:`A u = b` of the derivative at a solution, with :math:`A` the Jacobian of a residual.
+
+    This class leaves the choice of the linear solver to :func:`jaxsolve.linear_solve.solve`, or to the user. A solver
+    that has a factor of :math:`A` at hand returns a subclass of its own from its ``_solve``, which defines ``solve``
+    and ``transposed``; they are used unless the user chose a ``method``. All arrays that such a system holds are
+    constants to the derivative.
+
+    Args:
+        residual: ``residual(unknowns, *args, **kwargs)``, zero at the solution.
+        method: linear solver ``solve(matvec, b)``, or ``None`` for the automatic choice.
+        structure: what is known of :math:`A`: ``"psd"``, ``"symmetric"`` or ``"general"``.
+    """
+
+    #: ``solve(rhs, unknowns, *args, **kwargs)`` and its counterpart for the transpose of the matrix.
+    solve: Any = None
+    transposed: Any = None
+    #: Whether there is a solution to differentiate, a boolean scalar. Without one every derivative is zero.
+    valid: Any = True
+
+    def __init__(self, residual: Callable, method: Any = None, structure: Structure = "general"):
+        self.residual, self.method = residual, method
+        self.structure: Structure = structure
+
+    def unknowns(self, params: PyTree) -> PyTree:
+        """The part of the parameters that the residual determines."""
+        return params
+
+    def complete(self, unknowns: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The parameters as a differentiable function of the unknowns and the data: the inverse of ``unknowns``."""
+        del args, kwargs
+        return unknowns
+
+    def accuracy(self, tangent: PyTree, rhs: PyTree, unknowns: PyTree, *args: Any, **kwargs: Any) -> Array:
+        """The relative residual of a solution of the system: the norm of ``A tangent - rhs`` over that of ``rhs``."""
+        _, image = jax.jvp(lambda x: self.residual(x, *args, **kwargs), (unknowns,), (tangent,))
+        size = tree_l2_norm(rhs)
+        return tree_l2_norm(tree_sub(image, rhs)) / jnp.where(size > 0, size, jnp.ones_like(size))
+
+
+def as_matrix(matvec: Callable, like: PyTree) -> Callable:
+    """A linear map on pytrees as the product with its matrix, which can be transposed; a large one as it is."""
+    flat, unravel = ravel_pytree(like)
+    if flat.size > DIRECT_MAX_SIZE:
+        return matvec
+    columns = jax.vmap(lambda v: ravel_pytree(matvec(unravel(v)))[0])(jnp.eye(flat.size, dtype=flat.dtype))
+    return lambda x: unravel(ravel_pytree(x)[0] @ columns)
+
+
+def solve_tangent(
+    matvec: Callable, rhs: PyTree, like: PyTree, *, solve: Callable | None = None, structure: Structure = "general"
+) -> PyTree:
+    """Solve ``matvec(x) = rhs`` for ``x`` with the structure and dtypes of ``like``.
+
+    ``matvec`` may map to another container type than it maps from, as long as the leaves agree in shape.
+    """
+    treedef = jax.tree.structure(like)
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(like)]
+
+    def cast(tree):
+        leaves = [leaf.astype(dtype) for leaf, dtype in zip(jax.tree.leaves(tree), dtypes, strict=True)]
+        return jax.tree.unflatten(treedef, leaves)
+
+    return linear_solve(lambda x: cast(matvec(x)), cast(rhs), solve, structure=structure)

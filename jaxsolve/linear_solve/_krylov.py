@@ -1,0 +1,281 @@
+"""What the iterative methods share: their options, the system in its natural units, and keeping the best iterate.
+
+The methods are written here rather than taken from ``jax.scipy.sparse.linalg``: those divide by zero when a space is
+exhausted or a matrix is singular (NaN without notice), do not count iterations, and return the last iterate even if an
+earlier one was better.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsolve._loop import loop
+from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve, scale_of
+from jaxsolve.linear_solve._operators import LinearMap, Operator, check_options, make_operator
+
+__all__ = [
+    "Best",
+    "KrylovOptions",
+    "System",
+    "bound",
+    "iterate",
+    "_iterative_kernel",
+    "krylov_solve",
+    "order_of",
+    "safe_divide",
+]
+
+PyTree = Any
+_ON_FAILURE = (None, "nan", "warn", "ignore")
+
+
+class KrylovOptions(NamedTuple):
+    """Options that all iterative methods take, as keywords.
+
+    A solve *fails* if its relative residual is larger than ``10 * tol`` and than the square root of the spacing of the
+    dtype (1e-8 in float64, 3e-4 in float32): a residual below that is worth having, and a loose ``tol`` is meant. A
+    least-squares solution of a singular system, where the method finds one, is no failure.
+
+    Attributes:
+        tol: relative tolerance on the residual; by default 10 spacings of the working dtype, because gradients are
+            to be as accurate as the dtype allows.
+        atol: absolute tolerance on the residual.
+        maxiter: bound on the iterations; ``10 n`` by default.
+        preconditioner: map that approximates the inverse, callable on pytrees or dense matrix.
+        on_failure: what a failed solve gives. ``"nan"``: NaN. ``"warn"``: the best iterate, and a Python warning, which
+            takes a callback from the compiled program. ``"ignore"``: the best iterate, and ``info=True`` tells its
+            residual. By default the value is the best iterate, but in the solves of its derivatives NaN, as a wrong
+            gradient could not be seen; ``solve``, and so the derivatives of solvers, has the default ``"nan"``.
+    """
+
+    tol: Any = None
+    atol: Any = 0.0
+    maxiter: Any = None
+    preconditioner: Any = None
+    on_failure: Literal[None, "nan", "warn", "ignore"] = None
+
+    @classmethod
+    def of(cls, method: str, M: Any = None, **options: Any) -> KrylovOptions:
+        """Check the options given to ``method``; ``M`` is SciPy's name for the preconditioner.
+
+        Raises:
+            ValueError: an option is out of range, or both ``preconditioner`` and ``M`` are given.
+            TypeError: an option is not known.
+        """
+        for name in options:
+            if name not in cls._fields:
+                near = difflib.get_close_matches(name, cls._fields, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it takes {[*cls._fields, 'M']}."
+                raise TypeError(f"{method} has no option {name!r}: {hint}")
+        if options.get("preconditioner") is not None and M is not None:
+            raise ValueError("M is another name for preconditioner: give one of them.")
+        checked = cls(**options) if M is None else cls(**{**options, "preconditioner": M})
+        check_options(tol=checked.tol, atol=checked.atol, maxiter=checked.maxiter)
+        if checked.on_failure not in _ON_FAILURE:
+            raise ValueError(f"on_failure must be one of {list(_ON_FAILURE)}, got {checked.on_failure!r}.")
+        return checked
+
+
+class System(NamedTuple):
+    """A system as a method sees it: started at 0, the map and the right-hand side of the order of 1.
+
+    Attributes:
+        operator: the map in the caller's units; ``matvec`` and ``rmatvec`` are those of the map divided by ``size``.
+        size: the order of magnitude of the map.
+        b: right-hand side, shape ``(n,)``.
+        precondition: approximates the inverse of the map; of the order of 1 too.
+        target: residual norm at which to stop.
+        failure: residual norm above which a solve has failed.
+        options: the options.
+        symmetric: whether the map is its own transpose.
+    """
+
+    operator: Operator
+    size: jax.Array
+    b: jax.Array
+    precondition: Callable[[jax.Array], jax.Array]
+    target: jax.Array
+    failure: jax.Array
+    options: KrylovOptions
+    symmetric: bool
+
+    @property
+    def eps(self) -> float:
+        """The spacing of the working dtype at 1."""
+        return float(jnp.finfo(self.b.dtype).eps)
+
+    def matvec(self, vector: jax.Array) -> jax.Array:
+        """The product with the map."""
+        return self.operator.matvec(vector) / self.size
+
+    def rmatvec(self, vector: jax.Array) -> jax.Array:
+        """The product with its transpose."""
+        return self.matvec(vector) if self.symmetric else self.operator.transpose().matvec(vector) / self.size
+
+
+class Best(NamedTuple):
+    """The best iterate so far.
+
+    Attributes:
+        x: the iterate, shape ``(n,)``.
+        error: the norm of its residual.
+        num_iter: iterations done.
+        stop: whether the method can go no further.
+        least_squares: whether ``x`` is a least-squares solution, so that ``error`` is as small as can be.
+    """
+
+    x: jax.Array
+    error: jax.Array
+    num_iter: jax.Array
+    stop: jax.Array
+    least_squares: jax.Array
+
+    @classmethod
+    def start(cls, b: jax.Array) -> Best:
+        """The iterate 0."""
+        # Made from the data: a loop under shard_map asks for the same varying axes before and after a turn.
+        error = jnp.linalg.norm(b)
+        no = jnp.zeros_like(error, jnp.bool_)
+        return cls(jnp.zeros_like(b), error, jnp.zeros_like(error, jnp.int32), no, no)
+
+    def update(self, x: jax.Array, error: jax.Array, stop: jax.Array, *, always: bool = False) -> Best:
+        """Keep the new iterate if it is better; ``always``, if it is finite.
+
+        The very first product not being finite means that the map is not: then NaN is the answer, not 0.
+        """
+        broken = ~jnp.isfinite(error)
+        better = ~broken if always else error < self.error
+        poisoned = broken & (self.num_iter == 0)
+        kept = jnp.where(better, x, jnp.where(poisoned, jnp.full_like(x, jnp.nan), self.x))
+        error = jnp.where(better, error, self.error)
+        return Best(kept, error, self.num_iter + 1, stop | broken, self.least_squares)
+
+
+def bound(system: System, per_unknown: int = 10) -> Any:
+    """The largest number of iterations."""
+    given = system.options.maxiter
+    return per_unknown * system.b.shape[0] if given is None else given
+
+
+def iterate(system: System, body: Callable, init: Any, maxiter: Any = None) -> Best:
+    """Run a method, a carry with an entry ``best``, until it is accurate or stops."""
+
+    def proceed(s):
+        return (s.best.error > system.target) & ~s.best.stop
+
+    return loop(proceed, body, init, maxiter=bound(system) if maxiter is None else maxiter, kind="while").best
+
+
+def krylov_solve(
+    method: Callable[[System], Best],
+    options: KrylovOptions,
+    matvec: LinearMap,
+    b: PyTree,
+    *,
+    symmetric: bool = False,
+    scaled: bool = True,
+    **rest: Any,
+) -> Any:
+    """``differentiable_solve`` by an iterative method.
+
+    Args:
+        method: returns the best iterate.
+        options: the options, checked.
+        matvec: the map.
+        b: right-hand side.
+        symmetric: whether the map is its own transpose.
+        scaled: whether to divide by the order of magnitude of the map, which costs a product.
+        **rest: further arguments of ``differentiable_solve``.
+    """
+    kernel = partial(_iterative_kernel, method=method, symmetric=symmetric, scaled=scaled)
+    return differentiable_solve(kernel, options, matvec, b, symmetric=symmetric, **rest)
+
+
+def _iterative_kernel(
+    operator: Operator, rhs: RightHandSide, options: KrylovOptions, *, method: Callable, symmetric: bool, scaled: bool
+) -> Outcome:
+    """Scale the system, start at the caller's point if that helps, solve, and judge the result."""
+    eps, scale = float(jnp.finfo(rhs.vector.dtype).eps), scale_of(rhs.vector)
+    unit = rhs.vector / scale
+    norm = jnp.linalg.norm(unit)
+    start, b = _starting_point(operator, unit, rhs.start, scale)
+    tol = jnp.asarray(10 * eps if options.tol is None else options.tol).astype(b.dtype)
+    least = jnp.asarray(options.atol).astype(b.dtype) / scale
+    target = jnp.maximum(tol * norm, least)
+    failure = jnp.maximum(jnp.maximum(10 * tol, eps**0.5) * norm, least)
+    size = order_of(operator.matvec, b) if scaled else jnp.ones_like(norm)
+    precondition = _preconditioner(options.preconditioner, operator)
+    best = method(System(operator, size, b, precondition, target, failure, options, symmetric))
+    x = jnp.where(jnp.isfinite(norm), start + best.x / size, jnp.full_like(b, jnp.nan))
+    failed = (best.error > failure) & ~best.least_squares
+    return Outcome(_judge(options.on_failure, x, failed, best.error / norm, rhs) * scale, best.num_iter)
+
+
+def order_of(matvec: Callable, example: jax.Array) -> jax.Array:
+    """The order of magnitude of a map on vectors like ``example``, by one product; 1 if that vanishes.
+
+    A right-hand side in the null space has an image of rounding errors only; without a scale to compare with, a method
+    would take it for a map that is merely small, and divide by it.
+    """
+    count = jnp.zeros_like(example) + jnp.arange(example.shape[0]).astype(example.dtype)
+    irregular = jnp.cos(count * count + 1)
+    image = matvec(irregular)
+    unit = scale_of(image)
+    size = unit * (jnp.linalg.norm(image / unit) / jnp.linalg.norm(irregular))
+    return jnp.where((size > 0) & jnp.isfinite(size), size, jnp.ones_like(size))
+
+
+def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient, 0 where the denominator is 0."""
+    zero = denominator == 0
+    return jnp.where(
+        zero, jnp.zeros_like(numerator), numerator / jnp.where(zero, jnp.ones_like(denominator), denominator)
+    )
+
+
+def _starting_point(operator, unit, start, scale):
+    if start is None:
+        return jnp.zeros_like(unit), unit
+    # A solve for a tangent has another right-hand side, for which the starting point may be far off; then 0 is better.
+    guess = start / scale
+    remainder = unit - operator.matvec(guess)
+    helps = jnp.linalg.norm(remainder) < jnp.linalg.norm(unit)
+    return jnp.where(helps, guess, jnp.zeros_like(guess)), jnp.where(helps, remainder, unit)
+
+
+def _preconditioner(preconditioner, operator):
+    """A preconditioner, callable on pytrees or dense matrix, on vectors; transposed for a transposed operator."""
+    if preconditioner is None:
+        return lambda vector: vector
+    mapped = make_operator(preconditioner, operator.codec)
+    mapped = mapped.transpose() if operator.is_transpose else mapped
+    size = order_of(mapped.matvec, operator.codec.example)
+    return lambda vector: mapped.matvec(vector) / size
+
+
+def _judge(on_failure, x, failed, relative, rhs):
+    if on_failure == "ignore":
+        return x
+    if on_failure == "warn":
+        jax.debug.callback(_warn, failed, relative)
+        return x
+    if on_failure is None and rhs.original is not None:
+        failed = failed & jnp.any(rhs.vector != rhs.original)
+    return jnp.where(failed, jnp.full_like(x, jnp.nan), x)
+
+
+def _warn(failed, relative):
+    if failed:
+        warnings.warn(
+            f"an iterative linear solve ended with a relative residual of {float(relative):.1e}: raise maxiter, give a "
+            "preconditioner, or use another method.",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,117 @@
+r"""What proximal gradient methods and mirror descent share: their options, and how they find a step size.
+
+Both go from a base point :math:`y` to a point :math:`x^+(s)` that depends on a step size :math:`s`. Backtracking
+shortens the step until
+
+.. math::  f(x^+) - f(y) - \langle \nabla f(y), x^+ - y\rangle \le B(x^+),
+
+where the bound :math:`B` belongs to the method: the quadratic of Beck and Teboulle (2009, equation 2.6), or a Bregman
+divergence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxsolve._loop import loop
+from jaxsolve._types import Array, PyTree
+from jaxsolve.base import IterativeSolver, check_flags, check_number, option
+from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
+from jaxsolve.tree_util import tree_sub, tree_vdot, tree_where
+
+__all__ = ["GradientMethod", "is_still"]
+
+
+class GradientMethod(IterativeSolver):
+    """Base of the solvers whose step is a function of a point, its gradient and a step size.
+
+    Attributes:
+        fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
+        value_and_grad: whether ``fun`` returns ``(value, grad)``.
+        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
+        maxls: largest number of trial steps in one backtracking search. A search that ends without success leaves the
+            iterate where it is, and the next one goes on from the shorter step.
+        decrease_factor: factor by which backtracking shortens the step, in (0, 1).
+    """
+
+    fun: Callable
+    value_and_grad: bool = option(False)
+    has_aux: bool = option(False)
+    maxls: int = option(15)
+    decrease_factor: float = option(0.5)
+
+    # Every solver declares this option itself, for its place among the arguments differs; here it is no field.
+    stepsize = 0.0
+
+    _error_is_estimate = True
+
+    def _validate(self) -> None:
+        super()._validate()
+        check_flags(self, "value_and_grad", "has_aux")
+        self.stepsize = as_stepsize(self.stepsize)
+        check_number("maxls", self.maxls, at_least=1)
+        check_number("decrease_factor", self.decrease_factor, above=0, below=1)
+
+    def _candidate(self, base: PyTree, grad: PyTree, stepsize: Any, hyperparams: Any) -> PyTree:
+        """The point that a step of the given size leads to."""
+        raise NotImplementedError
+
+    def _bound(self, move: PyTree, slope: Array, stepsize: Array) -> Array:
+        """How far ``fun`` may rise above its tangent; ``slope`` is the inner product of the gradient and the move."""
+        raise NotImplementedError
+
+    def _first_stepsize(self, dtype: Any) -> Array:
+        zero = jnp.zeros((), jnp.int32)
+        return jnp.ones((), dtype) if is_searched(self.stepsize) else stepsize_at(self.stepsize, zero, dtype)
+
+    def _take_step(self, base, state, value, grad, hyperparams, args, kwargs):
+        """A step of fixed, scheduled or searched size from a base point.
+
+        Returns:
+            The new point, the step size used, the one to begin the next search with, the number of trials, and whether
+            a step was found.
+        """
+        if not is_searched(self.stepsize):
+            used = stepsize_at(self.stepsize, state.iter_num, state.stepsize.dtype)
+            return self._candidate(base, grad, used, hyperparams), used, used, jnp.zeros((), jnp.int32), True
+        dtype = state.stepsize.dtype
+        # The value may be less precise than the widest parameters.
+        eps = max(float(jnp.finfo(d).eps) for d in (dtype, value.dtype))
+        value = value.astype(dtype)
+        slack = 10 * eps * jnp.abs(value)
+
+        def attempt(carry):
+            _, stepsize, _, _, trials, _ = carry
+            point = self._candidate(base, grad, stepsize, hyperparams)
+            move = tree_sub(point, base)
+            slope = tree_vdot(grad, move).astype(dtype)
+            # NaN is never at most anything.
+            rise = self._objective.value(point, *args, **kwargs)[0].astype(dtype) - value - slope
+            bound = self._bound(move, slope, stepsize).astype(dtype)
+            found = rise <= bound + slack
+            shorter = jnp.where(found, stepsize, stepsize * self.decrease_factor)
+            return point, shorter, rise, bound, trials + 1, found
+
+        zero = jnp.zeros((), dtype)
+        init = (base, state.stepsize, zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))
+        point, stepsize, rise, bound, trials, found = loop(
+            lambda carry: ~carry[-1], attempt, init, maxiter=self.maxls, kind=self._loop_kind
+        )
+        # A step that was far from the bound may be longer next time, if the difference was more than rounding.
+        loose = found & (rise < 0.25 * bound) & (bound > 100 * slack)
+        following = jnp.where(loose, stepsize / self.decrease_factor, stepsize)
+        return tree_where(found, point, base), stepsize, following, trials, found
+
+    def _value_and_aux(self, params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
+        """The fields of the state that are functions of the solution."""
+        value, aux = self._objective.value(params, *args, **kwargs)
+        return {"value": value, "aux": aux}
+
+
+def is_still(move: PyTree) -> Array:
+    """Whether a move is exactly zero, as it is when rounding has eaten it."""
+    return ~jnp.any(jnp.stack([jnp.any(m != 0) for m in jax.tree.leaves(move)]))
