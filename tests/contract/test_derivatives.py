@@ -49,7 +49,6 @@ def test_first_order_forward_and_reverse(case):
             close(g, w, case.tolerance())
 
 
-@pytest.mark.float32
 @each(STRUCTURES)
 def test_second_order_in_every_mode(case):
     solver = case.make()

@@ -59,7 +59,6 @@ def test_first_order_forward_and_reverse(case):
             close(g, w, case.tolerance())
 
 
-@pytest.mark.float32
 @each_quadratic(TWO)
 def test_second_order(case):
     solver = case.make()

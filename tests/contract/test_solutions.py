@@ -9,9 +9,8 @@ import jaxsolve
 from jaxsolve import Status
 from tests.registry import CASES, each, float_dtype
 
-pytestmark = pytest.mark.float32
 
-
+@pytest.mark.float32
 @each(CASES)
 def test_solution_agrees_with_the_oracle(case):
     solver = case.make()
@@ -29,6 +28,7 @@ def test_solution_agrees_with_the_oracle(case):
     jaxsolve.check(state)
 
 
+@pytest.mark.float32
 @each()
 def test_error_is_that_of_the_optimality_function(case):
     solver = case.make()
@@ -146,22 +146,25 @@ def test_maxiter_as_a_python_number(case):
         assert (int(state.iter_num), int(state.status)) == (maxiter, Status.MAXITER)
 
 
+@pytest.mark.float32
 @each(where=lambda case: case.init is not None)
 def test_start_at_the_optimum(case):
-    if case.init is None:
-        return
     solver = case.make()
     solution = case.run(solver, case.theta).params
     params, state = case.run(solver, case.theta, solution)
     assert int(state.iter_num) <= 2
     assert int(state.status) == Status.CONVERGED
     np.testing.assert_allclose(params, solution, rtol=0, atol=case.tolerance())
-    if case.unrolls:
-        unrolled = case.make(implicit_diff=False, maxiter=5)
-        got = jax.jit(jax.jacrev(lambda t: case.run(unrolled, t, solution).params))(case.theta)
-        assert np.all(np.isfinite(got))
 
 
+@each(where=lambda case: case.init is not None and case.unrolls)
+def test_unrolled_derivatives_at_the_optimum_are_finite(case):
+    unrolled, optimum = case.make(implicit_diff=False, maxiter=5), jax.jit(case.exact)(case.theta)
+    got = jax.jit(jax.jacrev(lambda t: case.run(unrolled, t, optimum).params))(case.theta)
+    assert np.all(np.isfinite(got))
+
+
+@pytest.mark.float32
 @each(CASES)
 def test_nonfinite_functions_end_with_a_status(case):
     def broken(params, theta):
