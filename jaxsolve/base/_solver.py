@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -132,6 +133,7 @@ class Solver(Configured):
         if self._needs_init_params:
             _check_init_params(init_params, kwargs)
         self._check_arguments(init_params, *args, **kwargs)
+        _warn_if_kept_by_module(self)
         step = (compiled_call if self.jit else call_directly)(_run, self, init_params, *args, **kwargs)
         self._check_result(step.state)
         return self._with_held_of(init_params, step)
@@ -174,6 +176,24 @@ class Solver(Configured):
     def _objective_of(self, fun: Callable, *, staged: bool) -> Objective:
         flags = {name: getattr(self, name, False) for name in ("value_and_grad", "has_aux")}
         return Objective(fun, staged=staged, **flags)
+
+
+def _warn_if_kept_by_module(solver: Solver) -> None:
+    """Warn of a solver that is an attribute of a module of Flax NNX or Equinox and has a method of that module.
+
+    Transformations copy the module. The solver of the copy still has the method of the original, which knows nothing of
+    the arrays of the copy.
+    """
+    functions = [] if outside_transformations() else [getattr(solver, name) for name in solver._functions()]
+    owners = [f.__self__ for f in functions if hasattr(f, "__self__")]
+    modules = [o for o in owners if any(c.__module__.startswith(("flax.nnx", "equinox")) for c in type(o).__mro__)]
+    if any(kept is solver for module in modules for kept in vars(module).values()):
+        warnings.warn(
+            f"this {type(solver).__name__} is an attribute of a module and solves with a method of it. Transformations "
+            "(nnx.grad, nnx.jit, eqx.filter_grad) copy the module, but not what the solver calls: gradients are zero, "
+            "updates go unseen. Make the solver in the method that runs it; that costs nothing, it is compiled once.",
+            stacklevel=4,
+        )
 
 
 def call_directly(function: Callable, *args: Any, **kwargs: Any) -> Any:
