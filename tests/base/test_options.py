@@ -28,7 +28,7 @@ SIGNATURES = {
     "implicit_diff_solve=None, jit=True, unroll='auto', verbose=False",
     "FixedPointIteration": "fixed_point_fun, *, maxiter=100, tol=1e-05, has_aux=False, verbose=False, "
     "implicit_diff=True, implicit_diff_solve=None, jit=True, unroll='auto'",
-    "Bisection": "optimality_fun, *, lower, upper, maxiter=30, tol=1e-05, check_bracket=True, verbose=False, "
+    "Bisection": "optimality_fun, lower, upper, *, maxiter=30, tol=1e-05, check_bracket=True, verbose=False, "
     "implicit_diff_solve=None, has_aux=False, jit=True, unroll='auto'",
 }
 
@@ -106,7 +106,7 @@ def test_other_options_are_refused():
     with pytest.raises(TypeError, match="history_size must be a number known at compile time"):
         jax.jit(lambda size: jaxsolve.LBFGS(jnp.sum, history_size=size).history_size)(5)
     with pytest.raises(ValueError, match="lower must not exceed upper"):
-        jaxsolve.Bisection(jnp.sin, lower=np.array([0.0, 2.0]), upper=1.0)
+        jaxsolve.Bisection(jnp.sin, np.array([0.0, 2.0]), 1.0)
     with pytest.raises(ValueError, match="finite"):
         jaxsolve.Bisection(jnp.sin, lower=-np.inf, upper=1.0)
     with pytest.raises(TypeError, match="lower must be a number"):
