@@ -1,0 +1,143 @@
+"""Programs on eight devices, run in a process of their own by test_devices.py.
+
+The number of devices is set before jax starts. The process prints, as JSON, the traceback of every check that fails.
+"""
+
+import functools
+import json
+import traceback
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxsolve
+from tests import conftest
+
+SOLVERS = {
+    "lbfgs": lambda fun: jaxsolve.LBFGS(fun, tol=1e-10),
+    "gradient": lambda fun: jaxsolve.GradientDescent(fun, tol=1e-10, maxiter=2000),
+    "fixed_point": lambda fun: jaxsolve.FixedPointIteration(
+        lambda w, *args: w - 0.1 * jax.grad(fun)(w, *args), tol=1e-10, maxiter=2000
+    ),
+}
+close = functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8)
+
+
+def coupled(w, c):
+    return 0.5 * jnp.sum((w - c) ** 2) + 0.5 * jnp.sum(w) ** 2
+
+
+def ridge(w, X, y):
+    return 0.5 * jnp.sum((X @ w - y) ** 2) / 16 + 0.5 * jnp.sum(w**2)
+
+
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(16, 3)), rng.normal(size=16)
+
+
+def ridge_solution(X, y):
+    """The solution, and the gradient of its sum with respect to ``y``."""
+    inverse = np.linalg.inv(X.T @ X / 16 + np.eye(3))
+    return inverse @ X.T @ y / 16, X @ inverse @ np.ones(3) / 16
+
+
+def parameters_on_an_explicit_mesh(make):
+    """Parameters that are spread over the devices: so are the solution and the gradient."""
+    mesh = jax.make_mesh((8,), ("d",))
+    solver, target = make(coupled), np.arange(1.0, 17.0)
+    with jax.set_mesh(mesh):
+        start, c, weights = (
+            jax.device_put(x, NamedSharding(mesh, P("d"))) for x in (np.zeros(16), target, np.linspace(0.0, 1.0, 16))
+        )
+        params = solver.run(start, c).params
+        gradient = jax.jit(jax.grad(lambda c: jnp.sum(weights * solver.run(start, c).params)))(c)
+        for found in (params, gradient):
+            assert jax.typeof(found).sharding.spec == P("d"), jax.typeof(found)
+        close(params, target - target.sum() / 17)
+        close(gradient, np.linspace(0.0, 1.0, 16) - 8.0 / 17)
+
+
+def rows_on_a_mesh(make, kind):
+    """Data whose rows are spread over the devices; every device has all parameters."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
+    fun = ridge if kind is AxisType.Auto else explicit_ridge
+    solver, (X, y) = make(fun), data()
+    with jax.set_mesh(mesh):
+        rows = jax.device_put(X, NamedSharding(mesh, P("d", None))), jax.device_put(y, NamedSharding(mesh, P("d")))
+        params = solver.run(jnp.zeros(3), *rows).params
+        gradient = jax.jit(jax.grad(lambda y: jnp.sum(solver.run(jnp.zeros(3), rows[0], y).params)))(rows[1])
+    close(params, ridge_solution(X, y)[0])
+    close(gradient, ridge_solution(X, y)[1])
+
+
+def explicit_ridge(w, X, y):
+    return ridge(w, X, y)
+
+
+def a_problem_on_each_device(make, check_vma):
+    """Eight problems inside ``shard_map``; they need not take equally many iterations."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    solver = make(coupled)
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=P("d"), out_specs=P("d"), check_vma=check_vma)
+    def solve(c):
+        # jax.grad sums over the devices at parameters that they share.
+        start = 0.0 * c[0] if isinstance(solver, jaxsolve.FixedPointIteration) else jnp.zeros(2)
+        return solver.run(start, c[0]).params[None]
+
+    c = np.arange(16.0).reshape(8, 2)
+    close(jax.jit(solve)(c), c - c.sum(axis=1, keepdims=True) / 3)
+    weights = np.linspace(0.0, 1.0, 16).reshape(8, 2)
+    gradient = jax.jit(jax.grad(lambda c: jnp.sum(weights * solve(c))))(c)
+    close(gradient, weights - weights.sum(axis=1, keepdims=True) / 3)
+
+
+def a_sum_over_devices(make):
+    """One problem inside ``shard_map``: each device has rows of the data, and the objective sums over the devices.
+
+    Only with ``check_vma=True``: without it jax does not sum the gradient of such a function over the devices. The
+    derivative of the solution is missing: ``lax.custom_linear_solve`` does not know that all devices have the same.
+    """
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+
+    def fun(w, X, y):
+        return jax.lax.psum(0.5 * jnp.sum((X @ w - y) ** 2) / 16, "d") + 0.5 * jnp.sum(w**2)
+
+    solver, (X, y) = make(fun), data()
+    specs = (P("d", None), P("d"))
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=True)
+    def solve(X, y):
+        return solver.run(jnp.zeros(3), X, y).params
+
+    close(jax.jit(solve)(X, y), ridge_solution(X, y)[0])
+
+
+CHECKS = {
+    "parameters_on_an_explicit_mesh": (parameters_on_an_explicit_mesh, {}),
+    "rows_on_an_automatic_mesh": (rows_on_a_mesh, {"kind": AxisType.Auto}),
+    "rows_on_an_explicit_mesh": (rows_on_a_mesh, {"kind": AxisType.Explicit}),
+    "a_problem_on_each_device": (a_problem_on_each_device, {"check_vma": False}),
+    "a_problem_on_each_device_checked": (a_problem_on_each_device, {"check_vma": True}),
+    "a_sum_over_devices": (a_sum_over_devices, {}),
+}
+
+
+def main():
+    assert conftest.X64 and jax.device_count() == 8
+    failures = {}
+    for check, (function, options) in CHECKS.items():
+        for name, make in SOLVERS.items():
+            try:
+                function(make, **options)
+            except Exception:
+                failures[f"{name}-{check}"] = traceback.format_exc()
+    print(json.dumps(failures))
+
+
+if __name__ == "__main__":
+    main()
