@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._closure import hoist
-from jaxsolve._compat import is_concrete, place_like
+from jaxsolve._compat import is_concrete, place_like, varying_axes
 
 __all__ = ["LoopKind", "LOOP_KINDS", "loop", "run_if_any"]
 
@@ -144,7 +144,11 @@ def run_if_any(condition: jax.Array, fun: Callable[[Any], Any], operand: Any) ->
     def body(carry):
         # Whatever does not depend on the carry XLA computes before the loop, whether the loop runs or not. Behind the
         # barrier everything depends on it.
-        condition, operand, consts = lax.optimization_barrier((*carry, hoisted.consts))
+        values = (*carry, hoisted.consts)
+        # Under shard_map a barrier makes everything vary over the axes over which anything does.
+        if len(set(map(varying_axes, jax.tree.leaves(values)))) == 1:
+            values = lax.optimization_barrier(values)
+        condition, operand, consts = values
         return jnp.zeros_like(condition), hoisted.pure(operand, consts=consts)
 
     return lax.while_loop(lambda carry: carry[0], body, (condition, operand))[1]
