@@ -130,7 +130,9 @@ def main():
     failures = {}
     for check, (function, options) in CHECKS.items():
         for name, make in SOLVERS.items():
-            import sys; print(name, check, file=sys.stderr, flush=True)
+            import sys
+
+            print(name, check, file=sys.stderr, flush=True)
             try:
                 function(make, **options)
             except Exception:
