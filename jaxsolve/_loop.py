@@ -100,6 +100,8 @@ def _python_loop(proceed, body, init, maxiter):
 
 
 def _while_loop(proceed, body, init, maxiter):
+    maxiter = jnp.asarray(maxiter).astype(jnp.int32)
+
     def keep_going(counted):
         steps, carry = counted
         return (steps < maxiter) & proceed(carry)
@@ -129,7 +131,7 @@ def _checkpointed_scan(step, init, maxiter):
 
 
 def run_if_any(condition: jax.Array, fun: Callable[[Any], Any], operand: Any) -> Any:
-    """``fun(operand)`` where ``condition`` holds, else ``operand``, at no cost under ``vmap`` if it holds nowhere in the batch.
+    """``fun(operand)`` where ``condition`` holds, else ``operand``, for free under ``vmap`` if it holds nowhere.
 
     ``lax.cond`` under ``vmap`` becomes a select and pays for both branches everywhere. A ``while_loop`` of at most
     one turn does not: it runs its body only if some batch element asks for it. Not for reverse-mode differentiation.

@@ -1,7 +1,7 @@
 r"""The catalogue of optimality mappings.
 
-Each function builds, from the functions of a problem, a mapping that characterizes its solutions: either a residual ``F``
-with ``F(x, ...) = 0``, to be used with ``custom_root``, or a map ``T`` with ``T(x, ...) = x``, to be used with
+Each function builds, from those of a problem, a mapping that characterizes its solutions: either a residual ``F`` with
+``F(x, ...) = 0``, to be used with ``custom_root``, or a map ``T`` with ``T(x, ...) = x``, to be used with
 ``custom_fixed_point``. They decouple the derivative of a solution from the algorithm that found it: any solver may be
 combined with any mapping its solutions satisfy.
 

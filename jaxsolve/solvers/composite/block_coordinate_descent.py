@@ -278,5 +278,7 @@ def _check_params(params) -> None:
         raise TypeError(
             f"init_params must be one array with the blocks along its first axis, got {jax.tree.structure(params)}."
         )
+    if jnp.iscomplexobj(params):
+        raise TypeError("init_params must be real, but is complex: use its real and imaginary parts as two blocks.")
     if params.ndim == 0 or params.size == 0:
         raise ValueError(f"init_params must have at least one block along its first axis, got shape {params.shape}.")
