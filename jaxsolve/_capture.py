@@ -490,7 +490,7 @@ def _layout(kind: type, value: Any) -> _Layout:
     for base in classes:
         if id(base) in _ALONE:
             return _Layout(base, (_ALONE[id(base)],))
-    if kind.__name__ == "Traceback" and str(kind.__module__).startswith("jaxlib."):
+    if _held_by(kind).get("__module__") == "jaxlib._jax" and type.__dict__["__name__"].__get__(kind) == "Traceback":
         return _Layout(kind, ())  # where a rule was traced
     slots = [part for base in classes for part in _held_by(base).values() if type(part) is types.MemberDescriptorType]
     dicts = [_held_by(base).get("__dict__") for base in classes]

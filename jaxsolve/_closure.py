@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsolve._compat import ClosedJaxpr, jaxpr_as_fun
+from jaxsolve._compat import ClosedJaxpr, jaxpr_as_fun, without_consts
 
 __all__ = [
     "DYNAMIC",
@@ -96,7 +96,7 @@ class Hoisted:
         flat_fun.__wrapped__ = fun  # so that errors of jax name the function of the user
         closed, out_shape = jax.make_jaxpr(flat_fun, return_shape=True)(*leaves)
         self._static_out = static_out[0]
-        self.jaxpr = closed.jaxpr
+        self.jaxpr = without_consts(closed)
         self.consts = list(closed.consts)
         self.num_consts = len(self.consts)
         self.out_shape = merge_static(out_shape, self._static_out)

@@ -41,6 +41,7 @@ __all__ = [
     "vary_over",
     "varying_axes",
     "with_tangents",
+    "without_consts",
     "without_our_frames",
 ]
 
@@ -82,6 +83,13 @@ def is_sparse(matrix: Any, kind: str = "JAXSparse") -> bool:
     # Importing them takes a tenth of a second; whoever made one has imported them.
     sparse = sys.modules.get("jax.experimental.sparse")
     return sparse is not None and isinstance(matrix, getattr(sparse, kind))
+
+
+def without_consts(closed: Any) -> Any:
+    """A closed jaxpr without the arrays that it captured."""
+    jaxpr = closed.jaxpr
+    # From jax 0.12 on there is one class of jaxprs, open and closed.
+    return jaxpr.with_consts([]) if hasattr(jaxpr, "with_consts") else jaxpr
 
 
 def is_jaxpr(x: Any) -> bool:

@@ -6,6 +6,7 @@ Environment variables:
     JAX_PLATFORMS: the backend, ``cpu`` by default.
 """
 
+import importlib.metadata
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -18,8 +19,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if os.environ.get("JAXSOLVE_TEST_X64", "1") != "0":
     # Most of the time of the tests goes into compilation. The float32 job compiles as users do; this one takes short
-    # cuts: XLA's older code generator, which needs a third of the time, and few optimizations (below).
-    shortcuts = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    # cuts: XLA's older code generator, which needs a third of the time, and few optimizations (below). Newer versions
+    # have that generator no more, and end the process at a flag that they do not know.
+    shortcuts = "--xla_cpu_parallel_codegen_split_count=1"
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        shortcuts += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{shortcuts} {os.environ.get('XLA_FLAGS', '')}"
 
 import hypothesis
