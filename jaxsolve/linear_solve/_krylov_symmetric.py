@@ -60,7 +60,7 @@ def solve_cg(
         >>> import jax.numpy as jnp
         >>> from jaxsolve.linear_solve import solve_cg
         >>> x, info = solve_cg(lambda x: 2 * x, jnp.array([2.0, 6.0]), info=True)
-        >>> x.round(5).tolist(), int(info.num_iter)
+        >>> [round(entry, 5) for entry in x.tolist()], int(info.num_iter)
         ([1.0, 3.0], 1)
     """
     checked = KrylovOptions.of("solve_cg", **options)
