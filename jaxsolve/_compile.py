@@ -84,7 +84,12 @@ def compiled_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> 
             return _distinct(function(*args, **kwargs), leaves)
 
         call.__name__ = f"{name}_{function.__name__.strip('_')}"
-        hoisted = hoist(call, *leaves)
+        try:
+            hoisted = hoist(call, *leaves)
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] == "flax":
+                error.add_note(f"This happened while {name} traced a function that it was given. {_REMEDY}")
+            raise
         _check_leaks(name, reads, snapshot(readers))
         trace = _Trace(reads, readers, hoisted, family.program(hoisted, call.__name__))
         if reads.doubt is None and all(map(is_concrete, reads.arrays.values())):
@@ -122,6 +127,12 @@ def _distinct(out: Any, inputs: tuple) -> Any:
     return jax.tree.map(own, out)
 
 
+_REMEDY = (
+    "Call the module once before the solver runs so that it has its parameters, put it into evaluation mode, and return "
+    "what changes as auxiliary output instead of storing it."
+)
+
+
 def _check_leaks(name: str, before: Snapshot, after: Snapshot) -> None:
     """Raise if a function kept a traced value: it would be used when the trace is over."""
     leaked = [x for key, x in after.arrays.items() if key not in before.arrays and not is_concrete(x)]
@@ -129,8 +140,7 @@ def _check_leaks(name: str, before: Snapshot, after: Snapshot) -> None:
         raise ValueError(
             f"a function given to {name} keeps a value that it made inside the solver (shape "
             f"{jnp.shape(leaked[0])}, dtype {leaked[0].dtype}): a parameter that a module creates at its first call, a "
-            "statistic that it updates, or a cache. Call the module once before the solver runs so that it has its "
-            "parameters, and return what changes as auxiliary output instead of storing it."
+            f"statistic that it updates, or a cache. {_REMEDY}"
         )
 
 

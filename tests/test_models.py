@@ -113,8 +113,9 @@ def test_layers_of_nnx_that_count_inside_a_solver(nnx, layer):
     x = jnp.asarray(np.arange(6.0).reshape(2, 3), jnp.float32)
     before, solver = numbers(), jaxsolve.FixedPointIteration(lambda z: 0.5 * module(z) + x, tol=1e-5)
     assert before
-    with pytest.raises(Exception, match="Cannot mutate (BatchStat|RngCount) from a different trace level"):
+    with pytest.raises(Exception, match="Cannot mutate (BatchStat|RngCount) from a different trace level") as caught:
         solver.run(x)
+    assert any("put it into evaluation mode" in note for note in caught.value.__notes__)
     jax.tree.map(np.testing.assert_array_equal, before, numbers())
     module.eval()
     found = solver.run(x).params
@@ -356,3 +357,20 @@ def test_differential_equations_in_reverse_mode(solution):
 def test_forward_mode_says_why_it_is_missing(solution):
     with pytest.raises(TypeError, match="forward.* custom_vjp function|custom_vjp .*forward mode"):
         jax.jacfwd(solution)(0.375)
+
+
+def test_projections_and_proximity_operators_take_the_arrays_of_a_module():
+    """Activations and the like are held: a projection of this package is not asked for theirs."""
+    eqx = pytest.importorskip("equinox")
+    model = eqx.nn.MLP(2, "scalar", 2, 1, activation=jnp.tanh, key=jax.random.key(0), dtype=jnp.float64)
+
+    def fun(model):
+        return (model(jnp.ones(2)) - 1.0) ** 2
+
+    ball, lasso = jaxsolve.projection.projection_l2_ball, jaxsolve.prox.prox_lasso
+    projected = jaxsolve.ProjectedGradient(fun, ball, maxiter=3).run(model, 0.5).params
+    sparse = jaxsolve.ProximalGradient(fun, lasso, maxiter=3).run(model, 0.1).params
+    assert projected.activation is sparse.activation is model.activation
+    leaves = jax.tree.leaves(eqx.filter(projected, eqx.is_inexact_array))
+    assert sum(jnp.sum(leaf**2) for leaf in leaves) <= 0.25 * (1 + 1e-6)
+    assert fun(sparse) < fun(model)
