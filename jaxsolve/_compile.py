@@ -128,8 +128,8 @@ def _distinct(out: Any, inputs: tuple) -> Any:
 
 
 _REMEDY = (
-    "Call the module once before the solver runs so that it has its parameters, put it into evaluation mode, and return "
-    "what changes as auxiliary output instead of storing it."
+    "Call the module once before the solver runs so that it has its parameters, put it into evaluation mode, and "
+    "return what changes as auxiliary output instead of storing it."
 )
 
 
