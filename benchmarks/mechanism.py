@@ -37,7 +37,8 @@ print(time.process_time() - start)
 def cold(what, checkout):
     """CPU seconds of a first call in a fresh process."""
     env = {**os.environ, "PYTHONPATH": str(checkout)}
-    out = subprocess.run([sys.executable, "-c", COLD, what], env=env, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", COLD, what]
+    out = subprocess.run(command, cwd=checkout, env=env, check=True, capture_output=True, text=True)
     return float(out.stdout)
 
 

@@ -66,6 +66,7 @@ def test_svm_gradient_is_the_slope_of_the_outer_loss(svm, svm_data):
     np.testing.assert_allclose(svm.compile_gradient(svm_data, **options)(jnp.asarray(at), svm_data), slope, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_svm_comparison_and_figure(svm, svm_data, tmp_path, capsys):
     rows = svm.compare(svm_data, iterations=(20, 200), repeats=1)
     assert [row[:2] for row in rows] == [(mode, k) for mode in svm.MODES for k in (20, 200)]

@@ -181,7 +181,7 @@ def test_maps_that_change_the_shape_of_the_parameters_are_refused(image):
             solver.run(init)
 
 
-@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("jit", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_scheduled_step_sizes(jit):
     def schedule(k):
         return 0.1 / (1 + 0.01 * k.astype(jnp.result_type(float)))

@@ -196,7 +196,10 @@ def unbounded(seed):
     return M @ M.T, c, A - np.outer(np.maximum(A @ d, 0), d) / (d @ d), lower, upper
 
 
-@pytest.mark.parametrize("solver", [jaxsolve.InteriorPointQP(), jaxsolve.BoxOSQP(tol=1e-6, maxiter=40_000)])
+@pytest.mark.parametrize(
+    "solver",
+    [jaxsolve.InteriorPointQP(), pytest.param(jaxsolve.BoxOSQP(tol=1e-6, maxiter=40_000), marks=pytest.mark.slow)],
+)
 def test_fifty_of_each_kind(solver):
     kinds = {infeasible: Status.PRIMAL_INFEASIBLE, unbounded: Status.DUAL_INFEASIBLE, problem: Status.CONVERGED}
     problems = [make(seed) for make in kinds for seed in range(50)]

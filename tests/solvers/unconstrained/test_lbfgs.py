@@ -152,7 +152,7 @@ def test_options_that_steer_the_search():
         np.testing.assert_allclose(params, 1.0, atol=1e-3)
 
 
-@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("jit", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_an_earlier_result_hands_on_its_history(jit):
     """So a run that is interrupted ends as one that is not."""
     start = rosenbrock_start(10)
@@ -190,7 +190,7 @@ def test_the_history_of_an_earlier_result_must_fit():
     np.testing.assert_allclose(jax.vmap(solution)(jnp.arange(2.0)), solution(0.0) + jnp.arange(2.0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("jit", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_line_search_of_ones_own(jit):
     for search in (
         jaxsolve.BacktrackingLineSearch(jnp.sum, condition="armijo", decrease_factor=0.3, maxiter=50),
