@@ -243,6 +243,7 @@ def test_bounds_that_exclude_each_other_in_one_problem(make):
     assert np.all(np.isfinite(gradients))
 
 
+@pytest.mark.slow
 def test_objectives_by_function_and_by_product():
     Q, c = jnp.asarray([[2.0, 0.5], [0.5, 1.0]]), {"a": jnp.asarray([1.0]), "b": jnp.asarray([-2.0])}
 

@@ -174,6 +174,7 @@ def test_an_earlier_result_hands_on_its_history(jit):
     )
 
 
+@pytest.mark.slow
 def test_the_history_of_an_earlier_result_must_fit():
     begun = jaxsolve.LBFGS(ridge, maxiter=3).run(np.zeros(50))
     with pytest.raises(ValueError, match=r"s_history has shapes \(10, 50\)"):
