@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import ClosedJaxpr, jaxpr_as_fun, without_consts
@@ -106,7 +107,14 @@ class Hoisted:
         leaves, static = split_static((args, kwargs))
         if static != self._static_in:
             raise TypeError(f"hoisted function called with {static}, but it was traced with {self._static_in}.")
-        return self.unflatten(jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*leaves))
+        found = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*leaves)
+        # A constant comes out as a number of Python.
+        return self.unflatten(
+            [
+                x if hasattr(x, "dtype") else jnp.asarray(x, variable.aval.dtype)
+                for x, variable in zip(found, self.jaxpr.outvars, strict=True)
+            ]
+        )
 
     def unflatten(self, leaves: list) -> Any:
         """The output, given the values of its array leaves."""
