@@ -564,7 +564,12 @@ def test_run_sees_every_change(name):
     assert list(map(float, answers())) == [2.0] * 5
 
 
-@pytest.mark.parametrize("name", ["closure_number", "numpy_buffer", "attribute", "jax_array", "class_attribute"])
+QUICK = ("closure_number", "numpy_buffer", "attribute", "jax_array", "class_attribute")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KINDS]
+)
 def test_updates_and_line_searches_see_every_change(name):
     read, change = KINDS[name]()
     fun = objective(read)
@@ -578,10 +583,11 @@ def test_updates_and_line_searches_see_every_change(name):
         yield jaxsolve.BacktrackingLineSearch(fun, condition="armijo").run(0.5, X).state.params[0]
         yield jax.jit(lambda x: solver.update(x, state).params[0])(X)
         yield jax.jit(lambda x: search.run(0.5, x).state.params[0])(X)
+        yield jax.lax.scan(lambda c, _: (c, solver.update(X, state).params[0]), 0, length=1)[1][0]
 
-    assert list(map(float, answers())) == [1.0] * 5
+    assert list(map(float, answers())) == [1.0] * 6
     change()
-    assert list(map(float, answers())) == [2.0] * 5
+    assert list(map(float, answers())) == [2.0] * 6
 
 
 def test_tracers_that_functions_capture_are_those_of_the_moment():
