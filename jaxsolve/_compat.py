@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -229,32 +228,35 @@ def _is_zero(tangent) -> bool:
 
 
 def _batch(args, dims, *, num_out, rule):
+    # An unbatched output may still have a batched tangent.
+    args, axes = _batched_in_front(args, dims, always=range(num_out))
+    return _with_tangents_p.bind(*args, num_out=num_out, rule=_BatchedRule(rule, axes)), [0] * num_out
+
+
+def _batched_in_front(args, dims, always):
+    """Arguments with their batch axis in front, if they have one or are in ``always``, and their batch axes."""
     size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
-    args = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(args, dims, strict=True)]
-    axes = [None if d is None else 0 for d in dims]
-    for i in range(num_out):
-        # An unbatched output may still have a batched tangent.
-        if axes[i] is None:
-            args[i], axes[i] = jnp.broadcast_to(args[i], (size, *args[i].shape)), 0
-    outputs = _with_tangents_p.bind(*args, num_out=num_out, rule=_BatchedRule(rule, axes))
-    return outputs, [0] * num_out
+    axes = tuple(0 if i in always or d is not None else None for i, d in enumerate(dims))
+
+    def in_front(x, dim, axis):
+        if dim is not None:
+            return jnp.moveaxis(x, dim, 0)
+        return x if axis is None else jnp.broadcast_to(x, (size, *x.shape))
+
+    return list(map(in_front, args, dims, axes)), axes
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _BatchedRule:
+class _BatchedRule(NamedTuple):
     """The rule of one batch element, applied to all."""
 
     rule: TangentRule
-    axes: list
-
-    def parts_of_program(self) -> tuple:
-        return (self.rule, self.axes)
+    axes: tuple[int | None, ...]
 
     def __call__(self, args, active, tangents):
         def one(args, tangents):
             return self.rule(args, active, tangents)
 
-        return jax.vmap(one, in_axes=(self.axes, [self.axes[i] for i in active]))(args, tangents)
+        return jax.vmap(one, in_axes=(list(self.axes), [self.axes[i] for i in active]))(args, tangents)
 
 
 # ---- Linear maps that are known by their transpose ----------------------------------------------------------------
@@ -294,29 +296,20 @@ def _transpose_reverse_only(cotangents, *operands, avals, num_args, rule):
 
 
 def _batch_reverse_only(operands, dims, *, avals, num_args, rule):
-    size = next(x.shape[d] for x, d in zip(operands, dims, strict=True) if d is not None)
-    operands = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, dims, strict=True)]
-    axes = [None if d is None else 0 for d in dims]
-    for i in range(num_args, len(operands)):
-        if axes[i] is None:
-            operands[i], axes[i] = jnp.broadcast_to(operands[i], (size, *operands[i].shape)), 0
-    avals = tuple(a.update(shape=(size, *a.shape)) for a in avals)
+    operands, axes = _batched_in_front(operands, dims, always=range(num_args, len(operands)))
+    avals = tuple(a.update(shape=(operands[-1].shape[0], *a.shape)) for a in avals)
     rule = _BatchedTranspose(rule, axes[:num_args])
     return _reverse_only_p.bind(*operands, avals=avals, num_args=num_args, rule=rule), [0] * len(avals)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _BatchedTranspose:
+class _BatchedTranspose(NamedTuple):
     """The transpose of a linear map for one batch element, applied to all."""
 
     rule: Callable
-    axes: list
-
-    def parts_of_program(self) -> tuple:
-        return (self.rule, self.axes)
+    axes: tuple[int | None, ...]
 
     def __call__(self, args: list, cotangents: list) -> list:
-        return jax.vmap(self.rule, in_axes=(self.axes, 0))(args, cotangents)
+        return jax.vmap(self.rule, in_axes=(list(self.axes), 0))(args, cotangents)
 
 
 _reverse_only_p.def_impl(_refuse)
