@@ -13,6 +13,7 @@ import jax
 import jax.core
 import jax.extend.core as jex
 import jax.numpy as jnp
+from jax.extend import source_info_util
 from jax.interpreters import ad, batching, mlir
 
 try:  # without it errors merely show more lines
@@ -48,7 +49,7 @@ ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # do
 jaxpr_as_fun = jex.jaxpr_as_fun
 subjaxprs = jex.subjaxprs
 # Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
-TRACE_NOTES = (jax.core.Trace, jex.DebugInfo)
+TRACE_NOTES = (jax.core.Trace, jex.DebugInfo, type(source_info_util.current().traceback))
 
 
 def is_concrete(x: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsolve._capture import reached, snapshot
+from jaxsolve._capture import Same, reached, snapshot
 from jaxsolve._compat import is_jaxpr, is_literal, is_wrapped_function, subjaxprs
 
 __all__ = ["calls_back", "fingerprint"]
@@ -35,25 +35,14 @@ def _is_callback(equation) -> bool:
     return "callback" in equation.primitive.name
 
 
-class _Held:
-    """Equal to a token of the very same object. The program keeps that alive in any case."""
+class _Object:
+    """Equal to a token of the very same object, or of one that reads the same."""
 
     def __init__(self, value: Any):
-        self._value = value
+        self._same, self._reads = Same(value), snapshot([value])._replace(arrays={})
 
     def __eq__(self, other):
-        return type(other) is type(self) and self._value is other._value
-
-
-class _Object(_Held):
-    """Equal to a token of an object that reads the same, too."""
-
-    def __init__(self, value: Any):
-        super().__init__(value)
-        self._reads = snapshot([value])._replace(arrays={})
-
-    def __eq__(self, other):
-        return super().__eq__(other) or (type(other) is type(self) and self._reads.same_as(other._reads))
+        return type(other) is _Object and (self._same == other._same or self._reads.same_as(other._reads))
 
 
 class _Writer:
@@ -68,9 +57,8 @@ class _Writer:
                 self._array(const)
             jaxpr = jaxpr.jaxpr
         write = self._tokens.append
-        variables = [*jaxpr.constvars, *jaxpr.invars]
         write((len(jaxpr.constvars), len(jaxpr.invars), len(jaxpr.outvars)))
-        for variable in variables:
+        for variable in (*jaxpr.constvars, *jaxpr.invars):
             self._define(variable)
         for equation in jaxpr.eqns:
             write(equation.primitive)
@@ -107,7 +95,7 @@ class _Writer:
     def _object(self, value):
         self._tokens.append(_Object(value))
         if self._calls_back:
-            self._tokens += map(_Held, reached([value]))
+            self._tokens += map(Same, reached([value]))
 
     def _parameter(self, value):
         if is_jaxpr(value):

@@ -508,6 +508,18 @@ class Ridge:
             file.write(str(time.time()))
 
 
+class FromFile:
+    def __init__(self, path):
+        self.text = open(path).read()
+
+    @classmethod
+    def make(cls):
+        return object.__new__(cls)
+
+    def loss(self, w):
+        return w
+
+
 def helper_of(model, w):
     return model.alpha * w
 
@@ -706,6 +718,21 @@ def constructor_of_the_class_of_an_object():
 
     set_global("ALPHA", 1.0)
     return [Model().loss], lambda: set_global("ALPHA", 2.0)
+
+
+@change
+def constructor_in_a_class_method():
+    class Model:
+        def __init__(self):
+            self.alpha = ALPHA
+
+        @classmethod
+        def make(cls):
+            return cls()
+
+    set_global("ALPHA", 1.0)
+    model = Model()
+    return [lambda: model.make().alpha], lambda: set_global("ALPHA", 2.0)
 
 
 @change
@@ -1148,6 +1175,7 @@ def _ordinary():
     yield "optimizer", lambda: lambda w: optimizer.update(w, None)
     yield "bound method", lambda: model.loss
     yield "method of a class that saves to files", lambda: model.of_property
+    yield "object of a class that is made from files", lambda: FromFile.make().loss
     yield "super", lambda: SubRidge().loss
     yield "callable", lambda: Callable()
     yield "partial", lambda: functools.partial(model.loss, w=1.0)
