@@ -24,10 +24,11 @@ except ImportError:
 __all__ = [
     "TRACE_NOTES",
     "ClosedJaxpr",
+    "Jaxpr",
+    "Literal",
+    "calls",
     "contains_custom_vjp",
     "is_concrete",
-    "is_jaxpr",
-    "is_literal",
     "is_sparse",
     "is_wrapped_function",
     "jaxpr_as_fun",
@@ -36,7 +37,6 @@ __all__ = [
     "place_like",
     "quick_compiler_options",
     "reverse_only",
-    "subjaxprs",
     "trace_context",
     "vary_over",
     "varying_axes",
@@ -46,8 +46,8 @@ __all__ = [
 ]
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
-jaxpr_as_fun = jex.jaxpr_as_fun
-subjaxprs = jex.subjaxprs
+Jaxpr, Literal = jex.Jaxpr, jex.Literal
+jaxpr_as_fun, subjaxprs = jex.jaxpr_as_fun, jex.subjaxprs
 # Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
 TRACE_NOTES = (jax.core.Trace, jex.DebugInfo, type(source_info_util.current().traceback))
 
@@ -92,23 +92,16 @@ def without_consts(closed: Any) -> Any:
     return jaxpr.with_consts([]) if hasattr(jaxpr, "with_consts") else jaxpr
 
 
-def is_jaxpr(x: Any) -> bool:
-    """Whether ``x`` is a jaxpr, closed or open."""
-    return isinstance(x, (ClosedJaxpr, jex.Jaxpr))
-
-
-def is_literal(atom: Any) -> bool:
-    """Whether an input of an equation is a constant rather than a variable."""
-    return isinstance(atom, jex.Literal)
+def calls(name: str, *jaxprs: Any) -> bool:
+    """Whether a primitive with ``name`` in its name is used in one of them, at any depth."""
+    return any(
+        any(name in eqn.primitive.name for eqn in jaxpr.eqns) or calls(name, *subjaxprs(jaxpr)) for jaxpr in jaxprs
+    )
 
 
 def contains_custom_vjp(*jaxprs: Any) -> bool:
     """Whether a ``custom_vjp`` function is called in one of them, at any depth."""
-    return any(
-        any(eqn.primitive.name.startswith("custom_vjp_call") for eqn in jaxpr.eqns)
-        or contains_custom_vjp(*subjaxprs(jaxpr))
-        for jaxpr in jaxprs
-    )
+    return calls("custom_vjp_call", *jaxprs)
 
 
 def is_wrapped_function(x: Any) -> bool:

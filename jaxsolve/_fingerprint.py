@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxsolve._capture import Same, reached, snapshot
-from jaxsolve._compat import is_jaxpr, is_literal, is_wrapped_function, subjaxprs
+from jaxsolve._compat import ClosedJaxpr, Jaxpr, Literal, calls, is_wrapped_function
 
 __all__ = ["calls_back", "fingerprint"]
 
@@ -28,11 +28,10 @@ def fingerprint(jaxpr: Any) -> list:
 
 def calls_back(jaxpr: Any) -> bool:
     """Whether a jaxpr calls a function of the host, at any depth."""
-    return any(map(_is_callback, jaxpr.eqns)) or any(map(calls_back, subjaxprs(jaxpr)))
+    return calls(_CALLBACK, jaxpr)
 
 
-def _is_callback(equation) -> bool:
-    return "callback" in equation.primitive.name
+_CALLBACK = "callback"  # is in the names of all primitives that do
 
 
 class _Object:
@@ -62,7 +61,7 @@ class _Writer:
             self._define(variable)
         for equation in jaxpr.eqns:
             write(equation.primitive)
-            self._calls_back = _is_callback(equation)
+            self._calls_back = _CALLBACK in equation.primitive.name
             for atom in equation.invars:
                 self._use(atom)
             for name, value in equation.params.items():
@@ -79,7 +78,7 @@ class _Writer:
         self._tokens.append(variable.aval)
 
     def _use(self, atom):
-        if is_literal(atom):
+        if isinstance(atom, Literal):
             self._tokens.append(atom.aval)
             self._array(atom.val)
         else:
@@ -98,7 +97,7 @@ class _Writer:
             self._tokens += map(Same, reached([value]))
 
     def _parameter(self, value):
-        if is_jaxpr(value):
+        if isinstance(value, (ClosedJaxpr, Jaxpr)):
             _Writer(self._tokens).jaxpr(value)
         elif hasattr(type(value), "parts_of_program"):
             self._tokens.append(type(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import types
 
-from jaxsolve._capture._code import CONSTRUCTION, check_state, constant_namespace, is_constant, read_known
+from jaxsolve._capture._code import CONSTRUCTION, constant_namespace, is_constant, read_known
 
 __all__ = ["is_constant_class", "raw", "read_class", "read_class_method", "read_kind", "read_module"]
 
@@ -35,8 +35,7 @@ def is_constant_class(cls) -> bool:
 
 def read_class(walk, cls):
     """Read a class that code can reach, and make objects of."""
-    read_known(walk, cls)
-    check_state(walk, raw.module(cls), raw.qualname(cls))
+    read_known(walk, cls, raw.module(cls), raw.qualname(cls))
     if not is_constant_class(cls):
         walk.names |= CONSTRUCTION
         read_kind(walk, cls)
@@ -77,8 +76,7 @@ def read_class_method(walk, method):
 def read_module(walk, module):
     held = object.__getattribute__(module, "__dict__")
     name = held.get("__name__")
-    walk.identify(module)
-    check_state(walk, name, "")
+    read_known(walk, module, name, "")
     read_kind(walk, type(module))
     constant = is_constant(name)
     walk.todo.append(None if constant else held.get("__getattr__"))

@@ -20,7 +20,6 @@ __all__ = [
     "CONSTRUCTION",
     "PROTOCOL",
     "Missing",
-    "check_state",
     "constant_namespace",
     "is_constant",
     "read_builtin",
@@ -65,7 +64,7 @@ def constant_namespace(module: Any) -> dict:
     return vars(sys.modules.get(module, abc)) if is_constant(module) else {}
 
 
-def check_state(walk, module, name):
+def _check_state(walk, module, name):
     """Put the walk in doubt if a function or class reads what cannot be seen."""
     if isinstance(module, str) and _is_stateful(module, name):
         walk.doubt = f"{module}.{name} is reached"
@@ -134,9 +133,10 @@ def _is_at_home(function) -> bool:
     return constant_namespace(function.__module__).get(function.__name__) is function
 
 
-def read_known(walk, value):
-    """Read a function or class of which only matters which one it is, and what code can do that has it."""
+def read_known(walk, value, module, name):
+    """Read what matters only by which one it is, and by what code can do that has it."""
     walk.identify(value)
+    _check_state(walk, module, name)
     walk.computes_names |= id(value) in _COMPUTING
     if id(value) in _MAKING:
         walk.names |= CONSTRUCTION
@@ -147,10 +147,10 @@ _MEMOIZING = {"jax._src.interpreters.partial_eval"}
 
 
 def read_function(walk, function):
-    check_state(walk, function.__module__, function.__name__)
     if _is_at_home(function):
-        read_known(walk, function)
+        read_known(walk, function, function.__module__, function.__name__)
         return
+    _check_state(walk, function.__module__, function.__name__)
     # What a function says of its module may be copied from another one; its globals are its own.
     known = function.__globals__
     module = known.get("__name__")
@@ -190,8 +190,7 @@ def read_builtin(walk, function):
     owner, module = function.__self__, function.__module__
     walk.tokens.append(function.__name__)
     if owner is None or isinstance(owner, types.ModuleType):
-        read_known(walk, function)
-        check_state(walk, module, function.__name__)
+        read_known(walk, function, module, function.__name__)
         if not is_constant(module):
             walk.doubt = f"{module}.{function.__name__} is reached"
     else:
@@ -201,6 +200,6 @@ def read_builtin(walk, function):
 def read_wrapper(walk, function):
     """Read a function that jax compiles, or that has a derivative rule."""
     if _is_at_home(function):
-        read_known(walk, function)
+        read_known(walk, function, function.__module__, function.__name__)
     else:
         walk.todo.append(vars(function))
