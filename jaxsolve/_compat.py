@@ -28,6 +28,7 @@ __all__ = [
     "Literal",
     "calls",
     "contains_custom_vjp",
+    "inside_shard_map",
     "is_concrete",
     "is_sparse",
     "is_wrapped_function",
@@ -70,6 +71,11 @@ def varying_axes(x: Any) -> frozenset:
 
 def _varying_axes_of(aval) -> frozenset:
     return aval.vma if hasattr(aval, "vma") else aval.mat.varying  # the name in some versions, in others
+
+
+def inside_shard_map() -> bool:
+    """Whether a ``shard_map`` is being traced."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def vary_over(x: jax.Array, axes: frozenset) -> jax.Array:

@@ -19,11 +19,12 @@ import copy
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsolve._capture import Snapshot, are_same, reached, snapshot
 from jaxsolve._closure import DYNAMIC, Hoisted, hoist, is_dynamic, merge_static, split_static
@@ -37,7 +38,7 @@ from jaxsolve._compat import (
 )
 from jaxsolve._fingerprint import calls_back, fingerprint
 
-__all__ = ["compiled_call"]
+__all__ = ["Call", "compiled_call", "traced_call"]
 
 _PLAIN = (str, bytes, bool, int, float, complex, type(None), type(Ellipsis), np.dtype)
 _MOST_FAMILIES = 512
@@ -46,6 +47,36 @@ _MOST_TRACES = 8
 
 def compiled_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> Any:
     """``function(owner, *args, **kwargs)`` as one compiled program; ``function(*args, **kwargs)`` without an owner.
+
+    The arguments are those of :func:`traced_call`.
+    """
+    return traced_call(function, owner, *args, **kwargs)()
+
+
+class Call(NamedTuple):
+    """A call that has been traced and waits to be made."""
+
+    trace: _Trace
+    consts: list
+    leaves: list
+
+    def __call__(self) -> Any:
+        return self.trace(self.consts, self.leaves)
+
+    def at_values(self) -> Callable | None:
+        """The call without tangents, if only these keep it from values: in an eager ``jax.grad``, say."""
+        inputs, values = (self.consts, self.leaves), []
+        for x in [*self.consts, *self.leaves]:
+            values.append(x if is_concrete(x) else lax.stop_gradient(x))
+            if not is_concrete(values[-1]):
+                return None
+        if all(map(is_concrete, jax.tree.leaves(inputs))):
+            return None
+        return lambda: self.trace(*jax.tree.unflatten(jax.tree.structure(inputs), values), on_values=True)
+
+
+def traced_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> Call:
+    """A call of ``function(owner, *args, **kwargs)``, or without an owner of ``function(*args, **kwargs)``.
 
     Args:
         function: a module-level function, or a method of the class of ``owner``; it is traced.
@@ -94,7 +125,7 @@ def compiled_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> 
         trace = _Trace(reads, readers, hoisted, family.program(hoisted, call.__name__))
         if reads.doubt is None and all(map(is_concrete, reads.arrays.values())):
             family.remember(family.traces, trace)
-    return trace(leaves)
+    return Call(trace, trace.consts(), leaves)
 
 
 def _is_array(leaf) -> bool:
@@ -158,8 +189,12 @@ class _Trace:
         same = self._reads.same_as(reads)
         return same and (self._objects is None or are_same(self._objects, reached(readers)))
 
-    def __call__(self, leaves: list) -> Any:
-        return self._unflatten(self._program([const() for const in self._consts], leaves))
+    def consts(self) -> list:
+        """The captured arrays."""
+        return [const() for const in self._consts]
+
+    def __call__(self, consts: list, leaves: list, *, on_values: bool = False) -> Any:
+        return self._unflatten(self._program(consts, leaves, on_values or outside_transformations()))
 
 
 def _held(const, reads: Snapshot) -> Callable:
@@ -180,8 +215,8 @@ class _Program:
         self._inside = jax.jit(call)
         self._outside = jax.jit(call, compiler_options=quick_compiler_options())
 
-    def __call__(self, consts: list, leaves: list) -> list:
-        return (self._outside if outside_transformations() else self._inside)(consts, leaves)
+    def __call__(self, consts: list, leaves: list, outside: bool) -> list:
+        return (self._outside if outside else self._inside)(consts, leaves)
 
 
 class _Family:

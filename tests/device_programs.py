@@ -99,8 +99,7 @@ def a_problem_on_each_device(make, check_vma):
 def a_sum_over_devices(make):
     """One problem inside ``shard_map``: each device has rows of the data, and the objective sums over the devices.
 
-    Only with ``check_vma=True``: without it jax does not sum the gradient of such a function over the devices. The
-    derivative of the solution is missing: ``lax.custom_linear_solve`` does not know that all devices have the same.
+    Only with ``check_vma=True``: without it jax does not sum the gradient of such a function over the devices.
     """
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
 
@@ -115,6 +114,8 @@ def a_sum_over_devices(make):
         return solver.run(jnp.zeros(3), X, y).params
 
     close(jax.jit(solve)(X, y), ridge_solution(X, y)[0])
+    close(jax.jit(jax.grad(lambda y: jnp.sum(solve(X, y))))(y), ridge_solution(X, y)[1])
+    close(jax.jvp(lambda y: solve(X, y), (y,), (y,))[1], ridge_solution(X, y)[0])
 
 
 CHECKS = {

@@ -121,6 +121,10 @@ class IterativeSolver(Solver):
             state = state._replace(**self._state_of_solution(params, *args, **kwargs))
         return OptStep(params, state), None
 
+    @property
+    def _finds_system(self) -> bool:
+        return type(self)._solve is not IterativeSolver._solve
+
     def _first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
         """The initial point and state, strongly typed: or else the body of a loop over them would be traced twice."""
         state = self.init_state(init_params, *args, **kwargs)

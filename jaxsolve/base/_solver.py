@@ -19,7 +19,7 @@ import jax
 
 from jaxsolve._closure import Staged, hoist
 from jaxsolve._compat import outside_transformations, without_our_frames
-from jaxsolve._compile import compiled_call
+from jaxsolve._compile import compiled_call, traced_call
 from jaxsolve._options import Configured, check_callable, check_flags, option
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base._objective import Objective
@@ -84,6 +84,11 @@ class Solver(Configured):
             The solution with its state, and the tangent system there if the solver knows more of it than the residual.
         """
 
+    @property
+    def _finds_system(self) -> bool:
+        """Whether ``_solve`` may find a tangent system."""
+        return True
+
     def _residual(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """``optimality_fun`` without auxiliary output: the mapping that is differentiated."""
         return self.optimality_fun(params, *args, **kwargs)
@@ -129,9 +134,19 @@ class Solver(Configured):
             _check_init_params(init_params, kwargs)
         self._check_arguments(init_params, *args, **kwargs)
         _warn_if_kept_by_module(self)
-        step = (compiled_call if self.jit else call_directly)(_run, self, init_params, *args, **kwargs)
+        step = self._run(init_params, args, kwargs)
         self._check_result(step.state)
         return self._with_held_of(init_params, step)
+
+    def _run(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
+        if not self.jit:
+            return _run(self, init_params, *args, **kwargs)
+        call = traced_call(_run, self, init_params, *args, **kwargs)
+        # In an eager jax.grad the solution comes from the program of a plain run, and its derivative from another one,
+        # unless `_solve` finds a tangent system, too.
+        apart = self.implicit_diff and not self._finds_system
+        solution = call.at_values() if apart else None
+        return call() if solution is None else compiled_call(_differentiated, self, solution(), *args, **kwargs)
 
     def _with_held_of(self, given: PyTree, step: OptStep) -> OptStep:
         """A result with the held leaves that were given; a point that is not needed has none."""
@@ -274,19 +289,29 @@ def _run(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> OptS
     return OptStep(merge_params(params, held), state)
 
 
+def _differentiated(solver: Solver, step: OptStep, *args: Any, **kwargs: Any) -> OptStep:
+    """A solution with its implicit derivative, after a run without one."""
+    solver, params, held = prepared(solver, step.params)
+    params, state = _with_derivative(solver, OptStep(params, step.state), None, args, kwargs)
+    return OptStep(merge_params(params, held), state)
+
+
 def _differentiable_solution(solver: Solver, start: PyTree, args: tuple, kwargs: dict) -> OptStep:
     """The solution with its implicit derivative."""
     if solver.jit:
         solved = hoist(solver._solve, start, *args, **kwargs)
         start, constant_args, constant_kwargs = stop_gradient((start, args, kwargs))
-        (params, state), system = solved.pure(
-            start, *constant_args, consts=stop_gradient(solved.consts), **constant_kwargs
-        )
+        step, system = solved.pure(start, *constant_args, consts=stop_gradient(solved.consts), **constant_kwargs)
     else:
-        (params, state), system = run_without_derivative(solver._solve, start, *args, **kwargs)
-    method = solver.implicit_diff_solve
+        step, system = run_without_derivative(solver._solve, start, *args, **kwargs)
+    return _with_derivative(solver, step, system, args, kwargs)
+
+
+def _with_derivative(solver: Solver, step: OptStep, system: TangentSystem | None, args: tuple, kwargs: dict) -> OptStep:
+    """A solution with the derivative of its tangent system; without one, of the optimality conditions."""
+    params, state = step
     if system is None:
-        system = TangentSystem(solver._residual, method, solver._structure)
+        system = TangentSystem(solver._residual, solver.implicit_diff_solve, solver._structure)
     sol, derived = attach_derivative(
         system,
         system.unknowns(params),

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxsolve._closure import hoist
+from jaxsolve._compat import inside_shard_map, varying_axes
 from jaxsolve._types import Array, PyTree, Structure
 from jaxsolve.linear_solve import DIRECT_MAX_SIZE
 from jaxsolve.linear_solve import solve as linear_solve
@@ -66,6 +68,17 @@ def as_matrix(matvec: Callable, like: PyTree) -> Callable:
     return lambda x: unravel(ravel_pytree(x)[0] @ columns)
 
 
+def _reduces_over_devices(matvec: Callable, like: PyTree) -> bool:
+    """Whether a product is the same on all devices of a ``shard_map``, but made from arrays that are not.
+
+    A solve with it would be seen as different on all devices; one with its matrix is not.
+    """
+    if not inside_shard_map():
+        return False
+    image = set().union(*map(varying_axes, jax.tree.leaves(jax.eval_shape(matvec, like))))
+    return any(varying_axes(const) - image for const in hoist(matvec, like).consts)
+
+
 def solve_tangent(
     matvec: Callable, rhs: PyTree, like: PyTree, *, solve: Callable | None = None, structure: Structure = "general"
 ) -> PyTree:
@@ -80,4 +93,9 @@ def solve_tangent(
         leaves = [leaf.astype(dtype) for leaf, dtype in zip(jax.tree.leaves(tree), dtypes, strict=True)]
         return jax.tree.unflatten(treedef, leaves)
 
-    return linear_solve(lambda x: cast(matvec(x)), cast(rhs), solve, structure=structure)
+    def product(x):
+        return cast(matvec(x))
+
+    if _reduces_over_devices(product, like):
+        product = as_matrix(product, like)
+    return linear_solve(product, cast(rhs), solve, structure=structure)

@@ -96,6 +96,29 @@ def test_second_run_and_equal_solvers_compile_nothing(case, compilations):
     assert compilations() == compiled
 
 
+def test_an_eager_gradient_runs_the_program_of_a_plain_run(compilations):
+    def distance(x, t):
+        return jnp.sum((x - t) ** 2)
+
+    solver, point = jaxsolve.LBFGS(distance), jnp.ones(2)
+    jaxsolve.GradientDescent(distance, maxiter=1).run(point, 0.0)  # what every run compiles once
+
+    def total(t):
+        return solver.run(point, t).params.sum()
+
+    def captured(t):
+        return jaxsolve.LBFGS(lambda x: distance(x, t)).run(point).params.sum()
+
+    for fun in (total, captured):
+        np.testing.assert_allclose(jax.grad(fun)(2.0), 2.0, rtol=1e-6)
+        count = compilations()
+        np.testing.assert_allclose(jax.grad(fun)(3.0), 2.0, rtol=1e-6)
+        if fun is total:
+            solver.run(point, 3.0)
+        assert compilations() == count
+        np.testing.assert_allclose(jax.jvp(jax.grad(fun), (3.0,), (1.0,))[1], 0.0, atol=1e-6)
+
+
 def test_equal_options_in_partials_are_recognised(compilations):
     import functools
 

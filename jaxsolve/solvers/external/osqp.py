@@ -73,7 +73,7 @@ def _solve(osqp: Any, settings: dict, P, q, A, lower, upper, x0, y0) -> tuple:
 
     problem = osqp.OSQP()
     try:
-        P, A = sparse.triu(P, format="csc"), sparse.csc_matrix(A)
+        P, A = sparse.csc_matrix(np.triu(P)), sparse.csc_matrix(A)
         problem.setup(P=P, q=q, A=A, l=lower, u=upper, **settings)
     except osqp.OSQPException:
         # The objective is not convex, as far as its factorization can tell.
