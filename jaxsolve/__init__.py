@@ -59,65 +59,35 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
 
 _SUBMODULES = (
-    "base",
-    "cond",
-    "implicit_diff",
-    "isotonic",
-    "linear_solve",
-    "linesearch",
-    "loop",
-    "loss",
-    "objective",
-    "perturbations",
-    "projection",
-    "prox",
-    "tree_util",
-)
+    "base cond implicit_diff isotonic linear_solve linesearch loop loss objective perturbations projection prox "
+    "tree_util"
+).split()
 
-# Public names and the modules that define them.
+# The modules that define public names.
 _HOMES = {
-    "BacktrackingLineSearch": "linesearch",
-    "Bisection": "solvers.root",
-    "BlockCoordinateDescent": "solvers.composite",
-    "OSQP": "solvers.quadratic",
-    "BoxCDQP": "solvers.quadratic",
-    "BoxOSQP": "solvers.quadratic",
-    "CvxpyQP": "solvers.external",
-    "EqualityConstrainedQP": "solvers.quadratic",
-    "ExternalOSQP": "solvers.external",
-    "FixedPointIteration": "solvers.fixed_point",
-    "GradientDescent": "solvers.unconstrained",
-    "HagerZhangLineSearch": "linesearch",
-    "History": "base",
-    "IterativeRefinement": "solvers.linear",
-    "IterativeSolver": "base",
-    "KKTSolution": "base",
-    "InteriorPointQP": "solvers.quadratic",
-    "LBFGS": "solvers.unconstrained",
-    "MirrorDescent": "solvers.constrained",
-    "OptStep": "base",
-    "ProjectedGradient": "solvers.constrained",
-    "ProximalGradient": "solvers.composite",
-    "Solver": "base",
-    "SolverError": "base",
-    "Status": "base",
-    "StochasticSolver": "base",
-    "ZoomLineSearch": "linesearch",
-    "check": "base",
-    "linprog": "solvers.quadratic",
-    "solve_qp": "solvers.quadratic",
+    "base": "History IterativeSolver KKTSolution OptStep Solver SolverError Status StochasticSolver check",
+    "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
+    "solvers.composite": "BlockCoordinateDescent ProximalGradient",
+    "solvers.constrained": "MirrorDescent ProjectedGradient",
+    "solvers.external": "CvxpyQP ExternalOSQP",
+    "solvers.fixed_point": "FixedPointIteration",
+    "solvers.linear": "IterativeRefinement",
+    "solvers.quadratic": "BoxCDQP BoxOSQP EqualityConstrainedQP InteriorPointQP OSQP linprog solve_qp",
+    "solvers.root": "Bisection",
+    "solvers.unconstrained": "GradientDescent LBFGS",
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = ["__version__", *_SUBMODULES, *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  # resolved below
+__all__ = ["__version__", *_SUBMODULES, *_HOME_OF]  # pyright: ignore[reportUnsupportedDunderAll]  # resolved below
 
 
 def __getattr__(name: str) -> Any:
     """Import a submodule, or the home of a name, when it is first asked for (PEP 562)."""
-    if name not in _HOMES and name not in _SUBMODULES:
+    if name not in _HOME_OF and name not in _SUBMODULES:
         raise AttributeError(explain(name, __all__))
     # The first use may stand inside a function under jit; no array made while importing may become part of its trace.
     with jax.ensure_compile_time_eval():
-        module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+        module = importlib.import_module(f"{__name__}.{_HOME_OF.get(name, name)}")
     value = module if name in _SUBMODULES else getattr(module, name)
     globals()[name] = value
     return value

@@ -80,7 +80,7 @@ class Hoisted:
 
     Attributes:
         jaxpr: the jaxpr, without the captured arrays.
-        consts: list of every array (or tracer) that ``fun`` captured, integers included; its length is ``num_consts``.
+        consts: list of every array (or tracer) that ``fun`` captured, integers included.
         out_shape: the output as a pytree of ``jax.ShapeDtypeStruct``.
     """
 
@@ -99,7 +99,6 @@ class Hoisted:
         self._static_out = static_out[0]
         self.jaxpr = without_consts(closed)
         self.consts = list(closed.consts)
-        self.num_consts = len(self.consts)
         self.out_shape = merge_static(out_shape, self._static_out)
 
     def pure(self, *args: Any, consts: list, **kwargs: Any) -> Any:
@@ -178,10 +177,21 @@ class Staged:
                 return hoisted
         check_signature(self._name, self._fun, args, kwargs)
         hoisted = hoist(self._fun, *args, **kwargs)
+        _check_no_reference(self._name, hoisted)
         if self._check is not None:
             self._check(hoisted.out_shape)
         self._traced.append((key, hoisted))
         return hoisted
+
+
+def _check_no_reference(name: str, hoisted: Hoisted) -> None:
+    """Raise ``ValueError`` if a function captured a mutable array, which cannot enter the loops of a solver."""
+    for const in hoisted.consts:
+        if isinstance(const, jax.Ref):
+            raise ValueError(
+                f"{name} uses a mutable array (jax.new_ref, shape {const.shape}, dtype {const.dtype}). Pass its value, "
+                "ref[...], as an argument instead."
+            )
 
 
 def output_shape(fun: Callable, *args: Any, **kwargs: Any) -> Any:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import jax.extend.core as jex
 import jax.numpy as jnp
+from jax.extend import source_info_util
 from jax.interpreters import ad, batching, mlir
 
 try:  # without it errors merely show more lines
@@ -24,11 +24,12 @@ except ImportError:
 __all__ = [
     "TRACE_NOTES",
     "ClosedJaxpr",
+    "Jaxpr",
+    "Literal",
+    "calls",
     "contains_custom_vjp",
     "inside_shard_map",
     "is_concrete",
-    "is_jaxpr",
-    "is_literal",
     "is_sparse",
     "is_wrapped_function",
     "jaxpr_as_fun",
@@ -37,7 +38,6 @@ __all__ = [
     "place_like",
     "quick_compiler_options",
     "reverse_only",
-    "subjaxprs",
     "trace_context",
     "vary_over",
     "varying_axes",
@@ -47,10 +47,10 @@ __all__ = [
 ]
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
-jaxpr_as_fun = jex.jaxpr_as_fun
-subjaxprs = jex.subjaxprs
+Jaxpr, Literal = jex.Jaxpr, jex.Literal
+jaxpr_as_fun, subjaxprs = jex.jaxpr_as_fun, jex.subjaxprs
 # Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
-TRACE_NOTES = (jax.core.Trace, jex.DebugInfo)
+TRACE_NOTES = (jax.core.Trace, jex.DebugInfo, type(source_info_util.current().traceback))
 
 
 def is_concrete(x: Any) -> bool:
@@ -98,23 +98,16 @@ def without_consts(closed: Any) -> Any:
     return jaxpr.with_consts([]) if hasattr(jaxpr, "with_consts") else jaxpr
 
 
-def is_jaxpr(x: Any) -> bool:
-    """Whether ``x`` is a jaxpr, closed or open."""
-    return isinstance(x, (ClosedJaxpr, jex.Jaxpr))
-
-
-def is_literal(atom: Any) -> bool:
-    """Whether an input of an equation is a constant rather than a variable."""
-    return isinstance(atom, jex.Literal)
+def calls(name: str, *jaxprs: Any) -> bool:
+    """Whether a primitive with ``name`` in its name is used in one of them, at any depth."""
+    return any(
+        any(name in eqn.primitive.name for eqn in jaxpr.eqns) or calls(name, *subjaxprs(jaxpr)) for jaxpr in jaxprs
+    )
 
 
 def contains_custom_vjp(*jaxprs: Any) -> bool:
     """Whether a ``custom_vjp`` function is called in one of them, at any depth."""
-    return any(
-        any(eqn.primitive.name.startswith("custom_vjp_call") for eqn in jaxpr.eqns)
-        or contains_custom_vjp(*subjaxprs(jaxpr))
-        for jaxpr in jaxprs
-    )
+    return calls("custom_vjp_call", *jaxprs)
 
 
 def is_wrapped_function(x: Any) -> bool:
@@ -235,32 +228,35 @@ def _is_zero(tangent) -> bool:
 
 
 def _batch(args, dims, *, num_out, rule):
+    # An unbatched output may still have a batched tangent.
+    args, axes = _batched_in_front(args, dims, always=range(num_out))
+    return _with_tangents_p.bind(*args, num_out=num_out, rule=_BatchedRule(rule, axes)), [0] * num_out
+
+
+def _batched_in_front(args, dims, always):
+    """Arguments with their batch axis in front, if they have one or are in ``always``, and their batch axes."""
     size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
-    args = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(args, dims, strict=True)]
-    axes = [None if d is None else 0 for d in dims]
-    for i in range(num_out):
-        # An unbatched output may still have a batched tangent.
-        if axes[i] is None:
-            args[i], axes[i] = jnp.broadcast_to(args[i], (size, *args[i].shape)), 0
-    outputs = _with_tangents_p.bind(*args, num_out=num_out, rule=_BatchedRule(rule, axes))
-    return outputs, [0] * num_out
+    axes = tuple(0 if i in always or d is not None else None for i, d in enumerate(dims))
+
+    def in_front(x, dim, axis):
+        if dim is not None:
+            return jnp.moveaxis(x, dim, 0)
+        return x if axis is None else jnp.broadcast_to(x, (size, *x.shape))
+
+    return list(map(in_front, args, dims, axes)), axes
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _BatchedRule:
+class _BatchedRule(NamedTuple):
     """The rule of one batch element, applied to all."""
 
     rule: TangentRule
-    axes: list
-
-    def parts_of_program(self) -> tuple:
-        return (self.rule, self.axes)
+    axes: tuple[int | None, ...]
 
     def __call__(self, args, active, tangents):
         def one(args, tangents):
             return self.rule(args, active, tangents)
 
-        return jax.vmap(one, in_axes=(self.axes, [self.axes[i] for i in active]))(args, tangents)
+        return jax.vmap(one, in_axes=(list(self.axes), [self.axes[i] for i in active]))(args, tangents)
 
 
 # ---- Linear maps that are known by their transpose ----------------------------------------------------------------
@@ -300,29 +296,20 @@ def _transpose_reverse_only(cotangents, *operands, avals, num_args, rule):
 
 
 def _batch_reverse_only(operands, dims, *, avals, num_args, rule):
-    size = next(x.shape[d] for x, d in zip(operands, dims, strict=True) if d is not None)
-    operands = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, dims, strict=True)]
-    axes = [None if d is None else 0 for d in dims]
-    for i in range(num_args, len(operands)):
-        if axes[i] is None:
-            operands[i], axes[i] = jnp.broadcast_to(operands[i], (size, *operands[i].shape)), 0
-    avals = tuple(a.update(shape=(size, *a.shape)) for a in avals)
+    operands, axes = _batched_in_front(operands, dims, always=range(num_args, len(operands)))
+    avals = tuple(a.update(shape=(operands[-1].shape[0], *a.shape)) for a in avals)
     rule = _BatchedTranspose(rule, axes[:num_args])
     return _reverse_only_p.bind(*operands, avals=avals, num_args=num_args, rule=rule), [0] * len(avals)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _BatchedTranspose:
+class _BatchedTranspose(NamedTuple):
     """The transpose of a linear map for one batch element, applied to all."""
 
     rule: Callable
-    axes: list
-
-    def parts_of_program(self) -> tuple:
-        return (self.rule, self.axes)
+    axes: tuple[int | None, ...]
 
     def __call__(self, args: list, cotangents: list) -> list:
-        return jax.vmap(self.rule, in_axes=(self.axes, 0))(args, cotangents)
+        return jax.vmap(self.rule, in_axes=(list(self.axes), 0))(args, cotangents)
 
 
 _reverse_only_p.def_impl(_refuse)

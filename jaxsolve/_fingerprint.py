@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsolve._capture import reached, snapshot
-from jaxsolve._compat import is_jaxpr, is_literal, is_wrapped_function, subjaxprs
+from jaxsolve._capture import Same, reached, snapshot
+from jaxsolve._compat import ClosedJaxpr, Jaxpr, Literal, calls, is_wrapped_function
 
 __all__ = ["calls_back", "fingerprint"]
 
@@ -28,32 +28,20 @@ def fingerprint(jaxpr: Any) -> list:
 
 def calls_back(jaxpr: Any) -> bool:
     """Whether a jaxpr calls a function of the host, at any depth."""
-    return any(map(_is_callback, jaxpr.eqns)) or any(map(calls_back, subjaxprs(jaxpr)))
+    return calls(_CALLBACK, jaxpr)
 
 
-def _is_callback(equation) -> bool:
-    return "callback" in equation.primitive.name
+_CALLBACK = "callback"  # is in the names of all primitives that do
 
 
-class _Held:
-    """Equal to a token of the very same object. The program keeps that alive in any case."""
-
-    def __init__(self, value: Any):
-        self._value = value
-
-    def __eq__(self, other):
-        return type(other) is type(self) and self._value is other._value
-
-
-class _Object(_Held):
-    """Equal to a token of an object that reads the same, too."""
+class _Object:
+    """Equal to a token of the very same object, or of one that reads the same."""
 
     def __init__(self, value: Any):
-        super().__init__(value)
-        self._reads = snapshot([value])._replace(arrays={})
+        self._same, self._reads = Same(value), snapshot([value])._replace(arrays={})
 
     def __eq__(self, other):
-        return super().__eq__(other) or (type(other) is type(self) and self._reads.same_as(other._reads))
+        return type(other) is _Object and (self._same == other._same or self._reads.same_as(other._reads))
 
 
 class _Writer:
@@ -68,13 +56,12 @@ class _Writer:
                 self._array(const)
             jaxpr = jaxpr.jaxpr
         write = self._tokens.append
-        variables = [*jaxpr.constvars, *jaxpr.invars]
         write((len(jaxpr.constvars), len(jaxpr.invars), len(jaxpr.outvars)))
-        for variable in variables:
+        for variable in (*jaxpr.constvars, *jaxpr.invars):
             self._define(variable)
         for equation in jaxpr.eqns:
             write(equation.primitive)
-            self._calls_back = _is_callback(equation)
+            self._calls_back = _CALLBACK in equation.primitive.name
             for atom in equation.invars:
                 self._use(atom)
             for name, value in equation.params.items():
@@ -91,7 +78,7 @@ class _Writer:
         self._tokens.append(variable.aval)
 
     def _use(self, atom):
-        if is_literal(atom):
+        if isinstance(atom, Literal):
             self._tokens.append(atom.aval)
             self._array(atom.val)
         else:
@@ -107,10 +94,10 @@ class _Writer:
     def _object(self, value):
         self._tokens.append(_Object(value))
         if self._calls_back:
-            self._tokens += map(_Held, reached([value]))
+            self._tokens += map(Same, reached([value]))
 
     def _parameter(self, value):
-        if is_jaxpr(value):
+        if isinstance(value, (ClosedJaxpr, Jaxpr)):
             _Writer(self._tokens).jaxpr(value)
         elif hasattr(type(value), "parts_of_program"):
             self._tokens.append(type(value))

@@ -79,11 +79,15 @@ class Configured(metaclass=_Checked):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # An option that a subclass declares again, even as a plain field, is still given by its name.
-        by_name = {field.name for field in getattr(cls, "__dataclass_fields__", {}).values() if field.kw_only}
-        _give_by_name(cls, by_name)
-        dataclasses.dataclass(eq=False, repr=False, init="__init__" not in cls.__dict__)(cls)
-        # The decorator, if the class has one too, sees defaults and no longer which fields are given by name.
-        _give_by_name(cls, {field.name for field in cls.__dataclass_fields__.values() if field.kw_only})  # type: ignore[attr-defined]  # a dataclass now
+        inherited = {name for name, field in getattr(cls, "__dataclass_fields__", {}).items() if field.kw_only}
+        fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
+        declared = {name for name, field in fields.items() if field.kw_only is True}
+        # Among the annotations, where the decorator finds them too: it sees defaults, and no longer fields.
+        positional = inspect.get_annotations(cls)
+        by_name = {name: positional.pop(name) for name in list(positional) if name in inherited | declared}
+        if by_name:
+            cls.__annotations__ = {**positional, "_": dataclasses.KW_ONLY, **by_name}
+        dataclasses.dataclass(eq=False, repr=False, init="__init__" not in vars(cls))(cls)
 
     def __post_init__(self) -> None:
         """Called when the fields are set; a subclass may define one of its own."""
@@ -95,13 +99,6 @@ class Configured(metaclass=_Checked):
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
         shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields if not _is_default(getattr(self, f.name), f)]
         return f"{type(self).__name__}({', '.join(shown)})"
-
-
-def _give_by_name(cls: type, names: set[str]) -> None:
-    own = inspect.get_annotations(cls)
-    by_name = {name: own.pop(name) for name in list(own) if name in names}
-    if by_name:
-        cls.__annotations__ = {**own, "_": dataclasses.KW_ONLY, **by_name}
 
 
 def _is_default(value, field) -> bool:

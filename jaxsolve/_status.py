@@ -25,16 +25,48 @@ class Status(enum.IntEnum):
         'The optimality error is at most tol.'
     """
 
-    RUNNING = 0
-    CONVERGED = 1
-    DUAL_INFEASIBLE = 2
-    PRIMAL_INFEASIBLE = 3
-    MAXITER = 4
-    NONFINITE = 5
-    LINESEARCH_FAILED = 6
-    STALLED = 7
-    INVALID_BRACKET = 8
-    DIVERGED = 9
+    RUNNING = 0, "The iterations have not ended yet."
+    CONVERGED = 1, "The optimality error is at most tol."
+    DUAL_INFEASIBLE = 2, "The problem is unbounded below: its dual has no feasible point."
+    PRIMAL_INFEASIBLE = 3, "No point satisfies the constraints."
+    MAXITER = (
+        4,
+        "The iterations ended at maxiter before the optimality error reached tol; "
+        "raise maxiter, loosen tol, or scale the problem.",
+    )
+    NONFINITE = (
+        5,
+        "The objective or an iterate became NaN or infinite; the last finite iterate was returned. "
+        "Check the initial point and the step size.",
+    )
+    LINESEARCH_FAILED = (
+        6,
+        "The line search found no acceptable step: the direction may not be a descent direction, the "
+        "gradient may be wrong, or the precision of the dtype may be exhausted.",
+    )
+    STALLED = (
+        7,
+        "The iterates stopped moving before the optimality error reached tol; the precision of the dtype "
+        "may be exhausted, or the problem badly scaled.",
+    )
+    INVALID_BRACKET = (
+        8,
+        "The function has the same sign at both ends of the interval, so it need not have a root there.",
+    )
+    DIVERGED = (
+        9,
+        "The objective and its gradient grew far beyond their initial size: the step size is too long; "
+        "shorten it, or leave it to the solver with stepsize=0.",
+    )
+
+    #: One sentence on what the code means and what to do about it.
+    sentence: str
+
+    def __new__(cls, value: int, sentence: str):
+        """A code with its sentence."""
+        status = int.__new__(cls, value)
+        status._value_, status.sentence = value, sentence
+        return status
 
     def holds(self, status: Any) -> Any:
         """Whether ``status``, a traced or concrete array of any shape, is this one, entry by entry."""
@@ -43,42 +75,6 @@ class Status(enum.IntEnum):
     def where(self, condition: Any, otherwise: Any) -> jax.Array:
         """This status where ``condition`` holds, and the status ``otherwise`` elsewhere; int32."""
         return jnp.where(condition, int(self), otherwise).astype(jnp.int32)
-
-    @property
-    def sentence(self) -> str:
-        """One sentence on what the code means and what to do about it."""
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    Status.RUNNING: "The iterations have not ended yet.",
-    Status.CONVERGED: "The optimality error is at most tol.",
-    Status.DUAL_INFEASIBLE: "The problem is unbounded below: its dual has no feasible point.",
-    Status.PRIMAL_INFEASIBLE: "No point satisfies the constraints.",
-    Status.MAXITER: (
-        "The iterations ended at maxiter before the optimality error reached tol; "
-        "raise maxiter, loosen tol, or scale the problem."
-    ),
-    Status.NONFINITE: (
-        "The objective or an iterate became NaN or infinite; the last finite iterate was returned. "
-        "Check the initial point and the step size."
-    ),
-    Status.LINESEARCH_FAILED: (
-        "The line search found no acceptable step: the direction may not be a descent direction, the "
-        "gradient may be wrong, or the precision of the dtype may be exhausted."
-    ),
-    Status.STALLED: (
-        "The iterates stopped moving before the optimality error reached tol; the precision of the dtype "
-        "may be exhausted, or the problem badly scaled."
-    ),
-    Status.INVALID_BRACKET: (
-        "The function has the same sign at both ends of the interval, so it need not have a root there."
-    ),
-    Status.DIVERGED: (
-        "The objective and its gradient grew far beyond their initial size: the step size is too long; "
-        "shorten it, or leave it to the solver with stepsize=0."
-    ),
-}
 
 
 class SolverError(RuntimeError):

@@ -283,6 +283,12 @@ def set_global(name, value):
     globals()[name] = value
 
 
+def of_alpha(function):
+    """The case of a function that reads the global ``ALPHA``."""
+    set_global("ALPHA", 1.0)
+    return [function], lambda: set_global("ALPHA", 2.0)
+
+
 @change
 def variable_of_a_closure():
     x = 1.0
@@ -319,20 +325,17 @@ def contents_of_a_cell():
 
 @change
 def global_number():
-    set_global("ALPHA", 1.0)
-    return [lambda x: x * ALPHA], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(lambda x: x * ALPHA)
 
 
 @change
 def global_of_a_helper():
-    set_global("ALPHA", 1.0)
-    return [lambda x: helper(x)], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(lambda x: helper(x))
 
 
 @change
 def global_of_an_inner_function():
-    set_global("ALPHA", 1.0)
-    return [lambda x: (lambda: [ALPHA for _ in x])()], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(lambda x: (lambda: [ALPHA for _ in x])())
 
 
 @change
@@ -506,6 +509,18 @@ class Ridge:
     def save(self, path):
         with open(path, "w") as file:
             file.write(str(time.time()))
+
+
+class FromFile:
+    def __init__(self, path):
+        self.text = open(path).read()
+
+    @classmethod
+    def make(cls):
+        return object.__new__(cls)
+
+    def loss(self, w):
+        return w
 
 
 def helper_of(model, w):
@@ -691,8 +706,7 @@ def constructor_of_a_class():
         def __init__(self):
             self.alpha = ALPHA
 
-    set_global("ALPHA", 1.0)
-    return [lambda: Model().alpha], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(lambda: Model().alpha)
 
 
 @change
@@ -704,8 +718,21 @@ def constructor_of_the_class_of_an_object():
         def loss(self):
             return type(self)().alpha
 
-    set_global("ALPHA", 1.0)
-    return [Model().loss], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(Model().loss)
+
+
+@change
+def constructor_in_a_class_method():
+    class Model:
+        def __init__(self):
+            self.alpha = ALPHA
+
+        @classmethod
+        def make(cls):
+            return cls()
+
+    model = Model()
+    return of_alpha(lambda: model.make().alpha)
 
 
 @change
@@ -757,9 +784,8 @@ def flattening_of_a_node():
         def tree_unflatten(cls, aux, children):
             return cls()
 
-    set_global("ALPHA", 1.0)
     node = Node()
-    return [lambda: jax.tree.map(abs, node)], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(lambda: jax.tree.map(abs, node))
 
 
 @change
@@ -783,9 +809,8 @@ def function_without_a_module():
 
 @change
 def function_that_says_it_is_of_numpy():
-    set_global("ALPHA", 1.0)
     f = functools.wraps(np.sum)(lambda x: x * ALPHA)
-    return [f], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(f)
 
 
 def read(*values):
@@ -967,33 +992,28 @@ def mutable_array_of_jax():
 # What always is in doubt.
 @change
 def globals_by_name():
-    set_global("ALPHA", 1.0)
-    return [lambda: globals()["ALPHA"]], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(lambda: globals()["ALPHA"])
 
 
 @change
 def globals_under_another_name():
-    set_global("ALPHA", 1.0)
     g = globals
-    return [lambda: g()["ALPHA"]], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(lambda: g()["ALPHA"])
 
 
 @change
 def globals_of_a_function():
-    set_global("ALPHA", 1.0)
-    return [lambda: helper.__globals__["ALPHA"]], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(lambda: helper.__globals__["ALPHA"])
 
 
 @change
 def all_modules():
-    set_global("ALPHA", 1.0)
-    return [lambda: sys.modules[__name__].ALPHA], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(lambda: sys.modules[__name__].ALPHA)
 
 
 @change
 def evaluated_text():
-    set_global("ALPHA", 1.0)
-    return [lambda: eval("ALPHA")], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(lambda: eval("ALPHA"))
 
 
 @change
@@ -1040,9 +1060,8 @@ def property_of_a_module():
     class Lazy(types.ModuleType):
         scale = property(lambda self: ALPHA)
 
-    set_global("ALPHA", 1.0)
     user = module_of("def f(x): return lazy.scale", lazy=Lazy("lazy"))
-    return [user.f], lambda: set_global("ALPHA", 2.0)
+    return of_alpha(user.f)
 
 
 @change
@@ -1148,6 +1167,7 @@ def _ordinary():
     yield "optimizer", lambda: lambda w: optimizer.update(w, None)
     yield "bound method", lambda: model.loss
     yield "method of a class that saves to files", lambda: model.of_property
+    yield "object of a class that is made from files", lambda: FromFile.make().loss
     yield "super", lambda: SubRidge().loss
     yield "callable", lambda: Callable()
     yield "partial", lambda: functools.partial(model.loss, w=1.0)

@@ -3,11 +3,12 @@
 from jaxsolve._options import check_callable, check_choice, check_flags, check_number, option
 from jaxsolve._status import SolverError, Status, check
 from jaxsolve._types import KKTSolution, OptStep
+from jaxsolve.base._iterative import IterativeSolver, loses_finite
 from jaxsolve.base._objective import Objective, blank_output, lacks_data
 from jaxsolve.base._operators import AutoOrBoolean, LinearOperator
 from jaxsolve.base._params import as_like
 from jaxsolve.base._report import History
-from jaxsolve.base._solver import IterativeSolver, Solver, loses_finite
+from jaxsolve.base._solver import Solver
 from jaxsolve.base._stochastic import StochasticSolver
 
 __all__ = [

@@ -40,14 +40,14 @@ class Objective:
 
     def value(self, params: Any, *args: Any, **kwargs: Any) -> tuple[jax.Array, Any]:
         """``(value, aux)``; ``aux`` is ``None`` without one."""
-        out = self._fun(params, *args, **kwargs)
-        out = out[0] if self._gives_grad else out
-        value, aux = out if self._has_aux else (out, None)
+        value, aux = self._value_and_aux(self._fun(params, *args, **kwargs))
         return jnp.asarray(value), aux
 
     def value_shape(self, params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """``(value, aux)`` as a pytree of ``jax.ShapeDtypeStruct``, without evaluating anything."""
-        out = output_shape(self._fun, params, *args, **kwargs)
+        return self._value_and_aux(output_shape(self._fun, params, *args, **kwargs))
+
+    def _value_and_aux(self, out):
         out = out[0] if self._gives_grad else out
         return out if self._has_aux else (out, None)
 
@@ -66,8 +66,8 @@ class Objective:
                 "a function of their real and imaginary parts, fun((x.real, x.imag), ...)."
             )
         if self._gives_grad:
-            out, grad = self._fun(params, *args, **kwargs)
-            value, aux = out if self._has_aux else (out, None)
+            out = self._fun(params, *args, **kwargs)
+            (value, aux), grad = self._value_and_aux(out), out[1]
         else:
             (value, aux), grad = jax.value_and_grad(self.value, has_aux=True)(params, *args, **kwargs)
         return (jnp.asarray(value), aux), as_like("the gradient of fun", grad, params)

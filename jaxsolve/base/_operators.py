@@ -59,9 +59,7 @@ class LinearOperator:
 
     def matvec_element(self, x: jax.Array, idx: Any) -> jax.Array:
         """Entry (or row) ``idx`` of ``A x``."""
-        if is_sparse(self.A, "BCOO"):
-            return jnp.take(self.matvec(x), idx, axis=0)
-        return jnp.take(self.A, idx, axis=0) @ x
+        return LinearOperator(self.A.T).rmatvec_element(x, idx)
 
     def rmatvec_element(self, y: jax.Array, idx: Any) -> jax.Array:
         """Entry (or row) ``idx`` of ``A^T y``."""

@@ -32,16 +32,13 @@ def split_params(tree: PyTree, *, strong: bool = True) -> tuple[PyTree, PyTree]:
     Returns:
         ``(moving, held)``; ``held`` is ``None`` if everything moves.
     """
-    leaves, treedef = jax.tree.flatten(tree)
-    moves = [is_dynamic(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
-    if strong:
-        leaves = [_strong(leaf) if moving else leaf for leaf, moving in zip(leaves, moves, strict=True)]
-    if all(moves):
-        return jax.tree.unflatten(treedef, leaves), None
-    return (
-        jax.tree.unflatten(treedef, [leaf if moving else None for leaf, moving in zip(leaves, moves, strict=True)]),
-        jax.tree.unflatten(treedef, [None if moving else leaf for leaf, moving in zip(leaves, moves, strict=True)]),
-    )
+    moving = jax.tree.map(lambda leaf: None if not _moves(leaf) else _strong(leaf) if strong else leaf, tree)
+    held = jax.tree.map(lambda leaf: None if _moves(leaf) else leaf, tree)
+    return moving, held if jax.tree.leaves(held) else None
+
+
+def _moves(leaf) -> bool:
+    return is_dynamic(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
 def _strong(leaf):

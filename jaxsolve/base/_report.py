@@ -62,10 +62,10 @@ def _teller(callback, depth):
 
     @tell.def_vmap
     def _(axis_size, in_batched, *arguments):
-        def with_lanes(x, batched):
+        def in_batch(x, batched):
             return x if batched else jnp.broadcast_to(x, (axis_size, *jnp.shape(x)))
 
-        _teller(callback, depth + 1)(*jax.tree.map(with_lanes, arguments, tuple(in_batched)))
+        _teller(callback, depth + 1)(*jax.tree.map(in_batch, arguments, tuple(in_batched)))
         return (), ()
 
     return tell

@@ -1,7 +1,7 @@
-"""``Solver`` and ``IterativeSolver``: ``run`` is written here, once, for every solver.
+"""``Solver``: ``run`` is written here, once, for every solver.
 
-A solver file holds ``init_state``, ``update`` and ``optimality_fun``. This module adds the rest: one compiled function,
-the loop, the statuses, and the derivative.
+A solver file holds ``init_state``, ``update`` and ``optimality_fun``. This module adds the compiled function and the
+derivative; the loop and the statuses are those of ``IterativeSolver``.
 """
 
 from __future__ import annotations
@@ -16,24 +16,19 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from jaxsolve._closure import Staged, hoist
 from jaxsolve._compat import outside_transformations, without_our_frames
 from jaxsolve._compile import compiled_call, traced_call
-from jaxsolve._loop import LoopKind, loop, run_if_any
-from jaxsolve._options import Configured, check_callable, check_choice, check_flags, check_number, option
-from jaxsolve._status import Status
+from jaxsolve._options import Configured, check_callable, check_flags, option
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._params import merge_params, split_params, with_held, with_held_of
-from jaxsolve.base._report import call_back, line_printer
 from jaxsolve.implicit_diff import TangentSystem, attach_derivative, run_without_derivative, stop_gradient
 from jaxsolve.linear_solve import check_method
-from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_where
+from jaxsolve.tree_util import tree_l2_norm, tree_where
 
-__all__ = ["IterativeSolver", "Solver", "call_directly", "loses_finite", "prepared"]
+__all__ = ["Solver", "call_directly", "prepared"]
 
 
 class Solver(Configured):
@@ -88,6 +83,11 @@ class Solver(Configured):
         Returns:
             The solution with its state, and the tangent system there if the solver knows more of it than the residual.
         """
+
+    @property
+    def _finds_system(self) -> bool:
+        """Whether ``_solve`` may find a tangent system."""
+        return True
 
     def _residual(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """``optimality_fun`` without auxiliary output: the mapping that is differentiated."""
@@ -144,7 +144,7 @@ class Solver(Configured):
         call = traced_call(_run, self, init_params, *args, **kwargs)
         # In an eager jax.grad the solution comes from the program of a plain run, and its derivative from another one,
         # unless `_solve` finds a tangent system, too.
-        apart = self.implicit_diff and type(self)._solve is IterativeSolver._solve
+        apart = self.implicit_diff and not self._finds_system
         solution = call.at_values() if apart else None
         return call() if solution is None else compiled_call(_differentiated, self, solution(), *args, **kwargs)
 
@@ -231,9 +231,7 @@ def _compiled_when_eager(method: Callable) -> Callable:
 
     def body(solver: Solver, params: PyTree = None, *args: Any, **kwargs: Any) -> Any:
         params, old = params if isinstance(params, OptStep) else (params, None)
-        params, held = split_params(params) if solver._needs_init_params else (params, None)
-        if held is not None:
-            solver = solver._with_functions(lambda name, function: with_held(function, held))
+        solver, params, held = _for_moving(solver, params)
         try:
             out = method(solver, params, *args, **kwargs)
         except AttributeError as error:
@@ -265,19 +263,24 @@ def _compiled_when_eager(method: Callable) -> Callable:
     return call
 
 
-def prepared(solver: Any, params: PyTree) -> tuple[Any, PyTree, PyTree]:
-    """The solver with its functions staged, the parameters that move, and those that are held."""
+def _for_moving(solver: Any, params: PyTree) -> tuple[Any, PyTree, PyTree]:
+    """The solver as one of the parameters that move, those parameters, and those that are held."""
     params, held = split_params(params) if solver._needs_init_params else (params, None)
     if held is not None:
         solver = solver._with_functions(lambda name, function: with_held(function, held))
-    return solver._staged(), params, held
+    return solver, params, held
+
+
+def prepared(solver: Any, start: PyTree) -> tuple[Any, PyTree, PyTree]:
+    """The solver with its functions staged, the point or step to start from as far as it moves, and what is held."""
+    params, state = start if isinstance(start, OptStep) else (start, None)
+    solver, params, held = _for_moving(solver, params)
+    return solver._staged(), params if state is None else OptStep(params, state), held
 
 
 def _run(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
     """The body of ``run``: inside the compiled function, or called as it is with ``jit=False``."""
-    init_params, old = init_params if isinstance(init_params, OptStep) else (init_params, None)
-    solver, init_params, held = prepared(solver, init_params)
-    start = init_params if old is None else OptStep(init_params, old)
+    solver, start, held = prepared(solver, init_params)
     # Without jit and outside of every transformation nobody differentiates, and a host function could not be traced.
     if not solver.implicit_diff or (not solver.jit and outside_transformations()):
         params, state = solver._solve(start, *args, **kwargs)[0]
@@ -321,198 +324,3 @@ def _with_derivative(solver: Solver, step: OptStep, system: TangentSystem | None
     if system.valid is not True:
         params, derived = tree_where(system.valid, (params, derived), stop_gradient((params, derived)))
     return OptStep(params, state._replace(**derived))
-
-
-class IterativeSolver(Solver):
-    """A solver that repeats ``update`` until its optimality error is at most ``tol``.
-
-    A subclass defines ``init_state(init_params, *args, **kwargs) -> state``,
-    ``update(params, state, *args, **kwargs) -> OptStep`` and ``optimality_fun``. The state is a named tuple of arrays
-    with at least ``iter_num`` and ``error``, and ``status`` if the result is to have one; ``update`` keeps its
-    structure and shapes.
-
-    Attributes:
-        maxiter: largest number of iterations; may be traced, unless the iterations are unrolled.
-        tol: the run has converged when ``state.error`` is at most ``tol``; may be traced.
-        unroll: how iterations are run when they are to be differentiated. ``"auto"`` unrolls them if ``implicit_diff``
-            is ``False``; ``True`` always does; ``"checkpoint"`` does with memory that grows like the square root of
-            ``maxiter``; ``False`` never does (then only forward mode differentiates them).
-        verbose: print a line an iteration, under ``jit`` too.
-        callback: called as ``callback(params, state)`` on the host after every iteration, under ``jit`` too;
-            see :class:`History`.
-    """
-
-    maxiter: int = option(500)
-    tol: float = option(1e-3)
-    unroll: bool | str = option("auto")
-    verbose: bool | int = option(False)
-    callback: Callable | None = option(None)
-
-    #: Whether ``update`` reports an error that is cheaper than, and not quite, that of ``optimality_fun``. A run then
-    #: evaluates the true one before it claims to have converged.
-    _error_is_estimate: ClassVar[bool] = False
-    #: Whether ``update`` itself never accepts a non-finite point.
-    _handles_nonfinite: ClassVar[bool] = False
-    #: Fields of the state of an earlier run with which a run from its result begins.
-    _resumed_fields: ClassVar[tuple[str, ...]] = ("iter_num",)
-
-    def _validate(self) -> None:
-        super()._validate()
-        check_number("maxiter", self.maxiter, at_least=0)
-        check_number("tol", self.tol, at_least=0)
-        check_choice("unroll", self.unroll, ("auto", True, False, "checkpoint"))
-        if not isinstance(self.verbose, (bool, int)):
-            raise TypeError(f"verbose must be a bool or an int, got {self.verbose!r}.")
-        if self.callback is not None:
-            check_callable("callback", self.callback, "a function callback(params, state)")
-
-    @abc.abstractmethod
-    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Any:
-        """The state before the first iteration; the arguments are those of ``run``."""
-
-    @abc.abstractmethod
-    def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
-        """One iteration; returns ``OptStep(params, state)``."""
-
-    @property
-    def _loop_kind(self) -> LoopKind:
-        """The loop that runs the iterations, here and in line searches; see :mod:`jaxsolve._loop`."""
-        if not self.jit:
-            return "python"
-        if self.unroll == "checkpoint":
-            return "checkpoint"
-        unrolled = not self.implicit_diff if self.unroll == "auto" else self.unroll
-        return "scan" if unrolled else "while"
-
-    def _status_of(self, error: Array, *, failed: Array | bool = False, failure: Status = Status.STALLED) -> Array:
-        """The status that an optimality error stands for; an int32 scalar.
-
-        Args:
-            error: optimality error of the current iterate.
-            failed: whether the algorithm cannot go on; convergence takes precedence.
-            failure: the status if it cannot.
-        """
-        status = failure.where(failed, int(Status.RUNNING))
-        status = Status.CONVERGED.where(error <= jnp.asarray(self.tol).astype(error.dtype), status)
-        return Status.NONFINITE.where(~jnp.isfinite(error), status)
-
-    def _status_in(self, state: Any) -> Array:
-        """The status of a state; of one without that field, what its error says."""
-        if hasattr(state, "status"):
-            return state.status
-        error = jnp.asarray(state.error)
-        # Before the first iteration an error may be infinite.
-        return jnp.where(error == jnp.inf, int(Status.RUNNING), self._status_of(error))
-
-    # ---- The iterations -------------------------------------------------------------------------------------------
-
-    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, TangentSystem | None]:
-        params, state = loop(
-            lambda step: Status.RUNNING.holds(self._status_in(step.state)),
-            lambda step: self._next_step(step, args, kwargs),
-            self._first_step(init_params, args, kwargs),
-            maxiter=self.maxiter,
-            kind=self._loop_kind,
-        )
-        if hasattr(state, "status"):
-            state = state._replace(status=Status.MAXITER.where(Status.RUNNING.holds(state.status), state.status))
-        # Fields that `update` reports of another point than the one it returns are brought in line at the end.
-        if self._error_is_estimate:
-            state = state._replace(**self._state_of_solution(params, *args, **kwargs))
-        return OptStep(params, state), None
-
-    def _first_step(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
-        """The initial point and state, strongly typed: or else the body of a loop over them would be traced twice."""
-        state = self.init_state(init_params, *args, **kwargs)
-        state = jax.tree.map(lambda x: lax.convert_element_type(x, jnp.result_type(x)), state)
-        params = init_params.params if isinstance(init_params, OptStep) else init_params
-        return OptStep(self._first_point(params, *args, **kwargs), state)
-
-    def _first_point(self, init_params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The parameters with which the iterations start."""
-        del args, kwargs
-        return init_params
-
-    def _resumed(self, state: Any, old: Any) -> Any:
-        """A new state that goes on from an old one, if that is of the same kind."""
-        if type(old) is not type(state):
-            return state
-        for name in self._resumed_fields:
-            new, resumed = getattr(state, name), getattr(old, name)
-            if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, resumed):
-                raise ValueError(
-                    f"an OptStep as init_params must fit the solver, but its {name} has shapes "
-                    f"{jax.tree.map(jnp.shape, resumed)} in place of {jax.tree.map(jnp.shape, new)}: another option of "
-                    f"{type(self).__name__}, or other parameters. Pass its params alone."
-                )
-            state = state._replace(**{name: tree_cast_like(resumed, new)})
-        return state
-
-    def _next_step(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
-        """``update``, and what every solver's update is followed by: checks and reports."""
-        new = self.update(step.params, step.state, *args, **kwargs)
-        new = _keep_types(type(self).__name__, new, step) if self.jit else OptStep(*new)
-        if self._error_is_estimate:
-            new = self._certify(new, args, kwargs)
-        new = self._last_finite(step, new)
-        self._report(step, new, Status.RUNNING.holds(self._status_in(step.state)))
-        return new
-
-    def _report(self, old: OptStep, new: OptStep, active: Any) -> None:
-        """Tell of a step. A loop over a batch goes on for elements that have finished; these are not active."""
-        printer = line_printer(type(self).__name__) if self.verbose else None
-        for callback in (printer, self.callback):
-            if callback is not None:
-                params, state = tree_where(active, new, old)
-                call_back(callback, params, state, active)
-
-    def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
-        """Replace the error of a step that claims convergence by the true one, and judge again."""
-        params, args, kwargs = stop_gradient((step.params, args, kwargs))
-        error, claimed = lax.stop_gradient(step.state.error), Status.CONVERGED.holds(step.state.status)
-
-        def true_error(error):
-            return self.l2_optimality_error(params, *args, **kwargs).astype(error.dtype)
-
-        if self.jit:
-            error = run_if_any(claimed, true_error, error)
-        else:
-            error = true_error(error) if claimed else error
-        status = jnp.where(claimed, self._status_of(error), step.state.status)
-        # Where nothing is claimed the error keeps its derivative.
-        error = jnp.where(claimed, error, step.state.error)
-        return step._replace(state=step.state._replace(error=error, status=status))
-
-    def _last_finite(self, old: OptStep, new: OptStep) -> OptStep:
-        """Keep the last finite iterate, with its state, when a step leads out of the finite numbers."""
-        if self._handles_nonfinite or not hasattr(new.state, "status"):
-            return new
-        finite = ~loses_finite(old.params, new.params) & ~Status.NONFINITE.holds(new.state.status)
-        value = getattr(new.state, "value", None)
-        if value is not None:
-            # An infinite objective may be left again, but it is no minimum.
-            finite = finite & (jnp.isfinite(value) | ~Status.CONVERGED.holds(new.state.status))
-        kept = tree_where(finite, new, old)
-        status = Status.NONFINITE.where(~finite, kept.state.status)
-        return OptStep(kept.params, kept.state._replace(status=status, iter_num=new.state.iter_num))
-
-
-def loses_finite(old: PyTree, new: PyTree) -> Array:
-    """Whether an entry that was finite is infinite or NaN now."""
-    lost = jax.tree.map(lambda x, y: jnp.any(jnp.isfinite(x) & ~jnp.isfinite(y)), old, new)
-    return functools.reduce(jnp.logical_or, jax.tree.leaves(lost), jnp.asarray(False))
-
-
-def _keep_types(name: str, new: OptStep, old: OptStep) -> OptStep:
-    """What ``update`` returned, in the dtypes of what it was given; a loop must find its carry unchanged in type."""
-    given, got = jax.tree.structure(tuple(old)), jax.tree.structure(tuple(new))
-    if given != got:
-        raise TypeError(f"{name}.update must keep the structure of (params, state): given {given}, it returned {got}.")
-    paths = jax.tree_util.tree_leaves_with_path(tuple(old))
-    for (path, before), after in zip(paths, jax.tree.leaves(tuple(new)), strict=True):
-        if jnp.shape(before) != jnp.shape(after):
-            raise ValueError(
-                f"{name}.update must keep shapes: given {jnp.shape(before)}, it returned {jnp.shape(after)} for "
-                f"{('params', 'state')[path[0].idx]}{jax.tree_util.keystr(path[1:])}."
-            )
-    return OptStep(*tree_cast_like(tuple(new), tuple(old)))

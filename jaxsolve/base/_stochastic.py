@@ -10,8 +10,9 @@ from jaxsolve._compat import is_concrete
 from jaxsolve._compile import compiled_call
 from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
+from jaxsolve.base._iterative import IterativeSolver
 from jaxsolve.base._params import merge_params
-from jaxsolve.base._solver import IterativeSolver, call_directly, prepared
+from jaxsolve.base._solver import call_directly, prepared
 
 __all__ = ["StochasticSolver"]
 
@@ -46,28 +47,24 @@ class StochasticSolver(IterativeSolver):
             )
         step = None
         for batch in itertools.islice(iterator, self.maxiter):
+            data = {**kwargs, "data": batch}
             if step is None:
-                step = self._call(_first_step, init_params, args, {**kwargs, "data": batch})
-            step = self._call(_next_step, step, args, {**kwargs, "data": batch})
+                step = self._advance(init_params, args, data, first=True)
+            step = self._advance(step, args, data, first=False)
             if _is_final(step.state.status):
                 break
         if step is None:
             raise ValueError("run_iterator drew no batch: the iterator is empty, or maxiter is 0.")
         return step
 
-    def _call(self, function, *args):
-        return (compiled_call if self.jit else call_directly)(function, self, *args)
+    def _advance(self, *args, **kwargs):
+        return (compiled_call if self.jit else call_directly)(_advance, self, *args, **kwargs)
 
 
-def _first_step(solver: StochasticSolver, init_params, args, kwargs) -> OptStep:
-    solver, params, held = prepared(solver, init_params)
-    params, state = solver._first_step(params, args, kwargs)
-    return OptStep(merge_params(params, held), state)
-
-
-def _next_step(solver: StochasticSolver, step: OptStep, args, kwargs) -> OptStep:
-    solver, params, held = prepared(solver, step.params)
-    params, state = solver._next_step(OptStep(params, step.state), args, kwargs)
+def _advance(solver: StochasticSolver, start: PyTree, args: tuple, data: dict, *, first: bool) -> OptStep:
+    """The first step, which is where to start from, or the next one."""
+    solver, start, held = prepared(solver, start)
+    params, state = (solver._first_step if first else solver._next_step)(start, args, data)
     return OptStep(merge_params(params, held), state)
 
 

@@ -760,3 +760,13 @@ def test_a_value_that_is_kept_from_a_trace_is_refused():
 
     with pytest.raises(ValueError, match="Call the module once before the solver runs"):
         jaxsolve.FixedPointIteration(fun).run(jnp.ones(2))
+
+
+def test_mutable_arrays_are_refused_and_their_values_are_not():
+    ref = jax.new_ref(jnp.ones(2))
+    capturing = jaxsolve.GradientDescent(lambda x: jnp.sum((x - ref[...]) ** 2))
+    given = jaxsolve.GradientDescent(lambda x, value: jnp.sum((x - value[...]) ** 2))
+    for run in (capturing.run, jax.jit(capturing.run), lambda x: given.run(x, ref)):
+        with pytest.raises(ValueError, match=r"fun uses a mutable array .*shape \(2,\).* Pass its value, ref\[...\]"):
+            run(X)
+    np.testing.assert_allclose(given.run(X, ref[...]).params, 1.0)
