@@ -11,10 +11,9 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsolve._types import Array, PyTree, Structure
 from jaxsolve.linear_solve import DIRECT_MAX_SIZE
-from jaxsolve.linear_solve import solve as linear_solve
-from jaxsolve.tree_util import tree_l2_norm, tree_sub
+from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_sub
 
-__all__ = ["TangentSystem", "solve_tangent"]
+__all__ = ["TangentSystem", "as_matrix", "like_unknowns"]
 
 
 class TangentSystem:
@@ -66,18 +65,21 @@ def as_matrix(matvec: Callable, like: PyTree) -> Callable:
     return lambda x: unravel(ravel_pytree(x)[0] @ columns)
 
 
-def solve_tangent(
-    matvec: Callable, rhs: PyTree, like: PyTree, *, solve: Callable | None = None, structure: Structure = "general"
-) -> PyTree:
-    """Solve ``matvec(x) = rhs`` for ``x`` with the structure and dtypes of ``like``.
+def like_unknowns(residual: PyTree, unknowns: PyTree) -> PyTree:
+    """A residual, which may come in containers of its own, in the structure and dtypes of the unknowns.
 
-    ``matvec`` may map to another container type than it maps from, as long as the leaves agree in shape.
+    Raises:
+        ValueError: it does not have the leaf shapes of the unknowns.
+        TypeError: an unknown is not floating point.
     """
-    treedef = jax.tree.structure(like)
-    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(like)]
-
-    def cast(tree):
-        leaves = [leaf.astype(dtype) for leaf, dtype in zip(jax.tree.leaves(tree), dtypes, strict=True)]
-        return jax.tree.unflatten(treedef, leaves)
-
-    return linear_solve(lambda x: cast(matvec(x)), cast(rhs), solve, structure=structure)
+    got = [jnp.shape(x) for x in jax.tree.leaves(residual)]
+    want = [jnp.shape(x) for x in jax.tree.leaves(unknowns)]
+    if got != want:
+        raise ValueError(
+            f"optimality_fun must return one residual for each unknown: the solution has leaf shapes {want}, "
+            f"optimality_fun returned {got}."
+        )
+    for leaf in jax.tree.leaves(unknowns):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise TypeError(f"a solution is differentiated in floating point, but a leaf has dtype {leaf.dtype}.")
+    return tree_cast_like(jax.tree.unflatten(jax.tree.structure(unknowns), jax.tree.leaves(residual)), unknowns)

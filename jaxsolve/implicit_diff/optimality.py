@@ -27,7 +27,6 @@ Reference:
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -36,8 +35,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._types import KKTSolution
-from jaxsolve.implicit_diff._rule import solve_tangent
-from jaxsolve.tree_util import tree_add, tree_add_scalar_mul, tree_mul
+from jaxsolve.implicit_diff._system import like_unknowns
+from jaxsolve.linear_solve import solve as linear_solve
+from jaxsolve.tree_util import tree_add_scalar_mul, tree_mul, tree_vdot
 
 __all__ = [
     "block_proximal_gradient_fixed_point",
@@ -195,27 +195,22 @@ def kkt(obj_fun: Callable, eq_fun: Callable | None = None, ineq_fun: Callable | 
         >>> jax.jacobian(lambda t: nearest_with_sum(jnp.zeros(2), t).primal)(1.0).tolist()
         [0.5, 0.5]
     """
-    grad = jax.grad(obj_fun)
 
     def residual(sol, params_obj, params_eq=None, params_ineq=None):
-        primal, dual_eq, dual_ineq = sol
-        _check_multiplier("dual_eq", dual_eq, "eq_fun", eq_fun)
-        _check_multiplier("dual_ineq", dual_ineq, "ineq_fun", ineq_fun)
-        stationarity, feasibility, slackness = grad(primal, params_obj), None, None
-        if eq_fun is not None:
-            feasibility, pull_back = jax.vjp(functools.partial(_swapped, eq_fun, params_eq), primal)
-            stationarity = tree_add(stationarity, pull_back(dual_eq)[0])
-        if ineq_fun is not None:
-            slack, pull_back = jax.vjp(functools.partial(_swapped, ineq_fun, params_ineq), primal)
-            stationarity = tree_add(stationarity, pull_back(dual_ineq)[0])
-            slackness = tree_mul(dual_ineq, slack)
-        return KKTSolution(stationarity, feasibility, slackness)
+        _check_multiplier("dual_eq", sol.dual_eq, "eq_fun", eq_fun)
+        _check_multiplier("dual_ineq", sol.dual_ineq, "ineq_fun", ineq_fun)
+
+        def lagrangian(primal):
+            value = obj_fun(primal, params_obj)
+            eq = None if eq_fun is None else eq_fun(primal, params_eq)
+            ineq = None if ineq_fun is None else ineq_fun(primal, params_ineq)
+            penalty = tree_vdot((sol.dual_eq, sol.dual_ineq), (eq, ineq))
+            return value + penalty.astype(value.dtype), (eq, ineq)
+
+        stationarity, (eq, ineq) = jax.grad(lagrangian, has_aux=True)(sol.primal)
+        return KKTSolution(stationarity, eq, tree_mul(sol.dual_ineq, ineq))
 
     return residual
-
-
-def _swapped(constraint, params, primal):
-    return constraint(primal, params)
 
 
 def _check_multiplier(name, multiplier, constraint_name, constraint):
@@ -323,8 +318,8 @@ def newton_fixed_point(residual_fun: Callable, stepsize: Any = 1.0, solve: Calla
     """
 
     def fixed_point(x, *args, **kwargs):
-        value, matvec = jax.linearize(lambda x: residual_fun(x, *args, **kwargs), x)
-        return tree_add_scalar_mul(x, -stepsize, solve_tangent(matvec, value, x, solve=solve))
+        value, matvec = jax.linearize(lambda x: like_unknowns(residual_fun(x, *args, **kwargs), x), x)
+        return tree_add_scalar_mul(x, -stepsize, linear_solve(matvec, value, solve))
 
     return _like(residual_fun, fixed_point)
 
