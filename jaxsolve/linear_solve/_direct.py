@@ -299,5 +299,4 @@ def _rcond(matrix):
 
 
 def _reciprocal(lengths):
-    positive = lengths > 0
-    return jnp.where(positive, 1 / jnp.where(positive, lengths, jnp.ones_like(lengths)), jnp.ones_like(lengths))
+    return 1 / jnp.where(lengths > 0, lengths, 1)
