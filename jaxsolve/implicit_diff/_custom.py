@@ -23,7 +23,6 @@ __all__ = ["custom_fixed_point", "custom_root", "root_jvp", "root_vjp", "run_wit
 _HOST_FUNCTION_ERRORS = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
-    jax.errors.TracerBoolConversionError,
     jax.errors.TracerIntegerConversionError,
     jax.errors.NonConcreteBooleanIndexError,
 )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,25 +69,21 @@ def attach_derivative(
 
         return hoist(on_leaves, sol, data_leaves, *rest)
 
-    parts = {"residual": part(lambda sol, *args, **kwargs: like_unknowns(system.residual(sol, *args, **kwargs), sol))}
-    parts["derived"] = part(derived_fun or (lambda sol, *args, **kwargs: {}))
+    def residual(sol, *args, **kwargs):
+        return like_unknowns(system.residual(sol, *args, **kwargs), sol)
+
+    parts = {"residual": part(residual), "derived": part(derived_fun or (lambda sol, *args, **kwargs: {}))}
     if system.solve is not None and system.method is None:
         parts |= {"solve": part(system.solve, sol), "transposed": part(system.transposed, sol)}
 
     derived_values = {name: derived(name) for name in parts["derived"].out_shape}
     derived_leaves, derived_static = split_static(derived_values, is_array=_is_inexact)
     sol_leaves, sol_tree = jax.tree.flatten(sol)
-    consts = {name: part.consts for name, part in parts.items()}
     outputs, output_tree = jax.tree.flatten((sol_leaves, derived_leaves))
-    parameters, parameter_tree = jax.tree.flatten(_Parameters(data_leaves, consts))
-    rule = _ImplicitRule(
-        {name: part.without_consts() for name, part in parts.items()},
-        sol_tree,
-        output_tree,
-        parameter_tree,
-        system.method,
-        system.structure,
-    )
+    consts = {name: part.consts for name, part in parts.items()}
+    parameters, parameter_tree = jax.tree.flatten((data_leaves, consts))
+    parts = {name: part.without_consts() for name, part in parts.items()}
+    rule = _ImplicitRule(parts, sol_tree, output_tree, parameter_tree, system.method, system.structure)
     outputs = with_tangents(list(map(jnp.asarray, outputs)), list(map(jnp.asarray, parameters)), rule)
     sol_leaves, derived_leaves = jax.tree.unflatten(output_tree, outputs)
     return jax.tree.unflatten(sol_tree, sol_leaves), merge_static(derived_leaves, derived_static)
@@ -95,13 +91,6 @@ def attach_derivative(
 
 def _is_inexact(leaf: Any) -> bool:
     return is_dynamic(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-
-
-class _Parameters(NamedTuple):
-    """What a solution depends on: the array leaves of the data, and what each part of the rule captured."""
-
-    data: list
-    consts: dict[str, list]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,7 +104,7 @@ class _ImplicitRule:
             outputs; ``"solve"`` and ``"transposed"``, if the system solves itself.
         sol_tree: structure of the solution.
         output_tree: structure of ``(sol leaves, derived leaves)``.
-        parameter_tree: structure of the parameters.
+        parameter_tree: structure of the parameters: the leaves of the data, and what each part captured.
         method: linear solver of the user, or ``None``.
         structure: what is known of ``A``.
     """
@@ -152,8 +141,8 @@ class _ImplicitRule:
             current = list(args)
             for i, value in zip(active, values, strict=True):
                 current[i] = value
-            parameters = jax.tree.unflatten(self.parameter_tree, current[size:])
-            out = self.parts[name].pure(sol, parameters.data, *rest, consts=parameters.consts[name])
+            data_leaves, consts = jax.tree.unflatten(self.parameter_tree, current[size:])
+            out = self.parts[name].pure(sol, data_leaves, *rest, consts=consts[name])
             # A derived output that is a whole number has no tangent.
             return jax.tree.map(lambda leaf: leaf if _is_inexact(leaf) else None, out)
 

@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxsolve._closure import hoist
 from jaxsolve._compat import outside_transformations
 from jaxsolve._compile import compiled_call
-from jaxsolve.linear_solve._operators import Codec, LinearMap, Operator, check_options, is_multicolumn, make_operator
+from jaxsolve.linear_solve._operators import Codec, LinearMap, Operator, check_sizes, is_multicolumn, make_operator
 
 __all__ = ["Outcome", "RightHandSide", "SolveInfo", "describe", "differentiable_solve", "enter", "scale_of", "solve_by"]
 
@@ -98,7 +98,7 @@ def differentiable_solve(
         ValueError: shapes do not fit, or ``ridge`` is negative.
         TypeError: ``b`` is not floating point.
     """
-    check_options(ridge=ridge)
+    check_sizes(ridge=ridge)
     return enter(_solve_vector, matvec, b, init, info, kernel, options, ridge, symmetric)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxsolve._loop import loop
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve, scale_of
-from jaxsolve.linear_solve._operators import LinearMap, Operator, check_options, make_operator
+from jaxsolve.linear_solve._operators import LinearMap, Operator, check_counts, check_sizes, make_operator
 
 __all__ = ["Best", "KrylovOptions", "System", "correct", "iterate", "krylov_solve", "order_of", "safe_divide"]
 
@@ -67,7 +67,8 @@ class KrylovOptions(NamedTuple):
         if options.get("preconditioner") is not None and M is not None:
             raise ValueError("M is another name for preconditioner: give one of them.")
         checked = cls(**options) if M is None else cls(**{**options, "preconditioner": M})
-        check_options(tol=checked.tol, atol=checked.atol, maxiter=checked.maxiter)
+        check_sizes(tol=checked.tol, atol=checked.atol)
+        check_counts(maxiter=checked.maxiter)
         if checked.on_failure not in _ON_FAILURE:
             raise ValueError(f"on_failure must be one of {list(_ON_FAILURE)}, got {checked.on_failure!r}.")
         return checked

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxsolve._loop import loop, run_if_any
 from jaxsolve.linear_solve._krylov import Best, System, correct, iterate, krylov_solve, safe_divide
-from jaxsolve.linear_solve._operators import LinearMap, check_options
+from jaxsolve.linear_solve._operators import LinearMap, check_counts
 
 __all__ = ["bicgstab", "gmres", "lsqr", "or_least_squares", "solve_bicgstab", "solve_gmres", "solve_lsqr"]
 
@@ -65,7 +65,7 @@ def solve_gmres(
         >>> [round(entry, 4) for entry in x.tolist()]
         [3.0, -2.0]
     """
-    check_options(restart=restart)
+    check_counts(restart=restart)
     if solve_method not in ("batched", "incremental"):
         raise ValueError(f"solve_method must be 'batched' or 'incremental', got {solve_method!r}.")
     method, options = partial(gmres, restart=restart), {"tol": tol, **options}

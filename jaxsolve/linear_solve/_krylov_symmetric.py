@@ -17,7 +17,7 @@ from jax import lax
 from jaxsolve.linear_solve._differentiable import Outcome, describe, enter
 from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, iterate, krylov_solve, order_of, safe_divide
 from jaxsolve.linear_solve._krylov_general import or_least_squares
-from jaxsolve.linear_solve._operators import Codec, LinearMap, check_options, is_matrix, make_operator, map_on_vectors
+from jaxsolve.linear_solve._operators import Codec, LinearMap, check_sizes, is_matrix, make_operator, map_on_vectors
 
 __all__ = ["cg", "minres", "solve_cg", "solve_minres", "solve_normal_cg"]
 
@@ -227,7 +227,7 @@ def solve_normal_cg(
         [1.0, 1.0]
     """
     checked = KrylovOptions.of("solve_normal_cg", **options)
-    check_options(ridge=ridge)
+    check_sizes(ridge=ridge)
     return enter(_solve_normal, matvec, b, init, info, ridge, checked)
 
 

@@ -26,7 +26,8 @@ __all__ = [
     "Codec",
     "LinearMap",
     "Operator",
-    "check_options",
+    "check_counts",
+    "check_sizes",
     "diagonal",
     "is_matrix",
     "is_multicolumn",
@@ -162,7 +163,7 @@ def make_operator(matvec: LinearMap, codec: Codec, ridge: Any = None) -> Operato
         ValueError: the map is not square, or ``ridge`` is negative.
         TypeError: ``matvec`` is neither callable nor an array.
     """
-    check_options(ridge=ridge)
+    check_sizes(ridge=ridge)
     if is_matrix(matvec):
         matrix = _real_matrix(matvec, codec, codec)
         if ridge is not None:
@@ -375,18 +376,18 @@ def is_multicolumn(matvec: Any, b: Any) -> bool:
     return is_matrix(matvec) and hasattr(b, "shape") and len(b.shape) == 2 and b.shape[0] == matvec.shape[0]
 
 
-def check_options(
-    *, ridge: Any = None, tol: Any = None, atol: Any = None, maxiter: Any = None, restart: Any = None
-) -> None:
-    """Raise a ``ValueError`` for options that no solve can have; traced values pass."""
-    for name, value in (("ridge", ridge), ("tol", tol), ("atol", atol)):
-        if value is None:
-            continue
-        if jnp.ndim(value) != 0:
+def check_sizes(**scalars: Any) -> None:
+    """Raise a ``ValueError`` unless each is ``None`` or a scalar that is not negative; traced values pass."""
+    for name, value in scalars.items():
+        if value is not None and jnp.ndim(value) != 0:
             raise ValueError(f"{name} must be a scalar, got an array of shape {jnp.shape(value)}.")
-        if is_concrete(value) and not value >= 0:
+        if value is not None and is_concrete(value) and not value >= 0:
             raise ValueError(f"{name} must be at least 0, got {value}.")
-    for name, value in (("maxiter", maxiter), ("restart", restart)):
+
+
+def check_counts(**numbers: Any) -> None:
+    """Raise a ``ValueError`` unless each is ``None`` or a whole number of at least 1; traced values pass."""
+    for name, value in numbers.items():
         if value is not None and is_concrete(value) and (value < 1 or int(value) != value):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value}.")
 

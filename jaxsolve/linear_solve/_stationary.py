@@ -23,7 +23,7 @@ from jaxsolve._loop import loop
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
 from jaxsolve.linear_solve._krylov import Best, System, correct, krylov_solve
 from jaxsolve.linear_solve._krylov_general import solve_gmres
-from jaxsolve.linear_solve._operators import LinearMap, Operator
+from jaxsolve.linear_solve._operators import LinearMap, Operator, check_counts
 
 __all__ = ["call_on_trees", "solve_iterative_refinement", "solve_neumann"]
 
@@ -73,8 +73,7 @@ def solve_neumann(
         >>> [float(solve_neumann(A, jnp.asarray(1.0), num_terms=k)) for k in (1, 2)]
         [-1.0, -1.5]
     """
-    if is_concrete(num_terms) and (num_terms < 1 or int(num_terms) != num_terms):
-        raise ValueError(f"num_terms must be a whole number of at least 1, got {num_terms}.")
+    check_counts(num_terms=num_terms)
     if is_concrete(damping) and not damping > 0:
         raise ValueError(f"damping must be positive, got {damping}.")
     if residual not in _SIGNS:
