@@ -249,7 +249,7 @@ def _check_options(fun, name, num_samples, sigma, noise):
             raise TypeError(f"noise must have the methods sample and log_prob, got {type(noise).__name__}.")
 
 
-def _as_floats(tree, dtype=float):
+def _as_floats(tree, dtype: Any = float):
     """Leaves as arrays; booleans and integers become floats."""
     arrays = jax.tree.map(jnp.asarray, tree)
     return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(dtype), arrays)

@@ -17,7 +17,7 @@ from jaxsolve.implicit_diff._rule import attach_derivative, stop_gradient
 from jaxsolve.implicit_diff._system import TangentSystem
 from jaxsolve.tree_util import tree_cast_like, tree_sub
 
-__all__ = ["custom_fixed_point", "custom_root", "root_jvp", "root_vjp", "run_without_derivative"]
+__all__ = ["custom_fixed_point", "custom_root", "root_jvp", "root_vjp", "run_without_derivative", "signature_of"]
 
 # What tracing a function that needs concrete values raises.
 _HOST_FUNCTION_ERRORS = (
@@ -82,7 +82,7 @@ def custom_root(
     """
 
     def decorate(solver: Callable) -> Callable:
-        signature = _signature_of(reference_signature if reference_signature is not None else solver)
+        signature = signature_of(reference_signature if reference_signature is not None else solver)
         match = _Matcher(optimality_fun, signature, getattr(solver, "__name__", "solver"))
 
         @functools.wraps(solver)
@@ -226,7 +226,7 @@ def _root(optimality_fun, sol, solve, structure):
     return lambda *args: attach_derivative(system, sol, args, {})[0]
 
 
-def _signature_of(fun: Callable | inspect.Signature) -> inspect.Signature:
+def signature_of(fun: Callable | inspect.Signature) -> inspect.Signature:
     """The signature of a function; of one that does not tell, a signature that takes everything."""
     if isinstance(fun, inspect.Signature):
         return fun
@@ -242,7 +242,7 @@ class _Matcher:
     def __init__(self, optimality_fun: Callable, solver: inspect.Signature, solver_name: str):
         self._solver, self._solver_name = solver, solver_name
         kinds = inspect.Parameter
-        solution_and_data = list(_signature_of(optimality_fun).parameters.values())
+        solution_and_data = list(signature_of(optimality_fun).parameters.values())
         self._accepts_any_args = any(p.kind is kinds.VAR_POSITIONAL for p in solution_and_data)
         self._accepts_any_kwargs = any(p.kind is kinds.VAR_KEYWORD for p in solution_and_data)
         parameters = solution_and_data[1:]

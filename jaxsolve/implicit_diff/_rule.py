@@ -32,14 +32,18 @@ from jaxsolve.tree_util import tree_add, tree_negative
 __all__ = ["attach_derivative", "stop_gradient"]
 
 
+def _nothing(*args, **kwargs):
+    return {}
+
+
 def attach_derivative(
     system: TangentSystem,
     sol: Any,
     args: tuple,
     kwargs: dict,
     *,
-    derived_fun: Callable | None = None,
-    derived: Callable | None = None,
+    derived_fun: Callable = _nothing,
+    derived: Callable = _nothing,
 ) -> tuple[Any, Any]:
     """Give a solution the derivative that the implicit function theorem assigns to it.
 
@@ -72,7 +76,7 @@ def attach_derivative(
     def residual(sol, *args, **kwargs):
         return like_unknowns(system.residual(sol, *args, **kwargs), sol)
 
-    parts = {"residual": part(residual), "derived": part(derived_fun or (lambda sol, *args, **kwargs: {}))}
+    parts = {"residual": part(residual), "derived": part(derived_fun)}
     if system.solve is not None and system.method is None:
         parts |= {"solve": part(system.solve, sol), "transposed": part(system.transposed, sol)}
 

@@ -98,10 +98,9 @@ class Codec:
         parts = lax.split(vector, self.sizes)
         imaginary = iter(parts[len(self.shapes) :])
         leaves = [
-            lax.complex(part, next(imaginary)) if twice else part
-            for part, twice in zip(parts, self.is_complex, strict=False)
+            _like(lax.complex(part, next(imaginary)) if twice else part, model)
+            for part, twice, model in zip(parts, self.is_complex, self.types, strict=False)
         ]
-        leaves = [_like(leaf, model) for leaf, model in zip(leaves, self.types, strict=True)]
         return jax.tree.unflatten(self.treedef, leaves)
 
     def _check(self, leaves, name):
@@ -356,12 +355,11 @@ def jacobi_preconditioner(
         if matvec is None:
             raise ValueError("jacobi_preconditioner needs matvec or diag, got None for both.")
         diag = diagonal(matvec, like)
-    codec = Codec(like, "like")
-    codec.ravel(diag, "diag")
+    Codec(like, "like").ravel(diag, "diag")  # checks it
 
     def divide(x, entry):
         entry = entry if ridge is None else entry + jnp.asarray(ridge).astype(entry.dtype)
-        return x / jnp.where(entry == 0, jnp.ones_like(entry), entry)
+        return x / jnp.where(entry == 0, 1, entry)
 
     return lambda tree: jax.tree.map(divide, tree, diag)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._types import Structure
+from jaxsolve._types import PyTree, Structure
 from jaxsolve.linear_solve._differentiable import differentiable_solve
 from jaxsolve.linear_solve._direct import direct_kernel, solve_cholesky, solve_inv, solve_lstsq, solve_lu, solve_qr
 from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, krylov_solve
@@ -22,7 +22,6 @@ from jaxsolve.linear_solve._stationary import call_on_trees, solve_iterative_ref
 
 __all__ = ["DIRECT_MAX_SIZE", "check_method", "solve"]
 
-PyTree = Any
 _STRUCTURES = ("general", "symmetric", "psd")
 
 # Where materializing and factorizing stop to be worth it. Milliseconds a solve (float32, two busy CPU cores, Hessian
