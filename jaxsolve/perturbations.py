@@ -249,16 +249,10 @@ def _check_options(fun, name, num_samples, sigma, noise):
             raise TypeError(f"noise must have the methods sample and log_prob, got {type(noise).__name__}.")
 
 
-def _as_floats(tree, dtype=None):
+def _as_floats(tree, dtype: Any = float):
     """Leaves as arrays; booleans and integers become floats."""
-
-    def convert(leaf):
-        leaf = jnp.asarray(leaf)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        return leaf.astype(jnp.result_type(float) if dtype is None else dtype)
-
-    return jax.tree.map(convert, tree)
+    arrays = jax.tree.map(jnp.asarray, tree)
+    return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(dtype), arrays)
 
 
 def _check_like(ys, points):

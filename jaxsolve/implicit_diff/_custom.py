@@ -13,17 +13,16 @@ import jax.numpy as jnp
 from jaxsolve._closure import hoist
 from jaxsolve._compat import outside_transformations
 from jaxsolve._types import Structure
-from jaxsolve.implicit_diff._rule import attach_derivative, check_residual_shapes, stop_gradient
-from jaxsolve.implicit_diff._system import TangentSystem, solve_tangent
-from jaxsolve.tree_util import tree_negative, tree_sub
+from jaxsolve.implicit_diff._rule import attach_derivative, stop_gradient
+from jaxsolve.implicit_diff._system import TangentSystem
+from jaxsolve.tree_util import tree_cast_like, tree_sub
 
-__all__ = ["custom_fixed_point", "custom_root", "root_jvp", "root_vjp", "run_without_derivative"]
+__all__ = ["custom_fixed_point", "custom_root", "root_jvp", "root_vjp", "run_without_derivative", "signature_of"]
 
 # What tracing a function that needs concrete values raises.
 _HOST_FUNCTION_ERRORS = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
-    jax.errors.TracerBoolConversionError,
     jax.errors.TracerIntegerConversionError,
     jax.errors.NonConcreteBooleanIndexError,
 )
@@ -83,7 +82,7 @@ def custom_root(
     """
 
     def decorate(solver: Callable) -> Callable:
-        signature = _signature_of(reference_signature if reference_signature is not None else solver)
+        signature = signature_of(reference_signature if reference_signature is not None else solver)
         match = _Matcher(optimality_fun, signature, getattr(solver, "__name__", "solver"))
 
         @functools.wraps(solver)
@@ -128,17 +127,12 @@ def custom_fixed_point(
         >>> float(jax.grad(square_root)(4.0))
         0.25
     """
-    return custom_root(fixed_point_residual(fixed_point_fun), has_aux, solve, reference_signature)
-
-
-def fixed_point_residual(fixed_point_fun: Callable) -> Callable:
-    """The residual ``T(x) - x``, with the signature of ``T``."""
 
     @functools.wraps(fixed_point_fun)
     def residual(x, *args, **kwargs):
         return tree_sub(fixed_point_fun(x, *args, **kwargs), x)
 
-    return residual
+    return custom_root(residual, has_aux, solve, reference_signature)
 
 
 def run_without_derivative(fun: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -188,11 +182,9 @@ def root_jvp(
         >>> float(root_jvp(lambda x, theta: x ** 2 - theta, jnp.asarray(2.0), (4.0,), (1.0,)))
         0.25
     """
-    _check_lengths(args, tangents)
-    residual, rhs = jax.jvp(lambda *args: optimality_fun(sol, *args), args, tangents)
-    check_residual_shapes(residual, sol)
-    _, matvec = jax.linearize(lambda sol: optimality_fun(sol, *args), sol)
-    return solve_tangent(matvec, tree_negative(rhs), sol, solve=solve, structure=structure)
+    if len(args) != len(tangents):
+        raise ValueError(f"root_jvp expects one tangent for each of args: {len(args)} args, {len(tangents)} tangents.")
+    return jax.jvp(_root(optimality_fun, sol, solve, structure), args, tangents)[1]
 
 
 def root_vjp(
@@ -225,45 +217,35 @@ def root_vjp(
         >>> float(root_vjp(lambda x, theta: x ** 2 - theta, jnp.asarray(2.0), (4.0,), jnp.asarray(1.0))[0])
         0.25
     """
-    residual, vjp_sol = jax.vjp(lambda sol: optimality_fun(sol, *args), sol)
-    check_residual_shapes(residual, sol)
-    residual_tree = jax.tree.structure(residual)
-    residual_dtypes = [x.dtype for x in jax.tree.leaves(residual)]
-
-    def as_residual(tree):
-        leaves = [x.astype(dtype) for x, dtype in zip(jax.tree.leaves(tree), residual_dtypes, strict=True)]
-        return jax.tree.unflatten(residual_tree, leaves)
-
-    rhs = tree_negative(cotangent)
-    adjoint = solve_tangent(lambda u: vjp_sol(as_residual(u))[0], rhs, sol, solve=solve, structure=structure)
-    _, vjp_args = jax.vjp(lambda *args: optimality_fun(sol, *args), *args)
-    return vjp_args(as_residual(adjoint))
+    return jax.vjp(_root(optimality_fun, sol, solve, structure), *args)[1](tree_cast_like(cotangent, sol))
 
 
-def _check_lengths(args, tangents):
-    if len(args) != len(tangents):
-        raise ValueError(f"root_jvp expects one tangent for each of args: {len(args)} args, {len(tangents)} tangents.")
+def _root(optimality_fun, sol, solve, structure):
+    """The root ``sol`` as a function of the further arguments of ``optimality_fun``."""
+    system = TangentSystem(optimality_fun, solve, structure)
+    return lambda *args: attach_derivative(system, sol, args, {})[0]
 
 
-def _signature_of(fun) -> inspect.Signature | None:
+def signature_of(fun: Callable | inspect.Signature) -> inspect.Signature:
+    """The signature of a function; of one that does not tell, a signature that takes everything."""
     if isinstance(fun, inspect.Signature):
         return fun
     try:
         return inspect.signature(fun)
     except (TypeError, ValueError):
-        return None
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 class _Matcher:
     """Finds the arguments of ``optimality_fun`` among those of a call of the solver; see :func:`custom_root`."""
 
-    def __init__(self, optimality_fun: Callable, solver: inspect.Signature | None, solver_name: str):
+    def __init__(self, optimality_fun: Callable, solver: inspect.Signature, solver_name: str):
         self._solver, self._solver_name = solver, solver_name
-        optimality = _signature_of(optimality_fun)
-        parameters = list(optimality.parameters.values())[1:] if optimality else []
         kinds = inspect.Parameter
-        self._accepts_any_args = optimality is None or any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
-        self._accepts_any_kwargs = optimality is None or any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+        solution_and_data = list(signature_of(optimality_fun).parameters.values())
+        self._accepts_any_args = any(p.kind is kinds.VAR_POSITIONAL for p in solution_and_data)
+        self._accepts_any_kwargs = any(p.kind is kinds.VAR_KEYWORD for p in solution_and_data)
+        parameters = solution_and_data[1:]
         self._positional = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
         self._keyword_only = [p for p in parameters if p.kind is kinds.KEYWORD_ONLY]
 
@@ -280,21 +262,15 @@ class _Matcher:
 
     def _bind(self, args, kwargs):
         """The call's arguments by the solver's names, and those that ended in its ``**kwargs``."""
-        if self._solver is None:
-            return {}, {}
         try:
             bound = self._solver.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self._solver_name} was called with arguments it does not take: {error}.") from None
         bound.apply_defaults()
-        named, rest = {}, {}
-        for name, value in bound.arguments.items():
-            kind = self._solver.parameters[name].kind
-            if kind is inspect.Parameter.VAR_KEYWORD:
-                rest = dict(value)
-            elif kind is not inspect.Parameter.VAR_POSITIONAL:
-                named[name] = value
-        return {**named, **rest}, rest
+        parameters, kinds = self._solver.parameters, inspect.Parameter
+        collected = [name for name, p in parameters.items() if p.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
+        rest = {name: value for name, value in kwargs.items() if name not in parameters or name in collected}
+        return {**{name: value for name, value in bound.arguments.items() if name not in collected}, **rest}, rest
 
     def _by_position(self, args, kwargs):
         names = {p.name for p in (*self._positional, *self._keyword_only)}

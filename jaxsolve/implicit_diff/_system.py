@@ -13,10 +13,9 @@ from jaxsolve._closure import hoist
 from jaxsolve._compat import inside_shard_map, varying_axes
 from jaxsolve._types import Array, PyTree, Structure
 from jaxsolve.linear_solve import DIRECT_MAX_SIZE
-from jaxsolve.linear_solve import solve as linear_solve
-from jaxsolve.tree_util import tree_l2_norm, tree_sub
+from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_sub
 
-__all__ = ["TangentSystem", "solve_tangent"]
+__all__ = ["TangentSystem", "as_matrix", "like_unknowns", "same_on_all_devices"]
 
 
 class TangentSystem:
@@ -68,34 +67,33 @@ def as_matrix(matvec: Callable, like: PyTree) -> Callable:
     return lambda x: unravel(ravel_pytree(x)[0] @ columns)
 
 
-def _reduces_over_devices(matvec: Callable, like: PyTree) -> bool:
-    """Whether a product is the same on all devices of a ``shard_map``, but made from arrays that are not.
+def same_on_all_devices(matvec: Callable, like: PyTree) -> Callable:
+    """A product that jax sees as the same on all devices of a ``shard_map``, if it is, even inside a linear solve.
 
-    A solve with it would be seen as different on all devices; one with its matrix is not.
+    A solve with a product that sums over devices counts as different on each; one with its matrix does not.
     """
     if not inside_shard_map():
-        return False
+        return matvec
     image = set().union(*map(varying_axes, jax.tree.leaves(jax.eval_shape(matvec, like))))
-    return any(varying_axes(const) - image for const in hoist(matvec, like).consts)
+    sums = any(varying_axes(const) - image for const in hoist(matvec, like).consts)
+    return as_matrix(matvec, like) if sums else matvec
 
 
-def solve_tangent(
-    matvec: Callable, rhs: PyTree, like: PyTree, *, solve: Callable | None = None, structure: Structure = "general"
-) -> PyTree:
-    """Solve ``matvec(x) = rhs`` for ``x`` with the structure and dtypes of ``like``.
+def like_unknowns(residual: PyTree, unknowns: PyTree) -> PyTree:
+    """A residual, which may come in containers of its own, in the structure and dtypes of the unknowns.
 
-    ``matvec`` may map to another container type than it maps from, as long as the leaves agree in shape.
+    Raises:
+        ValueError: it does not have the leaf shapes of the unknowns.
+        TypeError: an unknown is not floating point.
     """
-    treedef = jax.tree.structure(like)
-    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(like)]
-
-    def cast(tree):
-        leaves = [leaf.astype(dtype) for leaf, dtype in zip(jax.tree.leaves(tree), dtypes, strict=True)]
-        return jax.tree.unflatten(treedef, leaves)
-
-    def product(x):
-        return cast(matvec(x))
-
-    if _reduces_over_devices(product, like):
-        product = as_matrix(product, like)
-    return linear_solve(product, cast(rhs), solve, structure=structure)
+    got = [jnp.shape(x) for x in jax.tree.leaves(residual)]
+    want = [jnp.shape(x) for x in jax.tree.leaves(unknowns)]
+    if got != want:
+        raise ValueError(
+            f"optimality_fun must return one residual for each unknown: the solution has leaf shapes {want}, "
+            f"optimality_fun returned {got}."
+        )
+    for leaf in jax.tree.leaves(unknowns):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise TypeError(f"a solution is differentiated in floating point, but a leaf has dtype {leaf.dtype}.")
+    return tree_cast_like(jax.tree.unflatten(jax.tree.structure(unknowns), jax.tree.leaves(residual)), unknowns)

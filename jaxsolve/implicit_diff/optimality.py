@@ -27,7 +27,6 @@ Reference:
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -36,8 +35,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._types import KKTSolution
-from jaxsolve.implicit_diff._rule import solve_tangent
-from jaxsolve.tree_util import tree_add, tree_add_scalar_mul, tree_mul
+from jaxsolve.implicit_diff._custom import signature_of
+from jaxsolve.implicit_diff._system import like_unknowns
+from jaxsolve.linear_solve import solve as linear_solve
+from jaxsolve.tree_util import tree_add_scalar_mul, tree_mul, tree_vdot
 
 __all__ = [
     "block_proximal_gradient_fixed_point",
@@ -57,13 +58,11 @@ __all__ = [
 
 def _like(fun: Callable, mapping: Callable, hyperparams: str | None = None) -> Callable:
     """Give a mapping the signature of ``fun``, with the hyperparameters in second place, for `custom_root` to match."""
-    try:
-        parameters = list(inspect.signature(fun).parameters.values())
-    except (TypeError, ValueError):
+    parameters, kinds = list(signature_of(fun).parameters.values()), inspect.Parameter
+    if any(p.kind is kinds.VAR_POSITIONAL for p in parameters[:1]):
         return mapping
     if hyperparams is not None:
         # A parameter in front of ones without default cannot have one itself.
-        kinds = inspect.Parameter
         follower = next((p for p in parameters[1:] if p.kind is kinds.POSITIONAL_OR_KEYWORD), None)
         default = kinds.empty if follower is not None and follower.default is kinds.empty else None
         parameters.insert(1, kinds(hyperparams, parameters[0].kind, default=default))
@@ -84,11 +83,7 @@ def call_with_hyperparams(name: str, function: Callable, x: Any, hyperparams: An
     Raises:
         TypeError: there are hyperparameters, but the function takes none.
     """
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # functions written in C
-        return function(x, hyperparams, *scaling)
-    kinds = inspect.Parameter
+    parameters, kinds = signature_of(function).parameters.values(), inspect.Parameter
     if any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
         return function(x, hyperparams, *scaling)
     taken = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
@@ -124,13 +119,10 @@ def stationary(fun: Callable, has_aux: bool = False, *, value_and_grad: bool = F
         >>> jax.jacobian(solver)(jnp.ones(2)).round(6).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    grad = None if value_and_grad else jax.grad(fun, has_aux=has_aux)
+    with_grad = fun if value_and_grad else jax.value_and_grad(fun, has_aux=has_aux)
 
     def residual(x, *args, **kwargs):
-        if grad is None:
-            return fun(x, *args, **kwargs)[1]
-        out = grad(x, *args, **kwargs)
-        return out[0] if has_aux else out
+        return with_grad(x, *args, **kwargs)[1]
 
     return _like(fun, residual)
 
@@ -195,27 +187,23 @@ def kkt(obj_fun: Callable, eq_fun: Callable | None = None, ineq_fun: Callable | 
         >>> jax.jacobian(lambda t: nearest_with_sum(jnp.zeros(2), t).primal)(1.0).tolist()
         [0.5, 0.5]
     """
-    grad = jax.grad(obj_fun)
 
     def residual(sol, params_obj, params_eq=None, params_ineq=None):
         primal, dual_eq, dual_ineq = sol
         _check_multiplier("dual_eq", dual_eq, "eq_fun", eq_fun)
         _check_multiplier("dual_ineq", dual_ineq, "ineq_fun", ineq_fun)
-        stationarity, feasibility, slackness = grad(primal, params_obj), None, None
-        if eq_fun is not None:
-            feasibility, pull_back = jax.vjp(functools.partial(_swapped, eq_fun, params_eq), primal)
-            stationarity = tree_add(stationarity, pull_back(dual_eq)[0])
-        if ineq_fun is not None:
-            slack, pull_back = jax.vjp(functools.partial(_swapped, ineq_fun, params_ineq), primal)
-            stationarity = tree_add(stationarity, pull_back(dual_ineq)[0])
-            slackness = tree_mul(dual_ineq, slack)
-        return KKTSolution(stationarity, feasibility, slackness)
+
+        def lagrangian(primal):
+            value = obj_fun(primal, params_obj)
+            eq = None if eq_fun is None else eq_fun(primal, params_eq)
+            ineq = None if ineq_fun is None else ineq_fun(primal, params_ineq)
+            penalty = tree_vdot((dual_eq, dual_ineq), (eq, ineq))
+            return value + penalty.astype(value.dtype), (eq, ineq)
+
+        stationarity, (eq, ineq) = jax.grad(lagrangian, has_aux=True)(primal)
+        return KKTSolution(stationarity, eq, tree_mul(dual_ineq, ineq))
 
     return residual
-
-
-def _swapped(constraint, params, primal):
-    return constraint(primal, params)
 
 
 def _check_multiplier(name, multiplier, constraint_name, constraint):
@@ -323,8 +311,8 @@ def newton_fixed_point(residual_fun: Callable, stepsize: Any = 1.0, solve: Calla
     """
 
     def fixed_point(x, *args, **kwargs):
-        value, matvec = jax.linearize(lambda x: residual_fun(x, *args, **kwargs), x)
-        return tree_add_scalar_mul(x, -stepsize, solve_tangent(matvec, value, x, solve=solve))
+        value, matvec = jax.linearize(lambda x: like_unknowns(residual_fun(x, *args, **kwargs), x), x)
+        return tree_add_scalar_mul(x, -stepsize, linear_solve(matvec, value, solve))
 
     return _like(residual_fun, fixed_point)
 

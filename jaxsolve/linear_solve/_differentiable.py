@@ -8,6 +8,7 @@ with the pseudo-inverse, which is exact for perturbations that keep the range of
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,20 +20,9 @@ from jax.flatten_util import ravel_pytree
 from jaxsolve._closure import hoist
 from jaxsolve._compat import outside_transformations
 from jaxsolve._compile import compiled_call
-from jaxsolve.linear_solve._operators import Codec, LinearMap, Operator, check_options, is_multicolumn, make_operator
+from jaxsolve.linear_solve._operators import Codec, LinearMap, Operator, check_sizes, is_multicolumn, make_operator
 
-__all__ = [
-    "Kernel",
-    "Outcome",
-    "RightHandSide",
-    "SolveInfo",
-    "describe",
-    "differentiable_solve",
-    "enter",
-    "map_columns",
-    "scale_of",
-    "solve_by",
-]
+__all__ = ["Outcome", "RightHandSide", "SolveInfo", "describe", "differentiable_solve", "enter", "scale_of", "solve_by"]
 
 PyTree = Any
 
@@ -77,11 +67,8 @@ class Outcome(NamedTuple):
     rank_deficient: Any = False
 
 
-Kernel = Callable[[Operator, RightHandSide, Any], Outcome]
-
-
 def differentiable_solve(
-    kernel: Kernel,
+    kernel: Callable[[Operator, RightHandSide, Any], Outcome],
     options: Any,
     matvec: LinearMap,
     b: PyTree,
@@ -111,22 +98,31 @@ def differentiable_solve(
         ValueError: shapes do not fit, or ``ridge`` is negative.
         TypeError: ``b`` is not floating point.
     """
-    check_options(ridge=ridge)
-    return enter(_solve, kernel, options, matvec, b, ridge, init, symmetric, info)
+    check_sizes(ridge=ridge)
+    return enter(_solve_vector, matvec, b, init, info, kernel, options, ridge, symmetric)
 
 
 def enter(function: Callable, *args: Any) -> Any:
-    """Call ``function(*args)``: where every solve of the package enters. Outside of jax it is compiled, once."""
-    return compiled_call(function, None, *args) if outside_transformations() else function(*args)
+    """Call ``function(matvec, b, init, info, ...)``: where every solve of the package enters.
+
+    Outside of jax it is compiled, once. Of a matrix ``b`` of right-hand sides it solves for one column at a time, and
+    the entries of the information get one entry a column.
+    """
+    return compiled_call(_solve, None, function, *args) if outside_transformations() else _solve(function, *args)
 
 
-def _solve(kernel, options, matvec, b, ridge, init, symmetric, info):
-    if is_multicolumn(matvec, b):
-        return map_columns(
-            lambda b, init: _solve(kernel, options, matvec, b, ridge, init, symmetric, info), b, init, info
-        )
-    codec = Codec(b)
+def _solve(function, matvec, b, init, info, *rest):
+    if not is_multicolumn(matvec, b):
+        return function(matvec, b, init, info, *rest)
+    axes = (1, None if init is None else 1), (1, 0) if info else 1
+    return jax.vmap(lambda b, init: function(matvec, b, init, info, *rest), *axes)(jnp.asarray(b), init)
+
+
+def _solve_vector(matvec, b, init, info, kernel, options, ridge, symmetric):
+    codec = Codec(b, matvec=matvec)
     operator = make_operator(matvec, codec, ridge)
+    if symmetric:
+        operator = dataclasses.replace(operator, vecmat=operator.matvec)
     rhs = codec.ravel(b)
     start = None if init is None else lax.stop_gradient(codec.ravel(init, "init"))
     if rhs.shape == (0,):
@@ -145,13 +141,6 @@ def _solve(kernel, options, matvec, b, ridge, init, symmetric, info):
         has_aux=info,
     )
     return (codec.unravel(out[0]), out[1]) if info else codec.unravel(out)
-
-
-def map_columns(solve: Callable, b: jax.Array, init: Any, info: bool) -> Any:
-    """``solve(b, init)`` for each column; the entries of the information get one entry a column."""
-    return jax.vmap(solve, in_axes=(1, None if init is None else 1), out_axes=(1, 0) if info else 1)(
-        jnp.asarray(b), init
-    )
 
 
 def _custom_linear_solve(matvec, b, forward, transposed, *, has_aux=False):
@@ -175,7 +164,7 @@ def _custom_linear_solve(matvec, b, forward, transposed, *, has_aux=False):
 def scale_of(vector: jax.Array) -> jax.Array:
     """The largest absolute value, or 1 if that is 0 or not finite."""
     largest = jnp.max(jnp.abs(vector))
-    return jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
+    return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
 
 
 def describe(outcome: Outcome, vector: jax.Array, matvec: Callable) -> SolveInfo:
@@ -183,11 +172,9 @@ def describe(outcome: Outcome, vector: jax.Array, matvec: Callable) -> SolveInfo
     scale = scale_of(vector)
     norm = jnp.linalg.norm(vector / scale)
     left = jnp.linalg.norm((vector - matvec(outcome.x)) / scale)
-    relative = left / jnp.where(norm > 0, norm, jnp.ones_like(norm))
     none = jnp.zeros_like(left, jnp.int32)  # made from the data, for shard_map
-    return SolveInfo(
-        left * scale, relative, none + jnp.asarray(outcome.num_iter, jnp.int32), (none > 0) | outcome.rank_deficient
-    )
+    num_iter, rank_deficient = none + jnp.asarray(outcome.num_iter, jnp.int32), (none > 0) | outcome.rank_deficient
+    return SolveInfo(left * scale, left / jnp.where(norm > 0, norm, 1), num_iter, rank_deficient)
 
 
 def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callable) -> PyTree:

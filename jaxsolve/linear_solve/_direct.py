@@ -18,7 +18,7 @@ from jax.scipy.linalg import cho_solve, lu_factor, lu_solve, solve_triangular
 
 from jaxsolve._loop import run_if_any
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
-from jaxsolve.linear_solve._operators import LinearMap, Operator
+from jaxsolve.linear_solve._operators import LinearMap, Operator, check_sizes
 
 __all__ = ["direct_kernel", "solve_cholesky", "solve_inv", "solve_lstsq", "solve_lu", "solve_qr"]
 
@@ -160,9 +160,7 @@ def solve_lstsq(
         >>> [round(entry, 4) for entry in x.tolist()]
         [1.0, 1.0]
     """
-    if rcond is not None and not rcond >= 0:
-        raise ValueError(f"rcond must be at least 0, got {rcond}.")
-
+    check_sizes(rcond=rcond)
     return differentiable_solve(
         _lstsq_kernel, (symmetric, rcond), matvec, b, ridge=ridge, symmetric=symmetric, info=info
     )
@@ -299,5 +297,4 @@ def _rcond(matrix):
 
 
 def _reciprocal(lengths):
-    positive = lengths > 0
-    return jnp.where(positive, 1 / jnp.where(positive, lengths, jnp.ones_like(lengths)), jnp.ones_like(lengths))
+    return 1 / jnp.where(lengths > 0, lengths, 1)

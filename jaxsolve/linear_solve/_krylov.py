@@ -18,19 +18,9 @@ import jax.numpy as jnp
 
 from jaxsolve._loop import loop
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve, scale_of
-from jaxsolve.linear_solve._operators import LinearMap, Operator, check_options, make_operator
+from jaxsolve.linear_solve._operators import LinearMap, Operator, check_counts, check_sizes, make_operator
 
-__all__ = [
-    "Best",
-    "KrylovOptions",
-    "System",
-    "bound",
-    "iterate",
-    "_iterative_kernel",
-    "krylov_solve",
-    "order_of",
-    "safe_divide",
-]
+__all__ = ["Best", "KrylovOptions", "System", "correct", "iterate", "krylov_solve", "order_of", "safe_divide"]
 
 PyTree = Any
 _ON_FAILURE = (None, "nan", "warn", "ignore")
@@ -77,7 +67,8 @@ class KrylovOptions(NamedTuple):
         if options.get("preconditioner") is not None and M is not None:
             raise ValueError("M is another name for preconditioner: give one of them.")
         checked = cls(**options) if M is None else cls(**{**options, "preconditioner": M})
-        check_options(tol=checked.tol, atol=checked.atol, maxiter=checked.maxiter)
+        check_sizes(tol=checked.tol, atol=checked.atol)
+        check_counts(maxiter=checked.maxiter)
         if checked.on_failure not in _ON_FAILURE:
             raise ValueError(f"on_failure must be one of {list(_ON_FAILURE)}, got {checked.on_failure!r}.")
         return checked
@@ -94,7 +85,6 @@ class System(NamedTuple):
         target: residual norm at which to stop.
         failure: residual norm above which a solve has failed.
         options: the options.
-        symmetric: whether the map is its own transpose.
     """
 
     operator: Operator
@@ -104,7 +94,6 @@ class System(NamedTuple):
     target: jax.Array
     failure: jax.Array
     options: KrylovOptions
-    symmetric: bool
 
     @property
     def eps(self) -> float:
@@ -117,7 +106,7 @@ class System(NamedTuple):
 
     def rmatvec(self, vector: jax.Array) -> jax.Array:
         """The product with its transpose."""
-        return self.matvec(vector) if self.symmetric else self.operator.transpose().matvec(vector) / self.size
+        return self.operator.transpose().matvec(vector) / self.size
 
 
 class Best(NamedTuple):
@@ -153,53 +142,76 @@ class Best(NamedTuple):
         broken = ~jnp.isfinite(error)
         better = ~broken if always else error < self.error
         poisoned = broken & (self.num_iter == 0)
-        kept = jnp.where(better, x, jnp.where(poisoned, jnp.full_like(x, jnp.nan), self.x))
+        kept = jnp.where(better, x, jnp.where(poisoned, jnp.nan, self.x))
         error = jnp.where(better, error, self.error)
         return Best(kept, error, self.num_iter + 1, stop | broken, self.least_squares)
 
 
-def bound(system: System, per_unknown: int = 10) -> Any:
-    """The largest number of iterations."""
-    given = system.options.maxiter
-    return per_unknown * system.b.shape[0] if given is None else given
-
-
 def iterate(system: System, body: Callable, init: Any, maxiter: Any = None) -> Best:
-    """Run a method, a carry with an entry ``best``, until it is accurate or stops."""
+    """Run a method until it is accurate or stops.
+
+    Args:
+        system: the system.
+        body: one iteration, from carry to carry.
+        init: the carry to begin with; it has an entry ``best``.
+        maxiter: bound on the iterations if the caller gave none, 10 for each unknown by default.
+    """
 
     def proceed(s):
         return (s.best.error > system.target) & ~s.best.stop
 
-    return loop(proceed, body, init, maxiter=bound(system) if maxiter is None else maxiter, kind="while").best
+    maxiter = 10 * system.b.shape[0] if maxiter is None else maxiter
+    given = system.options.maxiter
+    return loop(proceed, body, init, maxiter=maxiter if given is None else given, kind="while").best
+
+
+class _Corrected(NamedTuple):
+    r: jax.Array  # residual of the best iterate
+    best: Best
+
+
+def correct(system: System, approximate: Callable, shrinkage: float = 1.0, maxiter: Any = None) -> Best:
+    """Repeat ``x <- x + d`` with approximate solutions ``d`` for the residual, as long as that helps.
+
+    Args:
+        system: the system.
+        approximate: ``approximate(unit, error) -> (d, num_iter)`` for the residual divided by its norm ``error``.
+        shrinkage: the factor, 1 or less, by which the residual is to shrink each time.
+        maxiter: bound on the corrections if the caller gave none.
+    """
+
+    def body(s: _Corrected) -> _Corrected:
+        best = s.best
+        d, num_iter = approximate(s.r / best.error, best.error)
+        x = best.x + best.error * d
+        r = system.b - system.matvec(x)
+        error = jnp.linalg.norm(r)
+        updated = best.update(x, error, ~(error < shrinkage * best.error))
+        return _Corrected(jnp.where(error < best.error, r, s.r), updated._replace(num_iter=best.num_iter + num_iter))
+
+    return iterate(system, body, _Corrected(system.b, Best.start(system.b)), maxiter)
 
 
 def krylov_solve(
-    method: Callable[[System], Best],
-    options: KrylovOptions,
-    matvec: LinearMap,
-    b: PyTree,
-    *,
-    symmetric: bool = False,
-    scaled: bool = True,
-    **rest: Any,
+    name: str, method: Callable[[System], Best], options: dict, matvec: LinearMap, b: PyTree, scaled=True, **rest: Any
 ) -> Any:
     """``differentiable_solve`` by an iterative method.
 
     Args:
+        name: what the caller calls the method, for error messages.
         method: returns the best iterate.
-        options: the options, checked.
+        options: those of :class:`KrylovOptions`, by their names.
         matvec: the map.
         b: right-hand side.
-        symmetric: whether the map is its own transpose.
         scaled: whether to divide by the order of magnitude of the map, which costs a product.
         **rest: further arguments of ``differentiable_solve``.
     """
-    kernel = partial(_iterative_kernel, method=method, symmetric=symmetric, scaled=scaled)
-    return differentiable_solve(kernel, options, matvec, b, symmetric=symmetric, **rest)
+    kernel = partial(_iterative_kernel, method=method, scaled=scaled)
+    return differentiable_solve(kernel, KrylovOptions.of(name, **options), matvec, b, **rest)
 
 
 def _iterative_kernel(
-    operator: Operator, rhs: RightHandSide, options: KrylovOptions, *, method: Callable, symmetric: bool, scaled: bool
+    operator: Operator, rhs: RightHandSide, options: KrylovOptions, *, method: Callable, scaled: bool
 ) -> Outcome:
     """Scale the system, start at the caller's point if that helps, solve, and judge the result."""
     eps, scale = float(jnp.finfo(rhs.vector.dtype).eps), scale_of(rhs.vector)
@@ -212,8 +224,8 @@ def _iterative_kernel(
     failure = jnp.maximum(jnp.maximum(10 * tol, eps**0.5) * norm, least)
     size = order_of(operator.matvec, b) if scaled else jnp.ones_like(norm)
     precondition = _preconditioner(options.preconditioner, operator)
-    best = method(System(operator, size, b, precondition, target, failure, options, symmetric))
-    x = jnp.where(jnp.isfinite(norm), start + best.x / size, jnp.full_like(b, jnp.nan))
+    best = method(System(operator, size, b, precondition, target, failure, options))
+    x = jnp.where(jnp.isfinite(norm), start + best.x / size, jnp.nan)
     failed = (best.error > failure) & ~best.least_squares
     return Outcome(_judge(options.on_failure, x, failed, best.error / norm, rhs) * scale, best.num_iter)
 
@@ -228,16 +240,13 @@ def order_of(matvec: Callable, example: jax.Array) -> jax.Array:
     irregular = jnp.cos(count * count + 1)
     image = matvec(irregular)
     unit = scale_of(image)
-    size = unit * (jnp.linalg.norm(image / unit) / jnp.linalg.norm(irregular))
-    return jnp.where((size > 0) & jnp.isfinite(size), size, jnp.ones_like(size))
+    return scale_of(unit * (jnp.linalg.norm(image / unit) / jnp.linalg.norm(irregular)))
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """The quotient, 0 where the denominator is 0."""
     zero = denominator == 0
-    return jnp.where(
-        zero, jnp.zeros_like(numerator), numerator / jnp.where(zero, jnp.ones_like(denominator), denominator)
-    )
+    return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
 
 
 def _starting_point(operator, unit, start, scale):
@@ -247,7 +256,7 @@ def _starting_point(operator, unit, start, scale):
     guess = start / scale
     remainder = unit - operator.matvec(guess)
     helps = jnp.linalg.norm(remainder) < jnp.linalg.norm(unit)
-    return jnp.where(helps, guess, jnp.zeros_like(guess)), jnp.where(helps, remainder, unit)
+    return jnp.where(helps, guess, 0), jnp.where(helps, remainder, unit)
 
 
 def _preconditioner(preconditioner, operator):
@@ -268,7 +277,7 @@ def _judge(on_failure, x, failed, relative, rhs):
         return x
     if on_failure is None and rhs.original is not None:
         failed = failed & jnp.any(rhs.vector != rhs.original)
-    return jnp.where(failed, jnp.full_like(x, jnp.nan), x)
+    return jnp.where(failed, jnp.nan, x)
 
 
 def _warn(failed, relative):

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._loop import loop, run_if_any
-from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, bound, iterate, krylov_solve, safe_divide
-from jaxsolve.linear_solve._operators import LinearMap, check_options
+from jaxsolve.linear_solve._krylov import Best, System, correct, iterate, krylov_solve, safe_divide
+from jaxsolve.linear_solve._operators import LinearMap, check_counts
 
 __all__ = ["bicgstab", "gmres", "lsqr", "or_least_squares", "solve_bicgstab", "solve_gmres", "solve_lsqr"]
 
@@ -65,12 +65,11 @@ def solve_gmres(
         >>> [round(entry, 4) for entry in x.tolist()]
         [3.0, -2.0]
     """
-    checked = KrylovOptions.of("solve_gmres", tol=tol, **options)
-    check_options(restart=restart)
+    check_counts(restart=restart)
     if solve_method not in ("batched", "incremental"):
         raise ValueError(f"solve_method must be 'batched' or 'incremental', got {solve_method!r}.")
-    method = partial(gmres, restart=restart)
-    return krylov_solve(method, checked, matvec, b, ridge=ridge, init=init, info=info)
+    method, options = partial(gmres, restart=restart), {"tol": tol, **options}
+    return krylov_solve("solve_gmres", method, options, matvec, b, ridge=ridge, init=init, info=info)
 
 
 class _Arnoldi(NamedTuple):
@@ -83,10 +82,9 @@ class _Arnoldi(NamedTuple):
 
 
 def gmres(system: System, restart: int = 40) -> Best:
-    """Restarted GMRES, preconditioned from the right."""
+    """GMRES, preconditioned from the right; what it finds in a space of ``restart`` dimensions is a correction."""
     eps, dtype, size = system.eps, system.b.dtype, system.b.shape[0]
     width = min(restart, size) if isinstance(size, int) else restart
-    cycles = -(-10 * size // width) if system.options.maxiter is None else system.options.maxiter
 
     def expand(s: _Arnoldi) -> _Arnoldi:
         w = system.matvec(system.precondition(s.basis[s.count]))
@@ -98,7 +96,7 @@ def gmres(system: System, restart: int = 40) -> Best:
         w = w - second @ s.basis
         coefficients, rest = first + second, jnp.linalg.norm(w)
         exhausted = rest <= 10 * eps * size_of_image
-        rest = jnp.where(exhausted, jnp.zeros_like(rest), rest)
+        rest = jnp.where(exhausted, 0, rest)
         # The row vector u with u H = 0 gives the residual norm |u_0| beta / |u| of the least-squares problem in H.
         left_null = s.left_null.at[s.count + 1].set(-safe_divide(s.left_null @ coefficients, rest))
         return _Arnoldi(
@@ -110,34 +108,24 @@ def gmres(system: System, restart: int = 40) -> Best:
             exhausted | ~jnp.isfinite(size_of_image),
         )
 
-    def cycle(s: _Gmres) -> _Gmres:
-        best = s.best
-        zero = jnp.zeros_like(best.error)
+    def least_squares(unit: jax.Array, error: jax.Array) -> tuple[jax.Array, jax.Array]:
+        zero = jnp.zeros_like(error)
         empty = _Arnoldi(
             jnp.zeros((), jnp.int32),
-            jnp.zeros((width + 1, size), dtype).at[0].set(s.r / best.error),
+            jnp.zeros((width + 1, size), dtype).at[0].set(unit),
             jnp.broadcast_to(zero, (width, width + 1)),
             jnp.broadcast_to(zero, (width + 1,)).at[0].set(1),
-            best.error,
+            error,
             jnp.zeros_like(zero, jnp.bool_),
         )
         space = loop(lambda s: (s.error > system.target) & ~s.exhausted, expand, empty, maxiter=width, kind="while")
         # Singular values, so that a singular map (or the empty columns after an early end) does no harm.
         left, values, right = jnp.linalg.svd(space.hessenberg.T, full_matrices=False)
         keep = values > 10 * eps * jnp.max(values)
-        y = safe_divide(jnp.where(keep, best.error, 0), values) * left[0] @ right
-        x = best.x + system.precondition(y @ space.basis[:-1])
-        r = system.b - system.matvec(x)
-        error = jnp.linalg.norm(r)
-        updated = best.update(x, error, error > 0.99 * best.error)
-        return _Gmres(jnp.where(error < best.error, r, s.r), updated._replace(num_iter=best.num_iter + space.count))
+        y = safe_divide(keep.astype(dtype), values) * left[0] @ right
+        return system.precondition(y @ space.basis[:-1]), space.count
 
-    return iterate(system, cycle, _Gmres(system.b, Best.start(system.b)), maxiter=cycles)
-
-
-class _Gmres(NamedTuple):
-    r: jax.Array
-    best: Best
+    return correct(system, least_squares, shrinkage=0.99, maxiter=-(-10 * size // width))
 
 
 def solve_bicgstab(
@@ -169,8 +157,7 @@ def solve_bicgstab(
         >>> [round(entry, 4) for entry in x.tolist()]
         [1.0, 1.0]
     """
-    checked = KrylovOptions.of("solve_bicgstab", **options)
-    return krylov_solve(bicgstab, checked, matvec, b, ridge=ridge, init=init, info=info)
+    return krylov_solve("solve_bicgstab", bicgstab, options, matvec, b, ridge=ridge, init=init, info=info)
 
 
 class _Bicgstab(NamedTuple):
@@ -247,8 +234,7 @@ def solve_lsqr(
         >>> [round(entry, 4) for entry in x.tolist()]
         [1.0, 1.0]
     """
-    checked = KrylovOptions.of("solve_lsqr", **options)
-    return krylov_solve(lsqr, checked, matvec, b, ridge=ridge, init=init, info=info)
+    return krylov_solve("solve_lsqr", lsqr, options, matvec, b, ridge=ridge, init=init, info=info)
 
 
 class _Lsqr(NamedTuple):
@@ -301,4 +287,4 @@ def lsqr(system: System) -> Best:
     v, alpha = normalize(system.rmatvec(u))
     none = alpha == 0
     start = Best.start(system.b)._replace(stop=none, least_squares=none)
-    return iterate(system, body, _Lsqr(u, v, alpha, v, beta, alpha, alpha, start), maxiter=bound(system, 20))
+    return iterate(system, body, _Lsqr(u, v, alpha, v, beta, alpha, alpha, start), maxiter=20 * v.shape[0])

@@ -14,20 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve.linear_solve._differentiable import Outcome, describe, enter, map_columns
+from jaxsolve.linear_solve._differentiable import Outcome, describe, enter
 from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, iterate, krylov_solve, order_of, safe_divide
 from jaxsolve.linear_solve._krylov_general import or_least_squares
-from jaxsolve.linear_solve._operators import (
-    Codec,
-    LinearMap,
-    check_options,
-    is_matrix,
-    is_multicolumn,
-    linear_transpose,
-    make_operator,
-    real_matrix,
-    trace_map,
-)
+from jaxsolve.linear_solve._operators import Codec, LinearMap, check_sizes, is_matrix, make_operator, map_on_vectors
 
 __all__ = ["cg", "minres", "solve_cg", "solve_minres", "solve_normal_cg"]
 
@@ -63,8 +53,7 @@ def solve_cg(
         >>> [round(entry, 5) for entry in x.tolist()], int(info.num_iter)
         ([1.0, 3.0], 1)
     """
-    checked = KrylovOptions.of("solve_cg", **options)
-    return krylov_solve(cg, checked, matvec, b, symmetric=True, ridge=ridge, init=init, info=info)
+    return krylov_solve("solve_cg", cg, options, matvec, b, symmetric=True, ridge=ridge, init=init, info=info)
 
 
 class _CG(NamedTuple):
@@ -83,7 +72,7 @@ def cg(system: System) -> Best:
         curvature = s.direction @ product
         # Below rounding of the product: a null direction, which ends the iterations.
         null = jnp.abs(curvature) <= system.eps * (s.direction @ s.direction)
-        step = s.r_dot_z / jnp.where(null, jnp.full_like(curvature, jnp.inf), curvature)
+        step = s.r_dot_z / jnp.where(null, jnp.inf, curvature)
         x, r = s.x + step * s.direction, s.r - step * product
         z = system.precondition(r)
         r_dot_z = r @ z
@@ -124,8 +113,7 @@ def solve_minres(
         >>> [round(entry, 4) for entry in x.tolist()]
         [3.0, 2.0]
     """
-    checked = KrylovOptions.of("solve_minres", **options)
-    return krylov_solve(minres, checked, matvec, b, symmetric=True, ridge=ridge, init=init, info=info)
+    return krylov_solve("solve_minres", minres, options, matvec, b, symmetric=True, ridge=ridge, init=init, info=info)
 
 
 class _Minres(NamedTuple):
@@ -166,7 +154,7 @@ def _minres(system: System) -> Best:
         gamma = jnp.sqrt(jnp.maximum(z_new @ v, 0))
         size = jnp.maximum(s.size, jnp.maximum(jnp.abs(delta), gamma))
         # Below rounding of the terms that cancelled in v, the space is exhausted.
-        gamma = jnp.where(gamma <= 4 * eps * size, jnp.zeros_like(gamma), gamma)
+        gamma = jnp.where(gamma <= 4 * eps * size, 0, gamma)
 
         bar = s.cos * delta - s.cos_old * s.sin * s.gamma
         diagonal = jnp.hypot(bar, gamma)
@@ -239,21 +227,20 @@ def solve_normal_cg(
         [1.0, 1.0]
     """
     checked = KrylovOptions.of("solve_normal_cg", **options)
-    check_options(ridge=ridge)
-    return enter(_solve_normal, matvec, b, ridge, init, info, checked)
+    check_sizes(ridge=ridge)
+    return enter(_solve_normal, matvec, b, init, info, ridge, checked)
 
 
-def _solve_normal(matvec, b, ridge, init, info, options):
-    if is_multicolumn(matvec, b):
-        return map_columns(lambda b, init: _solve_normal(matvec, b, ridge, init, info, options), b, init, info)
+def _solve_normal(matvec, b, init, info, ridge, options):
     if init is None and is_matrix(matvec) and matvec.shape[0] != matvec.shape[1]:
         init = jnp.zeros(matvec.shape[1], jnp.result_type(b))
-    image, domain = Codec(b), Codec(b if init is None else init, "b" if init is None else "init")
-    if is_matrix(matvec):
-        product = real_matrix(matvec, domain, image).__matmul__
-    else:
-        product = trace_map(matvec, domain, image)
-    adjoint, rhs = linear_transpose(product, domain.example), image.ravel(b)
+    image = Codec(b, matvec=matvec)
+    domain = image if init is None else Codec(init, "init", matvec)
+    product, rhs = map_on_vectors(matvec, domain, image), image.ravel(b)
+
+    def adjoint(vector):
+        return jax.linear_transpose(product, domain.example)(vector)[0]
+
     # Squares of the map's scale occur below: it is divided out.
     size = lax.stop_gradient(order_of(product, domain.example))
     if ridge is not None:
@@ -267,7 +254,8 @@ def _solve_normal(matvec, b, ridge, init, info, options):
     def normal(vector):
         return adjoint(product(vector) / size) / size
 
-    x, about = krylov_solve(cg, options, normal, adjoint(rhs) / size, symmetric=True, ridge=ridge, init=init, info=True)
+    rest = {"symmetric": True, "ridge": ridge, "init": init, "info": True}
+    x, about = krylov_solve("solve_normal_cg", cg, options._asdict(), normal, adjoint(rhs) / size, **rest)
     x = x / size
     if not info:
         return domain.unravel(x)

@@ -11,32 +11,31 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec, reshard
 
-from jaxsolve._compat import is_concrete, jaxpr_as_fun, vary_over, varying_axes
+from jaxsolve._closure import hoist
+from jaxsolve._compat import is_concrete, vary_over, varying_axes
 
 __all__ = [
     "Codec",
     "LinearMap",
     "Operator",
-    "check_options",
+    "check_counts",
+    "check_sizes",
     "diagonal",
     "is_matrix",
     "is_multicolumn",
     "jacobi_preconditioner",
-    "linear_transpose",
-    "linear_transpose",
     "make_operator",
+    "map_on_vectors",
     "materialize",
-    "real_matrix",
     "residual",
-    "trace_map",
     "transpose",
 ]
 
@@ -47,30 +46,33 @@ LinearMap = Callable | jax.Array
 class Codec:
     """Turns pytrees with given leaf shapes into real vectors of one dtype and back.
 
-    The dtype of the vector is the widest among the leaves, and float32 at least, so that factorizations and inner
-    products of bfloat16 data are computed in float32. Imaginary parts stand behind all real parts. Leaves that are
-    sharded over an explicit mesh are gathered, because there is no vector of which parts are sharded differently.
+    The dtype of the vector is the widest among the leaves and the dense matrix, if there is one, and float32 at least,
+    so that factorizations and inner products of bfloat16 data are computed in float32. Imaginary parts stand behind all
+    real parts. Leaves that are sharded over an explicit mesh are gathered, because there is no vector of which parts
+    are sharded differently.
 
     Args:
         tree: pytree of floating point or complex arrays.
         name: the argument's name, for error messages.
+        matvec: the linear map that the vectors are for; it has a dtype if it is a dense matrix.
 
     Raises:
-        TypeError: a leaf is not floating point or complex.
+        TypeError: a leaf or the matrix is not floating point or complex.
     """
 
-    def __init__(self, tree: PyTree, name: str = "b"):
+    def __init__(self, tree: PyTree, name: str = "b", matvec: Any = None):
         leaves, self.treedef = jax.tree.flatten(tree)
         self.name = name
         self.types = [jax.typeof(jnp.asarray(leaf)) for leaf in leaves]
         self.shapes = [leaf.shape for leaf in self.types]
-        bits = [jnp.finfo(_inexact_dtype(leaf, name)).bits for leaf in self.types]
+        bits = [_bits(leaf.dtype, name) for leaf in self.types]
+        bits += [_bits(jnp.result_type(matvec), "matvec")] if is_matrix(matvec) else []
         self.is_complex = [jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in self.types]
         self.dtype = jnp.dtype(jnp.float64 if max(bits, default=32) > 32 else jnp.float32)
         sizes = [math.prod(shape) for shape in self.shapes]
         self.sizes = sizes + [size for size, twice in zip(sizes, self.is_complex, strict=True) if twice]
         self.size = sum(self.sizes)
-        self.axes = frozenset()
+        self.axes = varying_axes(matvec) if is_matrix(matvec) else frozenset()
         self.example = jnp.zeros_like(self.ravel(tree, name))
 
     def vary(self, axes: frozenset) -> None:
@@ -89,20 +91,16 @@ class Codec:
         self._check(leaves, name)
         parts = [jnp.real(leaf) for leaf in leaves]
         parts += [jnp.imag(leaf) for leaf, twice in zip(leaves, self.is_complex, strict=True) if twice]
-        parts = [jnp.ravel(part).astype(self.dtype) for part in parts]
-        vector = parts[0] if len(parts) == 1 else jnp.concatenate(parts) if parts else jnp.zeros((0,), self.dtype)
-        return vary_over(vector, self.axes)
+        return vary_over(ravel_pytree([part.astype(self.dtype) for part in parts])[0], self.axes)
 
     def unravel(self, vector: jax.Array) -> PyTree:
         """The pytree of a vector, in the structure, shapes and dtypes of the model."""
-        ends = list(accumulate(self.sizes))
-        parts = [vector[end - size : end] for end, size in zip(ends, self.sizes, strict=True)]
+        parts = lax.split(vector, self.sizes)
         imaginary = iter(parts[len(self.shapes) :])
         leaves = [
-            lax.complex(part, next(imaginary)) if twice else part
-            for part, twice in zip(parts, self.is_complex, strict=False)
+            _like(lax.complex(part, next(imaginary)) if twice else part, model)
+            for part, twice, model in zip(parts, self.is_complex, self.types, strict=False)
         ]
-        leaves = [_like(leaf, model) for leaf, model in zip(leaves, self.types, strict=True)]
         return jax.tree.unflatten(self.treedef, leaves)
 
     def _check(self, leaves, name):
@@ -143,7 +141,7 @@ class Operator:
 
     def transpose(self) -> Operator:
         """The transposed map."""
-        vecmat = self.vecmat or linear_transpose(self.matvec, self.codec.example)
+        vecmat = self.vecmat or (lambda vector: jax.linear_transpose(self.matvec, self.codec.example)(vector)[0])
         matrix = None if self.matrix is None else self.matrix.T
         return Operator(vecmat, self.codec, self.matvec, matrix, not self.is_transpose)
 
@@ -164,37 +162,39 @@ def make_operator(matvec: LinearMap, codec: Codec, ridge: Any = None) -> Operato
         ValueError: the map is not square, or ``ridge`` is negative.
         TypeError: ``matvec`` is neither callable nor an array.
     """
-    check_options(ridge=ridge)
+    check_sizes(ridge=ridge)
     if is_matrix(matvec):
-        matrix = real_matrix(matvec, codec, codec)
+        matrix = _real_matrix(matvec, codec, codec)
         if ridge is not None:
             matrix = matrix + jnp.asarray(ridge).astype(codec.dtype) * jnp.eye(codec.size, dtype=codec.dtype)
         return Operator(lambda v: matrix @ v, codec, lambda v: matrix.T @ v, matrix)
-    plain = trace_map(matvec, codec, codec)
+    plain = map_on_vectors(matvec, codec, codec)
     if ridge is None:
         return Operator(plain, codec)
     return Operator(lambda v: plain(v) + jnp.asarray(ridge).astype(codec.dtype) * v, codec)
 
 
-def trace_map(matvec: Any, domain: Codec, image: Codec) -> Callable[[jax.Array], jax.Array]:
+def map_on_vectors(matvec: Any, domain: Codec, image: Codec) -> Callable[[jax.Array], jax.Array]:
     """A linear map between pytrees as one between vectors; Python runs the caller's function once."""
+    if is_matrix(matvec):
+        return _real_matrix(matvec, domain, image).__matmul__
     if not callable(matvec):
         raise TypeError(f"matvec must be a callable or a 2-d array, got {type(matvec).__name__}.")
 
     def on_vectors(vector):
         return image.ravel(matvec(domain.unravel(vector)), "the value of matvec")
 
-    traced, out = jax.make_jaxpr(on_vectors, return_shape=True)(domain.example)
-    if varying_axes(out) - varying_axes(domain.example):
-        domain.vary(varying_axes(out))
-        image.vary(varying_axes(out))
-        traced = jax.make_jaxpr(on_vectors)(domain.example)
-    traced = jaxpr_as_fun(traced)
-    return lambda vector: traced(vector)[0]
+    traced = hoist(on_vectors, domain.example)
+    axes = varying_axes(traced.out_shape)
+    if axes - varying_axes(domain.example):
+        domain.vary(axes)
+        image.vary(axes)
+        traced = hoist(on_vectors, domain.example)
+    return traced
 
 
-def real_matrix(matrix: Any, domain: Codec, image: Codec) -> jax.Array:
-    """A dense matrix for vectors of real and imaginary parts; it may widen the dtype in which the codecs compute.
+def _real_matrix(matrix: Any, domain: Codec, image: Codec) -> jax.Array:
+    """A dense matrix for vectors of real and imaginary parts.
 
     Raises:
         ValueError: the shape is wrong.
@@ -208,22 +208,11 @@ def real_matrix(matrix: Any, domain: Codec, image: Codec) -> jax.Array:
             f"matvec, given as an array, must {kind} one row for each of the {shape[0]} entries of b and one column "
             f"for each of the {shape[1]} unknowns, but has shape {matrix.shape}."
         )
-    wide = jnp.finfo(_inexact_dtype(matrix, "matvec")).bits > jnp.finfo(image.dtype).bits
-    axes = varying_axes(matrix) | varying_axes(image.example) | varying_axes(domain.example)
-    for codec in (image, domain):
-        codec.dtype = jnp.dtype(jnp.float64) if wide else codec.dtype
-        codec.example = codec.example.astype(codec.dtype)
-        codec.vary(axes)
     if any(domain.is_complex) or jnp.iscomplexobj(matrix):
         _check_all_complex(domain)
         re, im = jnp.real(matrix), jnp.imag(matrix)
         matrix = jnp.block([[re, -im], [im, re]])
-    return vary_over(matrix.astype(image.dtype), axes)
-
-
-def linear_transpose(matvec: Callable, example: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """The transpose of a map on vectors like ``example``."""
-    return lambda vector: jax.linear_transpose(matvec, example)(vector)[0]
+    return vary_over(matrix.astype(image.dtype), varying_axes(image.example))
 
 
 def materialize(matvec: LinearMap, like: PyTree, ridge: Any = None) -> jax.Array:
@@ -249,7 +238,7 @@ def materialize(matvec: LinearMap, like: PyTree, ridge: Any = None) -> jax.Array
         >>> materialize(lambda t: {"a": t["a"] + t["b"].sum(), "b": 2 * t["b"]}, like).tolist()
         [[1.0, 1.0, 1.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]
     """
-    codec = Codec(like, "like")
+    codec = Codec(like, "like", matvec)
     dense = make_operator(matvec, codec, ridge).dense()
     if not any(codec.is_complex):
         return dense
@@ -306,7 +295,7 @@ def residual(matvec: LinearMap, x: PyTree, b: PyTree, ridge: Any = None) -> PyTr
     """
     if is_multicolumn(matvec, b):
         return jax.vmap(lambda x, b: residual(matvec, x, b, ridge), in_axes=1, out_axes=1)(x, b)
-    codec = Codec(b)
+    codec = Codec(b, matvec=matvec)
     operator = make_operator(matvec, codec, ridge)
     return codec.unravel(codec.ravel(b) - operator.matvec(codec.ravel(x, "x")))
 
@@ -366,12 +355,11 @@ def jacobi_preconditioner(
         if matvec is None:
             raise ValueError("jacobi_preconditioner needs matvec or diag, got None for both.")
         diag = diagonal(matvec, like)
-    codec = Codec(like, "like")
-    codec.ravel(diag, "diag")
+    Codec(like, "like").ravel(diag, "diag")  # checks it
 
     def divide(x, entry):
         entry = entry if ridge is None else entry + jnp.asarray(ridge).astype(entry.dtype)
-        return x / jnp.where(entry == 0, jnp.ones_like(entry), entry)
+        return x / jnp.where(entry == 0, 1, entry)
 
     return lambda tree: jax.tree.map(divide, tree, diag)
 
@@ -386,18 +374,18 @@ def is_multicolumn(matvec: Any, b: Any) -> bool:
     return is_matrix(matvec) and hasattr(b, "shape") and len(b.shape) == 2 and b.shape[0] == matvec.shape[0]
 
 
-def check_options(
-    *, ridge: Any = None, tol: Any = None, atol: Any = None, maxiter: Any = None, restart: Any = None
-) -> None:
-    """Raise a ``ValueError`` for options that no solve can have; traced values pass."""
-    for name, value in (("ridge", ridge), ("tol", tol), ("atol", atol)):
-        if value is None:
-            continue
-        if jnp.ndim(value) != 0:
+def check_sizes(**scalars: Any) -> None:
+    """Raise a ``ValueError`` unless each is ``None`` or a scalar that is not negative; traced values pass."""
+    for name, value in scalars.items():
+        if value is not None and jnp.ndim(value) != 0:
             raise ValueError(f"{name} must be a scalar, got an array of shape {jnp.shape(value)}.")
-        if is_concrete(value) and not value >= 0:
+        if value is not None and is_concrete(value) and not value >= 0:
             raise ValueError(f"{name} must be at least 0, got {value}.")
-    for name, value in (("maxiter", maxiter), ("restart", restart)):
+
+
+def check_counts(**numbers: Any) -> None:
+    """Raise a ``ValueError`` unless each is ``None`` or a whole number of at least 1; traced values pass."""
+    for name, value in numbers.items():
         if value is not None and is_concrete(value) and (value < 1 or int(value) != value):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value}.")
 
@@ -420,9 +408,10 @@ def _like(part, model):
     return reshard(leaf, model.sharding) if any(model.sharding.spec) else leaf
 
 
-def _inexact_dtype(leaf, name):
-    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+def _bits(dtype, name):
+    """The bits of a number, or of its real part."""
+    if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
-            f"{name} must consist of floating point arrays, but a leaf has dtype {leaf.dtype}: convert it first."
+            f"{name} must consist of floating point arrays, but a leaf has dtype {dtype}: convert it first."
         )
-    return leaf.dtype
+    return jnp.finfo(dtype).bits

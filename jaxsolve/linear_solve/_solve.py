@@ -9,16 +9,19 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
-from jaxsolve._types import Structure
-from jaxsolve.linear_solve import _direct, _krylov_general, _krylov_symmetric, _stationary
+from jaxsolve._types import PyTree, Structure
 from jaxsolve.linear_solve._differentiable import differentiable_solve
+from jaxsolve.linear_solve._direct import direct_kernel, solve_cholesky, solve_inv, solve_lstsq, solve_lu, solve_qr
 from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, krylov_solve
+from jaxsolve.linear_solve._krylov_general import gmres, or_least_squares, solve_bicgstab, solve_gmres, solve_lsqr
+from jaxsolve.linear_solve._krylov_symmetric import cg, minres, solve_cg, solve_minres, solve_normal_cg
 from jaxsolve.linear_solve._operators import Codec, LinearMap, is_matrix, make_operator
+from jaxsolve.linear_solve._stationary import call_on_trees, solve_iterative_refinement, solve_neumann
 
 __all__ = ["DIRECT_MAX_SIZE", "check_method", "solve"]
 
-PyTree = Any
 _STRUCTURES = ("general", "symmetric", "psd")
 
 # Where materializing and factorizing stop to be worth it. Milliseconds a solve (float32, two busy CPU cores, Hessian
@@ -33,15 +36,9 @@ _STRUCTURES = ("general", "symmetric", "psd")
 # singularity; an iterative one is ahead by little there and only for benign spectra. Beyond, n^3 leaves it no chance.
 DIRECT_MAX_SIZE = 512
 
-_REFINEMENT = _stationary.solve_iterative_refinement
-_ITERATIVE = (
-    *(_krylov_symmetric.solve_cg, _krylov_symmetric.solve_minres, _krylov_symmetric.solve_normal_cg),
-    *(_krylov_general.solve_gmres, _krylov_general.solve_bicgstab, _krylov_general.solve_lsqr, _REFINEMENT),
-)
-_OWN = (
-    *(_direct.solve_cholesky, _direct.solve_lu, _direct.solve_qr, _direct.solve_inv, _direct.solve_lstsq),
-    *(_stationary.solve_neumann, *_ITERATIVE),
-)
+_KRYLOV = (solve_cg, solve_minres, solve_normal_cg, solve_gmres, solve_bicgstab, solve_lsqr)
+_ITERATIVE = (*_KRYLOV, solve_iterative_refinement)
+_OWN = (*_ITERATIVE, solve_cholesky, solve_lu, solve_qr, solve_inv, solve_lstsq, solve_neumann)
 
 
 def solve(
@@ -115,13 +112,15 @@ def solve(
     check_method("method", method)
     base, bound = (method.func, method.keywords) if isinstance(method, partial) else (method, {})
     limits = {name: value for name, value in (("tol", tol), ("maxiter", maxiter)) if value is not None}
-    if _is_among(base, _OWN):
+    if base in _OWN:
         given: dict[str, Any] = {"info": info, **options}
-        if _is_among(base, _ITERATIVE):
+        if base in _ITERATIVE:
             given |= {"init": init, **limits}
-            bound = {"on_failure": on_failure, **({} if base is _REFINEMENT else {"tol": None}), **bound}
-        if ridge is not None and base is _REFINEMENT:
-            matvec = make_operator(matvec, Codec(b), ridge).tree_matvec
+            bound = {"on_failure": on_failure, **bound}
+        if base in _KRYLOV:
+            bound = {"tol": None, **bound}
+        if ridge is not None and base is solve_iterative_refinement:
+            matvec = make_operator(matvec, Codec(b, matvec=matvec), ridge).tree_matvec
         elif ridge is not None:
             given["ridge"] = ridge
         return base(matvec, b, **{**bound, **given})
@@ -129,12 +128,12 @@ def solve(
     if method is not None:
         kernel = partial(_lineax, structure=structure) if _is_lineax(method) else _of_caller
         kernel = partial(kernel, method=method, options={**limits, **options})
-        return krylov_solve(kernel, KrylovOptions(on_failure=on_failure), matvec, b, scaled=False, init=init, **rest)
-    checked = KrylovOptions.of("solve without a method", on_failure=on_failure, **limits, **options)
-    if _is_small(matvec, b):
-        name = "cholesky" if structure == "psd" else "lu"
-        return differentiable_solve(_direct.direct_kernel, name, matvec, b, **rest)
-    return krylov_solve(_AUTOMATIC[structure], checked, matvec, b, init=init, **rest)
+        return krylov_solve("solve", kernel, {"on_failure": on_failure}, matvec, b, scaled=False, init=init, **rest)
+    options = {"on_failure": on_failure, **limits, **options}
+    if not _is_small(matvec, b):
+        return krylov_solve("solve without a method", _AUTOMATIC[structure], options, matvec, b, init=init, **rest)
+    KrylovOptions.of("solve without a method", **options)  # a direct method has no use for them
+    return differentiable_solve(direct_kernel, "cholesky" if structure == "psd" else "lu", matvec, b, **rest)
 
 
 def check_method(name: str, value: Any) -> None:
@@ -177,15 +176,16 @@ def _is_small(matvec, b):
 
 # Each with LSQR behind it.
 _AUTOMATIC = {
-    "psd": partial(_krylov_general.or_least_squares, _krylov_symmetric.cg),
-    "symmetric": _krylov_symmetric.minres,
-    "general": partial(_krylov_general.or_least_squares, _krylov_general.gmres),
+    "psd": partial(or_least_squares, cg),
+    "symmetric": minres,
+    "general": partial(or_least_squares, gmres),
 }
 
 
 def _of_caller(system: System, *, method: Callable, options: dict) -> Best:
-    x = _stationary.call_on_trees(method, system.operator, system.b, **options)
-    return _judged(system, x, -1, True)
+    x = call_on_trees(method, system.operator, system.b, **options)
+    # Nobody but the caller judges it.
+    return Best.start(system.b)._replace(x=x, num_iter=-1, least_squares=jnp.asarray(True))
 
 
 def _lineax(system: System, *, method: Any, structure: Structure, options: dict) -> Best:
@@ -198,19 +198,11 @@ def _lineax(system: System, *, method: Any, structure: Structure, options: dict)
     }[structure]
     linear_map = lineax.FunctionLinearOperator(system.operator.matvec, jax.typeof(system.b), tags)
     found = lineax.linear_solve(linear_map, system.b, method, throw=False, **options)
-    num_iter = found.stats.get("num_steps", -1) if isinstance(found.stats, dict) else -1
+    num_iter = found.stats.get("num_steps") if isinstance(found.stats, dict) else None
     success = found.result == lineax.RESULTS.successful
-    return _judged(system, found.value, -1 if num_iter is None else num_iter, success)
-
-
-def _judged(system, x, num_iter, success):
-    best = Best.start(system.b)
-    return best._replace(x=x, num_iter=num_iter, least_squares=best.least_squares | success)
+    num_iter = -1 if num_iter is None else num_iter
+    return Best.start(system.b)._replace(x=found.value, num_iter=num_iter, least_squares=success)
 
 
 def _is_lineax(method):
     return any(kind.__module__.partition(".")[0] == "lineax" for kind in type(method).__mro__)
-
-
-def _is_among(function, functions):
-    return any(function is candidate for candidate in functions)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jaxsolve._compat import is_concrete
 from jaxsolve._loop import loop
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
-from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, iterate, krylov_solve
+from jaxsolve.linear_solve._krylov import Best, System, correct, krylov_solve
 from jaxsolve.linear_solve._krylov_general import solve_gmres
-from jaxsolve.linear_solve._operators import LinearMap, Operator
+from jaxsolve.linear_solve._operators import LinearMap, Operator, check_counts
 
 __all__ = ["call_on_trees", "solve_iterative_refinement", "solve_neumann"]
 
@@ -73,8 +73,7 @@ def solve_neumann(
         >>> [float(solve_neumann(A, jnp.asarray(1.0), num_terms=k)) for k in (1, 2)]
         [-1.0, -1.5]
     """
-    if is_concrete(num_terms) and (num_terms < 1 or int(num_terms) != num_terms):
-        raise ValueError(f"num_terms must be a whole number of at least 1, got {num_terms}.")
+    check_counts(num_terms=num_terms)
     if is_concrete(damping) and not damping > 0:
         raise ValueError(f"damping must be positive, got {damping}.")
     if residual not in _SIGNS:
@@ -141,26 +140,14 @@ def solve_iterative_refinement(
     """
     if not callable(solve):
         raise TypeError(f"solve must be callable, got {type(solve).__name__}.")
-    options = KrylovOptions.of("solve_iterative_refinement", tol=tol, maxiter=maxiter, on_failure=on_failure)
+    options = {"tol": tol, "maxiter": maxiter, "on_failure": on_failure}
     method = partial(_refine, solve=solve, kwargs=kwargs)
-    return krylov_solve(method, options, matvec, b, scaled=False, init=init, info=info)
-
-
-class _Refined(NamedTuple):
-    r: jax.Array
-    best: Best
+    return krylov_solve("solve_iterative_refinement", method, options, matvec, b, scaled=False, init=init, info=info)
 
 
 def _refine(system: System, solve: Callable, kwargs: dict) -> Best:
-    def body(s: _Refined) -> _Refined:
-        # The rough solve sees a residual of the order of 1 each time, so an absolute tolerance of its own holds.
-        x = s.best.x + s.best.error * call_on_trees(solve, system.operator, s.r / s.best.error, **kwargs)
-        r = system.b - system.matvec(x)
-        error = jnp.linalg.norm(r)
-        worse = ~(error < s.best.error)
-        return _Refined(jnp.where(worse, s.r, r), s.best.update(x, error, worse))
-
-    return iterate(system, body, _Refined(system.b, Best.start(system.b)))
+    # The rough solve sees a residual of the order of 1 each time, so an absolute tolerance of its own holds.
+    return correct(system, lambda unit, error: (call_on_trees(solve, system.operator, unit, **kwargs), 1))
 
 
 def call_on_trees(solve: Callable, operator: Operator, vector: jax.Array, **kwargs: Any) -> jax.Array:

@@ -179,3 +179,9 @@ def test_conic_residual_of_a_linear_program():
 
     np.testing.assert_allclose(jax.jacfwd(primal)(2.0), [1.0, 0.0], atol=1e-8)
     np.testing.assert_allclose(jax.jacrev(primal)(2.0), [1.0, 0.0], atol=1e-8)
+
+
+def test_a_function_that_takes_everything():
+    """What it takes is not known, so the mapping keeps the signature that it is described with."""
+    mapping = opt.proximal_gradient_fixed_point(lambda *args: fun(*args), soft, 0.1)
+    np.testing.assert_allclose(mapping(C, 0.0, 1.5), C - 0.1 * jax.grad(fun)(C, 1.5))

@@ -144,6 +144,13 @@ def test_preconditioner_by_matrix_and_transposed_in_reverse_mode():
     assert_allclose(pull(np.ones(N))[0], np.linalg.solve(A.T, np.ones(N)), rtol=1e-10)
 
 
+@pytest.mark.float32
+def test_preconditioner_of_another_dtype():
+    b = jnp.array([2.0, 4.0], jnp.float32)
+    x = ls.solve_cg(lambda v: 2 * v, b, preconditioner=np.eye(2))
+    assert x.dtype == jnp.float32 and x.tolist() == [1.0, 2.0]
+
+
 @pytest.mark.parametrize("ridge", [None, 0.1])
 def test_normal_cg_with_a_preconditioner(ridge):
     rng = np.random.default_rng(0)
