@@ -11,17 +11,18 @@ divergence.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
-from jaxsolve.base import IterativeSolver, check_flags, check_number, option
+from jaxsolve.base import IterativeSolver, blank_output, check_flags, check_number, option
 from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
-from jaxsolve.tree_util import tree_sub, tree_vdot, tree_where
+from jaxsolve.tree_util import tree_real_dtype, tree_sub, tree_vdot, tree_where
 
 __all__ = ["GradientMethod", "is_still"]
 
@@ -48,6 +49,8 @@ class GradientMethod(IterativeSolver):
     stepsize = 0.0
 
     _error_is_estimate = True
+    #: What the hyperparameters of the step are called, which come before the data of ``fun``; ``None`` without any.
+    _hyperparams: ClassVar[str | None] = None
 
     def _validate(self) -> None:
         super()._validate()
@@ -56,17 +59,39 @@ class GradientMethod(IterativeSolver):
         check_number("maxls", self.maxls, at_least=1)
         check_number("decrease_factor", self.decrease_factor, above=0, below=1)
 
+    @abc.abstractmethod
     def _candidate(self, base: PyTree, grad: PyTree, stepsize: Any, hyperparams: Any) -> PyTree:
         """The point that a step of the given size leads to."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _bound(self, move: PyTree, slope: Array, stepsize: Array) -> Array:
         """How far ``fun`` may rise above its tangent; ``slope`` is the inner product of the gradient and the move."""
-        raise NotImplementedError
 
-    def _first_stepsize(self, dtype: Any) -> Array:
+    def _split(self, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict]:
+        """The hyperparameters of the step, and the data of ``fun``."""
+        if self._hyperparams is None:
+            return None, args, kwargs
+        if args:
+            return args[0], args[1:], kwargs
+        kwargs = dict(kwargs)
+        return kwargs.pop(self._hyperparams, None), args, kwargs
+
+    def _first_fields(self, init_params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
+        """The fields of a state that all have, before the first step."""
+        dtype = tree_real_dtype(init_params)
+        value_dtype, aux, calls = blank_output(self, init_params, args, kwargs)
         zero = jnp.zeros((), jnp.int32)
-        return jnp.ones((), dtype) if is_searched(self.stepsize) else stepsize_at(self.stepsize, zero, dtype)
+        searched = is_searched(self.stepsize)
+        return {
+            "iter_num": zero,
+            "stepsize": jnp.ones((), dtype) if searched else stepsize_at(self.stepsize, zero, dtype),
+            "error": jnp.asarray(jnp.inf, dtype),
+            "aux": aux,
+            "value": jnp.asarray(jnp.inf, value_dtype),
+            "status": zero,
+            "num_fun_eval": zero + calls,
+            "num_grad_eval": zero,
+        }
 
     def _take_step(self, base, state, value, grad, hyperparams, args, kwargs):
         """A step of fixed, scheduled or searched size from a base point.
@@ -106,8 +131,9 @@ class GradientMethod(IterativeSolver):
         following = jnp.where(loose, stepsize / self.decrease_factor, stepsize)
         return tree_where(found, point, base), stepsize, following, trials, found
 
-    def _value_and_aux(self, params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
-        """The fields of the state that are functions of the solution."""
+    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """``value`` and ``aux`` as functions of the solution."""
+        _, args, kwargs = self._split(args, kwargs)
         value, aux = self._objective.value(params, *args, **kwargs)
         return {"value": value, "aux": aux}
 
