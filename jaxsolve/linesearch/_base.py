@@ -46,14 +46,8 @@ Array = jax.Array
 PyTree = Any
 
 
-class _NotGiven:
-    """The default of an argument for which None means something."""
-
-    def __repr__(self):
-        return "<not given>"
-
-
-NOT_GIVEN = _NotGiven()
+# The default of an argument for which None means something.
+NOT_GIVEN = ...
 
 
 class LineSearch(Configured):
@@ -254,17 +248,19 @@ class LineSearch(Configured):
             slope=slope * unit,
             finite=finite,
             noise=self._noise(state, dtype) * unit,
-            longest=self._longest(dtype),
         )
-        verdict = self._judge(trial, state.bracket)
+        infinite = jnp.full_like(t, jnp.inf)
+        decrease_error = lax.select(finite, self._decrease_error(trial), infinite)
+        verdict = self._judge(trial, decrease_error, state.bracket)
         iter_num = state.iter_num + 1
-        error = lax.select(finite, verdict.error, jnp.full_like(t, jnp.inf))
-        done = (error <= self.tol) | (verdict.too_short & (t >= trial.longest))
+        error = lax.select(finite, lax.max(verdict.error, zero), infinite)
+        done = (error <= self.tol) | (verdict.too_short & (t >= self._longest(dtype)))
         # Where neither value nor slope has changed, rounding has eaten the step, and so it will any shorter one.
         eps = float(jnp.finfo(dtype).eps)
         stuck = (lax.abs(trial.value) <= trial.noise) & (lax.abs(trial.slope + 1) <= 8 * eps) & ~verdict.too_short
         failed = ~done & (verdict.stop | stuck | (iter_num >= self.maxiter))
-        better = done | (verdict.decreases & ~stuck & ((value < state.value) | (state.best_stepsize == 0)))
+        decreases = decrease_error <= self.tol
+        better = done | (decreases & ~stuck & ((value < state.value) | (state.best_stepsize == 0)))
         new = (point, value, grad, aux, t)
         old = (state.params, state.value, state.grad, state.aux, state.best_stepsize)
         point, value, grad, aux, best = self._pick(better, new, old)
@@ -296,8 +292,8 @@ class LineSearch(Configured):
         """What is known before the first trial."""
 
     @abc.abstractmethod
-    def _judge(self, trial: Trial, bracket: Any) -> Verdict:
-        """Accept a trial or say what to try next."""
+    def _judge(self, trial: Trial, decrease_error: Array, bracket: Any) -> Verdict:
+        """Accept a trial or say what to try next; ``decrease_error`` is that of :meth:`_decrease_error` or infinite."""
 
     def _decrease_error(self, trial: Trial) -> Array:
         r"""Violation of Armijo's condition, or of its form for values that cannot be told apart.

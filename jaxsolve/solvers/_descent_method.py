@@ -7,6 +7,7 @@ search.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -79,6 +80,8 @@ class DescentMethod(IterativeSolver):
         increase_factor: see ``linesearch_init``.
         max_stepsize: largest step size.
         min_stepsize: the first trial step is at least this long.
+        stop_if_linesearch_fails: end the run at the first line search that fails, rather than at the first one without
+            a memory.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -103,6 +106,7 @@ class DescentMethod(IterativeSolver):
     increase_factor: float = option(1.5)
     max_stepsize: float | Callable = option(1.0)
     min_stepsize: float | Callable = option(1e-6)
+    stop_if_linesearch_fails: bool = option(False)
 
     _structure = "psd"
     _handles_nonfinite = True
@@ -112,7 +116,7 @@ class DescentMethod(IterativeSolver):
 
     def _validate(self) -> None:
         super()._validate()
-        check_flags(self, "value_and_grad", "has_aux")
+        check_flags(self, "value_and_grad", "has_aux", "stop_if_linesearch_fails")
         self.stepsize = as_stepsize(self.stepsize)
         if not isinstance(self.linesearch, LineSearch):
             check_choice("linesearch", self.linesearch, LINESEARCHES)
@@ -126,9 +130,9 @@ class DescentMethod(IterativeSolver):
 
     # ---- What the methods differ in -------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def _direction(self, params: PyTree, state: Any) -> PyTree:
         """The direction from ``params``, where ``state`` has value and gradient; a pytree like the parameters."""
-        raise NotImplementedError
 
     def _empty_memory(self, init_params: PyTree) -> dict[str, Any]:
         """The fields of the state that are the memory, before the first step."""
@@ -160,10 +164,6 @@ class DescentMethod(IterativeSolver):
         factor = self.increase_factor if self.linesearch_init == "increase" else 1.0
         return jnp.clip(state.stepsize * factor, jnp.asarray(self.min_stepsize).astype(dtype), longest)
 
-    def _ends_when_search_fails(self) -> bool:
-        """Whether the run ends at the first line search that fails, rather than at the first one without memory."""
-        return False
-
     # ---- The iteration --------------------------------------------------------------------------------------------
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Any:
@@ -194,7 +194,7 @@ class DescentMethod(IterativeSolver):
         new_params, new_state, moved = step(params, state, direction, args, kwargs)
         error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
         # A search that went nowhere is tried again without the memory, unless there was none.
-        hopeless = self._ends_when_search_fails() | (~moved & ~self._has_memory(state))
+        hopeless = self.stop_if_linesearch_fails | (~moved & ~self._has_memory(state))
         status = self._status_of(error, failed=new_state.failed_linesearch & hopeless, failure=Status.LINESEARCH_FAILED)
         lost = Status.NONFINITE.holds(new_state.status)
         new_state = new_state._replace(
@@ -241,12 +241,12 @@ class DescentMethod(IterativeSolver):
     def _line_search(self):
         unroll = {"while": False, "python": False, "scan": True, "checkpoint": "checkpoint"}[self._loop_kind]
         common: dict[str, Any] = {"value_and_grad": True, "has_aux": True, "jit": self.jit, "unroll": unroll}
+        common["fun"] = self._objective.value_and_grad
         if isinstance(self.linesearch, LineSearch):
             search: Any = self.linesearch
-            return dataclasses.replace(search, fun=self._objective.value_and_grad, **common)
+            return dataclasses.replace(search, **common)
         return make_linesearch(
             self.linesearch,
-            self._objective.value_and_grad,
             maxls=self.maxls,
             condition=self.condition,
             decrease_factor=self.decrease_factor,
