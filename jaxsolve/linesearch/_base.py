@@ -30,6 +30,7 @@ from jaxsolve._compat import is_concrete, outside_transformations, without_our_f
 from jaxsolve._compile import compiled_call
 from jaxsolve._loop import LoopKind, loop
 from jaxsolve._options import Configured, check_callable, check_choice, check_flags, check_number, option
+from jaxsolve._types import Array, PyTree
 from jaxsolve.linesearch._state import LineSearchState, LineSearchStep, Trial, Verdict
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
@@ -41,9 +42,6 @@ from jaxsolve.tree_util import (
 )
 
 __all__ = ["LineSearch"]
-
-Array = jax.Array
-PyTree = Any
 
 
 # The default of an argument for which None means something.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
+from jaxsolve._types import Array
 
 __all__ = ["LineSearchState", "LineSearchStep", "Trial", "Verdict"]
-
-Array = jax.Array
 
 
 class LineSearchState(NamedTuple):

@@ -23,17 +23,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._options import check_number, option
+from jaxsolve._types import Array
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["HagerZhangLineSearch"]
-
-Array = jax.Array
 
 
 class HagerZhangBracket(NamedTuple):

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, check_choice, check_flags, check_number, option
+from jaxsolve.base import check_choice, check_flags, check_number, option
 from jaxsolve.implicit_diff.optimality import stationary
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
 from jaxsolve.linesearch._base import LineSearch
-from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
+from jaxsolve.solvers._stepsize import StepsizeMethod
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_all_finite, tree_l2_norm, tree_real_dtype, tree_where
 
 __all__ = ["DescentMethod", "DescentState"]
@@ -56,7 +56,7 @@ class DescentState(NamedTuple):
     status: Any = 0
 
 
-class DescentMethod(IterativeSolver):
+class DescentMethod(StepsizeMethod):
     """Base of the solvers that search along a descent direction.
 
     A subclass defines ``_direction(params, state)``. With a memory it also names its type of state in ``_State``, and
@@ -94,9 +94,6 @@ class DescentMethod(IterativeSolver):
         [1.0, 1.0]
     """
 
-    fun: Callable
-    value_and_grad: bool = option(False)
-    has_aux: bool = option(False)
     stepsize: float | Callable = option(0.0)
     linesearch: str | LineSearch = option("zoom")
     linesearch_init: str = option("increase")
@@ -116,8 +113,7 @@ class DescentMethod(IterativeSolver):
 
     def _validate(self) -> None:
         super()._validate()
-        check_flags(self, "value_and_grad", "has_aux", "stop_if_linesearch_fails")
-        self.stepsize = as_stepsize(self.stepsize)
+        check_flags(self, "stop_if_linesearch_fails")
         if not isinstance(self.linesearch, LineSearch):
             check_choice("linesearch", self.linesearch, LINESEARCHES)
         check_choice("linesearch_init", self.linesearch_init, ("increase", "current", "max"))
@@ -190,7 +186,7 @@ class DescentMethod(IterativeSolver):
     def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
         """One step along the direction; returns ``OptStep(params, state)``."""
         direction = self._direction(params, state)
-        step = self._searched_step if is_searched(self.stepsize) else self._fixed_step
+        step = self._searched_step if self._searches else self._fixed_step
         new_params, new_state, moved = step(params, state, direction, args, kwargs)
         error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
         # A search that went nowhere is tried again without the memory, unless there was none.
@@ -203,7 +199,7 @@ class DescentMethod(IterativeSolver):
         return OptStep(new_params, self._remember(OptStep(params, state), OptStep(new_params, new_state), moved))
 
     def _fixed_step(self, params, state, direction, args, kwargs):
-        stepsize = stepsize_at(self.stepsize, state.iter_num, state.stepsize.dtype)
+        stepsize = self._stepsize_at(state.iter_num, state.stepsize.dtype)
         new_params = tree_add_scalar_mul(params, stepsize, direction)
         (value, aux), grad = self._objective.value_and_grad(new_params, *args, **kwargs)
         finite = jnp.isfinite(value) & tree_all_finite(grad)
@@ -259,8 +255,3 @@ class DescentMethod(IterativeSolver):
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient of ``fun`` in ``params``, a pytree like them."""
         return stationary(self._objective.value_and_grad, value_and_grad=True)(params, *args, **kwargs)
-
-    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
-        """``value`` and ``aux`` as functions of the solution."""
-        value, aux = self._objective.value(params, *args, **kwargs)
-        return {"value": value, "aux": aux}

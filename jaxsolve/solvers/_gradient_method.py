@@ -12,50 +12,36 @@ divergence.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
-from jaxsolve.base import IterativeSolver, blank_output, check_flags, check_number, option
-from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
+from jaxsolve.base import blank_output, check_number, option
+from jaxsolve.solvers._stepsize import StepsizeMethod
 from jaxsolve.tree_util import tree_real_dtype, tree_sub, tree_vdot, tree_where
 
 __all__ = ["GradientMethod", "is_still"]
 
 
-class GradientMethod(IterativeSolver):
+class GradientMethod(StepsizeMethod):
     """Base of the solvers whose step is a function of a point, its gradient and a step size.
 
     Attributes:
-        fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
-        value_and_grad: whether ``fun`` returns ``(value, grad)``.
-        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         maxls: largest number of trial steps in one backtracking search. A search that ends without success leaves the
             iterate where it is, and the next one goes on from the shorter step.
         decrease_factor: factor by which backtracking shortens the step, in (0, 1).
     """
 
-    fun: Callable
-    value_and_grad: bool = option(False)
-    has_aux: bool = option(False)
     maxls: int = option(15)
     decrease_factor: float = option(0.5)
 
-    # Every solver declares this option itself, for its place among the arguments differs; here it is no field.
-    stepsize = 0.0
-
     _error_is_estimate = True
-    #: What the hyperparameters of the step are called, which come before the data of ``fun``; ``None`` without any.
-    _hyperparams: ClassVar[str | None] = None
 
     def _validate(self) -> None:
         super()._validate()
-        check_flags(self, "value_and_grad", "has_aux")
-        self.stepsize = as_stepsize(self.stepsize)
         check_number("maxls", self.maxls, at_least=1)
         check_number("decrease_factor", self.decrease_factor, above=0, below=1)
 
@@ -67,24 +53,14 @@ class GradientMethod(IterativeSolver):
     def _bound(self, move: PyTree, slope: Array, stepsize: Array) -> Array:
         """How far ``fun`` may rise above its tangent; ``slope`` is the inner product of the gradient and the move."""
 
-    def _split(self, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict]:
-        """The hyperparameters of the step, and the data of ``fun``."""
-        if self._hyperparams is None:
-            return None, args, kwargs
-        if args:
-            return args[0], args[1:], kwargs
-        kwargs = dict(kwargs)
-        return kwargs.pop(self._hyperparams, None), args, kwargs
-
     def _first_fields(self, init_params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
         """The fields of a state that all have, before the first step."""
         dtype = tree_real_dtype(init_params)
         value_dtype, aux, calls = blank_output(self, init_params, args, kwargs)
         zero = jnp.zeros((), jnp.int32)
-        searched = is_searched(self.stepsize)
         return {
             "iter_num": zero,
-            "stepsize": jnp.ones((), dtype) if searched else stepsize_at(self.stepsize, zero, dtype),
+            "stepsize": jnp.ones((), dtype) if self._searches else self._stepsize_at(zero, dtype),
             "error": jnp.asarray(jnp.inf, dtype),
             "aux": aux,
             "value": jnp.asarray(jnp.inf, value_dtype),
@@ -100,8 +76,8 @@ class GradientMethod(IterativeSolver):
             The new point, the step size used, the one to begin the next search with, the number of trials, and whether
             a step was found.
         """
-        if not is_searched(self.stepsize):
-            used = stepsize_at(self.stepsize, state.iter_num, state.stepsize.dtype)
+        if not self._searches:
+            used = self._stepsize_at(state.iter_num, state.stepsize.dtype)
             return self._candidate(base, grad, used, hyperparams), used, used, jnp.zeros((), jnp.int32), True
         dtype = state.stepsize.dtype
         # The value may be less precise than the widest parameters.
@@ -130,12 +106,6 @@ class GradientMethod(IterativeSolver):
         loose = found & (rise < 0.25 * bound) & (bound > 100 * slack)
         following = jnp.where(loose, stepsize / self.decrease_factor, stepsize)
         return tree_where(found, point, base), stepsize, following, trials, found
-
-    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """``value`` and ``aux`` as functions of the solution."""
-        _, args, kwargs = self._split(args, kwargs)
-        value, aux = self._objective.value(params, *args, **kwargs)
-        return {"value": value, "aux": aux}
 
 
 def is_still(move: PyTree) -> Array:

@@ -24,7 +24,6 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_flags, option
 from jaxsolve.implicit_diff.optimality import proximal_gradient_fixed_point, stationary
 from jaxsolve.solvers._gradient_method import GradientMethod, is_still
-from jaxsolve.solvers._stepsize import is_searched
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
@@ -121,13 +120,12 @@ class ProximalMethod(GradientMethod):
         """The state before the first iteration; the arguments are those of ``run``."""
         _, args, kwargs = self._split(args, kwargs)
         fields = self._first_fields(init_params, args, kwargs)
-        searched = is_searched(self.stepsize)
         return ProximalState(
             **fields,
             velocity=jax.tree.map(jnp.copy, init_params) if self.acceleration else None,
             t=jnp.ones_like(fields["error"]),
-            first_value=None if searched else jnp.zeros_like(fields["value"]),
-            first_error=None if searched else jnp.zeros_like(fields["error"]),
+            first_value=None if self._searches else jnp.zeros_like(fields["value"]),
+            first_error=None if self._searches else jnp.zeros_like(fields["error"]),
         )
 
     def update(self, params: PyTree, state: ProximalState, *args: Any, **kwargs: Any) -> OptStep:
@@ -179,7 +177,7 @@ class ProximalMethod(GradientMethod):
             num_fun_eval=state.num_fun_eval + trials,
             num_grad_eval=state.num_grad_eval + 1,
         )
-        if not is_searched(self.stepsize):
+        if not self._searches:
             first = state.iter_num == 0
             first_value = jnp.where(first, value, state.first_value)
             first_error = jnp.where(first, error, state.first_error)

@@ -33,7 +33,6 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import as_like, check_callable, check_number, option
 from jaxsolve.implicit_diff.optimality import bregman_step
 from jaxsolve.solvers._gradient_method import GradientMethod, is_still
-from jaxsolve.solvers._stepsize import is_searched
 from jaxsolve.tree_util import tree_l2_norm, tree_sub, tree_where
 
 __all__ = ["MirrorDescent", "MirrorDescentState"]
@@ -193,7 +192,7 @@ class MirrorDescent(GradientMethod):
                 aux=aux,
                 num_fun_eval=state.num_fun_eval + trials,
                 num_grad_eval=state.num_grad_eval + 1,
-                num_proj_eval=state.num_proj_eval + 1 + (trials if is_searched(self.stepsize) else 1),
+                num_proj_eval=state.num_proj_eval + 1 + (trials if self._searches else 1),
                 status=self._status_of(error, failed=stuck),
                 value=value.astype(state.value.dtype),
                 stepsize=stepsize,

@@ -23,7 +23,6 @@ from jaxsolve._compat import on_every_device
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_flags, check_number, option
 from jaxsolve.solvers._descent_method import DescentMethod
-from jaxsolve.solvers._stepsize import is_searched
 from jaxsolve.tree_util import tree_negative, tree_real_dtype
 
 __all__ = ["LBFGS", "LBFGSState"]
@@ -207,7 +206,7 @@ class LBFGS(DescentMethod):
         r_inverse = jnp.where(new_row | new_column | ~moved, 0, state.r_inverse)
         column = rho * (here.astype(dtype) - r_inverse @ jnp.where(here, 0, s_dot_y))
         stepsize = new_state.stepsize
-        if is_searched(self.stepsize):
+        if self._searches:
             # Without pairs the direction has another length, and the step size does not carry over.
             longest = jnp.asarray(self.max_stepsize).astype(stepsize.dtype)
             stepsize = jnp.where(self._has_memory(state), stepsize, longest)
