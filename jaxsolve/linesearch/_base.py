@@ -217,7 +217,7 @@ class LineSearch(Configured):
         stepsize = lax.select(state.failed, jnp.zeros_like(stepsize), stepsize)
         return loop(
             lambda step: ~(step.state.done | step.state.failed),
-            lambda step: search.update(*step, params, None, None, direction, fun_args, fun_kwargs),
+            lambda step: search.update(step.stepsize, step.state, params, None, None, direction, fun_args, fun_kwargs),
             LineSearchStep(stepsize, state),
             maxiter=self.maxiter,
             kind=self._kind,

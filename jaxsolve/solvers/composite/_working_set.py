@@ -132,19 +132,12 @@ def _solve_on(model, prox, point, grad, index, count, target):
     linear = model.linear_of(index)
     inside = jnp.arange(index.shape[0], dtype=jnp.int32) < count
 
-    def gradient(subfun_grad):
-        return linear + jnp.tensordot(columns, subfun_grad, (1, 0))
-
-    def error_of(blocks, grad):
-        residual = prox.residual(blocks, grad)
-        return jnp.sqrt(jnp.sum(jnp.where(over_blocks(inside, blocks), residual, 0) ** 2)).astype(blocks.dtype)
-
     def newton(local):
         hessian = model.hessian(columns, local.point.predictions, count)
         minimizer, prox_evals = _minimize_model(hessian, local.grad, local.point.params, prox, inside, count, target)
         moved, evals, found = _search(model, columns, linear, local, hessian, minimizer - local.point.params)
-        grad = gradient(moved.subfun_grad)
-        moved = local._replace(point=moved, grad=grad, error=error_of(moved.params, grad))
+        grad = linear + jnp.tensordot(columns, moved.subfun_grad, (1, 0))
+        moved = local._replace(point=moved, grad=grad, error=_error(prox, inside, moved.params, grad))
         return tree_where(found, moved, local)._replace(
             failed=~found,
             grad_evals=local.grad_evals + evals + 1,
@@ -153,13 +146,20 @@ def _solve_on(model, prox, point, grad, index, count, target):
 
     blocks, grad = point.params[index], jnp.take(grad, index, axis=0)
     zero = jnp.zeros((), jnp.int32)
-    local = _Local(point._replace(params=blocks), grad, error_of(blocks, grad), jnp.asarray(False), zero, zero)
+    error = _error(prox, inside, blocks, grad)
+    local = _Local(point._replace(params=blocks), grad, error, jnp.asarray(False), zero, zero)
     local = loop(lambda local: (local.error > target) & ~local.failed, newton, local, maxiter=_NEWTON_ROUNDS)
     blocks = local.point.params
     is_free = prox.is_free(blocks - local.grad, jnp.ones((), blocks.dtype)) & inside
     free = jnp.zeros(point.params.shape[0], bool).at[index].set(is_free)
     final = local.point._replace(params=point.params.at[index].set(blocks))
     return final, free, local.failed, local.grad_evals, local.prox_evals
+
+
+def _error(prox, inside, blocks, grad):
+    """Euclidean norm of the residual in the blocks of the working set."""
+    residual = jnp.where(over_blocks(inside, blocks), prox.residual(blocks, grad), 0)
+    return jnp.sqrt(jnp.sum(residual**2)).astype(blocks.dtype)
 
 
 def _search(model, columns, linear, local, hessian, step):
@@ -208,9 +208,6 @@ def _minimize_model(hessian, grad, blocks, prox, inside, count, target):
     steps = 1 / curvature
     kept = over_blocks(inside, blocks)
 
-    def error_of(blocks, grad):
-        return jnp.sqrt(jnp.sum(jnp.where(kept, prox.residual(blocks, grad), 0) ** 2))
-
     def visit(i, carry):
         blocks, grad = carry
         j = i % count
@@ -222,7 +219,7 @@ def _minimize_model(hessian, grad, blocks, prox, inside, count, target):
 
     def round_(state):
         blocks, grad = lax.fori_loop(0, _EPOCHS * count, visit, (state.blocks, state.grad))
-        error = error_of(blocks, grad)
+        error = _error(prox, inside, blocks, grad)
         free = prox.is_free(blocks - over_blocks(steps, blocks) * grad, steps) & inside
         settled = ~jnp.any(free ^ state.free)
         new = state._replace(blocks=blocks, grad=grad, error=error, free=free, rounds=state.rounds + 1)
@@ -241,7 +238,7 @@ def _minimize_model(hessian, grad, blocks, prox, inside, count, target):
         # A proximal step puts it into the domain of g and gives exact zeros.
         trial = jnp.where(kept, prox.all(trial - over_blocks(steps, trial) * gradient_at(trial), steps), blocks)
         trial_grad = gradient_at(trial)
-        trial_error = error_of(trial, trial_grad)
+        trial_error = _error(prox, inside, trial, trial_grad)
         better = trial_error <= 0.5 * state.error
         # After a refusal the sweeps go on for twice as long as after the one before.
         refused = state._replace(refused=state.refused + 1, resume=state.rounds + 2**state.refused)
