@@ -15,7 +15,8 @@ trial and says whether it is accepted, and which step to try next if it is not.
 
 from __future__ import annotations
 
-import copy
+import abc
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ from jaxsolve._compat import is_concrete, outside_transformations, without_our_f
 from jaxsolve._compile import compiled_call
 from jaxsolve._loop import LoopKind, loop
 from jaxsolve._options import Configured, check_callable, check_choice, check_flags, check_number, option
+from jaxsolve._types import Array, PyTree
 from jaxsolve.linesearch._state import LineSearchState, LineSearchStep, Trial, Verdict
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
@@ -41,18 +43,9 @@ from jaxsolve.tree_util import (
 
 __all__ = ["LineSearch"]
 
-Array = jax.Array
-PyTree = Any
 
-
-class _NotGiven:
-    """The default of an argument for which None means something."""
-
-    def __repr__(self):
-        return "<not given>"
-
-
-NOT_GIVEN = _NotGiven()
+# The default of an argument for which None means something.
+NOT_GIVEN = ...
 
 
 class LineSearch(Configured):
@@ -104,8 +97,39 @@ class LineSearch(Configured):
     ) -> LineSearchState:
         """The state before the first trial; the arguments are those of :meth:`run`."""
         del init_stepsize
-        evaluate = self._stage(value, grad, aux)
-        return self._start(evaluate, params, value, grad, descent_direction, fun_args, fun_kwargs or {}, aux)[0]
+        params = tree_cast_like(params, params)
+        missing = value is None or grad is None
+        if missing:
+            (value, aux), grad = self._evaluate(params, *fun_args, **(fun_kwargs or {}))
+        elif not self.has_aux or (aux is NOT_GIVEN and self._kind == "python"):
+            aux = None
+        elif aux is NOT_GIVEN:
+            # Only the shapes of the auxiliary output are wanted; they cost nothing at run time.
+            aux = tree_zeros_like(self._evaluate(params, *fun_args, **(fun_kwargs or {}))[0][1])
+        grad = tree_cast_like(grad, params)
+        direction = _direction(params, grad, descent_direction)
+        dtype = tree_real_dtype(params)
+        value = jnp.asarray(value, jnp.result_type(value))
+        slope = tree_vdot_real(grad, direction).astype(dtype)
+        zero, count = jnp.zeros((), dtype), jnp.asarray(int(missing), jnp.int32)
+        # A NaN compares as not less: everything that is no descent from a finite point fails here.
+        hopeless = ~((slope < 0) & (slope > -jnp.inf) & jnp.isfinite(value))
+        return LineSearchState(
+            iter_num=jnp.zeros((), jnp.int32),
+            params=params,
+            value=value,
+            grad=grad,
+            error=jnp.full((), jnp.inf, dtype),
+            done=jnp.asarray(False),
+            failed=hopeless,
+            num_fun_eval=count,
+            num_grad_eval=count,
+            aux=aux,
+            best_stepsize=zero,
+            init_value=value,
+            init_slope=slope,
+            bracket=self._init_bracket(dtype),
+        )
 
     def update(
         self,
@@ -137,13 +161,12 @@ class LineSearch(Configured):
         del value
         fun_kwargs = fun_kwargs or {}
         params = tree_cast_like(params, params)
-        if descent_direction is None:
-            if grad is None:
-                grad = self._evaluate(params, *fun_args, **fun_kwargs)[1]
-            descent_direction = tree_negative(grad)
-        stepsize = self._clip(jnp.asarray(stepsize).astype(state.best_stepsize.dtype))
-        search = self._in_dtype(stepsize.dtype)
-        return search._step(self._evaluate, stepsize, state, params, descent_direction, fun_args, fun_kwargs)
+        if descent_direction is None and grad is None:
+            grad = self._evaluate(params, *fun_args, **fun_kwargs)[1]
+        direction = _direction(params, grad, descent_direction)
+        dtype = state.best_stepsize.dtype
+        stepsize = self._clip(jnp.asarray(stepsize).astype(dtype))
+        return self._in_dtype(dtype)._try(stepsize, state, params, direction, fun_args, fun_kwargs)
 
     @without_our_frames
     def run(
@@ -180,62 +203,31 @@ class LineSearch(Configured):
 
     # ---- The loop ----------------------------------------------------------------------------------------------------
 
-    def _run(self, init_stepsize, params, value, grad, descent_direction, fun_args, fun_kwargs, aux):
-        evaluate = self._stage(value, grad, aux)
-        state, params, direction = self._start(
-            evaluate, params, value, grad, descent_direction, fun_args, fun_kwargs, aux
-        )
-        stepsize = self._clip(jnp.asarray(init_stepsize).astype(state.best_stepsize.dtype))
+    def _run(self, init_stepsize, params, value, grad, direction, fun_args, fun_kwargs, aux):
+        aux = aux if self.has_aux else None
+        search = self
+        # What is needed in more than one place is traced beforehand.
+        again = value is None or grad is None or aux is NOT_GIVEN or self._kind == "checkpoint"
+        if again and self._kind != "python":
+            search = dataclasses.replace(self, fun=Staged(self._evaluate), value_and_grad=True, has_aux=True)
+        state = search.init_state(init_stepsize, params, value, grad, direction, fun_args, fun_kwargs, aux)
+        params = state.params
+        direction = _direction(params, state.grad, direction)
+        stepsize = jnp.asarray(init_stepsize).astype(state.best_stepsize.dtype)
         stepsize = lax.select(state.failed, jnp.zeros_like(stepsize), stepsize)
-        search = self._in_dtype(stepsize.dtype)
         return loop(
             lambda step: ~(step.state.done | step.state.failed),
-            lambda step: search._step(evaluate, step.stepsize, step.state, params, direction, fun_args, fun_kwargs),
+            lambda step: search.update(step.stepsize, step.state, params, None, None, direction, fun_args, fun_kwargs),
             LineSearchStep(stepsize, state),
-            maxiter=search.maxiter,
+            maxiter=self.maxiter,
             kind=self._kind,
         )
 
-    def _start(self, evaluate, params, value: Any, grad, direction, fun_args, fun_kwargs, aux):
-        params = tree_cast_like(params, params)
-        missing = value is None or grad is None
-        if missing:
-            (value, aux), grad = evaluate(params, *fun_args, **fun_kwargs)
-        elif not self.has_aux or (aux is NOT_GIVEN and self._kind == "python"):
-            aux = None
-        elif aux is NOT_GIVEN:
-            # Only the shapes of the auxiliary output are wanted; they cost nothing at run time.
-            aux = tree_zeros_like(evaluate(params, *fun_args, **fun_kwargs)[0][1])
-        grad = tree_cast_like(grad, params)
-        direction = tree_negative(grad) if direction is None else tree_cast_like(direction, params)
-        dtype = tree_real_dtype(params)
-        value = jnp.asarray(value, jnp.result_type(value))
-        slope = tree_vdot_real(grad, direction).astype(dtype)
-        zero, count = jnp.zeros((), dtype), jnp.asarray(int(missing), jnp.int32)
-        # A NaN compares as not less: everything that is no descent from a finite point fails here.
-        hopeless = ~((slope < 0) & (slope > -jnp.inf) & jnp.isfinite(value))
-        state = LineSearchState(
-            iter_num=jnp.zeros((), jnp.int32),
-            params=params,
-            value=value,
-            grad=grad,
-            error=jnp.full((), jnp.inf, dtype),
-            done=jnp.asarray(False),
-            failed=hopeless,
-            num_fun_eval=count,
-            num_grad_eval=count,
-            aux=aux,
-            best_stepsize=zero,
-            init_value=value,
-            init_slope=slope,
-            bracket=self._init_bracket(dtype),
-        )
-        return state, params, direction
-
-    def _step(self, evaluate, t, state, params, direction, fun_args, fun_kwargs) -> LineSearchStep:
+    def _try(self, t, state, params, direction, fun_args, fun_kwargs) -> LineSearchStep:
+        """Evaluate the trial step ``t`` and decide."""
         dtype = t.dtype
         point = tree_add_scalar_mul(params, t, direction)
-        (value, aux), grad = evaluate(point, *fun_args, **fun_kwargs)
+        (value, aux), grad = self._evaluate(point, *fun_args, **fun_kwargs)
         value = value.astype(state.value.dtype)
         slope = tree_vdot_real(grad, direction).astype(dtype)
         # One entry of the gradient that is not finite suffices to make the slope so, even where the direction is 0.
@@ -254,17 +246,19 @@ class LineSearch(Configured):
             slope=slope * unit,
             finite=finite,
             noise=self._noise(state, dtype) * unit,
-            longest=self._longest(dtype),
         )
-        verdict = self._judge(trial, state.bracket)
+        infinite = jnp.full_like(t, jnp.inf)
+        decrease_error = lax.select(finite, self._decrease_error(trial), infinite)
+        verdict = self._judge(trial, decrease_error, state.bracket)
         iter_num = state.iter_num + 1
-        error = lax.select(finite, verdict.error, jnp.full_like(t, jnp.inf))
-        done = (error <= self.tol) | (verdict.too_short & (t >= trial.longest))
+        error = lax.select(finite, lax.max(verdict.error, zero), infinite)
+        done = (error <= self.tol) | (verdict.too_short & (t >= self._longest(dtype)))
         # Where neither value nor slope has changed, rounding has eaten the step, and so it will any shorter one.
         eps = float(jnp.finfo(dtype).eps)
         stuck = (lax.abs(trial.value) <= trial.noise) & (lax.abs(trial.slope + 1) <= 8 * eps) & ~verdict.too_short
         failed = ~done & (verdict.stop | stuck | (iter_num >= self.maxiter))
-        better = done | (verdict.decreases & ~stuck & ((value < state.value) | (state.best_stepsize == 0)))
+        decreases = decrease_error <= self.tol
+        better = done | (decreases & ~stuck & ((value < state.value) | (state.best_stepsize == 0)))
         new = (point, value, grad, aux, t)
         old = (state.params, state.value, state.grad, state.aux, state.best_stepsize)
         point, value, grad, aux, best = self._pick(better, new, old)
@@ -291,13 +285,13 @@ class LineSearch(Configured):
 
     # ---- Parts of a method -------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def _init_bracket(self, dtype) -> Any:
-        """What is known before the first trial; every subclass defines it."""
-        raise NotImplementedError
+        """What is known before the first trial."""
 
-    def _judge(self, trial: Trial, bracket: Any) -> Verdict:
-        """Accept a trial or say what to try next; every subclass defines it."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _judge(self, trial: Trial, decrease_error: Array, bracket: Any) -> Verdict:
+        """Accept a trial or say what to try next; ``decrease_error`` is that of :meth:`_decrease_error` or infinite."""
 
     def _decrease_error(self, trial: Trial) -> Array:
         r"""Violation of Armijo's condition, or of its form for values that cannot be told apart.
@@ -336,13 +330,6 @@ class LineSearch(Configured):
         value, aux = out if self.has_aux else (out, None)
         return (jnp.asarray(value), aux), tree_cast_like(grad, params)
 
-    def _stage(self, value, grad, aux) -> Callable:
-        """The evaluation, traced beforehand if it is needed in more than one place."""
-        once = value is not None and grad is not None and (aux is not NOT_GIVEN or not self.has_aux)
-        if self._kind == "python" or (once and self._kind != "checkpoint"):
-            return self._evaluate
-        return Staged(self._evaluate)
-
     @property
     def _kind(self) -> LoopKind:
         if self.jit is False:
@@ -360,11 +347,8 @@ class LineSearch(Configured):
     def _in_dtype(self, dtype) -> LineSearch:
         """The same search with array-valued options in the working precision, which strict promotion asks for."""
         arrays = {k: v for k, v in vars(self).items() if isinstance(v, (jax.Array, np.ndarray, np.generic))}
-        if not arrays:
-            return self
-        search = copy.copy(self)
-        vars(search).update({k: jnp.asarray(v, jnp.int32 if k == "maxiter" else dtype) for k, v in arrays.items()})
-        return search
+        arrays = {k: jnp.asarray(v, jnp.int32 if k == "maxiter" else dtype) for k, v in arrays.items()}
+        return dataclasses.replace(self, **arrays) if arrays else self
 
     # ---- Checks ------------------------------------------------------------------------------------------------------
 
@@ -383,3 +367,8 @@ class LineSearch(Configured):
         known = is_concrete(self.c1) and is_concrete(self.c2)
         if self._has_curvature_condition and known and not self.c1 < self.c2:
             raise ValueError(f"c1 must be less than c2, got c1={self.c1!r} and c2={self.c2!r}.")
+
+
+def _direction(params: PyTree, grad: PyTree, given: PyTree) -> PyTree:
+    """The direction of a search, in the dtypes of the parameters."""
+    return tree_cast_like(tree_negative(grad) if given is None else given, params)

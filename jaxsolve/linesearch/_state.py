@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
+from jaxsolve._types import Array
 
 __all__ = ["LineSearchState", "LineSearchStep", "Trial", "Verdict"]
-
-Array = jax.Array
 
 
 class LineSearchState(NamedTuple):
@@ -74,7 +72,6 @@ class Trial(NamedTuple):
         slope: the slope at the trial, likewise.
         finite: whether value and gradient are finite.
         noise: how much two values may differ by rounding alone.
-        longest: the largest step allowed, perhaps infinite.
     """
 
     t: Array
@@ -82,15 +79,13 @@ class Trial(NamedTuple):
     slope: Array
     finite: Array
     noise: Array
-    longest: Array
 
 
 class Verdict(NamedTuple):
     """What a method says about a trial.
 
     Attributes:
-        error: largest violation of the conditions of the method.
-        decreases: whether the trial satisfies its decrease condition.
+        error: largest violation of the conditions of the method; negative if they hold with room to spare.
         stop: whether there is no use in going on.
         stepsize: the next trial step.
         bracket: the bracket that results.
@@ -98,7 +93,6 @@ class Verdict(NamedTuple):
     """
 
     error: Array
-    decreases: Array
     stop: Array
     stepsize: Array
     bracket: Any

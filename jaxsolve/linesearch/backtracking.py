@@ -9,19 +9,17 @@ the search ends.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._options import check_choice, check_number, option
+from jaxsolve._types import Array
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["BacktrackingLineSearch"]
-
-Array = jax.Array
 
 CONDITIONS = ("armijo", "goldstein", "strong-wolfe", "wolfe")
 
@@ -88,22 +86,18 @@ class BacktrackingLineSearch(LineSearch):
         zero = jnp.zeros((), dtype)
         return BacktrackingBracket(zero, zero + jnp.inf)
 
-    def _judge(self, trial: Trial, bracket: Any) -> Verdict:
+    def _judge(self, trial: Trial, decrease_error: Array, bracket: BacktrackingBracket) -> Verdict:
         low, high = bracket
-        decrease_error = self._decrease_error(trial)
-        decreases = trial.finite & (decrease_error <= self.tol)
         short_error, long_error = self._errors(trial, decrease_error)
-        short = decreases & (short_error > self.tol)
+        short = (decrease_error <= self.tol) & (short_error > self.tol)
         low, high = lax.select(short, trial.t, low), lax.select(short, high, trial.t)
         stepsize = lax.select(
             high < jnp.inf,
             low + self.decrease_factor * (lax.select(high < jnp.inf, high, trial.t) - low),
             trial.t / self.decrease_factor,
         )
-        zero = jnp.zeros_like(low)
         return Verdict(
-            error=lax.max(lax.max(short_error, long_error), zero),
-            decreases=decreases,
+            error=lax.max(short_error, long_error),
             stop=(high - low <= 4 * float(jnp.finfo(low.dtype).eps) * high) & (high < jnp.inf),
             stepsize=stepsize,
             bracket=BacktrackingBracket(low, high),

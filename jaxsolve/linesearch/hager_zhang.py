@@ -21,19 +21,17 @@ loop, which evaluates one trial step a turn.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._options import check_number, option
+from jaxsolve._types import Array
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["HagerZhangLineSearch"]
-
-Array = jax.Array
 
 
 class HagerZhangBracket(NamedTuple):
@@ -105,11 +103,8 @@ class HagerZhangLineSearch(LineSearch):
         approximate = lax.max(trial.value - trial.noise, trial.slope - (1 - 2 * self.c1))
         return lax.min(trial.value + self.c1 * trial.t, approximate)
 
-    def _judge(self, trial: Trial, bracket: Any) -> Verdict:
+    def _judge(self, trial: Trial, decrease_error: Array, bracket: HagerZhangBracket) -> Verdict:
         old = bracket
-        decrease_error = self._decrease_error(trial)
-        error = lax.max(lax.max(decrease_error, -self.c2 - trial.slope), jnp.zeros_like(trial.t))
-
         # U1, B1: the trial is an upper end with the right slope. U2, B3: a better lower end. U3, B2: the value is too
         # high.
         rises = trial.finite & (trial.slope >= 0)
@@ -134,8 +129,7 @@ class HagerZhangLineSearch(LineSearch):
         inside = (secant > a) & (secant < b)
         stepsize = lax.select(use_second, second, lax.select(first & inside, secant, middle))
         return Verdict(
-            error=error,
-            decreases=trial.finite & (decrease_error <= self.tol),
+            error=lax.max(decrease_error, -self.c2 - trial.slope),
             stop=(width <= 4 * float(jnp.finfo(b.dtype).eps) * b) & (b < jnp.inf),
             stepsize=lax.select(growing, trial.t * self.expansion_factor, stepsize),
             # After halving, and while there is no proper interval, the next trial begins a new round.

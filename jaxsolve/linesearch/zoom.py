@@ -16,17 +16,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._options import check_number, option
+from jaxsolve._types import Array
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["ZoomLineSearch"]
-
-Array = jax.Array
 
 
 class ZoomBracket(NamedTuple):
@@ -97,15 +95,12 @@ class ZoomLineSearch(LineSearch):
     def _init_bracket(self, dtype) -> ZoomBracket:
         return ZoomBracket(jnp.asarray([0, 0, -1], dtype), jnp.asarray([jnp.inf, 0, 0], dtype), jnp.asarray(True))
 
-    def _judge(self, trial: Trial, bracket: ZoomBracket) -> Verdict:
+    def _judge(self, trial: Trial, decrease_error: Array, bracket: ZoomBracket) -> Verdict:
         low, high = bracket.low, bracket.high
         point = lax.concatenate([x.reshape(1) for x in (trial.t, trial.value, trial.slope)], 0)
-        decrease_error = self._decrease_error(trial)
-        curvature_error = lax.abs(trial.slope) - self.c2
-        decreases = trial.finite & (decrease_error <= self.tol)
 
         # Algorithm 3.6: the lowest point becomes the lower end, and the slope there points into the interval.
-        lower = decreases & (trial.value <= low[1] + trial.noise)
+        lower = (decrease_error <= self.tol) & (trial.value <= low[1] + trial.noise)
         turned = lower & (trial.slope * (high[0] - low[0]) >= 0)
         growing = lower & ~turned & (high[0] == jnp.inf)
         new_low = lax.select(lower, point, low)
@@ -122,8 +117,7 @@ class ZoomLineSearch(LineSearch):
         eps = float(jnp.finfo(width.dtype).eps)
         shortest = jnp.maximum(self.interval_threshold, 4 * eps).astype(width.dtype) * scale
         return Verdict(
-            error=lax.max(lax.max(decrease_error, curvature_error), jnp.zeros_like(width)),
-            decreases=decreases,
+            error=lax.max(decrease_error, lax.abs(trial.slope) - self.c2),
             stop=(width <= shortest) & ~growing,
             stepsize=stepsize,
             bracket=ZoomBracket(new_low, new_high, smooth),

@@ -7,6 +7,7 @@ search.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -15,11 +16,10 @@ import jax.numpy as jnp
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, check_choice, check_flags, check_number, option
-from jaxsolve.implicit_diff.optimality import stationary
+from jaxsolve.base import check_choice, check_flags, check_number, option
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
 from jaxsolve.linesearch._base import LineSearch
-from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
+from jaxsolve.solvers._stepsize import StepsizeMethod
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_all_finite, tree_l2_norm, tree_real_dtype, tree_where
 
 __all__ = ["DescentMethod", "DescentState"]
@@ -55,7 +55,7 @@ class DescentState(NamedTuple):
     status: Any = 0
 
 
-class DescentMethod(IterativeSolver):
+class DescentMethod(StepsizeMethod):
     """Base of the solvers that search along a descent direction.
 
     A subclass defines ``_direction(params, state)``. With a memory it also names its type of state in ``_State``, and
@@ -79,6 +79,8 @@ class DescentMethod(IterativeSolver):
         increase_factor: see ``linesearch_init``.
         max_stepsize: largest step size.
         min_stepsize: the first trial step is at least this long.
+        stop_if_linesearch_fails: end the run at the first line search that fails, rather than at the first one without
+            a memory.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -91,9 +93,6 @@ class DescentMethod(IterativeSolver):
         [1.0, 1.0]
     """
 
-    fun: Callable
-    value_and_grad: bool = option(False)
-    has_aux: bool = option(False)
     stepsize: float | Callable = option(0.0)
     linesearch: str | LineSearch = option("zoom")
     linesearch_init: str = option("increase")
@@ -103,6 +102,7 @@ class DescentMethod(IterativeSolver):
     increase_factor: float = option(1.5)
     max_stepsize: float | Callable = option(1.0)
     min_stepsize: float | Callable = option(1e-6)
+    stop_if_linesearch_fails: bool = option(False)
 
     _structure = "psd"
     _handles_nonfinite = True
@@ -112,8 +112,7 @@ class DescentMethod(IterativeSolver):
 
     def _validate(self) -> None:
         super()._validate()
-        check_flags(self, "value_and_grad", "has_aux")
-        self.stepsize = as_stepsize(self.stepsize)
+        check_flags(self, "stop_if_linesearch_fails")
         if not isinstance(self.linesearch, LineSearch):
             check_choice("linesearch", self.linesearch, LINESEARCHES)
         check_choice("linesearch_init", self.linesearch_init, ("increase", "current", "max"))
@@ -126,9 +125,9 @@ class DescentMethod(IterativeSolver):
 
     # ---- What the methods differ in -------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def _direction(self, params: PyTree, state: Any) -> PyTree:
         """The direction from ``params``, where ``state`` has value and gradient; a pytree like the parameters."""
-        raise NotImplementedError
 
     def _empty_memory(self, init_params: PyTree) -> dict[str, Any]:
         """The fields of the state that are the memory, before the first step."""
@@ -160,10 +159,6 @@ class DescentMethod(IterativeSolver):
         factor = self.increase_factor if self.linesearch_init == "increase" else 1.0
         return jnp.clip(state.stepsize * factor, jnp.asarray(self.min_stepsize).astype(dtype), longest)
 
-    def _ends_when_search_fails(self) -> bool:
-        """Whether the run ends at the first line search that fails, rather than at the first one without memory."""
-        return False
-
     # ---- The iteration --------------------------------------------------------------------------------------------
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Any:
@@ -190,11 +185,11 @@ class DescentMethod(IterativeSolver):
     def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
         """One step along the direction; returns ``OptStep(params, state)``."""
         direction = self._direction(params, state)
-        step = self._searched_step if is_searched(self.stepsize) else self._fixed_step
+        step = self._searched_step if self._searches else self._fixed_step
         new_params, new_state, moved = step(params, state, direction, args, kwargs)
         error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
         # A search that went nowhere is tried again without the memory, unless there was none.
-        hopeless = self._ends_when_search_fails() | (~moved & ~self._has_memory(state))
+        hopeless = self.stop_if_linesearch_fails | (~moved & ~self._has_memory(state))
         status = self._status_of(error, failed=new_state.failed_linesearch & hopeless, failure=Status.LINESEARCH_FAILED)
         lost = Status.NONFINITE.holds(new_state.status)
         new_state = new_state._replace(
@@ -203,7 +198,7 @@ class DescentMethod(IterativeSolver):
         return OptStep(new_params, self._remember(OptStep(params, state), OptStep(new_params, new_state), moved))
 
     def _fixed_step(self, params, state, direction, args, kwargs):
-        stepsize = stepsize_at(self.stepsize, state.iter_num, state.stepsize.dtype)
+        stepsize = self._stepsize_at(state.iter_num, state.stepsize.dtype)
         new_params = tree_add_scalar_mul(params, stepsize, direction)
         (value, aux), grad = self._objective.value_and_grad(new_params, *args, **kwargs)
         finite = jnp.isfinite(value) & tree_all_finite(grad)
@@ -241,12 +236,12 @@ class DescentMethod(IterativeSolver):
     def _line_search(self):
         unroll = {"while": False, "python": False, "scan": True, "checkpoint": "checkpoint"}[self._loop_kind]
         common: dict[str, Any] = {"value_and_grad": True, "has_aux": True, "jit": self.jit, "unroll": unroll}
+        common["fun"] = self._objective.value_and_grad
         if isinstance(self.linesearch, LineSearch):
             search: Any = self.linesearch
-            return dataclasses.replace(search, fun=self._objective.value_and_grad, **common)
+            return dataclasses.replace(search, **common)
         return make_linesearch(
             self.linesearch,
-            self._objective.value_and_grad,
             maxls=self.maxls,
             condition=self.condition,
             decrease_factor=self.decrease_factor,
@@ -258,9 +253,4 @@ class DescentMethod(IterativeSolver):
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient of ``fun`` in ``params``, a pytree like them."""
-        return stationary(self._objective.value_and_grad, value_and_grad=True)(params, *args, **kwargs)
-
-    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
-        """``value`` and ``aux`` as functions of the solution."""
-        value, aux = self._objective.value(params, *args, **kwargs)
-        return {"value": value, "aux": aux}
+        return self._objective.grad(params, *args, **kwargs)

@@ -11,7 +11,7 @@ divergence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import abc
 from typing import Any
 
 import jax
@@ -19,54 +19,64 @@ import jax.numpy as jnp
 
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
-from jaxsolve.base import IterativeSolver, check_flags, check_number, option
-from jaxsolve.solvers._stepsize import as_stepsize, is_searched, stepsize_at
-from jaxsolve.tree_util import tree_sub, tree_vdot, tree_where
+from jaxsolve.base import blank_output, check_number, option
+from jaxsolve.solvers._stepsize import StepsizeMethod
+from jaxsolve.tree_util import tree_real_dtype, tree_sub, tree_vdot, tree_where
 
 __all__ = ["GradientMethod", "is_still"]
 
 
-class GradientMethod(IterativeSolver):
+class GradientMethod(StepsizeMethod):
     """Base of the solvers whose step is a function of a point, its gradient and a step size.
 
     Attributes:
-        fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
-        value_and_grad: whether ``fun`` returns ``(value, grad)``.
-        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         maxls: largest number of trial steps in one backtracking search. A search that ends without success leaves the
             iterate where it is, and the next one goes on from the shorter step.
         decrease_factor: factor by which backtracking shortens the step, in (0, 1).
     """
 
-    fun: Callable
-    value_and_grad: bool = option(False)
-    has_aux: bool = option(False)
     maxls: int = option(15)
     decrease_factor: float = option(0.5)
-
-    # Every solver declares this option itself, for its place among the arguments differs; here it is no field.
-    stepsize = 0.0
 
     _error_is_estimate = True
 
     def _validate(self) -> None:
         super()._validate()
-        check_flags(self, "value_and_grad", "has_aux")
-        self.stepsize = as_stepsize(self.stepsize)
         check_number("maxls", self.maxls, at_least=1)
         check_number("decrease_factor", self.decrease_factor, above=0, below=1)
 
+    @abc.abstractmethod
     def _candidate(self, base: PyTree, grad: PyTree, stepsize: Any, hyperparams: Any) -> PyTree:
         """The point that a step of the given size leads to."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _bound(self, move: PyTree, slope: Array, stepsize: Array) -> Array:
         """How far ``fun`` may rise above its tangent; ``slope`` is the inner product of the gradient and the move."""
-        raise NotImplementedError
 
-    def _first_stepsize(self, dtype: Any) -> Array:
+    def _residual_of(self, params: PyTree, grad: PyTree, hyperparams: Any) -> PyTree:
+        """What is zero at a solution: how far a step of size 1 leads."""
+        return tree_sub(self._candidate(params, grad, 1.0, hyperparams), params)
+
+    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """A step of size 1, ``x+ - x``, a pytree like ``params``; for gradient descent the gradient of ``fun``."""
+        hyperparams, args, kwargs = self._split(args, kwargs)
+        return self._residual_of(params, self._objective.grad(params, *args, **kwargs), hyperparams)
+
+    def _first_fields(self, init_params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
+        """The fields of a state that all have, before the first step."""
+        dtype = tree_real_dtype(init_params)
+        value_dtype, aux, calls = blank_output(self, init_params, args, kwargs)
         zero = jnp.zeros((), jnp.int32)
-        return jnp.ones((), dtype) if is_searched(self.stepsize) else stepsize_at(self.stepsize, zero, dtype)
+        return {
+            "iter_num": zero,
+            "stepsize": jnp.ones((), dtype) if self._searches else self._stepsize_at(zero, dtype),
+            "error": jnp.asarray(jnp.inf, dtype),
+            "aux": aux,
+            "value": jnp.asarray(jnp.inf, value_dtype),
+            "status": zero,
+            "num_fun_eval": zero + calls,
+            "num_grad_eval": zero,
+        }
 
     def _take_step(self, base, state, value, grad, hyperparams, args, kwargs):
         """A step of fixed, scheduled or searched size from a base point.
@@ -75,8 +85,8 @@ class GradientMethod(IterativeSolver):
             The new point, the step size used, the one to begin the next search with, the number of trials, and whether
             a step was found.
         """
-        if not is_searched(self.stepsize):
-            used = stepsize_at(self.stepsize, state.iter_num, state.stepsize.dtype)
+        if not self._searches:
+            used = self._stepsize_at(state.iter_num, state.stepsize.dtype)
             return self._candidate(base, grad, used, hyperparams), used, used, jnp.zeros((), jnp.int32), True
         dtype = state.stepsize.dtype
         # The value may be less precise than the widest parameters.
@@ -105,11 +115,6 @@ class GradientMethod(IterativeSolver):
         loose = found & (rise < 0.25 * bound) & (bound > 100 * slack)
         following = jnp.where(loose, stepsize / self.decrease_factor, stepsize)
         return tree_where(found, point, base), stepsize, following, trials, found
-
-    def _value_and_aux(self, params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
-        """The fields of the state that are functions of the solution."""
-        value, aux = self._objective.value(params, *args, **kwargs)
-        return {"value": value, "aux": aux}
 
 
 def is_still(move: PyTree) -> Array:

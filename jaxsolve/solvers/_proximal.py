@@ -12,6 +12,7 @@ momentum is dropped where it points uphill (O'Donoghue and Candes 2015, section 
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,15 +21,12 @@ import jax.numpy as jnp
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import blank_output, check_flags, option
-from jaxsolve.implicit_diff.optimality import proximal_gradient_fixed_point, stationary
+from jaxsolve.base import check_flags, option
 from jaxsolve.solvers._gradient_method import GradientMethod, is_still
-from jaxsolve.solvers._stepsize import is_searched
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
     tree_l2_norm,
-    tree_real_dtype,
     tree_sub,
     tree_vdot,
     tree_where,
@@ -111,34 +109,27 @@ class ProximalMethod(GradientMethod):
         super()._validate()
         check_flags(self, "acceleration")
 
+    @abc.abstractmethod
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
-        """The proximity operator of ``scaling * g``; every subclass defines it."""
-        raise NotImplementedError
+        """The proximity operator of ``scaling * g``."""
 
     # ---- The iteration --------------------------------------------------------------------------------------------
 
-    def _start(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
-        """The state before the first step."""
-        dtype = tree_real_dtype(init_params)
-        value_dtype, aux, calls = blank_output(self, init_params, args, kwargs)
-        zero, searches = jnp.zeros((), jnp.int32), is_searched(self.stepsize)
+    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
+        """The state before the first iteration; the arguments are those of ``run``."""
+        _, args, kwargs = self._split(args, kwargs)
+        fields = self._first_fields(init_params, args, kwargs)
         return ProximalState(
-            iter_num=zero,
-            stepsize=self._first_stepsize(dtype),
-            error=jnp.asarray(jnp.inf, dtype),
-            aux=aux,
+            **fields,
             velocity=jax.tree.map(jnp.copy, init_params) if self.acceleration else None,
-            t=jnp.ones((), dtype),
-            value=jnp.asarray(jnp.inf, value_dtype),
-            status=zero,
-            num_fun_eval=zero + calls,
-            num_grad_eval=zero,
-            first_value=None if searches else jnp.zeros((), value_dtype),
-            first_error=None if searches else jnp.zeros((), dtype),
+            t=jnp.ones_like(fields["error"]),
+            first_value=None if self._searches else jnp.zeros_like(fields["value"]),
+            first_error=None if self._searches else jnp.zeros_like(fields["error"]),
         )
 
-    def _advance(self, params: PyTree, state: ProximalState, hyperparams: Any, args: tuple, kwargs: dict) -> OptStep:
-        """One proximal gradient step."""
+    def update(self, params: PyTree, state: ProximalState, *args: Any, **kwargs: Any) -> OptStep:
+        """One proximal gradient step; the arguments are those of ``run``. Returns ``OptStep(params, state)``."""
+        hyperparams, args, kwargs = self._split(args, kwargs)
         base = state.velocity if self.acceleration else params
         (value, aux), grad = self._objective.value_and_grad(base, *args, **kwargs)
 
@@ -173,31 +164,26 @@ class ProximalMethod(GradientMethod):
             error = jnp.where(blame, state.error, error)
             stuck = stuck & ~blame & (state.t <= 1)
 
-        status, first_value, first_error = self._status_of(error, failed=stuck), None, None
-        if not is_searched(self.stepsize):
-            starting = state.iter_num == 0
-            first_value = jnp.where(starting, value, state.first_value)
-            first_error = jnp.where(starting, error, state.first_error)
-            diverged = (value > first_value + _MUCH_LOWER * jnp.abs(first_value)) & (error > first_error / _MUCH_LOWER)
-            status = Status.DIVERGED.where(diverged, status)
-
-        return OptStep(
-            new_params,
-            ProximalState(
-                iter_num=state.iter_num + 1,
-                stepsize=following,
-                error=error,
-                aux=aux,
-                velocity=velocity,
-                t=t,
-                value=value.astype(state.value.dtype),
-                status=status,
-                num_fun_eval=state.num_fun_eval + trials,
-                num_grad_eval=state.num_grad_eval + 1,
-                first_value=first_value,
-                first_error=first_error,
-            ),
+        new_state = state._replace(
+            iter_num=state.iter_num + 1,
+            stepsize=following,
+            error=error,
+            aux=aux,
+            velocity=velocity,
+            t=t,
+            value=value.astype(state.value.dtype),
+            status=self._status_of(error, failed=stuck),
+            num_fun_eval=state.num_fun_eval + trials,
+            num_grad_eval=state.num_grad_eval + 1,
         )
+        if not self._searches:
+            first = state.iter_num == 0
+            first_value = jnp.where(first, value, state.first_value)
+            first_error = jnp.where(first, error, state.first_error)
+            diverged = (value > first_value + _MUCH_LOWER * jnp.abs(first_value)) & (error > first_error / _MUCH_LOWER)
+            status = Status.DIVERGED.where(diverged, new_state.status)
+            new_state = new_state._replace(status=status, first_value=first_value, first_error=first_error)
+        return OptStep(new_params, new_state)
 
     def _candidate(self, base, grad, stepsize, hyperparams):
         return self._apply_prox(tree_add_scalar_mul(base, -stepsize, grad), hyperparams, stepsize)
@@ -213,10 +199,6 @@ class ProximalMethod(GradientMethod):
         momentum = jnp.where(uphill, jnp.zeros_like(t), (t - 1) / next_t)
         return tree_add_scalar_mul(new_params, momentum, travel), next_t
 
-    def _optimality(self, params: PyTree, hyperparams: Any, args: tuple, kwargs: dict) -> PyTree:
-        """The gradient if the problem is smooth, else the fixed-point residual with unit step size."""
-        fun = self._objective.value_and_grad
-        if self._smooth:
-            return stationary(fun, value_and_grad=True)(params, *args, **kwargs)
-        fixed_point = proximal_gradient_fixed_point(fun, self._apply_prox, value_and_grad=True)
-        return tree_sub(fixed_point(params, hyperparams, *args, **kwargs), params)
+    def _residual_of(self, params, grad, hyperparams):
+        # Without a proximity operator the gradient itself, whose Jacobian is positive semidefinite.
+        return grad if self._smooth else super()._residual_of(params, grad, hyperparams)

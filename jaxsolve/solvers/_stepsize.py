@@ -1,46 +1,73 @@
-"""Step sizes as solvers take them: a positive number, a schedule, or neither, for a search."""
+"""What minimizers with a step size share: the function, and the forms that a step size may have."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._types import Array
-from jaxsolve.base import check_number
+from jaxsolve._types import Array, PyTree
+from jaxsolve.base import IterativeSolver, check_flags, check_number, option
 
-__all__ = ["as_stepsize", "is_searched", "stepsize_at"]
+__all__ = ["StepsizeMethod"]
 
 
-def as_stepsize(value: Any) -> Any:
-    """Check the option ``stepsize``: a number, or a function of the iteration number.
+class StepsizeMethod(IterativeSolver):
+    """Base of the solvers that take steps of a given, scheduled or searched size to minimize a smooth function.
 
-    Returns:
-        The value; 0 for an array that is known to be zero or negative, which means a search like the number does.
-
-    Raises:
-        TypeError: it is neither.
+    Attributes:
+        fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
+        value_and_grad: whether ``fun`` returns ``(value, grad)``.
+        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
     """
-    if callable(value):
-        return value
-    check_number("stepsize", value)
-    return 0.0 if is_concrete(value) and np.ndim(value) == 0 and float(value) <= 0 else value
 
+    fun: Callable
+    value_and_grad: bool = option(False)
+    has_aux: bool = option(False)
 
-def is_searched(stepsize: Any) -> bool:
-    """Whether the step size is to be searched for."""
-    return isinstance(stepsize, (int, float)) and stepsize <= 0
+    # Every solver declares this option itself, for its place among the arguments differs; here it is no field.
+    stepsize = 0.0
+    #: What the hyperparameters of a step are called, which come before the data of ``fun``; ``None`` without any.
+    _hyperparams: ClassVar[str | None] = None
 
+    def _validate(self) -> None:
+        super()._validate()
+        check_flags(self, "value_and_grad", "has_aux")
+        if callable(self.stepsize):
+            return
+        check_number("stepsize", self.stepsize)
+        # An array that is known to be zero or negative means a search, like the number does.
+        if is_concrete(self.stepsize) and np.ndim(self.stepsize) == 0 and float(self.stepsize) <= 0:
+            self.stepsize = 0.0
 
-def stepsize_at(stepsize: Any, iter_num: Array, dtype: Any) -> Array:
-    """The fixed or scheduled step size of an iteration, a scalar.
+    @property
+    def _searches(self) -> bool:
+        """Whether the step size is to be searched for."""
+        return isinstance(self.stepsize, (int, float)) and self.stepsize <= 0
 
-    Raises:
-        ValueError: it is no scalar.
-    """
-    given: Any = stepsize(iter_num) if callable(stepsize) else stepsize
-    if jnp.shape(given) != ():
-        raise ValueError(f"stepsize must be a scalar, or a function that returns one, got shape {jnp.shape(given)}.")
-    return jnp.asarray(given).astype(dtype)
+    def _stepsize_at(self, iter_num: Array, dtype: Any) -> Array:
+        """The fixed or scheduled step size of an iteration, a scalar."""
+        given: Any = self.stepsize(iter_num) if callable(self.stepsize) else self.stepsize
+        if jnp.shape(given) != ():
+            raise ValueError(
+                f"stepsize must be a scalar, or a function that returns one, got shape {jnp.shape(given)}."
+            )
+        return jnp.asarray(given).astype(dtype)
+
+    def _split(self, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict]:
+        """The hyperparameters of a step, if it has any, and the data of ``fun``."""
+        if self._hyperparams is None:
+            return None, args, kwargs
+        if args:
+            return args[0], args[1:], kwargs
+        kwargs = dict(kwargs)
+        return kwargs.pop(self._hyperparams, None), args, kwargs
+
+    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """``value`` and ``aux`` as functions of the solution."""
+        _, args, kwargs = self._split(args, kwargs)
+        value, aux = self._objective.value(params, *args, **kwargs)
+        return {"value": value, "aux": aux}

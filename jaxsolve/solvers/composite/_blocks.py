@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._types import Array
-from jaxsolve.implicit_diff.optimality import block_step, call_with_hyperparams
+from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers.composite._linear_model import LinearModel, spread
 
 __all__ = ["BlockProx", "Point", "block_norms", "sweep"]
@@ -59,31 +59,28 @@ class BlockProx:
         return jnp.asarray(result).astype(block.dtype)
 
     def all(self, blocks: Array, steps: Array) -> Array:
-        """Of an array of blocks, each scaled by its own step."""
+        """Of an array of blocks, each scaled by its own step, or all by one."""
         return jax.vmap(self.one)(blocks, jnp.broadcast_to(steps, blocks.shape[:1]))
 
     def residual(self, blocks: Array, grad: Array, steps: Any = 1.0) -> Array:
         """``prox(x - step * grad) - x`` block by block."""
-        return block_step(blocks, grad, steps, None, lambda block, _, step: self.one(block, step)) - blocks
+        steps = jnp.asarray(steps, blocks.dtype)
+        return self.all(blocks - over_blocks(steps, blocks) * grad, steps) - blocks
 
     def jacobians(self, blocks: Array, steps: Array) -> Array:
         """Jacobians of the blocks, of shape ``(k, m, m)``."""
         k = blocks.shape[0]
         m = blocks.size // k
-        jacobian = jax.vmap(jax.jacfwd(self.one))
-        return jacobian(blocks, jnp.broadcast_to(steps, (k,))).reshape(k, m, m)
+        return jax.vmap(jax.jacfwd(self.one))(blocks, steps).reshape(k, m, m)
 
     def is_free(self, blocks: Array, steps: Array) -> Array:
         """Which blocks the proximity operator lets move, rather than fix at a kink, bound or vertex; booleans (k,)."""
         m = blocks.size // blocks.shape[0]
         # An irregular direction: a constant one is in the null space on a simplex.
         direction = jnp.cos(jnp.arange(1, m + 1, dtype=blocks.dtype)).reshape(blocks.shape[1:])
-        moved = jax.jvp(
-            lambda x: self.all(x, jnp.broadcast_to(steps, blocks.shape[:1])),
-            (blocks,),
-            (jnp.broadcast_to(direction, blocks.shape),),
-        )[1]
-        return jnp.any(moved.reshape(blocks.shape[0], m) != 0, axis=1)
+        direction = jnp.broadcast_to(direction, blocks.shape)
+        _, moved = jax.jvp(lambda x: self.all(x, steps), (blocks,), (direction,))
+        return jnp.any(moved.reshape(-1, m) != 0, axis=1)
 
 
 def over_blocks(scalars: Array, blocks: Array) -> Array:
@@ -153,5 +150,4 @@ def _curvature_along(model, column, grad, predictions):
     column, grad, predictions = lax.stop_gradient((column, grad, predictions))
     size = jnp.sqrt(jnp.vdot(grad, grad))
     direction = jnp.where(size > 0, grad / jnp.where(size > 0, size, 1), jnp.ones_like(grad) / max(1, grad.size) ** 0.5)
-    along = spread(column, direction)
-    return jnp.abs(jnp.vdot(along, model.curve(predictions, along)))
+    return jnp.abs(model.curvature(predictions, column, direction))

@@ -8,7 +8,9 @@ shape ``(k, n)``: products with it, and of two such arrays, run along contiguous
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,18 +62,19 @@ class LinearModel:
 
     def __init__(self, fun: Any, subfun: Objective, params: Array, args: tuple, kwargs: dict):
         self._fun, self._subfun, self._args, self._kwargs = fun, subfun, args, kwargs
+        self._dtype = params.dtype
         self.block = params.shape[1:]
-        self.linear, self.operator = None, _Identity(params.shape[0], params.dtype)
-        if is_composite(fun):
-            self.operator = _adapt(fun.make_linop(*args, **kwargs), params)
-            linear = fun.b(*args, **kwargs) if hasattr(fun, "b") else None
-            if linear is not None:
-                self.linear = jnp.asarray(linear).astype(params.dtype)
-                if self.linear.shape != params.shape:
-                    raise ValueError(
-                        f"the linear term b must have the shape {params.shape} of the parameters, got "
-                        f"{self.linear.shape}."
-                    )
+        self.linear, self.operator = None, _identity(params)
+        if not is_composite(fun):
+            return
+        self.operator = _adapt(fun.make_linop(*args, **kwargs), params)
+        linear = fun.b(*args, **kwargs) if hasattr(fun, "b") else None
+        if linear is not None:
+            self.linear = jnp.asarray(linear).astype(params.dtype)
+            if self.linear.shape != params.shape:
+                raise ValueError(
+                    f"the linear term b must have the shape {params.shape} of the parameters, got {self.linear.shape}."
+                )
 
     def predictions(self, params: Array) -> Array:
         """``A x``, of shape ``(n, *block)``."""
@@ -82,31 +85,33 @@ class LinearModel:
         (value, _), grad = self._subfun.value_and_grad(predictions, *self._args, **self._kwargs)
         return value, grad
 
-    def subfun_value(self, predictions: Array) -> Array:
-        """``h`` at the predictions, a scalar."""
-        return self._subfun.value(predictions, *self._args, **self._kwargs)[0]
-
-    def subfun_shape(self, predictions: Any) -> Any:
-        """Shape and dtype of ``h``, which raises if it is no function of these predictions."""
-        return self._subfun.value_shape(predictions, *self._args, **self._kwargs)[0]
-
     def linear_value(self, params: Array) -> Array:
         """``<x, b>``, a scalar."""
-        return jnp.zeros((), params.dtype) if self.linear is None else jnp.vdot(params, self.linear)
+        return jnp.zeros((), self._dtype) if self.linear is None else jnp.vdot(params, self.linear)
 
     def gradient(self, subfun_grad: Array) -> Array:
         """Gradient in the parameters, ``A^T grad h + b``, of shape ``(d, *block)``."""
         grad = self.operator.rmatvec(subfun_grad)
         return grad if self.linear is None else grad + self.linear
 
+    def gradient_at(self, params: Array) -> Array:
+        """The same at parameters whose predictions are not known."""
+        return self.gradient(self.value_and_grad(self.predictions(params))[1])
+
     def linear_of(self, index: Array) -> Array:
         """The linear term of some blocks."""
-        shape = (*jnp.shape(index), *self.block)
-        return jnp.zeros(shape, self.operator.dtype) if self.linear is None else self.linear[index]
+        if self.linear is None:
+            return jnp.zeros((*jnp.shape(index), *self.block), self._dtype)
+        return self.linear[index]
 
     def curve(self, predictions: Array, direction: Array) -> Array:
         """The Hessian of ``h`` times a direction in the space of predictions."""
         return jax.jvp(lambda p: self.value_and_grad(p)[1], (predictions,), (direction,))[1]
+
+    def curvature(self, predictions: Array, column: Array, block: Array) -> Array:
+        """The second derivative along one block; a scalar."""
+        along = spread(column, block)
+        return jnp.vdot(along, self.curve(predictions, along))
 
     def lipschitz(self) -> Array | None:
         """Lipschitz constants of the gradient in each block, of shape ``(d,)``; ``None`` if the objective has none."""
@@ -114,7 +119,7 @@ class LinearModel:
         if not is_composite(self._fun) or constants is None:
             return None
         try:
-            return jnp.asarray(constants(*self._args, **self._kwargs)).astype(self.operator.dtype)
+            return jnp.asarray(constants(*self._args, **self._kwargs)).astype(self._dtype)
         except NotImplementedError:  # what the method of `CompositeLinearFunction` raises that is not overridden
             return None
 
@@ -126,7 +131,7 @@ class LinearModel:
             predictions: where ``h`` is differentiated.
             count: number of blocks that matter, which may be traced; rows and columns of others are arbitrary.
         """
-        k, m = columns.shape[0], _size(self.block)
+        k, m = columns.shape[0], math.prod(self.block)
 
         def curved(columns, unit):
             curve = lambda column: self.curve(predictions, spread(column, unit))  # noqa: E731
@@ -171,11 +176,12 @@ def spread(column: Array, block: Array) -> Array:
     return column.reshape(-1, *[1] * block.ndim) * block[None]
 
 
-def _size(shape):
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
+class _Operator(NamedTuple):
+    """The products with a matrix, and some of its columns, given their indices, as rows of an array."""
+
+    matvec: Callable[[Array], Array]
+    rmatvec: Callable[[Array], Array]
+    columns: Callable[[Array], Array]
 
 
 def _adapt(linop, params):
@@ -189,80 +195,49 @@ def _adapt(linop, params):
     if params.ndim > 2:
         raise ValueError(f"init_params of a linear model must have shape (d,) or (d, k), got {params.shape}.")
     if matrix is None:
-        return _Given(linop, params)
+        return _given(linop, params)
     if is_sparse(matrix, "BCOO"):
-        return _Sparse(matrix, params.dtype)
-    return _Dense(jnp.asarray(matrix).astype(params.dtype))
-
-
-class _Identity:
-    """The operator of a function that is not taken apart."""
-
-    def __init__(self, size, dtype):
-        self._size, self.dtype = size, dtype
-
-    def matvec(self, x):
-        return x
-
-    def rmatvec(self, u):
-        return u
-
-    def columns(self, index):
-        return (jnp.arange(self._size, dtype=index.dtype)[None] == index[:, None]).astype(self.dtype)
-
-
-class _Dense:
-    def __init__(self, matrix):
-        self._matrix, self.dtype = matrix, matrix.dtype
-
-    def matvec(self, x):
-        return self._matrix @ x
-
-    def rmatvec(self, u):
+        return _sparse(matrix, params.dtype)
+    matrix = jnp.asarray(matrix).astype(params.dtype)
+    return _Operator(
+        lambda x: matrix @ x,
         # A row vector from the left runs along the rows of the matrix; its transpose would jump across them.
-        return (u.T @ self._matrix).T
-
-    def columns(self, index):
-        return jnp.take(self._matrix, index, axis=1, mode="clip").T
-
-
-class _Sparse:
-    def __init__(self, matrix, dtype):
-        from jax.experimental import sparse
-
-        self._matrix, self.dtype = matrix, jnp.dtype(dtype)
-        if matrix.dtype != dtype:
-            self._matrix = sparse.BCOO((matrix.data.astype(dtype), matrix.indices), shape=matrix.shape)
-
-    def matvec(self, x):
-        return self._matrix @ x
-
-    def rmatvec(self, u):
-        return self._matrix.T @ u
-
-    def columns(self, index):
-        n, d = self._matrix.shape
-        # The place of each column among those asked for; entries of all others are dropped, and so is padding.
-        place = jnp.full(d, index.shape[0], jnp.int32).at[index].set(jnp.arange(index.shape[0], dtype=jnp.int32))
-        rows, columns = self._matrix.indices[:, 0], self._matrix.indices[:, 1]
-        dense = jnp.zeros((index.shape[0], n), self.dtype)
-        return dense.at[place[columns], rows].add(self._matrix.data, mode="drop")
+        lambda u: (u.T @ matrix).T,
+        lambda index: jnp.take(matrix, index, axis=1, mode="clip").T,
+    )
 
 
-class _Given:
+def _units(params, index):
+    return (jnp.arange(params.shape[0], dtype=index.dtype)[None] == index[:, None]).astype(params.dtype)
+
+
+def _identity(params) -> _Operator:
+    return _Operator(lambda x: x, lambda u: u, lambda index: _units(params, index))
+
+
+def _given(linop, params) -> _Operator:
     """An operator of the user: ``matvec`` and ``rmatvec``, and ``column`` if it has one."""
 
-    def __init__(self, linop, params):
-        self._linop, self.dtype, self._size = linop, params.dtype, params.shape[0]
+    def columns(index):
+        if hasattr(linop, "column"):
+            return jax.vmap(linop.column)(index)
+        return jax.vmap(linop.matvec)(_units(params, index))
 
-    def matvec(self, x):
-        return self._linop.matvec(x)
+    return _Operator(linop.matvec, linop.rmatvec, columns)
 
-    def rmatvec(self, u):
-        return self._linop.rmatvec(u)
 
-    def columns(self, index):
-        if hasattr(self._linop, "column"):
-            return jax.vmap(self._linop.column)(index)
-        units = (jnp.arange(self._size, dtype=index.dtype)[None] == index[:, None]).astype(self.dtype)
-        return jax.vmap(self._linop.matvec)(units)
+def _sparse(matrix, dtype) -> _Operator:
+    from jax.experimental import sparse
+
+    if matrix.dtype != dtype:
+        matrix = sparse.BCOO((matrix.data.astype(dtype), matrix.indices), shape=matrix.shape)
+
+    def columns(index):
+        n, d = matrix.shape
+        # The place of each column among those asked for; entries of all others are dropped, and so is padding.
+        place = jnp.full(d, index.shape[0], jnp.int32).at[index].set(jnp.arange(index.shape[0], dtype=jnp.int32))
+        rows, columns = matrix.indices[:, 0], matrix.indices[:, 1]
+        dense = jnp.zeros((index.shape[0], n), dtype)
+        return dense.at[place[columns], rows].add(matrix.data, mode="drop")
+
+    return _Operator(lambda x: matrix @ x, lambda u: matrix.T @ u, columns)

@@ -35,9 +35,10 @@ def restricted_residual(model: LinearModel, prox: BlockProx, params: Array, size
         sizes: numbers of free blocks for which the small form is compiled; beyond the last one, the whole form is used.
     """
     fixed = lax.stop_gradient(params)
-    grad = model.gradient(model.value_and_grad(model.predictions(params))[1])
+    grad = model.gradient_at(params)
     stepped = lax.stop_gradient(fixed - grad)
-    free = lax.stop_gradient(prox.is_free(stepped, jnp.ones((), fixed.dtype)))
+    one = jnp.ones((), fixed.dtype)
+    free = lax.stop_gradient(prox.is_free(stepped, one))
     num_free = jnp.sum(free, dtype=jnp.int32)
 
     def whole(_):
@@ -48,7 +49,7 @@ def restricted_residual(model: LinearModel, prox: BlockProx, params: Array, size
             index = lax.top_k(free.astype(jnp.int32), size)[1]
             inside = free[index]
             # What is not free is a function of the hyperparameters.
-            others = jnp.where(over_blocks(free, params), jnp.zeros_like(params), prox.all(stepped, _ones(params)))
+            others = jnp.where(over_blocks(free, params), jnp.zeros_like(params), prox.all(stepped, one))
             unknown = jnp.where(over_blocks(inside, params), params[index], 0)
             columns = model.operator.columns(index)
             predictions = model.predictions(others) + jnp.tensordot(columns, unknown, (0, 0))
@@ -65,16 +66,8 @@ def restricted_residual(model: LinearModel, prox: BlockProx, params: Array, size
     return lax.switch(jnp.sum(num_free > jnp.asarray(sizes, jnp.int32)), branches, None)
 
 
-def _ones(params):
-    return jnp.ones(params.shape[0], params.dtype)
-
-
 def _steps(model, columns, predictions, blocks):
     """Inverse curvatures of the blocks along one direction each."""
     block = jnp.ones(blocks.shape[1:], blocks.dtype)
-    shape = (-1, *[1] * block.ndim)
-    curve = lambda column: jnp.vdot(  # noqa: E731
-        column.reshape(shape) * block[None], model.curve(predictions, column.reshape(shape) * block[None])
-    )
-    curvature = jax.vmap(curve)(columns) / block.size
+    curvature = jax.vmap(lambda column: model.curvature(predictions, column, block))(columns) / block.size
     return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 1)

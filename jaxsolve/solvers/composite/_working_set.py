@@ -24,6 +24,8 @@ v, \delta\rangle` and a step :math:`\alpha` decreases the sum by at least :math:
 
 from __future__ import annotations
 
+import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -52,12 +54,9 @@ _SIGMA = 0.1
 
 
 class _Local(NamedTuple):
-    """An iterate on the working set."""
+    """An iterate on the working set: a point whose parameters are the blocks in it, and their gradient."""
 
-    blocks: Array
-    predictions: Array
-    value: Array
-    subfun_grad: Array
+    point: Point
     grad: Array
     error: Array
     failed: Array
@@ -105,18 +104,18 @@ def descend(
     # All free blocks stand in front, unless there are too many of them: then whichever is worst.
     first = jnp.where(free & (num_free <= sizes[-1]), jnp.inf, violation).astype(violation.dtype)
 
+    def solve(size, carry):
+        index = lax.top_k(first, size)[1]
+        return _solve_on(model, prox, carry[0], grad, index, count, target)
+
     zero = jnp.zeros((), jnp.int32)
     carry = (point, jnp.zeros_like(free), jnp.asarray(False), zero, zero)
-    smaller = 0
-    for size in sizes:
-
-        def solve(carry, size=size):
-            index = lax.top_k(first, size)[1]
-            return _solve_on(model, prox, carry[0], grad, index, count, target)
-
+    if len(sizes) == 1:
+        carry = solve(sizes[0], carry)
+    else:
         # Not `lax.switch`, which under `vmap` would solve working sets of every size for every batch element.
-        carry = solve(carry) if len(sizes) == 1 else run_if_any((count > smaller) & (count <= size), solve, carry)
-        smaller = size
+        for smaller, size in itertools.pairwise([0, *sizes]):
+            carry = run_if_any((count > smaller) & (count <= size), functools.partial(solve, size), carry)
     point, free, failed, num_grad, num_prox = carry
 
     def visit_all(point):
@@ -133,82 +132,59 @@ def _solve_on(model, prox, point, grad, index, count, target):
     linear = model.linear_of(index)
     inside = jnp.arange(index.shape[0], dtype=jnp.int32) < count
 
-    def gradient(subfun_grad):
-        return linear + jnp.tensordot(columns, subfun_grad, (1, 0))
-
-    def error_of(blocks, grad):
-        residual = prox.residual(blocks, grad)
-        return jnp.sqrt(jnp.sum(jnp.where(over_blocks(inside, blocks), residual, 0) ** 2)).astype(blocks.dtype)
-
     def newton(local):
-        hessian = model.hessian(columns, local.predictions, count)
-        minimizer, prox_evals = _minimise_model(hessian, local.grad, local.blocks, prox, inside, count, target)
-        searched, evals, found = _search(model, columns, linear, local, hessian, minimizer - local.blocks)
-        local = local._replace(
+        hessian = model.hessian(columns, local.point.predictions, count)
+        minimizer, prox_evals = _minimize_model(hessian, local.grad, local.point.params, prox, inside, count, target)
+        moved, evals, found = _search(model, columns, linear, local, hessian, minimizer - local.point.params)
+        grad = linear + jnp.tensordot(columns, moved.subfun_grad, (1, 0))
+        moved = local._replace(point=moved, grad=grad, error=_error(prox, inside, moved.params, grad))
+        return tree_where(found, moved, local)._replace(
+            failed=~found,
             grad_evals=local.grad_evals + evals + 1,
             prox_evals=local.prox_evals + prox_evals,
         )
-        moved_grad = gradient(searched["subfun_grad"])
-        moved = local._replace(**searched, grad=moved_grad, error=error_of(searched["blocks"], moved_grad))
-        return tree_where(found, moved, local)._replace(failed=~found)
 
     blocks, grad = point.params[index], jnp.take(grad, index, axis=0)
     zero = jnp.zeros((), jnp.int32)
-    local = _Local(
-        blocks,
-        point.predictions,
-        point.value,
-        point.subfun_grad,
-        grad,
-        error_of(blocks, grad),
-        jnp.asarray(False),
-        zero,
-        zero,
-    )
+    error = _error(prox, inside, blocks, grad)
+    local = _Local(point._replace(params=blocks), grad, error, jnp.asarray(False), zero, zero)
     local = loop(lambda local: (local.error > target) & ~local.failed, newton, local, maxiter=_NEWTON_ROUNDS)
-    final = Point(point.params.at[index].set(local.blocks), local.predictions, local.value, local.subfun_grad)
-    is_free = prox.is_free(local.blocks - local.grad, jnp.ones((), blocks.dtype)) & inside
+    blocks = local.point.params
+    is_free = prox.is_free(blocks - local.grad, jnp.ones((), blocks.dtype)) & inside
     free = jnp.zeros(point.params.shape[0], bool).at[index].set(is_free)
+    final = local.point._replace(params=point.params.at[index].set(blocks))
     return final, free, local.failed, local.grad_evals, local.prox_evals
 
 
+def _error(prox, inside, blocks, grad):
+    """Euclidean norm of the residual in the blocks of the working set."""
+    residual = jnp.where(over_blocks(inside, blocks), prox.residual(blocks, grad), 0)
+    return jnp.sqrt(jnp.sum(residual**2)).astype(blocks.dtype)
+
+
 def _search(model, columns, linear, local, hessian, step):
-    """Shorten the step until the objective decreases; the fields that change, evaluations, and whether it did."""
-    dtype = step.dtype
+    """Shorten the step until the objective decreases; the point that it leads to, evaluations, and whether it did."""
+    dtype, start = step.dtype, local.point
     flat = step.reshape(-1)
     along = jnp.tensordot(columns, step, (0, 0))
     slope = jnp.vdot(local.grad, step)
     curvature = jnp.vdot(flat, hessian.reshape(flat.size, flat.size) @ flat)
     linear_slope = jnp.vdot(linear, step)
-    slack = 10 * float(jnp.finfo(local.value.dtype).eps) * jnp.abs(local.value).astype(dtype)
+    slack = 10 * float(jnp.finfo(start.value.dtype).eps) * jnp.abs(start.value).astype(dtype)
 
     def attempt(carry):
-        alpha, evals, *_ = carry
-        predictions = local.predictions + alpha * along
+        alpha, _, evals, _ = carry
+        predictions = start.predictions + alpha * along
         value, subfun_grad = model.value_and_grad(predictions)
-        rise = (value - local.value).astype(dtype) + alpha * linear_slope
+        rise = (value - start.value).astype(dtype) + alpha * linear_slope
         found = rise <= alpha * (slope + (1 - _SIGMA) * curvature) + slack
-        return jnp.where(found, alpha, 0.5 * alpha), evals + 1, found, predictions, value, subfun_grad
-
-    init = (
-        jnp.ones((), dtype),
-        jnp.zeros((), jnp.int32),
-        jnp.asarray(False),
-        local.predictions,
-        local.value,
-        local.subfun_grad,
-    )
-    alpha, evals, found, predictions, value, subfun_grad = loop(
-        lambda carry: ~carry[2], attempt, init, maxiter=_SEARCH_STEPS
-    )
-    fields = {
         # At a full step exactly the minimizer where that is 0, for x + (0 - x) = 0.
-        "blocks": local.blocks + alpha * step,
-        "predictions": predictions,
-        "value": value,
-        "subfun_grad": subfun_grad,
-    }
-    return fields, evals, found
+        point = Point(start.params + alpha * step, predictions, value, subfun_grad)
+        return 0.5 * alpha, point, evals + 1, found
+
+    init = (jnp.ones((), dtype), start, jnp.zeros((), jnp.int32), jnp.asarray(False))
+    _, point, evals, found = loop(lambda carry: ~carry[-1], attempt, init, maxiter=_SEARCH_STEPS)
+    return point, evals, found
 
 
 class _ModelState(NamedTuple):
@@ -221,7 +197,7 @@ class _ModelState(NamedTuple):
     resume: Array
 
 
-def _minimise_model(hessian, grad, blocks, prox, inside, count, target):
+def _minimize_model(hessian, grad, blocks, prox, inside, count, target):
     """Minimize the model from ``blocks``, where its gradient is ``grad``; the minimizer and proximity operators."""
     k, m = hessian.shape[:2]
     flat = hessian.reshape(k * m, k * m)
@@ -232,22 +208,18 @@ def _minimise_model(hessian, grad, blocks, prox, inside, count, target):
     steps = 1 / curvature
     kept = over_blocks(inside, blocks)
 
-    def error_of(blocks, grad):
-        return jnp.sqrt(jnp.sum(jnp.where(kept, prox.residual(blocks, grad), 0) ** 2))
-
-    def visit(j, carry):
+    def visit(i, carry):
         blocks, grad = carry
+        j = i % count
         x = blocks[j]
         moved = prox.one(x - grad[j] * steps[j], steps[j])
-        change = jnp.tensordot((moved - x).reshape(m), hessian[j], (0, 0)) if m > 1 else (moved - x) * hessian[j, 0]
+        # A sum of products, for a contraction of one or a few entries would be slow.
+        change = jnp.sum((moved - x).reshape(m, 1, 1) * hessian[j], axis=0)
         return blocks.at[j].set(moved), grad + change.reshape(grad.shape)
 
     def round_(state):
-        def epochs(i, carry):
-            return visit(i % count, carry)
-
-        blocks, grad = lax.fori_loop(0, _EPOCHS * count, epochs, (state.blocks, state.grad))
-        error = error_of(blocks, grad)
+        blocks, grad = lax.fori_loop(0, _EPOCHS * count, visit, (state.blocks, state.grad))
+        error = _error(prox, inside, blocks, grad)
         free = prox.is_free(blocks - over_blocks(steps, blocks) * grad, steps) & inside
         settled = ~jnp.any(free ^ state.free)
         new = state._replace(blocks=blocks, grad=grad, error=error, free=free, rounds=state.rounds + 1)
@@ -266,7 +238,7 @@ def _minimise_model(hessian, grad, blocks, prox, inside, count, target):
         # A proximal step puts it into the domain of g and gives exact zeros.
         trial = jnp.where(kept, prox.all(trial - over_blocks(steps, trial) * gradient_at(trial), steps), blocks)
         trial_grad = gradient_at(trial)
-        trial_error = error_of(trial, trial_grad)
+        trial_error = _error(prox, inside, trial, trial_grad)
         better = trial_error <= 0.5 * state.error
         # After a refusal the sweeps go on for twice as long as after the one before.
         refused = state._replace(refused=state.refused + 1, resume=state.rounds + 2**state.refused)

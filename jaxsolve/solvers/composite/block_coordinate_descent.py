@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._loop import run_if_any
-from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep
 from jaxsolve.base import IterativeSolver, check_choice, option
 from jaxsolve.base._objective import Objective
@@ -145,19 +144,15 @@ class BlockCoordinateDescent(IterativeSolver):
         # A zero column has no curvature; its step is long, but finite.
         largest = jnp.max(curvature)
         curvature = jnp.maximum(curvature, jnp.finfo(curvature.dtype).eps * largest)
-        point, grad, error = self._look(model, prox, init_params, model.predictions(init_params))
-        one = jnp.ones((), jnp.int32)
+        seen = _look(model, prox, init_params, model.predictions(init_params))
+        zero, error = jnp.zeros((), jnp.int32), seen["error"]
         return BlockCDState(
-            iter_num=jnp.zeros((), jnp.int32),
-            error=error,
-            predictions=point.predictions,
-            subfun_g=point.subfun_grad,
-            num_fun_eval=jnp.zeros((), jnp.int32),
-            num_prox_eval=one * num_blocks,
-            num_grad_eval=one,
-            status=self._status_of(jnp.where(jnp.isfinite(point.value), error, jnp.asarray(jnp.nan, error.dtype))),
-            value=point.value + model.linear_value(init_params).astype(point.value.dtype),
-            grad=grad,
+            **seen,
+            iter_num=zero,
+            num_fun_eval=zero,
+            num_prox_eval=zero + num_blocks,
+            num_grad_eval=zero + 1,
+            status=self._status_of(jnp.where(jnp.isfinite(seen["value"]), error, jnp.full_like(error, jnp.nan))),
             curvature=curvature,
             free=jnp.any(init_params.reshape(num_blocks, -1) != 0, axis=1),
         )
@@ -177,53 +172,37 @@ class BlockCoordinateDescent(IterativeSolver):
             refresh = (state.iter_num % _REFRESH) == _REFRESH - 1
             predictions = run_if_any(refresh, lambda _: model.predictions(point.params), point.predictions)
         else:
-            known = self._known(model)
-            point, curvature = sweep(model, prox, point, curvature, self._sequence(state, num_blocks), known=known)
+            known, order = model.lipschitz() is not None, self._order(state.iter_num, num_blocks)
+            point, curvature = sweep(model, prox, point, curvature, order, known=known)
             num_grad = num_prox = num_blocks
-            refresh, predictions = False, model.predictions(point.params)
-        stuck = jnp.all(point.params == params) & jnp.all(curvature == state.curvature)
-        new, grad, error = self._look(model, prox, point.params, predictions)
-        return OptStep(
-            new.params,
-            BlockCDState(
-                iter_num=state.iter_num + 1,
-                error=error,
-                predictions=new.predictions,
-                subfun_g=new.subfun_grad,
-                num_fun_eval=state.num_fun_eval,
-                num_prox_eval=state.num_prox_eval + num_prox + num_blocks,
-                num_grad_eval=state.num_grad_eval + num_grad + 1,
-                status=self._status_of(
-                    error, failed=stuck if refresh is False else stuck & ~refresh, failure=Status.STALLED
-                ),
-                value=new.value + model.linear_value(new.params).astype(new.value.dtype),
-                grad=grad,
-                curvature=curvature,
-                free=free,
-            ),
+            refresh, predictions = jnp.asarray(False), model.predictions(point.params)
+        stuck = jnp.all(point.params == params) & jnp.all(curvature == state.curvature) & ~refresh
+        seen = _look(model, prox, point.params, predictions)
+        new_state = state._replace(
+            **seen,
+            iter_num=state.iter_num + 1,
+            num_prox_eval=state.num_prox_eval + num_prox + num_blocks,
+            num_grad_eval=state.num_grad_eval + num_grad + 1,
+            status=self._status_of(seen["error"], failed=stuck),
+            curvature=curvature,
+            free=free,
         )
-
-    def _look(self, model, prox, params, predictions):
-        """Everything at a point: itself, its gradient in all blocks, its error."""
-        value, subfun_grad = model.value_and_grad(predictions)
-        grad = model.gradient(subfun_grad)
-        error = tree_l2_norm(prox.residual(params, grad)).astype(params.dtype)
-        return Point(params, predictions, value, subfun_grad), grad, error
+        return OptStep(point.params, new_state)
 
     def _by_working_sets(self) -> bool:
         if self._loop_kind in ("scan", "checkpoint") or not self.implicit_diff:
             return False
         return self.selection == "working_set" or (self.selection == "auto" and is_composite(self.fun))
 
-    def _known(self, model) -> bool:
-        return model.lipschitz() is not None
-
-    def _sequence(self, state, num_blocks):
+    def _order(self, iter_num, num_blocks):
         order = jnp.arange(num_blocks, dtype=jnp.int32)
         if self.selection != "random":
             return order
-        key = jax.random.key(self.seed) if jnp.ndim(self.seed) == 0 and _is_integer(self.seed) else self.seed
-        return jax.random.permutation(jax.random.fold_in(key, state.iter_num), order)
+        is_integer = isinstance(self.seed, int) or (
+            self.seed.ndim == 0 and jnp.issubdtype(self.seed.dtype, jnp.integer)
+        )
+        key = jax.random.key(self.seed) if is_integer else self.seed
+        return jax.random.permutation(jax.random.fold_in(key, iter_num), order)
 
     # ---- The problem ----------------------------------------------------------------------------------------------
 
@@ -246,8 +225,7 @@ class BlockCoordinateDescent(IterativeSolver):
     def optimality_fun(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
         """The residual ``block_prox(x_j - grad_j) - x_j`` of every block, an array like ``params``."""
         model, prox = self._parts(params, hyperparams_prox, args, kwargs)
-        grad = model.gradient(model.value_and_grad(model.predictions(params))[1])
-        return prox.residual(params, grad)
+        return prox.residual(params, model.gradient_at(params))
 
     def _residual(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
         """The mapping that is differentiated: ``optimality_fun``, in a form whose linear system is small."""
@@ -263,14 +241,21 @@ class BlockCoordinateDescent(IterativeSolver):
     def _state_of_solution(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:
         """``value``, ``predictions`` and ``subfun_g`` as functions of the solution."""
         model, _ = self._parts(params, hyperparams_prox, args, kwargs)
-        predictions = model.predictions(params)
-        value, subfun_grad = model.value_and_grad(predictions)
-        value = value + model.linear_value(params).astype(value.dtype)
-        return {"value": value, "predictions": predictions, "subfun_g": subfun_grad}
+        return _values(model, params, model.predictions(params))
 
 
-def _is_integer(seed) -> bool:
-    return isinstance(seed, int) or jnp.issubdtype(seed.dtype, jnp.integer)
+def _values(model, params, predictions) -> dict[str, Array]:
+    """The fields of the state that are functions of the solution."""
+    value, subfun_grad = model.value_and_grad(predictions)
+    value = value + model.linear_value(params).astype(value.dtype)
+    return {"value": value, "predictions": predictions, "subfun_g": subfun_grad}
+
+
+def _look(model, prox, params, predictions) -> dict[str, Array]:
+    """These, the gradient in all blocks, and the error."""
+    values = _values(model, params, predictions)
+    grad = model.gradient(values["subfun_g"])
+    return {**values, "grad": grad, "error": tree_l2_norm(prox.residual(params, grad)).astype(params.dtype)}
 
 
 def _check_params(params) -> None:

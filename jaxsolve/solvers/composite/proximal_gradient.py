@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxsolve._types import OptStep, PyTree, Structure
+from jaxsolve._types import PyTree, Structure
 from jaxsolve.base import as_like
 from jaxsolve.implicit_diff.optimality import call_with_hyperparams
-from jaxsolve.solvers._proximal import ProximalMethod, ProximalState, prox_none
+from jaxsolve.solvers._proximal import ProximalMethod, prox_none
 
 __all__ = ["ProximalGradient"]
 
@@ -43,6 +43,8 @@ class ProximalGradient(ProximalMethod):
 
     prox: Callable = prox_none
 
+    _hyperparams = "hyperparams_prox"
+
     @property
     def _smooth(self) -> bool:  # type: ignore[override]  # a constant of the other solvers
         """Whether the proximity operator is the identity."""
@@ -60,24 +62,6 @@ class ProximalGradient(ProximalMethod):
                 f"ProximalGradient has no prox, but hyperparams_prox, its first argument after init_params, is "
                 f"{hyperparams_prox!r}: give it a prox=..., or pass None, or use GradientDescent."
             )
-
-    def init_state(self, init_params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> ProximalState:
-        """The state before the first iteration; the arguments are those of ``run``."""
-        return self._start(init_params, *args, **kwargs)
-
-    def update(
-        self, params: PyTree, state: ProximalState, hyperparams_prox: Any = None, *args: Any, **kwargs: Any
-    ) -> OptStep:
-        """One proximal gradient step; returns ``OptStep(params, state)``."""
-        return self._advance(params, state, hyperparams_prox, args, kwargs)
-
-    def optimality_fun(self, sol: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> PyTree:
-        """The residual ``prox(x - grad(x)) - x``, like ``sol``; the gradient if ``prox`` is ``prox_none``."""
-        return self._optimality(sol, hyperparams_prox, args, kwargs)
-
-    def _state_of_solution(self, params: PyTree, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:
-        """``value`` and ``aux`` as functions of the solution."""
-        return self._value_and_aux(params, args, kwargs)
 
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The proximity operator that was given."""

@@ -30,11 +30,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import as_like, blank_output, check_callable, check_number, option
+from jaxsolve.base import as_like, check_callable, check_number, option
 from jaxsolve.implicit_diff.optimality import bregman_step
 from jaxsolve.solvers._gradient_method import GradientMethod, is_still
-from jaxsolve.solvers._stepsize import is_searched
-from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub, tree_where
+from jaxsolve.tree_util import tree_l2_norm, tree_sub, tree_where
 
 __all__ = ["MirrorDescent", "MirrorDescentState"]
 
@@ -100,6 +99,7 @@ class MirrorDescent(GradientMethod):
     maxls: int = option(30)
 
     _resumed_fields = ("iter_num", "stepsize")
+    _hyperparams = "hyperparams_proj"
 
     def _functions(self) -> list[str]:
         # A schedule is positional too, but no function of the parameters.
@@ -166,35 +166,19 @@ class MirrorDescent(GradientMethod):
 
     # ---- The iteration --------------------------------------------------------------------------------------------
 
-    def init_state(
-        self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any
-    ) -> MirrorDescentState:
+    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> MirrorDescentState:
         """The state before the first iteration; the arguments are those of ``run``."""
-        dtype = tree_real_dtype(init_params)
-        value_dtype, aux, calls = blank_output(self, init_params, args, kwargs)
+        _, args, kwargs = self._split(args, kwargs)
         zero = jnp.zeros((), jnp.int32)
-        return MirrorDescentState(
-            iter_num=zero,
-            error=jnp.asarray(jnp.inf, dtype),
-            aux=aux,
-            num_fun_eval=zero + calls,
-            num_grad_eval=zero,
-            num_proj_eval=zero,
-            status=zero,
-            value=jnp.asarray(jnp.inf, value_dtype),
-            stepsize=self._first_stepsize(dtype),
-        )
+        return MirrorDescentState(**self._first_fields(init_params, args, kwargs), num_proj_eval=zero)
 
-    def update(
-        self, params: PyTree, state: MirrorDescentState, hyperparams_proj: Any = None, *args: Any, **kwargs: Any
-    ) -> OptStep:
-        """One mirror step; returns ``OptStep(params, state)``."""
+    def update(self, params: PyTree, state: MirrorDescentState, *args: Any, **kwargs: Any) -> OptStep:
+        """One mirror step; the arguments are those of ``run``. Returns ``OptStep(params, state)``."""
+        hyperparams, args, kwargs = self._split(args, kwargs)
         dtype = state.error.dtype
         (value, aux), grad = self._objective.value_and_grad(params, *args, **kwargs)
-        error = tree_l2_norm(self._residual_of(params, grad, hyperparams_proj)).astype(dtype)
-        new_params, _, stepsize, trials, found = self._take_step(
-            params, state, value, grad, hyperparams_proj, args, kwargs
-        )
+        error = tree_l2_norm(self._residual_of(params, grad, hyperparams)).astype(dtype)
+        new_params, _, stepsize, trials, found = self._take_step(params, state, value, grad, hyperparams, args, kwargs)
         # A point that is optimal is not left: values near their precision do not tell whether the step would help.
         settled = error <= jnp.asarray(self.tol).astype(dtype)
         new_params = tree_where(settled, params, new_params)
@@ -208,7 +192,7 @@ class MirrorDescent(GradientMethod):
                 aux=aux,
                 num_fun_eval=state.num_fun_eval + trials,
                 num_grad_eval=state.num_grad_eval + 1,
-                num_proj_eval=state.num_proj_eval + 1 + (trials if is_searched(self.stepsize) else 1),
+                num_proj_eval=state.num_proj_eval + 1 + (trials if self._searches else 1),
                 status=self._status_of(error, failed=stuck),
                 value=value.astype(state.value.dtype),
                 stepsize=stepsize,
@@ -221,19 +205,6 @@ class MirrorDescent(GradientMethod):
     def _bound(self, move, slope, stepsize):
         """Half of the symmetrized Bregman divergence, divided by the step size."""
         return -0.5 * slope
-
-    # ---- Optimality -----------------------------------------------------------------------------------------------
-
-    def _residual_of(self, params, grad, hyperparams):
-        return tree_sub(self._candidate(params, grad, 1.0, hyperparams), params)
-
-    def optimality_fun(self, sol: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
-        """The residual ``projection_grad(x, grad, 1) - x``, a pytree like ``sol``."""
-        return self._residual_of(sol, self._objective.grad(sol, *args, **kwargs), hyperparams_proj)
-
-    def _state_of_solution(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
-        """``value`` and ``aux`` as functions of the solution."""
-        return self._value_and_aux(params, args, kwargs)
 
 
 def _diminishing(iteration, *, initial, power):

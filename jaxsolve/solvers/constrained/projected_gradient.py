@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxsolve._types import OptStep, PyTree
+from jaxsolve._types import PyTree
 from jaxsolve.base import as_like
 from jaxsolve.implicit_diff.optimality import call_with_hyperparams
-from jaxsolve.solvers._proximal import ProximalMethod, ProximalState
+from jaxsolve.solvers._proximal import ProximalMethod
 
 __all__ = ["ProjectedGradient"]
 
@@ -43,29 +43,13 @@ class ProjectedGradient(ProximalMethod):
 
     projection: Callable
 
+    _hyperparams = "hyperparams_proj"
+
     def _check_arguments(self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` if the set is known to be empty."""
         check = getattr(self.projection, "check_hyperparams", None)
         if check is not None and hyperparams_proj is not None:
             check(hyperparams_proj)
-
-    def init_state(self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> ProximalState:
-        """The state before the first iteration; the arguments are those of ``run``."""
-        return self._start(init_params, *args, **kwargs)
-
-    def update(
-        self, params: PyTree, state: ProximalState, hyperparams_proj: Any = None, *args: Any, **kwargs: Any
-    ) -> OptStep:
-        """One projected gradient step; returns ``OptStep(params, state)``."""
-        return self._advance(params, state, hyperparams_proj, args, kwargs)
-
-    def optimality_fun(self, sol: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> PyTree:
-        """The residual ``projection(x - grad(x)) - x``, a pytree like ``sol``."""
-        return self._optimality(sol, hyperparams_proj, args, kwargs)
-
-    def _state_of_solution(self, params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> dict:
-        """``value`` and ``aux`` as functions of the solution."""
-        return self._value_and_aux(params, args, kwargs)
 
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The projection, whatever the step size."""

@@ -99,11 +99,8 @@ class Bisection(IterativeSolver):
                 raise TypeError(f"{name} must be a number or an array, got {end!r} of type {type(end).__name__}.")
             if is_concrete(end) and not np.all(np.isfinite(end)):
                 raise ValueError(f"{name} must be finite, got {end!r}.")
-        if (
-            is_concrete(self.lower)
-            and is_concrete(self.upper)
-            and np.any(np.asarray(self.lower) > np.asarray(self.upper))
-        ):
+        known = is_concrete(self.lower) and is_concrete(self.upper)
+        if known and np.any(np.greater(self.lower, self.upper)):
             raise ValueError(f"lower must not exceed upper, got lower={self.lower!r} and upper={self.upper!r}.")
 
     def _first_point(self, init_params: Any, *args: Any, **kwargs: Any) -> Array:
@@ -141,18 +138,17 @@ class Bisection(IterativeSolver):
         error = jnp.max(jnp.abs(value))
         # Between two neighboring floating-point numbers there is no third.
         exhausted = jnp.all((low == state.low) & (high == state.high))
-        state = BisectionState(
+        new_state = state._replace(
             iter_num=state.iter_num + 1,
             value=value,
             error=error,
             low=low,
             high=high,
-            sign=state.sign,
             aux=aux,
             num_fun_eval=state.num_fun_eval + 1,
             status=self._status_of(error, failed=exhausted),
         )
-        return OptStep(middle, state)
+        return OptStep(middle, new_state)
 
     def _residual(self, params: Array, *args: Any, **kwargs: Any) -> Array:
         """The function at ``params``."""

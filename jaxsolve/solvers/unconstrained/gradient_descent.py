@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxsolve._types import OptStep, PyTree
-from jaxsolve.solvers._proximal import ProximalMethod, ProximalState, prox_none
+from jaxsolve._types import PyTree
+from jaxsolve.solvers._proximal import ProximalMethod, prox_none
 
 __all__ = ["GradientDescent"]
 
@@ -46,22 +46,6 @@ class GradientDescent(ProximalMethod):
         super()._validate()
         if self.prox is not prox_none:
             raise ValueError("GradientDescent takes no proximity operator: use ProximalGradient(fun, prox=...).")
-
-    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> ProximalState:
-        """The state before the first iteration; the arguments are those of ``run``."""
-        return self._start(init_params, *args, **kwargs)
-
-    def update(self, params: PyTree, state: ProximalState, *args: Any, **kwargs: Any) -> OptStep:
-        """One gradient step; returns ``OptStep(params, state)``."""
-        return self._advance(params, state, None, args, kwargs)
-
-    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The gradient of ``fun`` in ``params``, a pytree like them."""
-        return self._optimality(params, None, args, kwargs)
-
-    def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
-        """``value`` and ``aux`` as functions of the solution."""
-        return self._value_and_aux(params, args, kwargs)
 
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The identity."""

@@ -23,7 +23,6 @@ from jaxsolve._compat import on_every_device
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_flags, check_number, option
 from jaxsolve.solvers._descent_method import DescentMethod
-from jaxsolve.solvers._stepsize import is_searched
 from jaxsolve.tree_util import tree_negative, tree_real_dtype
 
 __all__ = ["LBFGS", "LBFGSState"]
@@ -86,7 +85,6 @@ class LBFGS(DescentMethod):
     With ``linesearch_init="increase"`` no search starts below a step of 1.
 
     Attributes:
-        stop_if_linesearch_fails: end the run at the first line search that fails.
         history_size: number of pairs that are kept; without any, the method is steepest descent.
         use_gamma: scale the initial inverse Hessian by <s, y> / <y, y> of the last pair.
 
@@ -105,7 +103,6 @@ class LBFGS(DescentMethod):
         [1.0, 2.0]
     """
 
-    stop_if_linesearch_fails: bool = option(False)
     history_size: int = option(10)
     use_gamma: bool = option(True)
 
@@ -117,13 +114,10 @@ class LBFGS(DescentMethod):
     def _validate(self) -> None:
         """Raise for an impossible option."""
         super()._validate()
-        check_flags(self, "stop_if_linesearch_fails", "use_gamma")
+        check_flags(self, "use_gamma")
         check_number("history_size", self.history_size, at_least=0)
         if not isinstance(self.history_size, int):
             raise TypeError(f"history_size must be a number known at compile time, got {self.history_size!r}.")
-
-    def _ends_when_search_fails(self) -> bool:
-        return self.stop_if_linesearch_fails
 
     def _has_memory(self, state: LBFGSState) -> Array:
         return jnp.any(state.rho_history > 0)
@@ -144,9 +138,9 @@ class LBFGS(DescentMethod):
         dtype, size = tree_real_dtype(init_params), self.history_size
 
         def history():
-            # Sharded like the parameters.
+            # Sharded like the parameters. Pairs of low-precision ones are kept in float32: their differences cancel.
             return jax.tree.map(
-                lambda x: jnp.broadcast_to(jnp.zeros_like(x, _history_dtype(x)), (size, *jnp.shape(x))), init_params
+                lambda x: jnp.broadcast_to(jnp.zeros_like(x, tree_real_dtype(x)), (size, *jnp.shape(x))), init_params
             )
 
         return {
@@ -212,7 +206,7 @@ class LBFGS(DescentMethod):
         r_inverse = jnp.where(new_row | new_column | ~moved, 0, state.r_inverse)
         column = rho * (here.astype(dtype) - r_inverse @ jnp.where(here, 0, s_dot_y))
         stepsize = new_state.stepsize
-        if is_searched(self.stepsize):
+        if self._searches:
             # Without pairs the direction has another length, and the step size does not carry over.
             longest = jnp.asarray(self.max_stepsize).astype(stepsize.dtype)
             stepsize = jnp.where(self._has_memory(state), stepsize, longest)
@@ -227,13 +221,8 @@ class LBFGS(DescentMethod):
         )
 
 
-def _history_dtype(leaf):
-    """Pairs of low-precision parameters are kept in float32: their differences cancel."""
-    return tree_real_dtype(leaf)
-
-
 def _difference(new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: a.astype(_history_dtype(a)) - b.astype(_history_dtype(b)), new, old)
+    return jax.tree.map(lambda a, b: a.astype(tree_real_dtype(a)) - b.astype(tree_real_dtype(b)), new, old)
 
 
 def _write(history: PyTree, pair: PyTree, row: Array) -> PyTree:
