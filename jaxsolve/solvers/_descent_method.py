@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_choice, check_flags, check_number, option
+from jaxsolve.implicit_diff.optimality import stationary
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.solvers._stepsize import StepsizeMethod
@@ -253,4 +254,4 @@ class DescentMethod(StepsizeMethod):
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient of ``fun`` in ``params``, a pytree like them."""
-        return self._objective.grad(params, *args, **kwargs)
+        return stationary(self._objective.value_and_grad, value_and_grad=True)(params, *args, **kwargs)

@@ -53,15 +53,6 @@ class GradientMethod(StepsizeMethod):
     def _bound(self, move: PyTree, slope: Array, stepsize: Array) -> Array:
         """How far ``fun`` may rise above its tangent; ``slope`` is the inner product of the gradient and the move."""
 
-    def _residual_of(self, params: PyTree, grad: PyTree, hyperparams: Any) -> PyTree:
-        """What is zero at a solution: how far a step of size 1 leads."""
-        return tree_sub(self._candidate(params, grad, 1.0, hyperparams), params)
-
-    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """A step of size 1, ``x+ - x``, a pytree like ``params``; for gradient descent the gradient of ``fun``."""
-        hyperparams, args, kwargs = self._split(args, kwargs)
-        return self._residual_of(params, self._objective.grad(params, *args, **kwargs), hyperparams)
-
     def _first_fields(self, init_params: PyTree, args: tuple, kwargs: dict) -> dict[str, Any]:
         """The fields of a state that all have, before the first step."""
         dtype = tree_real_dtype(init_params)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_flags, option
+from jaxsolve.implicit_diff.optimality import proximal_gradient_fixed_point, stationary
 from jaxsolve.solvers._gradient_method import GradientMethod, is_still
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
@@ -199,6 +200,11 @@ class ProximalMethod(GradientMethod):
         momentum = jnp.where(uphill, jnp.zeros_like(t), (t - 1) / next_t)
         return tree_add_scalar_mul(new_params, momentum, travel), next_t
 
-    def _residual_of(self, params, grad, hyperparams):
-        # Without a proximity operator the gradient itself, whose Jacobian is positive semidefinite.
-        return grad if self._smooth else super()._residual_of(params, grad, hyperparams)
+    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The gradient if the problem is smooth, else the fixed-point residual with unit step size."""
+        hyperparams, args, kwargs = self._split(args, kwargs)
+        fun = self._objective.value_and_grad
+        if self._smooth:
+            return stationary(fun, value_and_grad=True)(params, *args, **kwargs)
+        fixed_point = proximal_gradient_fixed_point(fun, self._apply_prox, value_and_grad=True)
+        return tree_sub(fixed_point(params, hyperparams, *args, **kwargs), params)

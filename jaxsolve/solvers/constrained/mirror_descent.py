@@ -206,6 +206,16 @@ class MirrorDescent(GradientMethod):
         """Half of the symmetrized Bregman divergence, divided by the step size."""
         return -0.5 * slope
 
+    # ---- Optimality -----------------------------------------------------------------------------------------------
+
+    def _residual_of(self, params, grad, hyperparams):
+        return tree_sub(self._candidate(params, grad, 1.0, hyperparams), params)
+
+    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The residual ``projection_grad(x, grad, 1) - x``, a pytree like ``params``."""
+        hyperparams, args, kwargs = self._split(args, kwargs)
+        return self._residual_of(params, self._objective.grad(params, *args, **kwargs), hyperparams)
+
 
 def _diminishing(iteration, *, initial, power):
     return initial / (jnp.asarray(iteration).astype(jnp.result_type(float)) + 1) ** power
