@@ -101,8 +101,7 @@ def pool(values: Array, mass: Array | None, largest: Array, arithmetic: Arithmet
 
 def block_sum(values: Array, start: Array) -> Array:
     """The sum of ``values`` over the block of each entry, given the first entry of its block."""
-    sums = jax.ops.segment_sum(values, start, num_segments=values.shape[0], indices_are_sorted=True)
-    return _take(sums, start)
+    return _take(jax.ops.segment_sum(values, start, values.shape[0], indices_are_sorted=True), start)
 
 
 def block_logsumexp(values: Array, start: Array) -> Array:
@@ -119,8 +118,7 @@ def block_log_softmax(values: Array, start: Array) -> Array:
 
 def _block_max(values, start):
     values = lax.stop_gradient(values)
-    largest = jax.ops.segment_max(values, start, num_segments=values.shape[0], indices_are_sorted=True)
-    return _take(largest, start)
+    return _take(jax.ops.segment_max(values, start, values.shape[0], indices_are_sorted=True), start)
 
 
 def _take(values, index):
@@ -217,8 +215,7 @@ def _merge_levels(first, last, pairs, x, links, sums, arithmetic):
     chunk = jnp.arange(chunks, dtype=jnp.int32)
 
     def merge(level, carry):
-        x, links, moving = carry
-        sums = [_Sums(s.tail, s.head, *m) for s, m in zip(fixed, moving, strict=True)]
+        x, links, sums = carry
         # The first chunk of the right half of each pair.
         right = (2 * pair + 1) << level
         low, high = _take(x[-1], right - 1), _take(x[0], right)
@@ -239,11 +236,9 @@ def _merge_levels(first, last, pairs, x, links, sums, arithmetic):
             return jnp.where(inside, value, cut), jnp.where(inside & (index == begins), -1 - ends, inner)
 
         x, links = run_if_any(jnp.any(violated), join, (x, links))
-        return x, links, [tuple(s.of_pairs(level, arithmetic)[2:]) for s in sums]
+        return x, links, [s.of_pairs(level, arithmetic) for s in sums]
 
-    fixed = sums
-    x, links, moving = lax.fori_loop(first, last, merge, (x, links, [tuple(s[2:]) for s in sums]))
-    return x, links, [_Sums(s.tail, s.head, *m) for s, m in zip(fixed, moving, strict=True)]
+    return lax.fori_loop(first, last, merge, (x, links, sums))
 
 
 class _Interval(NamedTuple):
@@ -259,21 +254,6 @@ class _Interval(NamedTuple):
     left_high: Array
     right_low: Array
     right_high: Array
-
-
-class _Chord(NamedTuple):
-    """The line between two points of the diagram, by what is left and right of the middle.
-
-    Attributes:
-        mass_left, mass_right: the masses.
-        total: the total of both.
-        slope: the mean.
-    """
-
-    mass_left: Array
-    mass_right: Array
-    total: Array
-    slope: Array
 
 
 # Steps in which the search goes from block to block, from the middle outward: often there is little to pool.
@@ -300,6 +280,7 @@ def _search(x, links, sums, middle, half, violated, arithmetic):
         return jnp.where(link < 0, i, link)
 
     def chord(s, t):
+        """The masses of the entries from ``s`` to ``t``, left and right of the middle, their total, and their mean."""
         (chunk_s, s_at), (chunk_t, t_at) = place(s), place(t - 1)
         left = [arithmetic.add(_take(v.tail, s_at), _take(v.after, chunk_s)) for v in sums]
         right = [arithmetic.add(_take(v.head, t_at), _take(v.before, chunk_t)) for v in sums]
@@ -307,7 +288,7 @@ def _search(x, links, sums, middle, half, violated, arithmetic):
             left.append(arithmetic.of_count((middle - s).astype(x.dtype)))
             right.append(arithmetic.of_count((t - middle).astype(x.dtype)))
         total = arithmetic.add(left[0], right[0])
-        return _Chord(left[1], right[1], total, arithmetic.over(total, arithmetic.add(left[1], right[1])))
+        return left[1], right[1], total, arithmetic.over(total, arithmetic.add(left[1], right[1]))
 
     def step(carry):
         count, c = carry
@@ -317,8 +298,7 @@ def _search(x, links, sums, middle, half, violated, arithmetic):
         # Inside a block the hull has no vertex: go to its ends.
         s, first_right = first_of_block(i), first_of_block(j)
         t = -1 - at(links, first_right)
-        between = chord(s, t)
-        slope = between.slope
+        mass_left, mass_right, total, slope = chord(s, t)
 
         # The slopes of the hulls on both sides of both ends of the chord.
         before_s = jnp.where(s > begin, at(x, s - 1), -jnp.inf)
@@ -331,11 +311,9 @@ def _search(x, links, sums, middle, half, violated, arithmetic):
         right_down = (slope < before_t) & ~right_up
         # ... and if they do so inside of it, the lines along the two hulls meet the middle at different heights.
         inward = left_up & right_down
-        along = arithmetic.add(
-            arithmetic.times(at_s, between.mass_left), arithmetic.times(before_t, between.mass_right)
-        )
-        move_left_up = (left_up & ~right_up & ~right_down) | (inward & (along <= between.total))
-        move_right_down = (right_down & ~left_up & ~left_down) | (inward & (along >= between.total))
+        along = arithmetic.add(arithmetic.times(at_s, mass_left), arithmetic.times(before_t, mass_right))
+        move_left_up = (left_up & ~right_up & ~right_down) | (inward & (along <= total))
+        move_right_down = (right_down & ~left_up & ~left_down) | (inward & (along >= total))
         new = _Interval(
             left_low=jnp.where(move_left_up, i + 1, c.left_low),
             left_high=jnp.where(left_down, s - 1, c.left_high),
@@ -356,4 +334,5 @@ def _search(x, links, sums, middle, half, violated, arithmetic):
     # Each step after the hops halves one of the two intervals.
     maxiter = _HOPS + 2 * x.size.bit_length() + 4
     _, found = loop(lambda c: jnp.any(c[1].left_high >= 0), step, (jnp.int32(0), init), maxiter=maxiter)
-    return found.left_low, found.right_low, chord(found.left_low, found.right_low).slope
+    *_, slope = chord(found.left_low, found.right_low)
+    return found.left_low, found.right_low, slope
