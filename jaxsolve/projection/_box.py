@@ -9,14 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import (
-    as_inexact,
-    broadcast_like,
-    check_nonnegative,
-    check_size_of,
-    checked_by,
-    unpack,
-)
+from jaxsolve._inputs import as_inexact, broadcast_like, check_nonnegative, check_size_of, checked_by, unpack
 from jaxsolve._types import PyTree
 from jaxsolve.tree_util import broadcast_pytrees, tree_negative
 

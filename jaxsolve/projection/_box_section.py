@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
@@ -65,25 +64,20 @@ def projection_box_section(x: PyTree, hyperparams: tuple, check_feasible: bool =
     alpha, beta, w, c = unpack(hyperparams, ("alpha", "beta", "w", "c"))
     x = as_inexact(x, "x")
     lower, upper, weights = (
-        tree_map(lambda v, leaf: jnp.broadcast_to(v, leaf.shape), broadcast_like(p, x, name), x)
+        ravel(tree_map(lambda v, leaf: jnp.broadcast_to(v, leaf.shape), broadcast_like(p, x, name), x))[0]
         for p, name in ((alpha, "alpha"), (beta, "beta"), (w, "w"))
     )
     check_bounds(lower, upper, "alpha", "beta")
     point, unravel = ravel(x)
-    lower, upper, weights = ravel(lower)[0], ravel(upper)[0], ravel(weights)[0]
     data = (lower, upper, weights, as_scalar(c, "projection_box_section: c", point.dtype))
     if check_feasible and all(is_concrete(leaf) for leaf in data):
-        _raise_if_empty(*data)
+        low, high, slack = _range(*data)
+        if not low - slack <= data[-1] <= high + slack:
+            raise ValueError(
+                f"projection_box_section: the set is empty; over the box <w, z> goes from {low} to {high}, but c is "
+                f"{data[-1]}."
+            )
     return unravel(_project(point, *data))
-
-
-def _raise_if_empty(lower, upper, w, c):
-    low, high, slack = _range(lower, upper, w, c)
-    if not low - slack <= c <= high + slack:
-        raise ValueError(
-            f"projection_box_section: the set is empty; over the box <w, z> goes from {np.asarray(low)} to "
-            f"{np.asarray(high)}, but c is {np.asarray(c)}."
-        )
 
 
 def _range(lower, upper, w, c):

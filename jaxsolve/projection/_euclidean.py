@@ -79,11 +79,7 @@ def projection_l2_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
 def _sphere(x, radius):
     _, unit, norm = scale_to_unit(widen(x))
     even = 1.0 / max(tree_size(x), 1) ** 0.5
-    direction = tree_where(
-        norm == 0,
-        jax.tree.map(lambda leaf: jnp.full_like(leaf, even), unit),
-        tree_scalar_mul(1 / jnp.where(norm == 0, jnp.ones_like(norm), norm), unit),
-    )
+    direction = tree_where(norm == 0, even, tree_scalar_mul(1 / jnp.where(norm == 0, 1, norm), unit))
     return tree_cast_like(tree_scalar_mul(radius, direction), x)
 
 
@@ -94,5 +90,5 @@ def _ball(x, radius):
     inside = (norm <= radius / scale) & (radius > 0)
     # An infinite radius would leave NaN in the derivative of the branch that is not taken.
     radius = jnp.where(inside, jnp.zeros_like(radius), radius)
-    safe_norm = jnp.where(norm == 0, jnp.ones_like(norm), norm)
-    return tree_cast_like(tree_where(inside, wide, tree_scalar_mul(radius / safe_norm, unit)), x)
+    outside = tree_scalar_mul(radius / jnp.where(norm == 0, 1, norm), unit)
+    return tree_cast_like(tree_where(inside, wide, outside), x)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxsolve._inputs import as_inexact, nonnegative_scalar, scale_to_unit, widen
 from jaxsolve._types import PyTree
 from jaxsolve.projection._simplex import projection_l1_ball
-from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_map, tree_scalar_mul, tree_where
+from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_map, tree_scalar_mul, tree_sum, tree_where
 
 __all__ = ["projection_l12_ball", "projection_second_order_cone"]
 
@@ -71,12 +71,10 @@ def _cone(x):
     norm = tree_l2_norm(z).astype(scale.dtype)
     bound = t.astype(scale.dtype)
     inside, polar = norm < bound, norm <= -bound
-    smooth = ~inside & ~polar
-    safe_norm = jnp.where(smooth, norm, jnp.ones_like(norm))
+    safe_norm = jnp.where(inside | polar, 1, norm)
     half = (safe_norm + bound) / 2
     outside = tree_scalar_mul(scale, (half.astype(t.dtype), tree_scalar_mul(half / safe_norm, z)))
-    outside = tree_where(polar, tree_map(jnp.zeros_like, wide), outside)
-    return tree_cast_like(tree_where(inside, wide, outside), x)
+    return tree_cast_like(tree_where(inside, wide, tree_where(polar, 0, outside)), x)
 
 
 def projection_l12_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
@@ -122,15 +120,13 @@ def projection_l12_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
 @jax.jit
 def _group_ball(x, radius):
     scale, unit, _ = scale_to_unit(x)
-    square = tree_map(lambda leaf: jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))), unit)
-    norms = tree_map(lambda s: jnp.sqrt(jnp.where(s > 0, s, jnp.ones_like(s))) * (s > 0).astype(s.dtype), square)
+    norms = tree_map(jax.vmap(tree_l2_norm), unit)
     radius = radius.astype(scale.dtype) / scale
-    inside = sum(jnp.sum(n).astype(scale.dtype) for n in jax.tree.leaves(norms)) <= radius
-    inside = inside & (radius > 0)
+    inside = (tree_sum(norms).astype(scale.dtype) <= radius) & (radius > 0)
     new = projection_l1_ball(norms, jnp.where(inside, jnp.ones_like(radius), radius))
 
     def resize(leaf, norm, new_norm):
-        factor = jnp.where(norm > 0, new_norm / jnp.where(norm > 0, norm, jnp.ones_like(norm)), jnp.zeros_like(norm))
+        factor = jnp.where(norm > 0, new_norm / jnp.where(norm > 0, norm, 1), 0)
         return factor.reshape(norm.shape + (1,) * (leaf.ndim - 1)) * leaf
 
     return tree_where(inside, x, tree_map(resize, x, norms, new))
