@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxsolve._inputs import as_inexact, check_nonnegative, ravel, widen
 from jaxsolve._types import PyTree
 from jaxsolve.isotonic import isotonic_l2_pav, project_sorted, sort_descending
-from jaxsolve.projection._box_section import projection_box_section
+from jaxsolve.projection._box import projection_box_section
 from jaxsolve.projection._simplex import projection_simplex
 
 __all__ = [

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_entries, check_nonnegative, widen
 from jaxsolve._types import PyTree
+from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.projection._box import projection_box
 from jaxsolve.tree_util import tree_add, tree_cast_like, tree_map, tree_scalar_mul, tree_sub
 
@@ -206,13 +207,13 @@ def make_prox_from_projection(projection: Callable[..., PyTree]) -> Prox:
     r"""The proximity operator of the indicator function of a set, which is the projection on the set.
 
     Args:
-        projection: ``projection(x, hyperparams)``.
+        projection: ``projection(x, hyperparams)``, or ``projection(x)`` if there are none.
 
     Returns:
         ``prox(x, hyperparams=None, scaling=1.0)``; the scaling has no effect, as the penalty is 0 or infinite.
 
     Raises:
-        TypeError: ``projection`` is not callable.
+        TypeError: ``projection`` is not callable; or, when called, there are hyperparameters and it takes none.
 
     Example:
         >>> import jax.numpy as jnp
@@ -226,7 +227,7 @@ def make_prox_from_projection(projection: Callable[..., PyTree]) -> Prox:
 
     def prox(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         del scaling
-        return projection(x, hyperparams)
+        return call_with_hyperparams("projection", projection, x, hyperparams)
 
     return prox
 

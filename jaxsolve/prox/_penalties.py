@@ -25,7 +25,7 @@ from jaxsolve.projection._box import projection_non_negative
 from jaxsolve.tree_util import tree_cast_like, tree_real_dtype, tree_scalar_mul, tree_where
 
 __all__ = ["prox_elastic_net", "prox_group_lasso", "prox_lasso", "prox_non_negative_lasso", "prox_non_negative_ridge"]
-__all__ += ["entrywise", "prox_ridge", "weight_of"]
+__all__ += ["prox_ridge"]
 
 
 def prox_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
