@@ -226,24 +226,19 @@ _STEEP = 50.0
 @jax.jit
 def _exponential(v):
     scale, unit, _ = scale_to_unit(v)
-    a, b, c = unit
-    positive_b, positive_a = b > 0, a > 0
-    safe_a, safe_b = jnp.where(positive_a, a, jnp.ones_like(a)), jnp.where(positive_b, b, jnp.ones_like(b))
-    a_, b_, c_, safe_a, safe_b = lax.stop_gradient((a, b, c, safe_a, safe_b))
-    polar = (positive_a & (a_ * jnp.exp(b_ / safe_a) <= -np.e * c_)) | ((a_ == 0) & (b_ <= 0) & (c_ <= 0))
-    face = ~positive_a & ~positive_b
-    inside = positive_b & (b_ * jnp.exp(a_ / safe_b) < c_)
-    steep = positive_b & (a_ < -_STEEP * b_)
-    flat = positive_a & (b_ < -_STEEP * a_)
-    smooth = ~(polar | face | inside | steep | flat)
+    a, b, c = lax.stop_gradient(unit)
+    polar = ((a > 0) & (a * jnp.exp(b / a) <= -np.e * c)) | ((a == 0) & (b <= 0) & (c <= 0))
+    inside = (b > 0) & (b * jnp.exp(a / b) < c)
+    steep = (b > 0) & (a < -_STEEP * b)
+    flat = (a > 0) & (b < -_STEEP * a)
+    on_face = ((a <= 0) & (b <= 0)) | steep | flat
+    smooth = ~(polar | inside | on_face)
 
-    zero = jnp.zeros_like(c)
-    positive_c = jnp.where(c <= 0, zero, c)
     point = jnp.where(smooth, unit, jnp.array([1.0, 1.0, 0.0], v.dtype))
     curved = derive_by(_exponential_tangent, _on_exponential(lax.stop_gradient(point)), point)
-    out = jnp.where(flat, jnp.stack([zero, zero, positive_c]), curved)
-    out = jnp.where(steep, jnp.stack([a, b, positive_c]), out)
-    out = jnp.where(face, jnp.stack([a, zero, positive_c]), out)
+    x, y, z = unit
+    face = jnp.stack([jnp.where(x > 0, 0, x), jnp.where(y > 0, y, 0), jnp.where(z > 0, z, 0)])
+    out = jnp.where(on_face, face, curved)
     out = jnp.where(inside, unit, jnp.where(polar, jnp.zeros_like(unit), out))
     return jnp.where(jnp.all(jnp.isfinite(v)), scale * out, jnp.full_like(v, jnp.nan))
 

@@ -286,12 +286,12 @@ def _solve(S, a, b, kind, use_semi_dual, make_solver):
     empty = a == 0
     # A constant in each column changes nothing; without it the exponentials stay in range.
     S = S - jnp.max(jnp.where(empty[:, None], -jnp.inf, S), axis=0)[None, :]
+    alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
     if make_solver is None and kind == "kl" and use_semi_dual:
-        return _kl_plan(_solve_entropic(S, a, b, empty), S, b, empty)
+        return _kl_plan(_solve_entropic(alpha, S, a, b, empty), S, b, empty)
     dual = _DUALS[kind, use_semi_dual]
     fun = functools.partial(dual, S=S, a=a, b=b, empty=empty)
     solver = _default_solver(fun, S.dtype) if make_solver is None else make_solver(fun)
-    alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
     init = alpha if use_semi_dual else (alpha, jnp.zeros_like(b))
     # Both problems have the plan as derivative in S.
     return jax.grad(dual, 1)(solver.run(init)[0], S, a, b, empty)
@@ -311,7 +311,7 @@ _SWEEPS = 3
 _ROUNDS = 5
 
 
-def _solve_entropic(S, a, b, empty):
+def _solve_entropic(alpha, S, a, b, empty):
     r"""The variables of the rows, by L-BFGS on the semi-dual.
 
     With :math:`K = e^{S + \alpha_0 + \beta_0}` for a reference near the solution and :math:`\alpha = \alpha_0 + \delta`
@@ -332,7 +332,7 @@ def _solve_entropic(S, a, b, empty):
         return jnp.linalg.norm(jnp.sum(_kl_plan(alpha, S, b, empty), axis=1) - a)
 
     def improve(carry):
-        count, alpha, before, _ = carry
+        alpha, before, _ = carry
         alpha = loop(lambda _: jnp.asarray(True), sweep, alpha, maxiter=_SWEEPS)
         kernel = _kl_plan(alpha, S, b, empty)
 
@@ -345,16 +345,14 @@ def _solve_entropic(S, a, b, empty):
 
         solution = _default_solver(semi_dual, S.dtype).run(jnp.zeros_like(a)).params
         new = alpha + solution * _reciprocal(root)
-        return count + 1, new, error(new), before
-
-    start = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
-    infinite = jnp.asarray(jnp.inf, S.dtype)
+        return new, error(new), before
 
     def proceed(carry):
-        _, _, now, before = carry
+        _, now, before = carry
         return (now > tol) & ((now < 0.5 * before) | ~jnp.isfinite(before))
 
-    return loop(proceed, improve, (jnp.int32(0), start, infinite, infinite), maxiter=_ROUNDS)[1]
+    infinite = jnp.asarray(jnp.inf, S.dtype)
+    return loop(proceed, improve, (alpha, infinite, infinite), maxiter=_ROUNDS)[0]
 
 
 def _columns(alpha, S, empty):
