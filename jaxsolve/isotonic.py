@@ -10,7 +10,6 @@ Sequences are vectors of shape ``(n,)``. For a batch use ``jax.vmap``.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal
 
 import jax
@@ -250,7 +249,7 @@ def _soft(function, native, values, regularization, strength, direction):
 
 
 # Compiled once for each shape, so that eager calls do not stage the loops anew.
-@functools.partial(jax.jit, static_argnames=("regress", "increasing"))
+@jax.jit(static_argnames=("regress", "increasing"))
 def _cut_regression(regress, y, w, y_min, y_max, *, increasing):
     """The regression of ``y`` with ``w``, cut at the bounds; an entry that reaches one has the derivative of it."""
     if y.shape[0] == 0:
@@ -343,7 +342,7 @@ def sort_descending(v: Array) -> tuple[Array, Array]:
     return jnp.take(v, order, mode="clip"), place
 
 
-@functools.partial(jax.jit, static_argnames=("sign", "regularization"))
+@jax.jit(static_argnames=("sign", "regularization"))
 def _soft_sort(values, strength, *, sign, regularization):
     w, _ = sort_descending(widen(sign * values))
     s = _falling(w) / strength.astype(w.dtype)
@@ -351,7 +350,7 @@ def _soft_sort(values, strength, *, sign, regularization):
     return (sign * project(s, w)).astype(values.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("sign", "regularization"))
+@jax.jit(static_argnames=("sign", "regularization"))
 def _soft_rank(values, strength, *, sign, regularization):
     wide = widen(values)
     s, place = sort_descending(sign * wide / strength.astype(wide.dtype))

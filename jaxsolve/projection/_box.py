@@ -20,16 +20,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import (
-    as_inexact,
-    as_scalar,
-    broadcast_like,
-    check_nonnegative,
-    check_size_of,
-    checked_by,
-    ravel,
-    unpack,
-)
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_size_of, checked_by, ravel, unpack
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
 from jaxsolve.tree_util import broadcast_pytrees, tree_map, tree_negative
@@ -107,7 +98,10 @@ def projection_box(x: PyTree, hyperparams: tuple) -> PyTree:
     return jax.tree.map(clip, x, lower, upper)
 
 
-@checked_by(check_size_of("projection_hypercube: unit"))
+_check_unit = check_size_of("projection_hypercube: unit")
+
+
+@checked_by(_check_unit)
 def projection_hypercube(x: PyTree, unit: Any = 1.0) -> PyTree:
     r"""Project on the hypercube :math:`[0, \text{unit}]^n`.
 
@@ -132,11 +126,14 @@ def projection_hypercube(x: PyTree, unit: Any = 1.0) -> PyTree:
     """
     x = as_inexact(x, "x")
     unit = 1.0 if unit is None else unit
-    check_nonnegative(unit, "projection_hypercube: unit")
+    _check_unit(unit)
     return jax.tree.map(lambda leaf, u: clip(leaf, jnp.zeros_like(u), u), x, broadcast_like(unit, x, "unit"))
 
 
-@checked_by(check_size_of("projection_linf_ball: max_value"))
+_check_max_value = check_size_of("projection_linf_ball: max_value")
+
+
+@checked_by(_check_max_value)
 def projection_linf_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     r"""Project on the ball of the maximum norm, :math:`\{y : |y_i| \le \text{max\_value}\}`.
 
@@ -161,7 +158,7 @@ def projection_linf_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     """
     x = as_inexact(x, "x")
     max_value = 1.0 if max_value is None else max_value
-    check_nonnegative(max_value, "projection_linf_ball: max_value")
+    _check_max_value(max_value)
     radius = broadcast_like(max_value, x, "max_value")
     return jax.tree.map(clip, x, tree_negative(radius), radius)
 

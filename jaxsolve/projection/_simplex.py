@@ -11,7 +11,6 @@ every order, in both modes, are those of the linear formula that holds on that s
 
 from __future__ import annotations
 
-import functools
 import operator
 from typing import Any
 
@@ -294,7 +293,7 @@ def _l1_ball(x, value):
     return jnp.where(inside, x, _l1_sphere(x, value))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@jax.jit(static_argnums=(1, 2))
 def _places_of_largest(vector, count, approximate):
     vector = lax.stop_gradient(vector)
     return (lax.approx_max_k(vector, count) if approximate else lax.top_k(vector, count))[1]

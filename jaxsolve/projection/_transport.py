@@ -289,7 +289,7 @@ def _solve(S, a, b, kind, use_semi_dual, make_solver):
     alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
     if make_solver is None and kind == "kl" and use_semi_dual:
         return _kl_plan(_solve_entropic(alpha, S, a, b, empty), S, b, empty)
-    dual = _DUALS[kind, use_semi_dual]
+    dual = (_SEMI_DUALS if use_semi_dual else _DUALS)[kind]
     fun = functools.partial(dual, S=S, a=a, b=b, empty=empty)
     solver = _default_solver(fun, S.dtype) if make_solver is None else make_solver(fun)
     init = alpha if use_semi_dual else (alpha, jnp.zeros_like(b))
@@ -385,12 +385,8 @@ def _kl_dual(duals, S, a, b, empty):
     return jnp.sum(plan) - jnp.vdot(duals[0], a) - jnp.vdot(duals[1], b)
 
 
-_DUALS = {
-    ("euclidean", True): _euclidean_semi_dual,
-    ("euclidean", False): _euclidean_dual,
-    ("kl", True): _kl_semi_dual,
-    ("kl", False): _kl_dual,
-}
+_SEMI_DUALS = {"euclidean": _euclidean_semi_dual, "kl": _kl_semi_dual}
+_DUALS = {"euclidean": _euclidean_dual, "kl": _kl_dual}
 
 
 # ---- The derivative -----------------------------------------------------------------------------------------------

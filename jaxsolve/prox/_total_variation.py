@@ -19,7 +19,7 @@ from jax import lax
 from jaxsolve._inputs import as_inexact, scale_to_unit, widen
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
-from jaxsolve.prox._penalties import weight_of
+from jaxsolve.prox._groups import weight_of
 from jaxsolve.tree_util import tree_cast_like, tree_real_dtype
 
 __all__ = ["prox_total_variation"]
