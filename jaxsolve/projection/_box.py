@@ -199,11 +199,12 @@ def projection_box_section(x: PyTree, hyperparams: tuple, check_feasible: bool =
     alpha, beta, w, c = unpack(hyperparams, ("alpha", "beta", "w", "c"))
     x = as_inexact(x, "x")
     lower, upper, weights = (
-        ravel(tree_map(lambda v, leaf: jnp.broadcast_to(v, leaf.shape), broadcast_like(p, x, name), x))[0]
+        tree_map(lambda v, leaf: jnp.broadcast_to(v, leaf.shape), broadcast_like(p, x, name), x)
         for p, name in ((alpha, "alpha"), (beta, "beta"), (w, "w"))
     )
     _check_bounds(lower, upper, "alpha", "beta")
     point, unravel = ravel(x)
+    lower, upper, weights = ravel(lower)[0], ravel(upper)[0], ravel(weights)[0]
     data = (lower, upper, weights, as_scalar(c, "projection_box_section: c", point.dtype))
     if check_feasible and all(is_concrete(leaf) for leaf in data):
         low, high, slack = _range(*data)

@@ -10,16 +10,7 @@ import jax.numpy as jnp
 from jaxsolve._inputs import as_inexact, check_size_of, checked_by, nonnegative_scalar, scale_to_unit, widen
 from jaxsolve._types import PyTree
 from jaxsolve.projection._simplex import projection_l1_ball
-from jaxsolve.tree_util import (
-    tree_cast_like,
-    tree_l2_norm,
-    tree_map,
-    tree_real_dtype,
-    tree_scalar_mul,
-    tree_size,
-    tree_sum,
-    tree_where,
-)
+from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_real_dtype, tree_scalar_mul, tree_size, tree_where
 
 __all__ = ["projection_l12_ball", "projection_l2_ball", "projection_l2_sphere", "projection_second_order_cone"]
 
@@ -196,16 +187,17 @@ def _ball(x, radius):
 @jax.jit
 def _group_ball(x, radius):
     scale, unit, _ = scale_to_unit(x)
-    norms = tree_map(jax.vmap(tree_l2_norm), unit)
+    norms = jax.tree.map(jax.vmap(tree_l2_norm), unit)
     radius = radius.astype(scale.dtype) / scale
-    inside = (tree_sum(norms).astype(scale.dtype) <= radius) & (radius > 0)
+    total = sum(jnp.sum(norm).astype(scale.dtype) for norm in jax.tree.leaves(norms))
+    inside = (total <= radius) & (radius > 0)
     new = projection_l1_ball(norms, jnp.where(inside, jnp.ones_like(radius), radius))
 
     def resize(leaf, norm, new_norm):
         factor = jnp.where(norm > 0, new_norm / jnp.where(norm > 0, norm, 1), 0)
         return factor.reshape(norm.shape + (1,) * (leaf.ndim - 1)) * leaf
 
-    return tree_where(inside, x, tree_map(resize, x, norms, new))
+    return tree_where(inside, x, jax.tree.map(resize, x, norms, new))
 
 
 @jax.jit

@@ -182,10 +182,11 @@ def projection_sparse_simplex(x: PyTree, max_nz: int, use_approx_max_nz: bool = 
     if count >= tree_size(x):
         return projection_simplex(x, value)
     vector, unravel = ravel(x)
-    places = _places_of_largest(vector, count, bool(use_approx_max_nz))
+    fixed = lax.stop_gradient(vector)
+    places = (lax.approx_max_k if use_approx_max_nz else lax.top_k)(fixed, count)[1]
     kept = projection_simplex(vector[places], value)
     # NaN is never among the largest by a comparison that means anything.
-    kept = jnp.where(jnp.any(jnp.isnan(lax.stop_gradient(vector))), jnp.full_like(kept, jnp.nan), kept)
+    kept = jnp.where(jnp.any(jnp.isnan(fixed)), jnp.full_like(kept, jnp.nan), kept)
     return unravel(jnp.zeros_like(vector).at[places].set(kept, unique_indices=True))
 
 
@@ -291,9 +292,3 @@ def _l1_sphere(x, value):
 def _l1_ball(x, value):
     inside = (jnp.sum(jnp.abs(lax.stop_gradient(x))) <= value) & (value > 0)
     return jnp.where(inside, x, _l1_sphere(x, value))
-
-
-@jax.jit(static_argnums=(1, 2))
-def _places_of_largest(vector, count, approximate):
-    vector = lax.stop_gradient(vector)
-    return (lax.approx_max_k(vector, count) if approximate else lax.top_k(vector, count))[1]
