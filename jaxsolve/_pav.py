@@ -164,10 +164,8 @@ def _solve_chunks(values, terms, arithmetic):
     def append(carry, row):
         tails, heads, before = carry
         k, value, terms = row
-        tails = [
-            jnp.where(rows <= k, arithmetic.add(t, term[None, :]), t) for t, term in zip(tails, terms, strict=True)
-        ]
-        heads = [arithmetic.add(h, term) for h, term in zip(heads, terms, strict=True)]
+        tails = jax.tree.map(lambda t, term: jnp.where(rows <= k, arithmetic.add(t, term[None, :]), t), tails, terms)
+        heads = jax.tree.map(arithmetic.add, heads, terms)
         if len(tails) == 1:
             # Far fewer divisions than entries.
             counts = jnp.maximum(k + 1 - rows, 1).astype(value.dtype)
@@ -182,7 +180,8 @@ def _solve_chunks(values, terms, arithmetic):
         return (tails, heads, largest), (largest, first, heads)
 
     nothing = [jnp.full_like(term, arithmetic.zero) for term in terms]
-    init = (nothing, [v[0] for v in nothing], jnp.full_like(values[0], -jnp.inf))
+    zeros = [v[0] for v in nothing]
+    init = (nothing, zeros, jnp.full_like(values[0], -jnp.inf))
     (tails, totals, _), (last, first, heads) = lax.scan(append, init, (rows[:, 0], values, terms))
 
     # An entry ends up in the lowest of the last blocks that there were from its own appending on.
@@ -197,11 +196,7 @@ def _solve_chunks(values, terms, arithmetic):
 
     init = (last[-1], first[-1], offset + size)
     _, (x, links) = lax.scan(lower, init, (rows[:, 0], last, first), reverse=True)
-    sums = [
-        _Sums(tail, head, zero[0], zero[0], total)
-        for tail, head, zero, total in zip(tails, heads, nothing, totals, strict=True)
-    ]
-    return x, links, sums
+    return x, links, jax.tree.map(_Sums, tails, heads, zeros, zeros, totals)
 
 
 # ---- Merging ------------------------------------------------------------------------------------------------------
