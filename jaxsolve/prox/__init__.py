@@ -1,17 +1,65 @@
 """Proximity operators: on pytrees, with exact derivatives in ``x`` and in the weights of the penalty."""
 
-from jaxsolve.prox import _combinators, _elementwise, _groups, _penalties, _total_variation
-from jaxsolve.prox._combinators import *
-from jaxsolve.prox._elementwise import *
-from jaxsolve.prox._groups import *
-from jaxsolve.prox._penalties import *
-from jaxsolve.prox._total_variation import *
+from jaxsolve.prox._combinators import (
+    make_prox_boxed,
+    make_prox_conjugate,
+    make_prox_from_projection,
+    make_prox_scaled,
+    make_prox_separable,
+    make_prox_translated,
+)
+from jaxsolve.prox._elementwise import (
+    prox_hinge,
+    prox_huber,
+    prox_kl,
+    prox_log_barrier,
+    prox_quantile,
+    prox_reverse_kl,
+    prox_squared_hinge,
+)
+from jaxsolve.prox._groups import (
+    prox_linf,
+    prox_non_negative_group_lasso,
+    prox_nuclear_norm,
+    prox_slope,
+    prox_sparse_group_lasso,
+)
+from jaxsolve.prox._penalties import (
+    prox_elastic_net,
+    prox_group_lasso,
+    prox_lasso,
+    prox_non_negative_lasso,
+    prox_non_negative_ridge,
+    prox_ridge,
+)
+from jaxsolve.prox._total_variation import prox_total_variation
 from jaxsolve.solvers._proximal import prox_none
 
-# Each module says what it makes public.
-__all__ = ["prox_none"]
-__all__ += _combinators.__all__
-__all__ += _elementwise.__all__
-__all__ += _groups.__all__
-__all__ += _penalties.__all__
-__all__ += _total_variation.__all__
+__all__ = [
+    "make_prox_boxed",
+    "make_prox_conjugate",
+    "make_prox_from_projection",
+    "make_prox_scaled",
+    "make_prox_separable",
+    "make_prox_translated",
+    "prox_elastic_net",
+    "prox_group_lasso",
+    "prox_hinge",
+    "prox_huber",
+    "prox_kl",
+    "prox_lasso",
+    "prox_linf",
+    "prox_log_barrier",
+    "prox_non_negative_group_lasso",
+    "prox_non_negative_lasso",
+    "prox_non_negative_ridge",
+    "prox_none",
+    "prox_nuclear_norm",
+    "prox_quantile",
+    "prox_reverse_kl",
+    "prox_ridge",
+    "prox_slope",
+    "prox_sparse_group_lasso",
+    "prox_squared_hinge",
+    "prox_total_variation",
+]
