@@ -101,8 +101,7 @@ def pool(values: Array, mass: Array | None, largest: Array, arithmetic: Arithmet
 
 def block_sum(values: Array, start: Array) -> Array:
     """The sum of ``values`` over the block of each entry, given the first entry of its block."""
-    sums = jax.ops.segment_sum(values, start, num_segments=values.shape[0], indices_are_sorted=True)
-    return _take(sums, start)
+    return _take(jax.ops.segment_sum(values, start, values.shape[0], indices_are_sorted=True), start)
 
 
 def block_logsumexp(values: Array, start: Array) -> Array:
@@ -119,8 +118,7 @@ def block_log_softmax(values: Array, start: Array) -> Array:
 
 def _block_max(values, start):
     values = lax.stop_gradient(values)
-    largest = jax.ops.segment_max(values, start, num_segments=values.shape[0], indices_are_sorted=True)
-    return _take(largest, start)
+    return _take(jax.ops.segment_max(values, start, values.shape[0], indices_are_sorted=True), start)
 
 
 def _take(values, index):
@@ -166,10 +164,8 @@ def _solve_chunks(values, terms, arithmetic):
     def append(carry, row):
         tails, heads, before = carry
         k, value, terms = row
-        tails = [
-            jnp.where(rows <= k, arithmetic.add(t, term[None, :]), t) for t, term in zip(tails, terms, strict=True)
-        ]
-        heads = [arithmetic.add(h, term) for h, term in zip(heads, terms, strict=True)]
+        tails = jax.tree.map(lambda t, term: jnp.where(rows <= k, arithmetic.add(t, term[None, :]), t), tails, terms)
+        heads = jax.tree.map(arithmetic.add, heads, terms)
         if len(tails) == 1:
             # Far fewer divisions than entries.
             counts = jnp.maximum(k + 1 - rows, 1).astype(value.dtype)
@@ -184,7 +180,8 @@ def _solve_chunks(values, terms, arithmetic):
         return (tails, heads, largest), (largest, first, heads)
 
     nothing = [jnp.full_like(term, arithmetic.zero) for term in terms]
-    init = (nothing, [v[0] for v in nothing], jnp.full_like(values[0], -jnp.inf))
+    zeros = [v[0] for v in nothing]
+    init = (nothing, zeros, jnp.full_like(values[0], -jnp.inf))
     (tails, totals, _), (last, first, heads) = lax.scan(append, init, (rows[:, 0], values, terms))
 
     # An entry ends up in the lowest of the last blocks that there were from its own appending on.
@@ -199,11 +196,7 @@ def _solve_chunks(values, terms, arithmetic):
 
     init = (last[-1], first[-1], offset + size)
     _, (x, links) = lax.scan(lower, init, (rows[:, 0], last, first), reverse=True)
-    sums = [
-        _Sums(tail, head, zero[0], zero[0], total)
-        for tail, head, zero, total in zip(tails, heads, nothing, totals, strict=True)
-    ]
-    return x, links, sums
+    return x, links, jax.tree.map(_Sums, tails, heads, zeros, zeros, totals)
 
 
 # ---- Merging ------------------------------------------------------------------------------------------------------
@@ -217,8 +210,7 @@ def _merge_levels(first, last, pairs, x, links, sums, arithmetic):
     chunk = jnp.arange(chunks, dtype=jnp.int32)
 
     def merge(level, carry):
-        x, links, moving = carry
-        sums = [_Sums(s.tail, s.head, *m) for s, m in zip(fixed, moving, strict=True)]
+        x, links, sums = carry
         # The first chunk of the right half of each pair.
         right = (2 * pair + 1) << level
         low, high = _take(x[-1], right - 1), _take(x[0], right)
@@ -239,11 +231,9 @@ def _merge_levels(first, last, pairs, x, links, sums, arithmetic):
             return jnp.where(inside, value, cut), jnp.where(inside & (index == begins), -1 - ends, inner)
 
         x, links = run_if_any(jnp.any(violated), join, (x, links))
-        return x, links, [tuple(s.of_pairs(level, arithmetic)[2:]) for s in sums]
+        return x, links, [s.of_pairs(level, arithmetic) for s in sums]
 
-    fixed = sums
-    x, links, moving = lax.fori_loop(first, last, merge, (x, links, [tuple(s[2:]) for s in sums]))
-    return x, links, [_Sums(s.tail, s.head, *m) for s, m in zip(fixed, moving, strict=True)]
+    return lax.fori_loop(first, last, merge, (x, links, sums))
 
 
 class _Interval(NamedTuple):
@@ -259,21 +249,6 @@ class _Interval(NamedTuple):
     left_high: Array
     right_low: Array
     right_high: Array
-
-
-class _Chord(NamedTuple):
-    """The line between two points of the diagram, by what is left and right of the middle.
-
-    Attributes:
-        mass_left, mass_right: the masses.
-        total: the total of both.
-        slope: the mean.
-    """
-
-    mass_left: Array
-    mass_right: Array
-    total: Array
-    slope: Array
 
 
 # Steps in which the search goes from block to block, from the middle outward: often there is little to pool.
@@ -300,6 +275,7 @@ def _search(x, links, sums, middle, half, violated, arithmetic):
         return jnp.where(link < 0, i, link)
 
     def chord(s, t):
+        """The masses of the entries from ``s`` to ``t``, left and right of the middle, their total, and their mean."""
         (chunk_s, s_at), (chunk_t, t_at) = place(s), place(t - 1)
         left = [arithmetic.add(_take(v.tail, s_at), _take(v.after, chunk_s)) for v in sums]
         right = [arithmetic.add(_take(v.head, t_at), _take(v.before, chunk_t)) for v in sums]
@@ -307,7 +283,7 @@ def _search(x, links, sums, middle, half, violated, arithmetic):
             left.append(arithmetic.of_count((middle - s).astype(x.dtype)))
             right.append(arithmetic.of_count((t - middle).astype(x.dtype)))
         total = arithmetic.add(left[0], right[0])
-        return _Chord(left[1], right[1], total, arithmetic.over(total, arithmetic.add(left[1], right[1])))
+        return left[1], right[1], total, arithmetic.over(total, arithmetic.add(left[1], right[1]))
 
     def step(carry):
         count, c = carry
@@ -317,8 +293,7 @@ def _search(x, links, sums, middle, half, violated, arithmetic):
         # Inside a block the hull has no vertex: go to its ends.
         s, first_right = first_of_block(i), first_of_block(j)
         t = -1 - at(links, first_right)
-        between = chord(s, t)
-        slope = between.slope
+        mass_left, mass_right, total, slope = chord(s, t)
 
         # The slopes of the hulls on both sides of both ends of the chord.
         before_s = jnp.where(s > begin, at(x, s - 1), -jnp.inf)
@@ -331,11 +306,9 @@ def _search(x, links, sums, middle, half, violated, arithmetic):
         right_down = (slope < before_t) & ~right_up
         # ... and if they do so inside of it, the lines along the two hulls meet the middle at different heights.
         inward = left_up & right_down
-        along = arithmetic.add(
-            arithmetic.times(at_s, between.mass_left), arithmetic.times(before_t, between.mass_right)
-        )
-        move_left_up = (left_up & ~right_up & ~right_down) | (inward & (along <= between.total))
-        move_right_down = (right_down & ~left_up & ~left_down) | (inward & (along >= between.total))
+        along = arithmetic.add(arithmetic.times(at_s, mass_left), arithmetic.times(before_t, mass_right))
+        move_left_up = (left_up & ~right_up & ~right_down) | (inward & (along <= total))
+        move_right_down = (right_down & ~left_up & ~left_down) | (inward & (along >= total))
         new = _Interval(
             left_low=jnp.where(move_left_up, i + 1, c.left_low),
             left_high=jnp.where(left_down, s - 1, c.left_high),
@@ -356,4 +329,5 @@ def _search(x, links, sums, middle, half, violated, arithmetic):
     # Each step after the hops halves one of the two intervals.
     maxiter = _HOPS + 2 * x.size.bit_length() + 4
     _, found = loop(lambda c: jnp.any(c[1].left_high >= 0), step, (jnp.int32(0), init), maxiter=maxiter)
-    return found.left_low, found.right_low, chord(found.left_low, found.right_low).slope
+    *_, slope = chord(found.left_low, found.right_low)
+    return found.left_low, found.right_low, slope

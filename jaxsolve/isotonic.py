@@ -10,7 +10,6 @@ Sequences are vectors of shape ``(n,)``. For a batch use ``jax.vmap``.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal
 
 import jax
@@ -22,6 +21,7 @@ from jaxsolve._compat import is_concrete, with_tangents
 from jaxsolve._inputs import as_array, as_scalar, check_entries, power_of_two, widen
 from jaxsolve._pav import LOGARITHMIC, block_log_softmax, block_logsumexp, block_sum, pool
 from jaxsolve._types import Array
+from jaxsolve.tree_util import tree_all_finite
 
 __all__ = ["isotonic_kl_pav", "isotonic_l2_pav", "soft_rank", "soft_sort"]
 
@@ -68,8 +68,7 @@ def isotonic_l2_pav(
     if weights is not None:
         weights = _like(weights, y, "weights")
         check_entries(lambda w: w > 0, weights, "weights", "positive")
-    bounds = _check_bounds(y_min, y_max, y.dtype)
-    return _isotonic(_regress, y, weights, *bounds, increasing=_check_bool(increasing))
+    return _isotonic(_regress, y, weights, y_min, y_max, increasing)
 
 
 def isotonic_kl_pav(
@@ -111,8 +110,7 @@ def isotonic_kl_pav(
     """
     y = _as_vector(y, "y")
     w = jnp.zeros_like(y) if w is None else _like(w, y, "w")
-    bounds = _check_bounds(y_min, y_max, y.dtype)
-    return _isotonic(_regress_kl, y, w, *bounds, increasing=_check_bool(increasing))
+    return _isotonic(_regress_kl, y, w, y_min, y_max, increasing)
 
 
 def soft_sort(
@@ -157,8 +155,7 @@ def soft_sort(
         >>> soft_sort(jnp.array([5.0, 1.0, 2.0]), regularization_strength=0.5).tolist()
         [1.0, 2.5, 4.5]
     """
-    descending = 1 if direction == "DESCENDING" else -1
-    return _soft(_soft_sort, values, regularization, regularization_strength, direction, descending)
+    return _soft(_soft_sort, "DESCENDING", values, regularization, regularization_strength, direction)
 
 
 def soft_rank(
@@ -202,8 +199,7 @@ def soft_rank(
         >>> soft_rank(jnp.array([5.0, 1.0, 2.0]), regularization_strength=2.0).tolist()
         [3.0, 1.25, 1.75]
     """
-    ascending = 1 if direction == "ASCENDING" else -1
-    return _soft(_soft_rank, values, regularization, regularization_strength, direction, ascending)
+    return _soft(_soft_rank, "ASCENDING", values, regularization, regularization_strength, direction)
 
 
 # ---- What is checked before anything is compiled -------------------------------------------------------------------
@@ -223,22 +219,19 @@ def _like(values, y, name):
     return values.astype(y.dtype)
 
 
-def _check_bounds(y_min, y_max, dtype):
-    y_min = as_scalar(-float("inf") if y_min is None else y_min, "y_min", dtype)
-    y_max = as_scalar(float("inf") if y_max is None else y_max, "y_max", dtype)
+def _isotonic(regress, y, w, y_min, y_max, increasing):
+    """A regression between bounds, the other arguments checked."""
+    y_min = as_scalar(-float("inf") if y_min is None else y_min, "y_min", y.dtype)
+    y_max = as_scalar(float("inf") if y_max is None else y_max, "y_max", y.dtype)
     if is_concrete(y_min) and is_concrete(y_max) and not y_min <= y_max:
         raise ValueError(f"y_min must be at most y_max, got {y_min} and {y_max}.")
-    return y_min, y_max
-
-
-def _check_bool(increasing):
     if not isinstance(increasing, (bool, np.bool_)):
         raise TypeError(f"increasing must be True or False, got {increasing!r}.")
-    return bool(increasing)
+    return _cut_regression(regress, y, w, y_min, y_max, increasing=bool(increasing))
 
 
-def _soft(function, values, regularization, strength, direction, sign):
-    """``function`` of the values, all arguments checked."""
+def _soft(function, native, values, regularization, strength, direction):
+    """``function`` of the values, or of their negatives if the direction is not its ``native`` one; all checked."""
     values = _as_vector(values, "values")
     if regularization not in ("l2", "kl"):
         raise ValueError(f"regularization must be 'l2' or 'kl', got {regularization!r}.")
@@ -249,15 +242,15 @@ def _soft(function, values, regularization, strength, direction, sign):
     if values.shape[0] == 0:
         return values
     strength = jnp.where(strength > 0, strength, jnp.full_like(strength, jnp.nan))
-    return function(values, strength, sign=sign, regularization=regularization)
+    return function(values, strength, sign=1 if direction == native else -1, regularization=regularization)
 
 
 # ---- Regression: the solution, and its tangents on fixed blocks ------------------------------------------------------
 
 
 # Compiled once for each shape, so that eager calls do not stage the loops anew.
-@functools.partial(jax.jit, static_argnames=("regress", "increasing"))
-def _isotonic(regress, y, w, y_min, y_max, *, increasing):
+@jax.jit(static_argnames=("regress", "increasing"))
+def _cut_regression(regress, y, w, y_min, y_max, *, increasing):
     """The regression of ``y`` with ``w``, cut at the bounds; an entry that reaches one has the derivative of it."""
     if y.shape[0] == 0:
         return y
@@ -276,9 +269,8 @@ def _l2_tangent(args, active, tangents):
     """The weighted block mean of the tangent of ``y``, and what the weights add."""
     x, y, start, *weights = args
     weights = weights[0] if weights else jnp.ones_like(y)
-    moments = []
-    for position, tangent in zip(active, tangents, strict=True):
-        moments.append(weights * tangent if position == 1 else tangent * (y - x))
+    moved = zip(active, tangents, strict=True)
+    moments = [weights * tangent if position == 1 else tangent * (y - x) for position, tangent in moved]
     return [block_sum(sum(moments[1:], start=moments[0]), start) / block_sum(weights, start)]
 
 
@@ -301,10 +293,10 @@ def _kl_tangent(args, active, tangents):
 def _blocks(y, weights):
     """Solution and first entries of the blocks; NaN and blocks of one entry where there is none."""
     dtype = y.dtype
-    y, weights = widen(y), None if weights is None else widen(weights)
-    valid = jnp.all(jnp.isfinite(y))
+    y, weights = widen((y, weights))
+    valid = tree_all_finite((y, weights))
     if weights is not None:
-        valid = valid & jnp.all(weights > 0) & jnp.all(jnp.isfinite(weights))
+        valid = valid & jnp.all(weights > 0)
         weights = jnp.where(valid, weights, jnp.ones_like(weights))
         # Only ratios matter; sums shall not overflow.
         weights = weights / power_of_two(jnp.max(weights))
@@ -316,8 +308,8 @@ def _blocks(y, weights):
 
 def _blocks_kl(y, w):
     dtype = y.dtype
-    y, w = widen(y), widen(w)
-    valid = jnp.all(jnp.isfinite(y)) & jnp.all(jnp.isfinite(w))
+    y, w = widen((y, w))
+    valid = tree_all_finite((y, w))
     y, w = (jnp.where(valid, v, jnp.zeros_like(v)) for v in (y, w))
     ratio = y - w
     x, start = pool(ratio, w, jnp.max(ratio), LOGARITHMIC)
@@ -350,7 +342,7 @@ def sort_descending(v: Array) -> tuple[Array, Array]:
     return jnp.take(v, order, mode="clip"), place
 
 
-@functools.partial(jax.jit, static_argnames=("sign", "regularization"))
+@jax.jit(static_argnames=("sign", "regularization"))
 def _soft_sort(values, strength, *, sign, regularization):
     w, _ = sort_descending(widen(sign * values))
     s = _falling(w) / strength.astype(w.dtype)
@@ -358,7 +350,7 @@ def _soft_sort(values, strength, *, sign, regularization):
     return (sign * project(s, w)).astype(values.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("sign", "regularization"))
+@jax.jit(static_argnames=("sign", "regularization"))
 def _soft_rank(values, strength, *, sign, regularization):
     wide = widen(values)
     s, place = sort_descending(sign * wide / strength.astype(wide.dtype))

@@ -280,8 +280,7 @@ def multiclass_sparsemax_loss(label: Any, scores: Any) -> jax.Array:
         0.0625
     """
     _, excess = _excess(label, scores, "scores")
-    flat = excess.reshape(-1, excess.shape[-1])
-    p = jax.vmap(projection_simplex)(flat).reshape(excess.shape)
+    p = jnp.vectorize(projection_simplex, signature="(k)->(k)")(excess)
     # Where p is 0 the score may be -inf.
     gain = jnp.sum(p * jnp.where(p == 0, jnp.zeros_like(excess), excess), axis=-1)
     return gain + 0.5 * (1 - jnp.sum(p * p, axis=-1))
@@ -346,8 +345,7 @@ def _excess(label, scores, name):
         )
     num_classes = scores.shape[-1]
     check_entries(lambda v: (v >= 0) & (v < num_classes), label, "label", f"from 0 to {num_classes - 1}")
-    classes = jnp.arange(num_classes, dtype=label.dtype).reshape((1,) * label.ndim + (num_classes,))
-    is_label = jnp.expand_dims(label, -1) == classes
-    of_label = jnp.sum(jnp.where(is_label, scores, jnp.zeros_like(scores)), axis=-1, keepdims=True)
+    is_label = jax.nn.one_hot(label, num_classes, dtype=bool)
+    of_label = jnp.sum(scores, axis=-1, keepdims=True, where=is_label)
     of_label = jnp.where(jnp.any(is_label, axis=-1, keepdims=True), of_label, jnp.nan)
     return is_label, jnp.where(is_label, jnp.zeros_like(scores), scores - of_label)

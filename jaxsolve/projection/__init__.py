@@ -5,34 +5,45 @@ identity, as inside. An entry on the bound of a box or of a simplex counts as cu
 of a cone.
 """
 
-from jaxsolve.projection._affine import projection_halfspace, projection_hyperplane
-from jaxsolve.projection._affine_set import projection_affine_set
+from jaxsolve.projection._affine import (
+    projection_affine_set,
+    projection_halfspace,
+    projection_hyperplane,
+    projection_polyhedron,
+)
 from jaxsolve.projection._box import (
     projection_box,
+    projection_box_section,
     projection_hypercube,
     projection_linf_ball,
     projection_non_negative,
 )
-from jaxsolve.projection._box_section import projection_box_section
-from jaxsolve.projection._euclidean import projection_l2_ball, projection_l2_sphere
-from jaxsolve.projection._exponential_cone import projection_dual_exponential_cone, projection_exponential_cone
-from jaxsolve.projection._kl import kl_projection_simplex
+from jaxsolve.projection._curved_cones import (
+    projection_dual_exponential_cone,
+    projection_dual_power_cone,
+    projection_exponential_cone,
+    projection_power_cone,
+)
+from jaxsolve.projection._euclidean import (
+    projection_l2_ball,
+    projection_l2_sphere,
+    projection_l12_ball,
+    projection_second_order_cone,
+)
 from jaxsolve.projection._order import (
     projection_capped_simplex,
     projection_monotone_cone,
     projection_ordered_simplex,
     projection_permutahedron,
 )
-from jaxsolve.projection._polyhedron import projection_polyhedron
-from jaxsolve.projection._power_cone import projection_dual_power_cone, projection_power_cone
-from jaxsolve.projection._second_order_cone import projection_l12_ball, projection_second_order_cone
-from jaxsolve.projection._simplex import projection_l1_ball, projection_l1_sphere, projection_simplex
-from jaxsolve.projection._sparse_simplex import projection_sparse_simplex
-from jaxsolve.projection._spectral import (
-    projection_nuclear_norm_ball,
-    projection_psd_cone,
-    projection_spectrahedron,
+from jaxsolve.projection._simplex import (
+    kl_projection_simplex,
+    projection_l1_ball,
+    projection_l1_sphere,
+    projection_simplex,
+    projection_sparse_simplex,
 )
+from jaxsolve.projection._spectral import projection_nuclear_norm_ball, projection_psd_cone, projection_spectrahedron
 from jaxsolve.projection._transport import (
     kl_projection_birkhoff,
     kl_projection_transport,

@@ -1,19 +1,23 @@
-"""Projections on a hyperplane and a halfspace."""
+"""Projections on sets that linear equations and inequalities describe."""
 
 from __future__ import annotations
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, scale_to_unit, unpack, widen
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, ravel, scale_to_unit, unpack, widen
+from jaxsolve._status import Status
 from jaxsolve._types import PyTree
+from jaxsolve.projection._rules import derive_by
+from jaxsolve.solvers.quadratic import InteriorPointQP
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_map, tree_real_dtype, tree_vdot, tree_where
 
-__all__ = ["projection_halfspace", "projection_hyperplane"]
+__all__ = ["projection_affine_set", "projection_halfspace", "projection_hyperplane", "projection_polyhedron"]
 
 
 def projection_hyperplane(x: PyTree, hyperparams: tuple) -> PyTree:
@@ -42,7 +46,7 @@ def projection_hyperplane(x: PyTree, hyperparams: tuple) -> PyTree:
         >>> projection_hyperplane(jnp.array([1.0, 3.0]), (jnp.array([1.0, 1.0]), 2.0)).tolist()
         [0.0, 2.0]
     """
-    return _project(*_prepare(x, hyperparams, "projection_hyperplane"), halfspace=False)
+    return _on_plane(*_prepare(x, hyperparams, "projection_hyperplane"), halfspace=False)
 
 
 def projection_halfspace(x: PyTree, hyperparams: tuple) -> PyTree:
@@ -73,7 +77,88 @@ def projection_halfspace(x: PyTree, hyperparams: tuple) -> PyTree:
         >>> projection_halfspace(jnp.array([1.0, 3.0]), (jnp.array([1.0, 1.0]), 9.0)).tolist()
         [1.0, 3.0]
     """
-    return _project(*_prepare(x, hyperparams, "projection_halfspace"), halfspace=True)
+    return _on_plane(*_prepare(x, hyperparams, "projection_halfspace"), halfspace=True)
+
+
+def projection_affine_set(x: PyTree, hyperparams: tuple) -> PyTree:
+    r"""Project on the affine set :math:`\{z : A z = b\}`.
+
+    .. math::
+
+        x - A^+ (A x - b) ,
+
+    with the pseudo-inverse :math:`A^+`. Rows of :math:`A` may be dependent, and there may be more of them than
+    unknowns. If the system has no solution, the set is that of its least-squares solutions. The derivative in :math:`A`
+    of a matrix without full rank is that along changes which keep its rank; the others have none.
+
+    Args:
+        x: pytree of arrays with n entries in all.
+        hyperparams: the pair ``(A, b)``: a matrix of shape ``(m, n)``, whose columns are in the order of the leaves of
+            ``x``, and a vector of shape ``(m,)``.
+
+    Returns:
+        The projection, with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``hyperparams`` is not a pair, or shapes do not fit.
+        TypeError: an argument is not real.
+
+    References:
+        G. H. Golub and V. Pereyra, *The differentiation of pseudo-inverses and nonlinear least squares problems whose
+        variables separate*, SIAM J. Numer. Anal. 10, 1973, equation (4.12).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_affine_set
+        >>> A, b = jnp.array([[1.0, 0.0], [2.0, 0.0]]), jnp.array([1.0, 2.0])
+        >>> projection_affine_set(jnp.array([3.0, 4.0]), (A, b)).round(4).tolist()
+        [1.0, 4.0]
+    """
+    A, b = unpack(hyperparams, ("A", "b"))
+    x = as_inexact(x, "x")
+    vector, unravel = ravel(x)
+    return unravel(_on_solutions(vector, *_matrix_and_vector(A, b, vector, "projection_affine_set", ("A", "b"))))
+
+
+def projection_polyhedron(x: PyTree, hyperparams: tuple, check_feasible: bool = True) -> PyTree:
+    r"""Project on the polyhedron :math:`\{z : A z = b, \; G z \le h\}`.
+
+    A quadratic program is solved. The derivative is that of the solution with the constraints that are active; one that
+    holds with equality and multiplier 0 counts half.
+
+    Args:
+        x: pytree of arrays with n entries in all.
+        hyperparams: the tuple ``(A, b, G, h)``: matrices of shapes ``(p, n)`` and ``(m, n)``, whose columns are in the
+            order of the leaves of ``x``, and vectors of shapes ``(p,)`` and ``(m,)``. Rows may be dependent, p or m may
+            be 0, entries of ``h`` may be infinite.
+        check_feasible: raise if the set is empty and everything is concrete. In any case, and under ``jit``, the result
+            for an empty set is NaN.
+
+    Returns:
+        The projection, with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``hyperparams`` has not four entries, shapes do not fit, or the set is empty and ``check_feasible``
+            is set.
+        TypeError: an argument is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_polyhedron
+        >>> A, b = jnp.array([[1.0, 1.0]]), jnp.array([1.0])
+        >>> G, h = -jnp.eye(2), jnp.zeros(2)
+        >>> (projection_polyhedron(jnp.array([2.0, -1.0]), (A, b, G, h)).round(3) + 0.0).tolist()
+        [1.0, 0.0]
+    """
+    A, b, G, h = unpack(hyperparams, ("A", "b", "G", "h"))
+    x = as_inexact(x, "x")
+    vector, unravel = ravel(x)
+    A, b = _matrix_and_vector(A, b, vector, "projection_polyhedron", ("A", "b"))
+    G, h = _matrix_and_vector(G, h, vector, "projection_polyhedron", ("G", "h"))
+    out, feasible = _on_polyhedron(vector, A, b, G, h)
+    if check_feasible and is_concrete(feasible) and not bool(np.asarray(feasible)):
+        raise ValueError("projection_polyhedron: no point satisfies A z = b and G z <= h.")
+    return unravel(out)
 
 
 def _prepare(x, hyperparams, name):
@@ -85,8 +170,8 @@ def _prepare(x, hyperparams, name):
 
 
 # Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
-@functools.partial(jax.jit, static_argnames="halfspace")
-def _project(x, a, b, *, halfspace):
+@jax.jit(static_argnames="halfspace")
+def _on_plane(x, a, b, *, halfspace):
     wide = widen(x)
     scale, unit, _ = scale_to_unit(tree_map(lambda v, leaf: jnp.broadcast_to(v, leaf.shape), a, wide))
     # In units of about the largest |a_i|.
@@ -97,3 +182,58 @@ def _project(x, a, b, *, halfspace):
     length = jnp.where((square == 0) & outside, jnp.nan, length)
     moved = tree_cast_like(tree_map(lambda v, u: v - length.astype(v.dtype) * u, wide, unit), x)
     return tree_where(outside, moved, x) if halfspace else moved
+
+
+def _matrix_and_vector(A: Any, b: Any, vector: jax.Array, function: str, names: tuple[str, str]) -> tuple:
+    """A matrix with a column for each entry of ``vector`` and a vector with an entry for each row, in its dtype."""
+    out = []
+    for value, name, ndim in ((A, names[0], 2), (b, names[1], 1)):
+        if jax.tree.structure(value) != jax.tree.structure(0):
+            raise ValueError(f"{function}: {name} must be one array, got {jax.tree.structure(value)}.")
+        value = as_inexact(value, name)
+        if value.ndim != ndim:
+            raise ValueError(f"{function}: {name} must have {ndim} axes, got shape {value.shape}.")
+        out.append(widen(value).astype(vector.dtype))
+    A, b = out
+    if A.shape != (b.size, vector.size):
+        raise ValueError(
+            f"{function}: {names[0]} must have a row for each entry of {names[1]} and a column for each entry of x, "
+            f"({b.size}, {vector.size}); got shape {A.shape}."
+        )
+    return A, b
+
+
+@jax.jit
+def _on_solutions(x, A, b):
+    if A.size == 0:
+        return x
+    inverse = derive_by(_tangent_of_inverse, jnp.linalg.pinv(lax.stop_gradient(A)), A)
+    x = x - inverse @ (A @ x - b)
+    # Again, for the digits that were lost if x was far away; it changes nothing else, derivatives included.
+    return x - inverse @ (A @ x - b)
+
+
+def _tangent_of_inverse(inverse, data, tangents):
+    (A,), (A_dot,) = data, tangents
+    m, n = A.shape
+    to_left = inverse @ inverse.T @ A_dot.T @ (jnp.eye(m, dtype=A.dtype) - A @ inverse)
+    to_right = (jnp.eye(n, dtype=A.dtype) - inverse @ A) @ A_dot.T @ inverse.T @ inverse
+    return to_left + to_right - inverse @ A_dot @ inverse
+
+
+@jax.jit
+def _on_polyhedron(x, A, b, G, h):
+    """The projection, NaN where it is not one, and whether the set has a point."""
+    make: Any = InteriorPointQP
+    tol = 1e-8 if x.dtype == jnp.float64 else 1e-4
+    lower = jnp.concatenate([b, jnp.full_like(h, -jnp.inf)])
+    eye = jnp.eye(x.size, dtype=x.dtype)
+    # Around x: so the precision is that of the distance.
+    rows = jnp.concatenate([A, G])
+    moved = rows @ x
+    bounds = (lower - moved, jnp.concatenate([b, h]) - moved)
+    params, state = make(tol=tol).run(None, (eye, jnp.zeros_like(x)), rows, bounds)
+    status = lax.stop_gradient(state.status)
+    solved = (status == int(Status.CONVERGED)) & jnp.all(jnp.isfinite(x))
+    out = jnp.where(solved, x + params.primal[0], jnp.full_like(x, jnp.nan))
+    return out, status != int(Status.PRIMAL_INFEASIBLE)

@@ -10,15 +10,11 @@ import jax.numpy as jnp
 from jaxsolve._inputs import as_inexact, check_nonnegative, ravel, widen
 from jaxsolve._types import PyTree
 from jaxsolve.isotonic import isotonic_l2_pav, project_sorted, sort_descending
-from jaxsolve.projection._box_section import projection_box_section
+from jaxsolve.projection._box import projection_box_section
 from jaxsolve.projection._simplex import projection_simplex
 
-__all__ = [
-    "projection_capped_simplex",
-    "projection_monotone_cone",
-    "projection_ordered_simplex",
-    "projection_permutahedron",
-]
+__all__ = ["projection_capped_simplex", "projection_monotone_cone", "projection_ordered_simplex"]
+__all__ += ["projection_permutahedron"]
 
 
 def projection_monotone_cone(x: PyTree, hyperparams: Any = None, increasing: bool = True) -> PyTree:

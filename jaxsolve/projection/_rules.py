@@ -30,14 +30,10 @@ def derive_by(tangent: Callable[..., Array], value: Array, *data: Array) -> Arra
 
     def rule(args, active, tangents):
         value, *data = args
-        moving = dict(zip(active, tangents, strict=True))
-
-        def tangent_of(i):
-            if not jnp.issubdtype(args[i].dtype, jnp.inexact):
-                return None
-            return moving.get(i, jnp.zeros_like(args[i]))
-
-        return [tangent(value, tuple(data), tuple(tangent_of(i) for i in range(1, len(args))))]
+        full = [jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else None for x in data]
+        for position, moving in zip(active, tangents, strict=True):
+            full[position - 1] = moving
+        return [tangent(value, tuple(data), tuple(full))]
 
     return with_tangents([value], list(data), rule)[0]
 

@@ -1,4 +1,4 @@
-r"""Projections on the simplex and, through it, on the sphere and the ball of the l1 norm.
+r"""Projections on the simplex and, through it, on its sparse vectors and on the sphere and the ball of the l1 norm.
 
 The projection on the simplex subtracts a threshold and cuts at 0. The threshold is the root of a convex, piecewise
 linear function; Newton's method started on its left reaches it exactly, in a handful of passes over the data and
@@ -11,6 +11,7 @@ every order, in both modes, are those of the linear formula that holds on that s
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
@@ -22,7 +23,8 @@ from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
 from jaxsolve.tree_util import tree_size
 
-__all__ = ["as_one_vector", "projection_l1_ball", "projection_l1_sphere", "projection_simplex", "vector_and_size"]
+__all__ = ["kl_projection_simplex", "projection_l1_ball", "projection_l1_sphere", "projection_simplex"]
+__all__ += ["projection_sparse_simplex"]
 
 
 @checked_by(check_size_of("projection_simplex: value"))
@@ -61,8 +63,8 @@ def projection_simplex(x: PyTree, value: Any = 1.0) -> PyTree:
         >>> projection_simplex(jnp.array([2.0, 1.5, -1.0])).tolist()
         [0.75, 0.25, 0.0]
     """
-    x = as_one_vector(x, "projection_simplex")
-    vector, unravel, value = vector_and_size(x, value, "projection_simplex: value")
+    x = _as_one_vector(x, "projection_simplex")
+    vector, unravel, value = _vector_and_size(x, value, "projection_simplex: value")
     return unravel(_simplex(vector, value))
 
 
@@ -94,7 +96,7 @@ def projection_l1_sphere(x: PyTree, value: Any = 1.0) -> PyTree:
         >>> projection_l1_sphere(jnp.array([0.25, -0.25])).tolist()
         [0.5, -0.5]
     """
-    vector, unravel, value = vector_and_size(as_inexact(x, "x"), value, "projection_l1_sphere: value")
+    vector, unravel, value = _vector_and_size(as_inexact(x, "x"), value, "projection_l1_sphere: value")
     return unravel(_l1_sphere(vector, value))
 
 
@@ -128,11 +130,106 @@ def projection_l1_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
         >>> projection_l1_ball({"a": jnp.array([2.0, -1.5]), "b": 0.5})["a"].tolist()
         [0.75, -0.25]
     """
-    vector, unravel, max_value = vector_and_size(as_inexact(x, "x"), max_value, "projection_l1_ball: max_value")
+    vector, unravel, max_value = _vector_and_size(as_inexact(x, "x"), max_value, "projection_l1_ball: max_value")
     return unravel(_l1_ball(vector, max_value))
 
 
-def as_one_vector(x, name):
+def projection_sparse_simplex(x: PyTree, max_nz: int, use_approx_max_nz: bool = False, value: Any = 1.0) -> PyTree:
+    r"""Project on the vectors of the simplex with few entries that are not 0.
+
+    .. math::
+
+        \operatorname*{argmin}_{p} \tfrac12 \|p - x\|_2^2 \quad \text{subject to} \quad p \ge 0, \;
+        \textstyle\sum_i p_i = \text{value}, \; \|p\|_0 \le \text{max\_nz} .
+
+    The set is not convex. A nearest point is the projection of the ``max_nz`` largest entries on the simplex, with 0
+    elsewhere; among equal entries those that come first are taken. The derivative is that of
+    :func:`~jaxsolve.projection.projection_simplex` on these entries.
+
+    Args:
+        x: vector of shape ``(n,)``, or a pytree of arrays, whose entries form one vector together. For the rows of a
+            matrix use ``jax.vmap``.
+        max_nz: largest number of entries that are not 0, a Python integer of at least 1.
+        use_approx_max_nz: find the largest entries by ``jax.lax.approx_max_k``, which is faster on accelerators, and
+            may miss some.
+        value: what the entries sum to, a non-negative scalar; None means 1. If it is traced and negative the result is
+            NaN.
+
+    Returns:
+        A nearest point, with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``x`` is empty, or a single array that is not a vector; ``max_nz < 1``; ``value`` is not a scalar or
+            is negative.
+        TypeError: ``x`` or ``value`` is not real, or ``max_nz`` is not an integer.
+
+    References:
+        A. Kyrillidis, S. Becker, V. Cevher, C. Koch, *Sparse projections onto the simplex*, ICML 2013, algorithm 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import projection_sparse_simplex
+        >>> projection_sparse_simplex(jnp.array([0.5, 0.25, 0.5, 0.0]), 2).tolist()
+        [0.5, 0.0, 0.5, 0.0]
+    """
+    try:
+        count = operator.index(max_nz)
+    except TypeError as error:
+        raise TypeError(f"max_nz must be a Python integer, got {type(max_nz).__name__}.") from error
+    if count < 1:
+        raise ValueError(f"max_nz must be at least 1, got {max_nz}.")
+    x = _as_one_vector(x, "projection_sparse_simplex")
+    if count >= tree_size(x):
+        return projection_simplex(x, value)
+    vector, unravel = ravel(x)
+    fixed = lax.stop_gradient(vector)
+    places = (lax.approx_max_k if use_approx_max_nz else lax.top_k)(fixed, count)[1]
+    kept = projection_simplex(vector[places], value)
+    # NaN is never among the largest by a comparison that means anything.
+    kept = jnp.where(jnp.any(jnp.isnan(fixed)), jnp.full_like(kept, jnp.nan), kept)
+    return unravel(jnp.zeros_like(vector).at[places].set(kept, unique_indices=True))
+
+
+def kl_projection_simplex(x: PyTree, value: Any = 1.0) -> PyTree:
+    r"""Project a dual point on the simplex in the Kullback-Leibler divergence: a softmax.
+
+    .. math::
+
+        \operatorname*{argmin}_{p} \textstyle\sum_i p_i (\log p_i - x_i)
+        \quad \text{subject to} \quad p \ge 0, \; \textstyle\sum_i p_i = \text{value},
+
+    which is :math:`p_i = \text{value} \cdot e^{x_i} / \sum_j e^{x_j}`. The argument is a point of the dual space, the
+    image under the mirror map: to project a positive vector ``q``, pass ``log(q)``. It is the projection that mirror
+    descent on the simplex needs, see :class:`jaxsolve.MirrorDescent`.
+
+    Args:
+        x: vector of shape ``(n,)``, or a pytree of arrays, whose entries form one vector together. For the rows of a
+            matrix use ``jax.vmap(kl_projection_simplex)``. Entries of ``-inf`` are allowed and get 0.
+        value: what the entries sum to, a scalar; None means 1.
+
+    Returns:
+        The projection, with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``x`` is empty, or a single array that is not a vector; ``value`` is not a scalar or is negative.
+        TypeError: ``x`` or ``value`` is not real.
+
+    References:
+        A. Beck and M. Teboulle, *Mirror descent and nonlinear projected subgradient methods for convex optimization*,
+        Operations Research Letters 31, 2003, section 5.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.projection import kl_projection_simplex
+        >>> kl_projection_simplex(jnp.log(jnp.array([3.0, 1.0]))).round(4).tolist()
+        [0.75, 0.25]
+    """
+    x = _as_one_vector(x, "kl_projection_simplex")
+    vector, unravel, value = _vector_and_size(x, value, "kl_projection_simplex: value")
+    return unravel(value * jax.nn.softmax(vector))
+
+
+def _as_one_vector(x, name):
     """The pytree ``x``, which is refused if it is one array that is not a vector: its rows may be meant."""
     x = as_inexact(x, "x")
     if jax.tree.structure(x) == jax.tree.structure(0) and x.ndim != 1:
@@ -143,7 +240,7 @@ def as_one_vector(x, name):
     return x
 
 
-def vector_and_size(x, value, name):
+def _vector_and_size(x, value, name):
     if tree_size(x) == 0:
         raise ValueError(f"{name.split(':')[0]}: x must have at least one entry, got none.")
     vector, unravel = ravel(x)

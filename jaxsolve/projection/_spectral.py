@@ -32,7 +32,7 @@ from jaxsolve.projection._rules import derive_by, scalar_root
 from jaxsolve.projection._simplex import projection_l1_ball, projection_simplex
 from jaxsolve.tree_util import tree_cast_like, tree_map, tree_real_dtype
 
-__all__ = ["as_matrices", "projection_nuclear_norm_ball", "projection_psd_cone", "projection_spectrahedron", "shrink"]
+__all__ = ["projection_nuclear_norm_ball", "projection_psd_cone", "projection_spectrahedron"]
 
 
 def projection_psd_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
@@ -165,11 +165,9 @@ def _spectrahedron(x, value):
     values, vectors = jnp.linalg.eigh(lax.stop_gradient(x))
     empty = value == 0
     value = jnp.where(empty, jnp.ones_like(value), value)
-    kept = projection_simplex(values, lax.stop_gradient(value)) > 0
-    total = jnp.sum(jnp.where(kept, values, jnp.zeros_like(values))) - lax.stop_gradient(value)
-    threshold = scalar_root(
-        _excess_trace, total / jnp.maximum(jnp.sum(kept, dtype=x.dtype), 1), x, value, values, vectors
-    )
+    # The largest eigenvalue stays positive, and comes last.
+    largest = projection_simplex(values, lax.stop_gradient(value))[-1]
+    threshold = scalar_root(_excess_trace, values[-1] - largest, x, value, values, vectors)
     return jnp.where(empty, jnp.zeros_like(x), _positive_part(x, threshold, values, vectors))
 
 

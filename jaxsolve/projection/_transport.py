@@ -212,11 +212,11 @@ def _transport(kind, name, sim_matrix, marginals, make_solver, use_semi_dual):
             f"{name}: both marginals must have the structure of sim_matrix, {structure}; got "
             f"{jax.tree.structure(a)} and {jax.tree.structure(b)}."
         )
-    plan = lambda S, a, b: _plan_of_matrix(kind, name, S, (a, b), make_solver, use_semi_dual)  # noqa: E731
+    plan = functools.partial(_plan_of_matrix, kind, name, make_solver, bool(use_semi_dual))
     return jax.tree.map(plan, sim_matrix, a, b)
 
 
-def _plan_of_matrix(kind, name, sim_matrix, marginals, make_solver, use_semi_dual):
+def _plan_of_matrix(kind, name, make_solver, use_semi_dual, sim_matrix, a, b):
     sim_matrix = as_inexact(sim_matrix, "sim_matrix")
     if sim_matrix.ndim != 2 or sim_matrix.size == 0:
         raise ValueError(
@@ -224,18 +224,16 @@ def _plan_of_matrix(kind, name, sim_matrix, marginals, make_solver, use_semi_dua
             "for a stack of them."
         )
     wide = widen(sim_matrix)
-    sums, eps = [], float(jnp.finfo(wide.dtype).eps)
-    for value, side, size in zip(marginals, ("a", "b"), wide.shape, strict=True):
-        value = as_inexact(value, f"marginals: {side}")
-        if value.shape != (size,):
-            raise ValueError(
-                f"{name}: the marginals of a matrix of shape {wide.shape} must be vectors of shapes ({wide.shape[0]},) "
-                f"and ({wide.shape[1]},), got {jax.tree.map(jnp.shape, marginals)}."
-            )
-        check_nonnegative(value, f"{name}: marginals")
-        eps = max(eps, float(jnp.finfo(value.dtype).eps))
-        sums.append(widen(value).astype(wide.dtype))
-    a, b = sums
+    marginals = as_inexact(a, "marginals: a"), as_inexact(b, "marginals: b")
+    m, n = wide.shape
+    if (marginals[0].shape, marginals[1].shape) != ((m,), (n,)):
+        raise ValueError(
+            f"{name}: the marginals of a matrix of shape {wide.shape} must be vectors of shapes ({m},) and ({n},), got "
+            f"{jax.tree.map(jnp.shape, marginals)}."
+        )
+    check_nonnegative(marginals, f"{name}: marginals")
+    eps = max(float(jnp.finfo(value.dtype).eps) for value in (wide, *marginals))
+    a, b = (value.astype(wide.dtype) for value in marginals)
     if is_concrete(a) and is_concrete(b):
         # In NumPy, for this may stand in a function under jit.
         given = np.asarray(a), np.asarray(b)
@@ -245,7 +243,7 @@ def _plan_of_matrix(kind, name, sim_matrix, marginals, make_solver, use_semi_dua
             )
     # A solver of the caller's is a new function each time, for which there is nothing to keep.
     project = _compiled if make_solver is None else _project
-    return project(wide, a, b, eps, kind, bool(use_semi_dual), make_solver).astype(sim_matrix.dtype)
+    return project(wide, a, b, eps, kind, use_semi_dual, make_solver).astype(sim_matrix.dtype)
 
 
 def _agree(a, b, eps):
@@ -268,9 +266,7 @@ def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
         S = S / total
     plan = _solve(*lax.stop_gradient((S, a, b)), kind, use_semi_dual, make_solver)
     if make_solver is None:
-        error = lax.stop_gradient(
-            jnp.sum(jnp.abs(jnp.sum(plan, axis=1) - a)) + jnp.sum(jnp.abs(jnp.sum(plan, axis=0) - b))
-        )
+        error = jnp.sum(jnp.abs(jnp.sum(plan, axis=1) - a)) + jnp.sum(jnp.abs(jnp.sum(plan, axis=0) - b))
         valid = valid & (error <= _WRONG)
     plan = derive_by(_TANGENTS[kind], plan, S, a, b)
     plan = jnp.where(nonzero, total * plan, jnp.zeros_like(plan))
@@ -290,12 +286,12 @@ def _solve(S, a, b, kind, use_semi_dual, make_solver):
     empty = a == 0
     # A constant in each column changes nothing; without it the exponentials stay in range.
     S = S - jnp.max(jnp.where(empty[:, None], -jnp.inf, S), axis=0)[None, :]
+    alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
     if make_solver is None and kind == "kl" and use_semi_dual:
-        return _kl_plan(_solve_entropic(S, a, b, empty), S, a, b, empty)
-    dual = _DUALS[kind, use_semi_dual]
+        return _kl_plan(_solve_entropic(alpha, S, a, b, empty), S, b, empty)
+    dual = (_SEMI_DUALS if use_semi_dual else _DUALS)[kind]
     fun = functools.partial(dual, S=S, a=a, b=b, empty=empty)
     solver = _default_solver(fun, S.dtype) if make_solver is None else make_solver(fun)
-    alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
     init = alpha if use_semi_dual else (alpha, jnp.zeros_like(b))
     # Both problems have the plan as derivative in S.
     return jax.grad(dual, 1)(solver.run(init)[0], S, a, b, empty)
@@ -315,7 +311,7 @@ _SWEEPS = 3
 _ROUNDS = 5
 
 
-def _solve_entropic(S, a, b, empty):
+def _solve_entropic(alpha, S, a, b, empty):
     r"""The variables of the rows, by L-BFGS on the semi-dual.
 
     With :math:`K = e^{S + \alpha_0 + \beta_0}` for a reference near the solution and :math:`\alpha = \alpha_0 + \delta`
@@ -323,7 +319,7 @@ def _solve_entropic(S, a, b, empty):
     take the place of a matrix of exponentials. A few sweeps of Sinkhorn's algorithm, in logarithms, find the reference.
     Should entries of :math:`K` have vanished that matter at the solution, the solution is the next reference.
     """
-    log_a, log_b = (jnp.where(v > 0, jnp.log(jnp.where(v > 0, v, jnp.ones_like(v))), -jnp.inf) for v in (a, b))
+    log_a, log_b = jnp.log(a), jnp.log(b)
     root = jnp.sqrt(a)
     tol = _tolerance(S.dtype)
 
@@ -333,32 +329,30 @@ def _solve_entropic(S, a, b, empty):
         return jnp.where(empty, jnp.zeros_like(new), new)
 
     def error(alpha):
-        return jnp.linalg.norm(jnp.sum(_kl_plan(alpha, S, a, b, empty), axis=1) - a)
+        return jnp.linalg.norm(jnp.sum(_kl_plan(alpha, S, b, empty), axis=1) - a)
 
     def improve(carry):
-        count, alpha, before, _ = carry
+        alpha, before, _ = carry
         alpha = loop(lambda _: jnp.asarray(True), sweep, alpha, maxiter=_SWEEPS)
-        kernel = _kl_plan(alpha, S, a, b, empty)
+        kernel = _kl_plan(alpha, S, b, empty)
 
         def semi_dual(z):
             # In these units the Hessian has eigenvalues between 0 and 1.
             delta = z * _reciprocal(root)
             mass = jnp.exp(delta) @ kernel
-            logs = jnp.log(jnp.where(b > 0, mass * _reciprocal(b), jnp.ones_like(b)))
+            logs = jnp.log(jnp.where(b > 0, mass * _reciprocal(b), 1))
             return jnp.vdot(b, logs) - jnp.vdot(a, delta)
 
         solution = _default_solver(semi_dual, S.dtype).run(jnp.zeros_like(a)).params
         new = alpha + solution * _reciprocal(root)
-        return count + 1, new, error(new), before
-
-    start = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
-    infinite = jnp.asarray(jnp.inf, S.dtype)
+        return new, error(new), before
 
     def proceed(carry):
-        _, _, now, before = carry
+        _, now, before = carry
         return (now > tol) & ((now < 0.5 * before) | ~jnp.isfinite(before))
 
-    return loop(proceed, improve, (jnp.int32(0), start, infinite, infinite), maxiter=_ROUNDS)[1]
+    infinite = jnp.asarray(jnp.inf, S.dtype)
+    return loop(proceed, improve, (alpha, infinite, infinite), maxiter=_ROUNDS)[0]
 
 
 def _columns(alpha, S, empty):
@@ -378,8 +372,7 @@ def _euclidean_dual(duals, S, a, b, empty):
     return 0.5 * jnp.sum(jnp.where(empty[:, None], 0, plan**2)) - jnp.vdot(duals[0], a) - jnp.vdot(duals[1], b)
 
 
-def _kl_plan(alpha, S, a, b, empty):
-    del a
+def _kl_plan(alpha, S, b, empty):
     return b[None, :] * jax.nn.softmax(_columns(alpha, S, empty), axis=0)
 
 
@@ -392,24 +385,18 @@ def _kl_dual(duals, S, a, b, empty):
     return jnp.sum(plan) - jnp.vdot(duals[0], a) - jnp.vdot(duals[1], b)
 
 
-_DUALS = {
-    ("euclidean", True): _euclidean_semi_dual,
-    ("euclidean", False): _euclidean_dual,
-    ("kl", True): _kl_semi_dual,
-    ("kl", False): _kl_dual,
-}
+_SEMI_DUALS = {"euclidean": _euclidean_semi_dual, "kl": _kl_semi_dual}
+_DUALS = {"euclidean": _euclidean_dual, "kl": _kl_dual}
 
 
 # ---- The derivative -----------------------------------------------------------------------------------------------
 
 
-def _kl_tangent(plan, data, tangents):
-    del data
+def _kl_tangent(plan, _, tangents):
     return _tangent(plan, tangents, solve_cg)
 
 
-def _euclidean_tangent(plan, data, tangents):
-    del data
+def _euclidean_tangent(plan, _, tangents):
     # The support may fall apart into components, and the matrix be singular: a direct method sees to that.
     return _tangent((lax.stop_gradient(plan) > 0).astype(plan.dtype), tangents, None)
 

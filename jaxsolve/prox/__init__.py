@@ -21,6 +21,7 @@ from jaxsolve.prox._groups import (
     prox_linf,
     prox_non_negative_group_lasso,
     prox_nuclear_norm,
+    prox_slope,
     prox_sparse_group_lasso,
 )
 from jaxsolve.prox._penalties import (
@@ -31,7 +32,6 @@ from jaxsolve.prox._penalties import (
     prox_non_negative_ridge,
     prox_ridge,
 )
-from jaxsolve.prox._slope import prox_slope
 from jaxsolve.prox._total_variation import prox_total_variation
 from jaxsolve.solvers._proximal import prox_none
 

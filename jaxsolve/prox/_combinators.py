@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_entries, check_nonnegative, widen
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_entries, nonnegative_scalar, widen
 from jaxsolve._types import PyTree
+from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.projection._box import projection_box
 from jaxsolve.tree_util import tree_add, tree_cast_like, tree_map, tree_scalar_mul, tree_sub
 
@@ -83,8 +84,7 @@ def make_prox_scaled(prox: Prox, factor: Any) -> Prox:
 
     def scaled(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
-        check_nonnegative(scaling, "scaling")
-        t = as_scalar(scaling, "scaling", factor.dtype)
+        t = nonnegative_scalar(scaling, "scaling", factor.dtype)
         inner = prox(tree_scalar_mul(factor, widen(x)), hyperparams, factor**2 * t)
         return tree_cast_like(tree_scalar_mul(1 / factor, inner), x)
 
@@ -153,20 +153,18 @@ def make_prox_separable(proxes: PyTree) -> Prox:
     if not functions:
         raise TypeError("proxes must hold at least one function, got an empty pytree.")
 
-    def parts(tree, name):
+    def check_structure(tree, name):
         try:
-            return structure.flatten_up_to(tree)
+            structure.flatten_up_to(tree)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name} must have the structure of proxes, {structure}: {error}") from error
 
     def separable(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
-        pieces = parts(x, "x")
+        check_structure(x, "x")
         if hyperparams is None:
-            out = [function(piece, scaling=scaling) for function, piece in zip(functions, pieces, strict=True)]
-        else:
-            own = parts(hyperparams, "hyperparams")
-            out = [f(piece, own_, scaling) for f, piece, own_ in zip(functions, pieces, own, strict=True)]
-        return jax.tree.unflatten(structure, out)
+            return jax.tree.map(lambda prox, part: prox(part, scaling=scaling), proxes, x)
+        check_structure(hyperparams, "hyperparams")
+        return jax.tree.map(lambda prox, part, own: prox(part, own, scaling), proxes, x, hyperparams)
 
     return separable
 
@@ -206,13 +204,13 @@ def make_prox_from_projection(projection: Callable[..., PyTree]) -> Prox:
     r"""The proximity operator of the indicator function of a set, which is the projection on the set.
 
     Args:
-        projection: ``projection(x, hyperparams)``.
+        projection: ``projection(x, hyperparams)``, or ``projection(x)`` if there are none.
 
     Returns:
         ``prox(x, hyperparams=None, scaling=1.0)``; the scaling has no effect, as the penalty is 0 or infinite.
 
     Raises:
-        TypeError: ``projection`` is not callable.
+        TypeError: ``projection`` is not callable; or, when called, there are hyperparameters and it takes none.
 
     Example:
         >>> import jax.numpy as jnp
@@ -226,7 +224,7 @@ def make_prox_from_projection(projection: Callable[..., PyTree]) -> Prox:
 
     def prox(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         del scaling
-        return projection(x, hyperparams)
+        return call_with_hyperparams("projection", projection, x, hyperparams)
 
     return prox
 

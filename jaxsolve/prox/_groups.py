@@ -1,18 +1,63 @@
-"""Proximity operators of norms of whole vectors and matrices, made of simpler ones."""
+"""Proximity operators of norms of whole vectors and matrices, most of them made of simpler ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from jaxsolve._inputs import as_inexact, unpack, widen
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import as_inexact, check_nonnegative, nonnegative_scalar, ravel, scale_to_unit, unpack, widen
 from jaxsolve._types import PyTree
+from jaxsolve.isotonic import isotonic_l2_pav, sort_descending
 from jaxsolve.projection._box import projection_non_negative
 from jaxsolve.projection._simplex import projection_l1_ball
 from jaxsolve.projection._spectral import as_matrices, shrink
-from jaxsolve.prox._penalties import prox_group_lasso, prox_lasso, weight_of
-from jaxsolve.tree_util import tree_cast_like, tree_map, tree_real_dtype, tree_sub
+from jaxsolve.prox._penalties import prox_lasso
+from jaxsolve.tree_util import tree_cast_like, tree_map, tree_real_dtype, tree_scalar_mul, tree_sub, tree_where
 
-__all__ = ["prox_linf", "prox_non_negative_group_lasso", "prox_nuclear_norm", "prox_sparse_group_lasso"]
+__all__ = ["prox_group_lasso", "prox_linf", "prox_non_negative_group_lasso", "prox_nuclear_norm", "prox_slope"]
+__all__ += ["prox_sparse_group_lasso"]
+
+
+def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
+    r"""Block soft thresholding, the proximity operator of :math:`g(y) = \text{l2reg} \, \|y\|_2`.
+
+    .. math::
+
+        \max\!\left(1 - \frac{\text{scaling} \cdot \text{l2reg}}{\|x\|_2}, 0\right) x .
+
+    The norm is over all entries of the pytree: one group. For many groups of one size use ``jax.vmap``. A point whose
+    norm is the threshold counts as below it (derivative 0), unless the threshold is 0: then this is the identity, at 0
+    as elsewhere.
+
+    Args:
+        x: pytree of arrays, real or complex.
+        l2reg: non-negative weight, a scalar; None means 1.
+        scaling: as in :func:`prox_lasso`.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``l2reg`` or ``scaling`` is not a scalar, or is negative.
+        TypeError: ``x`` is not numeric, or a parameter is not real.
+
+    References:
+        M. Yuan and Y. Lin, *Model selection and estimation in regression with grouped variables*, JRSS B 68, 2006.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_group_lasso
+        >>> prox_group_lasso(jnp.array([0.0, 4.0]), 1.0).tolist()
+        [0.0, 3.0]
+        >>> jax.jacobian(prox_group_lasso)(jnp.zeros(2)).tolist()
+        [[0.0, 0.0], [0.0, 0.0]]
+    """
+    x = as_inexact(x, "x", allow_complex=True)
+    return _block_soft_threshold(x, weight_of(l2reg, "l2reg", scaling, tree_real_dtype(x)))
 
 
 def prox_non_negative_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
@@ -141,3 +186,83 @@ def prox_nuclear_norm(x: PyTree, reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
     x = as_matrices(x, "prox_nuclear_norm")
     shrunk = tree_map(lambda leaf: shrink(leaf, weight_of(reg, "reg", scaling, leaf.dtype)), widen(x))
     return tree_cast_like(shrunk, x)
+
+
+def prox_slope(x: PyTree, weights: Any = None, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of the sorted l1 norm (SLOPE, OWL, and OSCAR for weights that fall evenly).
+
+    .. math::
+
+        g(y) = \sum_i \lambda_i |y|_{(i)}, \qquad |y|_{(1)} \ge |y|_{(2)} \ge \dots, \qquad
+        \lambda_1 \ge \lambda_2 \ge \dots \ge 0 .
+
+    The sorted :math:`|x|`, less :math:`\text{scaling} \cdot \lambda`, gives way to the nearest sequence that falls, cut
+    at 0. So entries of nearly the same size get the same size, and the derivative is the average over such a group.
+
+    Args:
+        x: pytree of real arrays with n entries in all.
+        weights: :math:`\lambda`, a vector of shape ``(n,)`` that does not increase, or a scalar for all of them; None
+            means 1. Equal weights make it :func:`prox_lasso`.
+        scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``weights`` has the wrong shape, is negative or increases somewhere; ``scaling`` is not a scalar or
+            is negative.
+        TypeError: an argument is not real.
+
+    References:
+        M. Bogdan, E. van den Berg, C. Sabatti, W. Su, E. Candes, *SLOPE: adaptive variable selection via convex
+        optimization*, Annals of Applied Statistics 9, 2015, section 2.2.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_slope
+        >>> prox_slope(jnp.array([-4.0, 5.0, 0.5]), jnp.array([3.0, 1.0, 1.0])).round(4).tolist()
+        [-2.5, 2.5, 0.0]
+    """
+    x = as_inexact(x, "x")
+    vector, unravel = ravel(widen(x))
+    weights = as_inexact(1.0 if weights is None else weights, "weights")
+    if jax.tree.structure(weights) != jax.tree.structure(0) or weights.shape not in ((), vector.shape):
+        raise ValueError(
+            f"weights must be a scalar or a vector of shape {vector.shape}, an entry for each of x; got "
+            f"{jax.tree.map(jnp.shape, weights)}."
+        )
+    check_nonnegative(weights, "weights")
+    if is_concrete(weights) and np.any(np.diff(np.atleast_1d(np.asarray(weights, np.float64))) > 0):
+        raise ValueError(f"weights must not increase, got {weights}.")
+    scaling = nonnegative_scalar(scaling, "scaling", vector.dtype)
+    thresholds = scaling * jnp.broadcast_to(weights.astype(vector.dtype), vector.shape)
+    return tree_cast_like(unravel(_slope(vector, thresholds)), x)
+
+
+def weight_of(reg, name, scaling, dtype):
+    """``scaling * reg``, both checked; None stands for 1."""
+    return nonnegative_scalar(reg, name, dtype) * nonnegative_scalar(scaling, "scaling", dtype)
+
+
+# Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
+@jax.jit
+def _block_soft_threshold(x, threshold):
+    wide = widen(x)
+    scale, _, norm = scale_to_unit(wide)
+    threshold = threshold / scale
+    zero = (norm <= threshold) & (threshold > 0)
+    # Both sides of the quotient are made harmless where it is not used, so that its derivative is finite too.
+    shrink = jnp.where(zero, 0, threshold) / jnp.where(norm == 0, jnp.ones_like(norm), norm)
+    shrunk = tree_scalar_mul(1 - shrink, wide)
+    return tree_cast_like(tree_where(zero, 0, shrunk), x)
+
+
+@jax.jit
+def _slope(x, thresholds):
+    sign = jnp.where(x < 0, -jnp.ones_like(x), jnp.ones_like(x))
+    size = sign * x
+    largest_first, place = sort_descending(size)
+    falling = isotonic_l2_pav(largest_first - thresholds, increasing=False)
+    cut = jnp.where(falling <= 0, jnp.zeros_like(falling), falling)
+    shrunk = sign * jnp.take(cut, place, mode="clip")
+    return jnp.where(jnp.all(thresholds == 0), x, shrunk)

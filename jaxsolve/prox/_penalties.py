@@ -11,21 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._inputs import (
-    as_inexact,
-    broadcast_like,
-    check_nonnegative,
-    nonnegative_scalar,
-    scale_to_unit,
-    unpack,
-    widen,
-)
+from jaxsolve._inputs import as_inexact, broadcast_like, check_nonnegative, nonnegative_scalar, unpack, widen
 from jaxsolve._types import PyTree
 from jaxsolve.projection._box import projection_non_negative
-from jaxsolve.tree_util import tree_cast_like, tree_real_dtype, tree_scalar_mul, tree_where
+from jaxsolve.tree_util import tree_cast_like
 
-__all__ = ["prox_elastic_net", "prox_group_lasso", "prox_lasso", "prox_non_negative_lasso", "prox_non_negative_ridge"]
-__all__ += ["entrywise", "prox_ridge", "weight_of"]
+__all__ = ["prox_elastic_net", "prox_lasso", "prox_non_negative_lasso", "prox_non_negative_ridge", "prox_ridge"]
 
 
 def prox_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
@@ -185,62 +176,6 @@ def prox_non_negative_ridge(x: PyTree, l2reg: PyTree = 1.0, scaling: Any = 1.0) 
         [2.0, 0.0]
     """
     return prox_ridge(projection_non_negative(x), l2reg, scaling)
-
-
-def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
-    r"""Block soft thresholding, the proximity operator of :math:`g(y) = \text{l2reg} \, \|y\|_2`.
-
-    .. math::
-
-        \max\!\left(1 - \frac{\text{scaling} \cdot \text{l2reg}}{\|x\|_2}, 0\right) x .
-
-    The norm is over all entries of the pytree: one group. For many groups of one size use ``jax.vmap``. A point whose
-    norm is the threshold counts as below it (derivative 0), unless the threshold is 0: then this is the identity, at 0
-    as elsewhere.
-
-    Args:
-        x: pytree of arrays, real or complex.
-        l2reg: non-negative weight, a scalar; None means 1.
-        scaling: as in :func:`prox_lasso`.
-
-    Returns:
-        Pytree with the structure, shapes and dtypes of ``x``.
-
-    Raises:
-        ValueError: ``l2reg`` or ``scaling`` is not a scalar, or is negative.
-        TypeError: ``x`` is not numeric, or a parameter is not real.
-
-    References:
-        M. Yuan and Y. Lin, *Model selection and estimation in regression with grouped variables*, JRSS B 68, 2006.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from jaxsolve.prox import prox_group_lasso
-        >>> prox_group_lasso(jnp.array([0.0, 4.0]), 1.0).tolist()
-        [0.0, 3.0]
-        >>> jax.jacobian(prox_group_lasso)(jnp.zeros(2)).tolist()
-        [[0.0, 0.0], [0.0, 0.0]]
-    """
-    x = as_inexact(x, "x", allow_complex=True)
-    return _block_soft_threshold(x, weight_of(l2reg, "l2reg", scaling, tree_real_dtype(x)))
-
-
-# Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
-@jax.jit
-def _block_soft_threshold(x, threshold):
-    wide = widen(x)
-    scale, _, norm = scale_to_unit(wide)
-    threshold = threshold / scale
-    zero = (norm <= threshold) & (threshold > 0)
-    # Both sides of the quotient are made harmless where it is not used, so that its derivative is finite too.
-    shrink = jnp.where(zero, 0, threshold) / jnp.where(norm == 0, jnp.ones_like(norm), norm)
-    shrunk = tree_scalar_mul(1 - shrink, wide)
-    return tree_cast_like(tree_where(zero, jax.tree.map(jnp.zeros_like, wide), shrunk), x)
-
-
-def weight_of(reg, name, scaling, dtype):
-    """``scaling * reg``, both checked; None stands for 1."""
-    return nonnegative_scalar(reg, name, dtype) * nonnegative_scalar(scaling, "scaling", dtype)
 
 
 def entrywise(function, x, scaling, *, allow_complex=True, signed=False, **weights):

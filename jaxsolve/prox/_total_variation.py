@@ -19,7 +19,7 @@ from jax import lax
 from jaxsolve._inputs import as_inexact, scale_to_unit, widen
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
-from jaxsolve.prox._penalties import weight_of
+from jaxsolve.prox._groups import weight_of
 from jaxsolve.tree_util import tree_cast_like, tree_real_dtype
 
 __all__ = ["prox_total_variation"]
@@ -89,26 +89,26 @@ def _denoise(y, weight):
 
 
 class _Scan(NamedTuple):
-    """Where the algorithm is, with the names of the paper: positions are int32, the rest of the dtype of the signal.
+    """Where the algorithm is. Positions are int32, the rest has the dtype of the signal.
+
+    The upper bound of a value is the negative of the lower bound of its negative. So the steps of the paper for the two
+    bounds are one step for two lower bounds: entry 0 is that of the signal, entry 1 that of its negative.
 
     Attributes:
         k: the current entry.
         start: where the current piece starts.
-        low_end, high_end: the last entries at which the lower and the upper bound of its value were reached.
-        low, high: the bounds of its value.
-        u_low, u_high: the dual variable at ``k`` if the piece has the one or the other value.
+        low: the bounds of its value, shape ``(2,)``.
+        dual: the dual variable at ``k`` if the piece has the one or the other value, shape ``(2,)``.
+        reached: the last entries at which the bounds were reached, shape ``(2,)``.
         jumps: sign of the jump in front of each entry.
         done: whether the end is reached.
     """
 
     k: Array
     start: Array
-    low_end: Array
-    high_end: Array
     low: Array
-    high: Array
-    u_low: Array
-    u_high: Array
+    dual: Array
+    reached: Array
     jumps: Array
     done: Array
 
@@ -122,65 +122,56 @@ def _find_jumps(y, weight):
     # weight beside which the signal vanishes.
     constant = jnp.max(jnp.abs(jnp.cumsum(y))) <= weight / scale
     weight = jnp.where(constant, jnp.ones_like(weight), weight / scale)
-    zero = jnp.int32(0)
-    init = _Scan(
-        zero, zero, zero, zero, y[0] - weight, y[0] + weight, weight, -weight, jnp.zeros(n, jnp.int32), constant
-    )
+    signals = jnp.stack([y, -y])
+    zeros = jnp.zeros(n, jnp.int32)
+    init = _Scan(zeros[0], zeros[0], signals[:, 0] - weight, jnp.full(2, weight), zeros[:2], zeros, constant)
 
     def step(s):
         at_end = s.k == n - 1
-        following = y[jnp.minimum(s.k + 1, n - 1)]
-        falls = jnp.where(at_end, s.u_low < 0, following + s.u_low < s.low - weight)
-        rises = ~falls & jnp.where(at_end, s.u_high > 0, following + s.u_high > s.high + weight)
-        jumped = falls | rises
-        moved = _jump(s, y, weight, at_end, falls)
-        advanced = _advance(s, following, weight)
+        following = signals[:, jnp.minimum(s.k + 1, n - 1)]
+        violated = jnp.where(at_end, s.dual < 0, following + s.dual < s.low - weight)
+        # The first of them: a fall goes before a rise.
+        side = jnp.argmax(violated).astype(jnp.int32)
+        moved = _jump(s, signals, weight, at_end, side)
+        jumped = jnp.any(violated)
 
         def pick(jump, advance, stay):
             return jnp.where(jumped, jump, jnp.where(at_end, stay, advance))
 
-        new = jax.tree.map(pick, moved, advanced, s._replace(done=jnp.asarray(True)))
+        new = jax.tree.map(pick, moved, _advance(s, following, weight), s._replace(done=jnp.asarray(True)))
         first = jnp.minimum(moved.start, n - 1)
-        sign = jnp.where(falls, -1, 1).astype(jnp.int32)
-        return new._replace(jumps=s.jumps.at[first].set(jnp.where(jumped, sign, s.jumps[first])))
+        return new._replace(jumps=s.jumps.at[first].set(jnp.where(jumped, 2 * side - 1, s.jumps[first])))
 
     slow = min(n * (n + 1), 2**31 - 1)
     return loop(lambda s: ~s.done, step, init, maxiter=slow).jumps
 
 
-def _jump(s, y, weight, at_end, falls):
-    """End the piece where its bound was last reached, and start the next one behind it."""
-    start = jnp.where(falls, s.low_end, s.high_end) + 1
-    first = y[jnp.minimum(start, y.size - 1)]
+def _jump(s, signals, weight, at_end, side):
+    """End the piece where the bound of ``side`` was last reached, and start the next one behind it."""
+    last = signals.shape[1] - 1
+    start = s.reached[side] + 1
+    first = signals[:, jnp.minimum(start, last)]
     # At the end only the bound that was violated is set anew.
-    low = jnp.where(falls, first, jnp.where(at_end, s.low, first - 2 * weight))
-    high = jnp.where(falls, jnp.where(at_end, s.high, first + 2 * weight), first)
-    u_low = jnp.where(falls | ~at_end, weight, first - weight - s.low)
-    u_high = jnp.where(falls & at_end, first + weight - s.high, -weight)
+    violated = jnp.arange(2, dtype=jnp.int32) == side
+    anew = violated | ~at_end
     return s._replace(
         k=start,
         start=start,
-        low_end=jnp.where(falls | ~at_end, start, s.low_end),
-        high_end=jnp.where(falls & at_end, s.high_end, start),
-        low=low,
-        high=high,
-        u_low=u_low,
-        u_high=u_high,
-        done=start == y.size - 1,
+        low=jnp.where(violated, first, jnp.where(at_end, s.low, first - 2 * weight)),
+        dual=jnp.where(anew, weight, first - weight - s.low),
+        reached=jnp.where(anew, start, s.reached),
+        done=start == last,
     )
 
 
 def _advance(s, following, weight):
     """Take one more entry into the piece, and move the bounds of its value as far as that asks."""
     length = (s.k + 2 - s.start).astype(s.low.dtype)
-    u_low, u_high = s.u_low + following - s.low, s.u_high + following - s.high
-    too_high, too_low = u_low >= weight, u_high <= -weight
+    dual = s.dual + following - s.low
+    beyond = dual >= weight
     return s._replace(
         k=s.k + 1,
-        low=jnp.where(too_high, s.low + (u_low - weight) / length, s.low),
-        high=jnp.where(too_low, s.high + (u_high + weight) / length, s.high),
-        u_low=jnp.where(too_high, weight, u_low),
-        u_high=jnp.where(too_low, -weight, u_high),
-        low_end=jnp.where(too_high, s.k + 1, s.low_end),
-        high_end=jnp.where(too_low, s.k + 1, s.high_end),
+        low=jnp.where(beyond, s.low + (dual - weight) / length, s.low),
+        dual=jnp.where(beyond, weight, dual),
+        reached=jnp.where(beyond, s.k + 1, s.reached),
     )

@@ -248,3 +248,15 @@ def test_prox_from_projection_ignores_scaling():
     fun = prox.make_prox_from_projection(projection.projection_simplex)
     np.testing.assert_allclose(fun(jnp.array([2.0, 0.0]), 3.0, 100.0), [2.5, 0.5])
     np.testing.assert_allclose(fun(jnp.array([2.0, 0.0])), [1.0, 0.0])
+
+
+def test_prox_from_projection_of_one_argument():
+    fun = prox.make_prox_from_projection(lambda x: jnp.maximum(x, 1.0))
+    np.testing.assert_allclose(fun(jnp.array([2.0, 0.0])), [2.0, 1.0])
+    np.testing.assert_allclose(fun(jnp.array([2.0, 0.0]), None, 100.0), [2.0, 1.0])
+    with pytest.raises(TypeError, match="projection takes one argument, but it was given hyperparameters"):
+        fun(jnp.array([2.0, 0.0]), 3.0)
+    # None stands for the default of the projection.
+    fun = prox.make_prox_from_projection(lambda x, radius=2.0: jnp.clip(x, -radius, radius))
+    np.testing.assert_allclose(fun(jnp.array([3.0, 1.0])), [2.0, 1.0])
+    np.testing.assert_allclose(fun(jnp.array([3.0, 1.0]), 0.5), [0.5, 0.5])
