@@ -31,7 +31,7 @@ x is not unique               the change of least norm: no movement along direct
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -39,10 +39,11 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array
+from jaxsolve.linear_solve import solve
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
-from jaxsolve.tree_util import tree_where
+from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["ActiveSet", "Factors", "balance", "classify", "factorize", "kkt_residual", "polish", "solve_kkt"]
 
@@ -64,14 +65,16 @@ class Factors(NamedTuple):
 
     Attributes:
         active: the active set.
-        cholesky: lower triangular factor of H, shape ``(n, n)``; ``None`` without one.
+        scaling: the scaling of the problem for which H is made.
+        cholesky: lower triangular factor of H, shape ``(n, n)``; ``None`` for products only.
     """
 
     active: ActiveSet
-    cholesky: Any
+    scaling: Scaling
+    cholesky: Array | None
 
 
-def softness(dtype) -> float:
+def _softness(dtype) -> float:
     """The parameter ``delta`` of the system."""
     return 1e-7 if jnp.finfo(dtype).bits == 64 else 1e-3
 
@@ -88,7 +91,7 @@ def _regularized(H: Array) -> tuple[Array, Array, Array]:
     return L, epsilon, 10 * jnp.maximum(epsilon, rounding)
 
 
-def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, *, weak: str | None = None) -> ActiveSet:
+def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: str) -> ActiveSet:
     """Which rows are active at a point, by whether the multiplier or the slack is larger, in scaled units.
 
     Args:
@@ -96,8 +99,7 @@ def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, *, wea
         y: multipliers.
         Ax: the rows at the primal point.
         scaling: the scaling of the problem.
-        weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``;
-            ``None`` decides by rounding.
+        weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``.
     """
     rows = scaling.rows
     multiplier = scaling.cost * y / rows
@@ -107,23 +109,21 @@ def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, *, wea
     slack = jnp.where(at_upper, above, below)
     equality = qp.lower == qp.upper
     weight = (equality | (jnp.abs(multiplier) > slack)).astype(y.dtype)
-    if weak is not None:
-        tiny = jnp.sqrt(jnp.finfo(y.dtype).eps)
-        bound = jnp.where(at_upper, qp.upper, qp.lower)
-        size = 1 + jnp.where(jnp.isfinite(bound), jnp.abs(rows * bound), 0)
-        largest = 1 + jnp.max(jnp.abs(multiplier), initial=0)
-        undecided = ~equality & (jnp.abs(multiplier) <= tiny * largest) & (slack <= tiny * size)
-        weight = jnp.where(undecided, {"half": 0.5, "active": 1.0, "inactive": 0.0}[weak], weight)
+    tiny = jnp.sqrt(jnp.finfo(y.dtype).eps)
+    bound = jnp.where(at_upper, qp.upper, qp.lower)
+    size = 1 + jnp.where(jnp.isfinite(bound), jnp.abs(rows * bound), 0)
+    largest = 1 + norm(multiplier)
+    undecided = ~equality & (jnp.abs(multiplier) <= tiny * largest) & (slack <= tiny * size)
+    weight = jnp.where(undecided, {"half": 0.5, "active": 1.0, "inactive": 0.0}[weak], weight)
     return ActiveSet(weight, at_upper)
 
 
-def kkt_residual(qp: QuadraticProgram, x: Array, y: Array, active: ActiveSet, scaling: Scaling) -> tuple[Array, Array]:
+def kkt_residual(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
     """The mapping ``F`` of this module; linear in the point, differentiable in the data."""
-    weight, rows = active.weight, scaling.rows
-    bound = jnp.where(active.at_upper, qp.upper, qp.lower)
-    bound = jnp.where(weight > 0, bound, 0)
+    (weight, at_upper), (_, rows, cost), _ = factors
+    bound = jnp.where(weight > 0, jnp.where(at_upper, qp.upper, qp.lower), 0)
     stationarity = qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)
-    return stationarity, weight * rows * (qp.A.matvec(x) - bound) - (1 - weight) * (scaling.cost / rows) * y
+    return stationarity, weight * rows * (qp.A.matvec(x) - bound) - (1 - weight) * (cost / rows) * y
 
 
 def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
@@ -133,7 +133,7 @@ def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
         scaled: the scaled problem, with dense matrices.
         active: the active set.
     """
-    delta = softness(scaled.q.dtype)
+    delta = _softness(scaled.q.dtype)
     H = _system(scaled, active)
     L, epsilon, loose = _regularized(H)
     # Where nothing holds x, a pivot is of the size of epsilon or, for lack of precision, not a number.
@@ -167,36 +167,25 @@ def balance(scaled: QuadraticProgram, factors: Factors) -> Factors:
     """
 
     def rebalance(factors):
-        active, cholesky = factors
-        A, delta = scaled.A.dense(), softness(scaled.q.dtype)
-        reach = solve_triangular(cholesky, A.T, lower=True)
+        delta = _softness(scaled.q.dtype)
+        reach = solve_triangular(factors.cholesky, scaled.A.dense().T, lower=True)
         weight = jnp.clip(1 - jnp.sum(reach**2, axis=0), delta, 1 - delta)
-        better = active._replace(weight=jnp.where(_is_weak(active), weight, active.weight))
+        better = factors.active._replace(weight=jnp.where(weak, weight, factors.active.weight))
         L, _, _ = _regularized(_system(scaled, better))
-        return tree_where(jnp.all(jnp.isfinite(L)), Factors(better, L), factors)
+        return tree_where(tree_all_finite(L), factors._replace(active=better, cholesky=L), factors)
 
-    return run_if_any(jnp.any(_is_weak(factors.active)), rebalance, factors)
-
-
-def _is_weak(active):
-    return (active.weight > 0) & (active.weight < 1)
+    weak = (factors.active.weight > 0) & (factors.active.weight < 1)
+    return run_if_any(jnp.any(weak), rebalance, factors)
 
 
 def _system(scaled, active):
     """The matrix H."""
-    weights = active.weight / (1 - (1 - softness(scaled.q.dtype)) * active.weight)
+    weights = active.weight / (1 - (1 - _softness(scaled.q.dtype)) * active.weight)
     return scaled.P.dense() + weighted_gram(scaled.A.dense(), weights)
 
 
 def solve_kkt(
-    qp: QuadraticProgram,
-    r1: Array,
-    r2: Array,
-    factors: Factors,
-    scaling: Scaling,
-    *,
-    transposed: bool = False,
-    refine: bool = True,
+    qp: QuadraticProgram, r1: Array, r2: Array, factors: Factors, *, transposed: bool = False, refine: bool = True
 ) -> tuple[Array, Array]:
     """Solve with the Jacobian of :func:`kkt_residual` in ``(x, y)``, or its transpose.
 
@@ -204,45 +193,43 @@ def solve_kkt(
         qp: the problem, unscaled.
         r1: right-hand side of the first block, shape ``(n,)``.
         r2: of the second block, shape ``(m,)``.
-        factors: the factorization.
-        scaling: the scaling in which it was made.
+        factors: the factorization; without one the system is solved by MINRES.
         transposed: solve with the transpose.
         refine: refine the solution until its residual no longer shrinks.
 
     Returns:
         The two blocks of the solution.
     """
-    (variables, rows, cost), a = scaling, factors.active.weight
-    delta = softness(qp.q.dtype)
+    if factors.cholesky is None:
+        return _solve_by_minres(qp, r1, r2, factors, transposed)
+    (a, _), (variables, rows, cost), cholesky = factors
+    delta = _softness(qp.q.dtype)
     w = 1 / (1 - (1 - delta) * a)
-
     # In scaled units both systems are symmetric but for the place of `a`.
-    def matvec(x, y):
-        stationarity = variables * (
-            qp.P.matvec(variables * x) * cost + qp.A.rmatvec(rows * (a * y if transposed else y))
-        )
-        Ax = rows * qp.A.matvec(variables * x)
-        return stationarity, (Ax if transposed else a * Ax) - (1 - a) * y
+    of_y, of_Ax = (a, 1) if transposed else (1, a)
+
+    def pulled(y):
+        return variables * qp.A.rmatvec(rows * (of_y * y))
+
+    def rows_at(x):
+        return of_Ax * (rows * qp.A.matvec(variables * x))
 
     def once(r1, r2):
-        r1 = r1 + variables * qp.A.rmatvec(rows * ((a * w if transposed else w) * r2))
-        x = cho_solve((factors.cholesky, True), r1)
-        Ax = rows * qp.A.matvec(variables * x)
-        return x, w * ((Ax if transposed else a * Ax) - r2)
+        x = cho_solve((cholesky, True), r1 + pulled(w * r2))
+        return x, w * (rows_at(x) - r2)
+
+    def step(x, y):
+        stationarity = cost * variables * qp.P.matvec(variables * x) + pulled(y)
+        left = (r1 - stationarity, r2 - (rows_at(x) - (1 - a) * y))
+        dx, dy = once(*left)
+        return (x + dx, y + dy), left
 
     r1 = cost * variables * r1
     r2 = rows * r2 if transposed else r2
     if not refine:
         x, y = once(r1, r2)
     else:
-
-        def step(x, y):
-            Jx, Jy = matvec(x, y)
-            left = (r1 - Jx, r2 - Jy)
-            dx, dy = once(*left)
-            return (x + dx, y + dy), left
-
-        eps, size = jnp.finfo(r1.dtype).eps, jnp.maximum(norm(r1), norm(r2))
+        eps, size = jnp.finfo(r1.dtype).eps, norm((r1, r2))
         start = (jnp.zeros_like(r1), jnp.zeros_like(r2))
         (x, y), left, residual, before, count = _improve(step, start, 1e2 * eps * size, slowest=0.9)
         # What no step changes cannot be met: movements of dependent rows against each other, and forces along which
@@ -253,13 +240,48 @@ def solve_kkt(
     return variables * x, (y / cost if transposed else rows * y / cost)
 
 
-def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors, scaling: Scaling) -> tuple[Array, Array]:
+def _solve_by_minres(
+    qp: QuadraticProgram, r1: Array, r2: Array, factors: Factors, transposed: bool
+) -> tuple[Array, Array]:
+    r"""Like ``solve_kkt``, with products only.
+
+    With :math:`t = \sqrt a` the system and its transpose have one symmetric form,
+
+    .. math::
+
+        \begin{pmatrix} \bar P & \bar A^T t \\ t \bar A & a - 1 \end{pmatrix}
+        \begin{pmatrix} w \\ \mu \end{pmatrix} = \begin{pmatrix} s_1 \\ s_2 \end{pmatrix},
+
+    which has a least-squares solution of minimal norm whatever is singular in it.
+    """
+    (a, _), (variables, rows, cost), _ = factors
+    t, held = jnp.sqrt(a), a > 0
+    safe = jnp.where(held, t, 1)
+
+    def matvec(vectors):
+        w, mu = vectors
+        stationarity = variables * (cost * qp.P.matvec(variables * w) + qp.A.rmatvec(rows * (t * mu)))
+        return stationarity, t * (rows * qp.A.matvec(variables * w)) - (1 - a) * mu
+
+    s1 = cost * variables * r1
+    if transposed:
+        w, mu = solve(matvec, (s1, t * (rows * r2)), structure="symmetric")
+        free = rows * qp.A.matvec(variables * w) - rows * r2
+        return variables * w, jnp.where(held, mu / safe, free) / cost
+    # The multipliers of inactive rows are known.
+    known = jnp.where(held, 0, -r2)
+    s1 = s1 - variables * qp.A.rmatvec(rows * known)
+    w, mu = solve(matvec, (s1, jnp.where(held, r2 / safe, 0)), structure="symmetric")
+    return variables * w, rows * jnp.where(held, t * mu, known) / cost
+
+
+def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
     """Solve for the point that the active set determines, by Newton's method from ``(x, y)``."""
-    variables, _, cost = scaling
+    variables, _, cost = factors.scaling
 
     def step(x, y):
-        F1, F2 = kkt_residual(qp, x, y, factors.active, scaling)
-        dx, dy = solve_kkt(qp, F1, F2, factors, scaling, refine=False)
+        F1, F2 = kkt_residual(qp, x, y, factors)
+        dx, dy = solve_kkt(qp, F1, F2, factors, refine=False)
         return (x - dx, y - dy), (cost * variables * F1, F2)
 
     size = 1 + norm(x / variables) + norm(cost * variables * qp.q)
@@ -289,7 +311,7 @@ def _improve(step, start, wanted, *, slowest):
     def body(carry):
         count, point, _, residual, _ = carry
         new, left = step(*point)
-        return count + 1, new, left, jnp.maximum(norm(left[0]), norm(left[1])), residual
+        return count + 1, new, left, norm(left), residual
 
     infinite = jnp.asarray(jnp.inf, wanted.dtype)
     first = (jnp.zeros((), jnp.int32), start, start, infinite, infinite)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxsolve._types import Array, PyTree, Structure
 from jaxsolve.implicit_diff import TangentSystem
 from jaxsolve.solvers.quadratic._kkt import Factors, solve_kkt
-from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
 from jaxsolve.solvers.quadratic._problem import flat, unraveled
-from jaxsolve.solvers.quadratic._scaling import Scaling
-from jaxsolve.tree_util import tree_where
+from jaxsolve.tree_util import tree_where, tree_zeros_like
 
 __all__ = ["KKTSystem"]
 
@@ -26,13 +24,11 @@ class KKTSystem(TangentSystem):
 
     Attributes:
         factors: the active set, and the factor of its system or ``None``.
-        scaling: the scaling in which the system was factorized.
         solver: what says how data become a quadratic program, and vectors a solution.
         valid: whether there is a solution to differentiate, a boolean scalar.
     """
 
     factors: Factors
-    scaling: Scaling
     solver: Any = dataclasses.field(metadata={"static": True})
     valid: Any
 
@@ -54,20 +50,17 @@ class KKTSystem(TangentSystem):
 
     def residual(self, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> tuple[PyTree, PyTree]:
         problem, x, y = self.solver._at(unknowns, args, kwargs)
-        return _like(unknowns, self.solver._kkt_residual(problem.qp, x, y, self.factors.active, self.scaling))
+        return _like(unknowns, self.solver._kkt_residual(problem.qp, x, y, self.factors))
 
-    def solve(self, rhs: PyTree, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> PyTree:
-        return self._solved(rhs, unknowns, args, kwargs, transposed=False)
-
-    def transposed(self, rhs: PyTree, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> PyTree:
-        return self._solved(rhs, unknowns, args, kwargs, transposed=True)
-
-    def _solved(self, rhs, unknowns, args, kwargs, *, transposed):
+    def solve(
+        self, rhs: PyTree, unknowns: tuple[PyTree, PyTree], *args: Any, transposed: bool = False, **kwargs: Any
+    ) -> PyTree:
         qp = self.solver._at(unknowns, args, kwargs)[0].qp
-        method = solve_kkt_by_minres if self.factors.cholesky is None else solve_kkt
         r1, r2 = (flat(part, qp.q.dtype) for part in rhs)
-        solution = method(qp, r1, r2, self.factors, self.scaling, transposed=transposed)
-        return _like(unknowns, tree_where(self.valid, solution, jax.tree.map(jnp.zeros_like, solution)))
+        solution = solve_kkt(qp, r1, r2, self.factors, transposed=transposed)
+        return _like(unknowns, tree_where(self.valid, solution, tree_zeros_like(solution)))
+
+    transposed = functools.partialmethod(solve, transposed=True)
 
 
 def _like(unknowns: tuple[PyTree, PyTree], vectors: tuple[Array, Array]) -> tuple[PyTree, PyTree]:

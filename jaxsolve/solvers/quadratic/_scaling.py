@@ -21,6 +21,7 @@ from jax import lax
 
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._residuals import Products, norm
 
 __all__ = ["Scaling", "equilibrate", "no_scaling", "scale"]
 
@@ -43,6 +44,20 @@ class Scaling(NamedTuple):
     variables: Array
     rows: Array
     cost: Array
+
+    def without_cost(self) -> Scaling:
+        """The scaling of variables and rows alone."""
+        return self._replace(cost=jnp.ones_like(self.cost))
+
+    def to_scaled(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """A point of the scaled problem."""
+        return x / self.variables, self.cost * y / self.rows
+
+    def to_user(self, x: Array, y: Array, at: Products) -> tuple[Array, Array, Products]:
+        """A point of the scaled problem and its products, in the units of the user."""
+        variables, rows, cost = self
+        slope = cost * variables
+        return variables * x, rows * y / cost, Products(at.Px / slope, at.Ax / rows, at.Aty / slope)
 
 
 def no_scaling(qp: QuadraticProgram) -> Scaling:
@@ -69,7 +84,7 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
     def one_pass(carry):
         count, variables, rows, _ = carry
         of_columns, of_rows = norms(variables, rows)
-        largest = jnp.maximum(jnp.max(of_columns), jnp.max(of_rows, initial=0))
+        largest = norm((of_columns, of_rows))
         of_columns, of_rows = clipped(of_columns, largest), clipped(of_rows, largest)
         both = jnp.concatenate([of_columns, of_rows])
         # Where all norms are huge, or tiny, their squares are what the solvers could not bear.
@@ -83,7 +98,7 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
     first = (jnp.zeros((), jnp.int32), start.variables, start.rows, start.cost > 0)
     _, variables, rows, _ = lax.while_loop(lambda carry: (carry[0] < _MAX_PASSES) & carry[3], one_pass, first)
     _, of_P = qp.P.largest(variables, variables)  # type: ignore[union-attr]
-    size = jnp.maximum(jnp.mean(of_P), jnp.max(jnp.abs(variables * qp.q)))
+    size = jnp.maximum(jnp.mean(of_P), norm(variables * qp.q))
     return Scaling(variables, rows, lax.stop_gradient(1 / clipped(size)))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxsolve._compat import is_concrete, is_sparse
 from jaxsolve._status import Status
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._problem import check_bounds
+from jaxsolve.solvers.quadratic._problem import as_matrix, check_bounds
 from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, default_tol
 
 __all__ = ["LinprogMarginals", "LinprogResult", "linprog"]
@@ -139,17 +139,8 @@ def linprog(
     value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
     # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
     marginals = LinprogMarginals(-of_ub, -of_eq, jnp.maximum(-of_bounds, 0), jnp.minimum(-of_bounds, 0))
-    return LinprogResult(
-        x=x,
-        fun=value,
-        success=Status.CONVERGED.holds(state.status),
-        slack=b_ub - A_ub @ x,
-        con=b_eq - A_eq @ x,
-        marginals=marginals,
-        status=state.status,
-        nit=state.iter_num,
-        error=state.error,
-    )
+    success, slack, con = Status.CONVERGED.holds(state.status), b_ub - A_ub @ x, b_eq - A_eq @ x
+    return LinprogResult(x, value, success, slack, con, marginals, state.status, state.iter_num, state.error)
 
 
 def _rows(name, matrix, bound, size, dtype) -> tuple[Array, Array]:
@@ -157,9 +148,7 @@ def _rows(name, matrix, bound, size, dtype) -> tuple[Array, Array]:
         raise ValueError(f"A_{name} and b_{name} belong together: give both or none.")
     if matrix is None:
         return jnp.zeros((0, size), dtype), jnp.zeros(0, dtype)
-    matrix = (matrix.todense() if is_sparse(matrix) else jnp.asarray(matrix)).astype(dtype)
-    if matrix.ndim != 2 or matrix.shape[1] != size:
-        raise ValueError(f"A_{name} must have one column for each of the {size} variables, got shape {matrix.shape}.")
+    matrix = as_matrix(f"A_{name}", matrix if is_sparse(matrix) else jnp.asarray(matrix), size, dtype).dense()
     bound = jnp.asarray(bound).astype(dtype)
     if bound.ndim > 1 or bound.size != matrix.shape[0]:
         raise ValueError(f"b_{name} must have one entry for each row of A_{name}, got shape {bound.shape}.")
