@@ -16,16 +16,16 @@ import numpy as np
 from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
 from jaxsolve.base import option
-from jaxsolve.solvers.quadratic._base import Solution, has_derivative, has_no_solution
-from jaxsolve.solvers.quadratic._direct import DirectQP, DirectState
-from jaxsolve.solvers.quadratic._kkt_system import KKTSystem
+from jaxsolve.solvers.quadratic._base import DirectQP, DirectState, Solution, has_derivative
+from jaxsolve.solvers.quadratic._forms import StandardForm
+from jaxsolve.solvers.quadratic._kkt import KKTSystem
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import feasible_signs
 
 __all__ = ["ExternalQP", "import_optional"]
 
 
-class ExternalQP(DirectQP):
+class ExternalQP(DirectQP, StandardForm):
     """Base of the solvers that call a program outside of jax.
 
     A subclass defines ``_host``. What it returns is polished with the factorization that the derivative needs too.
@@ -58,11 +58,9 @@ class ExternalQP(DirectQP):
         x, y, status, iter_num = jax.pure_callback(callback, outputs, *arrays, vmap_method="sequential")
         y = feasible_signs(qp, y)
         error, at = self._error(problem, x, y)
-        lost = has_no_solution(status)
-        solution, error, factors = self._polished(problem, Solution(x, y, at.Ax), error, lost)
-        # A solution that was said to be optimal, and is not, is not reported as such.
+        # A solution that is said to be optimal, and is not, is not reported as such.
         status = Status.STALLED.where(Status.CONVERGED.holds(status), status)
-        status = Status.CONVERGED.where((error <= self._tolerances(error.dtype)[0]) & ~lost, status)
+        solution, error, status, factors = self._polished(problem, Solution(x, y, at.Ax), error, status)
         state = DirectState(iter_num, error, qp.value(solution.x), status)
         return OptStep(self._to_params(problem, solution), state), KKTSystem(factors, self, has_derivative(state))
 

@@ -69,7 +69,6 @@ class CvxpyQP(ExternalQP):
 
 
 def _solve(cvxpy: Any, solver: str, P, q, A, lower, upper, x0, y0) -> tuple:
-    del x0, y0
     x = cvxpy.Variable(q.size)
     equality = lower == upper
     inequality = ~equality & np.isfinite(upper)

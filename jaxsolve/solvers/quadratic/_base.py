@@ -19,8 +19,7 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, Solver, check_callable, check_choice, check_flags, check_number, option
-from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors, balance, classify, factorize, kkt_residual, polish
-from jaxsolve.solvers.quadratic._kkt_system import KKTSystem
+from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, balance, classify, factorize, kkt_residual, polish
 from jaxsolve.solvers.quadratic._problem import (
     Constraints,
     DenseMatrix,
@@ -36,7 +35,7 @@ from jaxsolve.solvers.quadratic._residuals import feasible_signs, norm, optimali
 from jaxsolve.solvers.quadratic._scaling import equilibrate, scale
 from jaxsolve.tree_util import tree_where
 
-__all__ = ["IterativeQP", "Problem", "QuadraticSolver", "Solution", "has_derivative", "has_no_solution"]
+__all__ = ["DirectQP", "DirectState", "IterativeQP", "Problem", "QuadraticSolver", "Solution", "has_derivative"]
 
 
 class Solution(NamedTuple):
@@ -82,10 +81,10 @@ class Problem(NamedTuple):
             for_kkt = scaled._replace(P=DenseMatrix(unit * P)), scaling._replace(cost=unit * scaling.cost)
         return self._replace(qp=qp, scaling=scaling, scaled=scaled, for_kkt=for_kkt)
 
-    def factors(self, active: ActiveSet, *, direct: bool = True) -> Factors:
+    def factors(self, weight: Array, at_upper: Array, *, direct: bool = True) -> Factors:
         """The system of an active set, factorized where the matrices are dense."""
         scaled, scaling = self.for_kkt
-        return Factors(active, scaling, factorize(scaled, active) if direct and self.qp.is_dense else None)
+        return Factors(weight, at_upper, scaling, factorize(scaled, weight) if direct and self.qp.is_dense else None)
 
 
 _NO_CURVATURE = 1e-8
@@ -186,42 +185,41 @@ class QuadraticSolver(Solver):
     # ---- Polishing ------------------------------------------------------------------------------------------------
 
     def _polished(
-        self, problem: Problem, solution: Solution, error: Array, lost: Array, *, kind: Any = "while"
-    ) -> tuple[Solution, Array, Factors]:
+        self, problem: Problem, solution: Solution, error: Array, status: Array
+    ) -> tuple[Solution, Array, Array, Factors]:
         """The point that the active set of a solution determines, if it is better.
 
         Args:
             problem: the problem, with dense matrices.
             solution: where to begin.
             error: its optimality error.
-            lost: whether there is no active set to look at, as the problem has no solution.
-            kind: of the loop over active sets.
+            status: its status; where the problem has no solution there is no active set to look at.
 
         Returns:
-            The better point, its error, and the factors of the active set.
+            The better point, its error and status, and the factors of the active set.
         """
         qp, scaling = problem.qp, problem.scaling
         tol, _ = self._tolerances(error.dtype)
+        lost = _is_lost(status)
 
         def attempt(carry):
             # A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange. The last
             # factor is that of the best point, for derivatives are taken there.
             count, latest, best, best_error, _, _ = carry
             start = tree_where(count == _ATTEMPTS - 1, best, latest)
-            factors = problem.factors(classify(qp, start.y, start.Ax, scaling, self.weak))
+            factors = problem.factors(*classify(qp, start.y, start.Ax, scaling, self.weak))
             x, y = polish(qp, start.x, start.y, factors)
             y = feasible_signs(qp, y)
             error, at = self._error(problem, x, y)
             latest, better = Solution(x, y, at.Ax), error < best_error
             best, best_error = tree_where(better, (latest, error), (best, best_error))
-            known = jnp.all(classify(qp, y, at.Ax, scaling, self.weak).weight == factors.active.weight)
+            known = jnp.all(classify(qp, y, at.Ax, scaling, self.weak)[0] == factors.weight)
             return count + 1, latest, best, best_error, factors, known & (error <= tol)
 
         carry = (jnp.zeros((), jnp.int32), solution, solution, error, _no_factors(problem), lost | jnp.isnan(error))
-        _, _, best, best_error, factors, _ = loop(
-            lambda carry: ~carry[-1], attempt, carry, maxiter=_ATTEMPTS, kind=kind
-        )
-        return best, best_error, self._balanced(problem, factors)
+        _, _, best, best_error, factors, _ = loop(lambda carry: ~carry[-1], attempt, carry, maxiter=_ATTEMPTS)
+        status = Status.CONVERGED.where((best_error <= tol) & ~lost, status)
+        return best, best_error, status, self._balanced(problem, factors)
 
     def _balanced(self, problem: Problem, factors: Factors) -> Factors:
         """The factors with what the derivative is to be where a row is weakly active."""
@@ -255,6 +253,37 @@ class QuadraticSolver(Solver):
         problem, x, y = self._at(self._unknowns(params), args, kwargs)
         qp, at = problem.qp, products(problem.qp, x, y)
         return at.Px + qp.q + at.Aty, at.Ax - jnp.clip(at.Ax + y, qp.lower, qp.upper)
+
+
+class DirectState(NamedTuple):
+    """State at the end of a run.
+
+    Attributes:
+        iter_num: iterations done, as far as they are known; int32.
+        error: optimality error of the solution, the largest residual in absolute and relative terms.
+        value: the objective.
+        status: a :class:`jaxsolve.Status`, int32.
+    """
+
+    iter_num: Array
+    error: Array
+    value: Array
+    status: Array
+
+
+class DirectQP(QuadraticSolver):
+    """Base of the solvers of quadratic programs that have no iterations to show.
+
+    Attributes:
+        tol: the run has converged when ``state.error`` is at most ``tol``.
+    """
+
+    tol: float = option(1e-5)
+
+    def _validate(self) -> None:
+        super()._validate()
+        if not self.implicit_diff:
+            raise ValueError(f"implicit_diff=False means unrolled iterations, and {type(self).__name__} has none.")
 
 
 class IterativeQP(QuadraticSolver, IterativeSolver):
@@ -369,47 +398,38 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         tol, _ = self._tolerances(state.error.dtype)
         first, ratio = self._stages
 
-        def stage(state, until):
+        def stage(carry):
+            state, _, _, _, until = carry
             state = self._iterated(problem, state, jnp.maximum(until, tol))
-            # Where the iterations went astray there is no active set to look at.
-            lost = has_no_solution(state.status)
             solution = self._solution(problem, state)
-            polished, error, factors = self._polished(problem, solution, state.error, lost, kind=self._loop_kind)
-            solved, last = (error <= tol) & ~lost, state.iter_num >= self.maxiter
+            polished, error, status, factors = self._polished(problem, solution, state.error, state.status)
+            over = ~Status.RUNNING.holds(status) | (state.iter_num >= self.maxiter)
             # Unless the run is over the iterations go on where they were.
-            solution, error = tree_where(solved | last, (polished, error), (solution, state.error))
-            status = Status.CONVERGED.where(solved, state.status)
+            solution, error = tree_where(over, (polished, error), (solution, state.error))
             state = state._replace(status=status, error=error, value=problem.qp.value(solution.x))
-            return state, solution, factors, ~Status.RUNNING.holds(status) | last
+            return state, solution, factors, over, until * ratio
 
-        def body(carry):
-            (state, *_), until = carry
-            return stage(state, until), until * ratio
-
-        found = (state, self._solution(problem, state), _no_factors(problem), jnp.asarray(False))
-        carry = (found, jnp.asarray(first, tol.dtype))
-        (state, solution, factors, _), _ = loop(
-            lambda carry: ~carry[0][-1], body, carry, maxiter=100, kind=self._loop_kind
-        )
-        return state, solution, factors
+        over, until = jnp.asarray(False), jnp.asarray(first, tol.dtype)
+        carry = (state, self._solution(problem, state), _no_factors(problem), over, until)
+        return loop(lambda carry: ~carry[3], stage, carry, maxiter=100, kind=self._loop_kind)[:3]
 
     def _factors_at(self, problem: Problem, solution: Solution) -> Factors:
         """The system of the derivative."""
         active = classify(problem.qp, solution.y, solution.Ax, problem.scaling, self.weak)
-        return self._balanced(problem, problem.factors(active))
+        return self._balanced(problem, problem.factors(*active))
 
 
-def has_no_solution(status: Array) -> Array:
-    """Whether a status says that the problem is infeasible or unbounded."""
+def _is_lost(status: Array) -> Array:
+    """Whether the problem was proved to have no solution."""
     return Status.PRIMAL_INFEASIBLE.holds(status) | Status.DUAL_INFEASIBLE.holds(status)
 
 
 def has_derivative(state: Any) -> Array:
     """Whether the end of a run is worth differentiating: a solution, or an approximation of one."""
-    return ~has_no_solution(state.status) & ~Status.NONFINITE.holds(state.status) & jnp.isfinite(state.error)
+    return ~_is_lost(state.status) & ~Status.NONFINITE.holds(state.status) & jnp.isfinite(state.error)
 
 
 def _no_factors(problem: Problem) -> Factors:
     qp, (_, scaling) = problem.qp, problem.for_kkt
-    active = ActiveSet(jnp.zeros_like(qp.lower), jnp.zeros(qp.lower.shape, bool))
-    return Factors(active, scaling, jnp.eye(qp.num_variables, dtype=qp.q.dtype))
+    identity = jnp.eye(qp.num_variables, dtype=qp.q.dtype)
+    return Factors(jnp.zeros_like(qp.lower), jnp.zeros(qp.lower.shape, bool), scaling, identity)

@@ -62,7 +62,7 @@ def _refined(qp, d, y, at, tol, found):
     d_near = norm(at.Px) + norm(_growth(qp, at.Ax)) <= tol[1] * d_size
     d_likely = (qp.q @ d < 0) & d_near & jnp.isfinite(d_size) & (d_size > 0)
 
-    def refine():
+    def proofs(found):
         P, A, epsilon = qp.P.dense(), qp.A.dense(), 1e-10 if jnp.finfo(d.dtype).bits == 64 else 1e-5
 
         # Entries of y move in proportion to their squares: none changes its sign, and those that are 0 stay so.
@@ -88,10 +88,7 @@ def _refined(qp, d, y, at, tol, found):
             solved = jax.vmap(lambda L, b: cho_solve((L, True), b))(cholesky, right)
             return y_unit - weight * (solved[:2] @ A.T), solved[2:]
 
-        return lax.fori_loop(0, _REPEATS, project, (y_unit, d_unit))
-
-    def proofs(found):
-        y_units, d_units = refine()
+        y_units, d_units = lax.fori_loop(0, _REPEATS, project, (y_unit, d_unit))
 
         def test_y(unit):
             unit = feasible_signs(qp, unit)

@@ -31,45 +31,48 @@ x is not unique               the change of least norm: no movement along direct
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import functools
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxsolve._loop import run_if_any
-from jaxsolve._types import Array
+from jaxsolve._types import Array, PyTree
+from jaxsolve.implicit_diff import TangentSystem
 from jaxsolve.linear_solve import solve
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram, flat, unraveled, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
-from jaxsolve.tree_util import tree_all_finite, tree_where
+from jaxsolve.tree_util import tree_all_finite, tree_where, tree_zeros_like
 
-__all__ = ["ActiveSet", "Factors", "balance", "classify", "factorize", "kkt_residual", "polish", "solve_kkt"]
-
-
-class ActiveSet(NamedTuple):
-    """Which rows hold the solution.
-
-    Attributes:
-        weight: 1 for active rows, 0 for inactive ones, between for weakly active ones; shape ``(m,)``.
-        at_upper: whether a row is (or would be) active at its upper bound.
-    """
-
-    weight: Array
-    at_upper: Array
+__all__ = [
+    "Factors",
+    "KKTSystem",
+    "balance",
+    "classify",
+    "factorize",
+    "kkt_residual",
+    "polish",
+    "solve_kkt",
+]
 
 
 class Factors(NamedTuple):
     """The system of an active set, factorized.
 
     Attributes:
-        active: the active set.
+        weight: 1 for active rows, 0 for inactive ones, between for weakly active ones; shape ``(m,)``.
+        at_upper: whether a row is (or would be) active at its upper bound.
         scaling: the scaling of the problem for which H is made.
         cholesky: lower triangular factor of H, shape ``(n, n)``; ``None`` for products only.
     """
 
-    active: ActiveSet
+    weight: Array
+    at_upper: Array
     scaling: Scaling
     cholesky: Array | None
 
@@ -91,7 +94,7 @@ def _regularized(H: Array) -> tuple[Array, Array, Array]:
     return L, epsilon, 10 * jnp.maximum(epsilon, rounding)
 
 
-def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: str) -> ActiveSet:
+def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: str) -> tuple[Array, Array]:
     """Which rows are active at a point, by whether the multiplier or the slack is larger, in scaled units.
 
     Args:
@@ -100,6 +103,9 @@ def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: 
         Ax: the rows at the primal point.
         scaling: the scaling of the problem.
         weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``.
+
+    Returns:
+        ``weight`` and ``at_upper`` of :class:`Factors`.
     """
     rows = scaling.rows
     multiplier = scaling.cost * y / rows
@@ -115,36 +121,35 @@ def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: 
     largest = 1 + norm(multiplier)
     undecided = ~equality & (jnp.abs(multiplier) <= tiny * largest) & (slack <= tiny * size)
     weight = jnp.where(undecided, {"half": 0.5, "active": 1.0, "inactive": 0.0}[weak], weight)
-    return ActiveSet(weight, at_upper)
+    return weight, at_upper
 
 
 def kkt_residual(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
     """The mapping ``F`` of this module; linear in the point, differentiable in the data."""
-    (weight, at_upper), (_, rows, cost), _ = factors
+    weight, at_upper, (_, rows, cost), _ = factors
     bound = jnp.where(weight > 0, jnp.where(at_upper, qp.upper, qp.lower), 0)
     stationarity = qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)
     return stationarity, weight * rows * (qp.A.matvec(x) - bound) - (1 - weight) * (cost / rows) * y
 
 
-def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
+def factorize(scaled: QuadraticProgram, weight: Array) -> Array:
     """The Cholesky factor of H; shape ``(n, n)``.
 
     Args:
         scaled: the scaled problem, with dense matrices.
-        active: the active set.
+        weight: of the rows.
     """
     delta = _softness(scaled.q.dtype)
-    H = _system(scaled, active)
+    H = _system(scaled, weight)
     L, epsilon, loose = _regularized(H)
     # Where nothing holds x, a pivot is of the size of epsilon or, for lack of precision, not a number.
     singular = ~(jnp.min(jnp.diagonal(L)) ** 2 > loose)
 
-    def hold(L):
+    def hold(_):
         # Along the directions that are not held a stiff spring takes the place of the missing curvature.
         values, vectors = jnp.linalg.eigh(H)
         spring = jnp.where(values > loose, jnp.maximum(values, epsilon), 1 / delta)
         basis = vectors * jnp.sqrt(spring)[None, :]
-        del L
         return jnp.linalg.cholesky(basis @ basis.T)
 
     return run_if_any(singular, hold, L)
@@ -170,18 +175,18 @@ def balance(scaled: QuadraticProgram, factors: Factors) -> Factors:
         delta = _softness(scaled.q.dtype)
         reach = solve_triangular(factors.cholesky, scaled.A.dense().T, lower=True)
         weight = jnp.clip(1 - jnp.sum(reach**2, axis=0), delta, 1 - delta)
-        better = factors.active._replace(weight=jnp.where(weak, weight, factors.active.weight))
+        better = jnp.where(weak, weight, factors.weight)
         L, _, _ = _regularized(_system(scaled, better))
-        return tree_where(tree_all_finite(L), factors._replace(active=better, cholesky=L), factors)
+        return tree_where(tree_all_finite(L), factors._replace(weight=better, cholesky=L), factors)
 
-    weak = (factors.active.weight > 0) & (factors.active.weight < 1)
+    weak = (factors.weight > 0) & (factors.weight < 1)
     return run_if_any(jnp.any(weak), rebalance, factors)
 
 
-def _system(scaled, active):
+def _system(scaled, weight):
     """The matrix H."""
-    weights = active.weight / (1 - (1 - _softness(scaled.q.dtype)) * active.weight)
-    return scaled.P.dense() + weighted_gram(scaled.A.dense(), weights)
+    stiffness = weight / (1 - (1 - _softness(scaled.q.dtype)) * weight)
+    return scaled.P.dense() + weighted_gram(scaled.A.dense(), stiffness)
 
 
 def solve_kkt(
@@ -202,7 +207,7 @@ def solve_kkt(
     """
     if factors.cholesky is None:
         return _solve_by_minres(qp, r1, r2, factors, transposed)
-    (a, _), (variables, rows, cost), cholesky = factors
+    a, _, (variables, rows, cost), cholesky = factors
     delta = _softness(qp.q.dtype)
     w = 1 / (1 - (1 - delta) * a)
     # In scaled units both systems are symmetric but for the place of `a`.
@@ -254,7 +259,7 @@ def _solve_by_minres(
 
     which has a least-squares solution of minimal norm whatever is singular in it.
     """
-    (a, _), (variables, rows, cost), _ = factors
+    a, _, (variables, rows, cost), _ = factors
     t, held = jnp.sqrt(a), a > 0
     safe = jnp.where(held, t, 1)
 
@@ -317,3 +322,55 @@ def _improve(step, start, wanted, *, slowest):
     first = (jnp.zeros((), jnp.int32), start, start, infinite, infinite)
     count, point, left, residual, before = lax.while_loop(proceed, body, first)
     return point, left, residual, before, count.astype(wanted.dtype)
+
+
+# ---- Derivatives ---------------------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class KKTSystem(TangentSystem):
+    """The Karush-Kuhn-Tucker system of an active set. Its unknowns are the primal variables and the multipliers.
+
+    Attributes:
+        factors: the active set, and the factor of its system or ``None``.
+        solver: what says how data become a quadratic program, and vectors a solution.
+        valid: whether there is a solution to differentiate, a boolean scalar.
+    """
+
+    factors: Factors
+    solver: Any = dataclasses.field(metadata={"static": True})
+    valid: Any
+
+    structure = "general"  # the rows are scaled, so that the matrix is not symmetric
+
+    @property
+    def method(self) -> Any:
+        """The linear solver of the user, who may want another one."""
+        return self.solver.implicit_diff_solve
+
+    def unknowns(self, params: PyTree) -> tuple[PyTree, PyTree]:
+        return self.solver._unknowns(params)
+
+    def complete(self, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> PyTree:
+        return self.solver._complete(unknowns, *args, **kwargs)
+
+    def residual(self, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> tuple[PyTree, PyTree]:
+        problem, x, y = self.solver._at(unknowns, args, kwargs)
+        return _like(unknowns, self.solver._kkt_residual(problem.qp, x, y, self.factors))
+
+    def solve(
+        self, rhs: PyTree, unknowns: tuple[PyTree, PyTree], *args: Any, transposed: bool = False, **kwargs: Any
+    ) -> PyTree:
+        qp = self.solver._at(unknowns, args, kwargs)[0].qp
+        r1, r2 = (flat(part, qp.q.dtype) for part in rhs)
+        solution = solve_kkt(qp, r1, r2, self.factors, transposed=transposed)
+        return _like(unknowns, tree_where(self.valid, solution, tree_zeros_like(solution)))
+
+    transposed = functools.partialmethod(solve, transposed=True)
+
+
+def _like(unknowns: tuple[PyTree, PyTree], vectors: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
+    """Vectors in the structure and dtypes of the unknowns."""
+    x, y = (unraveled(tree)(vector) for tree, vector in zip(unknowns, vectors, strict=True))
+    return x, y

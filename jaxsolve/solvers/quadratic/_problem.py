@@ -116,14 +116,11 @@ class FunctionMatrix:
     function: Callable[[Array], Array]
     shape: tuple[int, int]
     dtype: Any
-    symmetric: bool = False
 
     def matvec(self, x: Array) -> Array:
         return self.function(x)
 
     def rmatvec(self, y: Array) -> Array:
-        if self.symmetric:
-            return self.function(y)
         return jax.linear_transpose(self.function, jax.ShapeDtypeStruct(self.shape[1:], self.dtype))(y)[0]
 
     def dense(self) -> Array:
@@ -143,7 +140,8 @@ def weighted_gram(A: Array, weights: Array) -> Array:
     return lax.optimization_barrier((weights[:, None] * A).T) @ A
 
 
-def as_matrix(name: str, value: Any, columns: int | None, dtype) -> DenseMatrix | SparseMatrix:
+def as_matrix(name: str, value: Any, size: int, dtype: Any) -> DenseMatrix | SparseMatrix:
+    """A matrix given by its entries, with a column for each of so many variables."""
     shape = getattr(value, "shape", None)
     if shape is None or len(shape) != 2:
         found = f"shape {shape}" if shape is not None else type(value).__name__
@@ -151,8 +149,8 @@ def as_matrix(name: str, value: Any, columns: int | None, dtype) -> DenseMatrix 
             f"{name} must be a matrix, got {found}; for a matrix given by its products pass the function that computes "
             "them to the solver (matvec_Q, matvec_A, matvec_G)."
         )
-    if columns is not None and shape[1] != columns:
-        raise ValueError(f"{name} must have one column for each of the {columns} variables, got shape {shape}.")
+    if shape[1] != size:
+        raise ValueError(f"{name} must have one column for each of the {size} variables, got shape {shape}.")
     if is_sparse(value):
         coordinates = value if is_sparse(value, "BCOO") else value.to_bcoo()
         if coordinates.n_batch or coordinates.n_dense:
@@ -173,12 +171,8 @@ def _stack(blocks: list[Matrix], columns: int, dtype: Any) -> Matrix:
     *starts, end = np.cumsum([0, *(block.shape[0] for block in blocks)]).tolist()
     if any(isinstance(block, FunctionMatrix) for block in blocks):
         return FunctionMatrix(lambda x: jnp.concatenate([block.matvec(x) for block in blocks]), (end, columns), dtype)
-    entries = [_as_sparse(block) for block in blocks]
-    rows = [block.rows + start for block, start in zip(entries, starts, strict=True)]
-    parts = (rows, [block.columns for block in entries])
-    return SparseMatrix(
-        jnp.concatenate([block.data for block in entries]), *map(jnp.concatenate, parts), shape=(end, columns)
-    )
+    entries = [(b.data, b.rows + start, b.columns) for b, start in zip(map(_as_sparse, blocks), starts, strict=True)]
+    return SparseMatrix(*map(jnp.concatenate, zip(*entries, strict=True)), shape=(end, columns))
 
 
 def _as_sparse(matrix):
@@ -296,7 +290,7 @@ def as_quadratic(
 
         if (got := jax.eval_shape(product, q).size) != size:
             raise ValueError(f"matvec_Q must return as many entries as x has, {size}, but returned {got}.")
-        return Quadratic(FunctionMatrix(product, (size, size), q.dtype, symmetric=True), q, unravel, dtype)
+        return Quadratic(FunctionMatrix(product, (size, size), q.dtype), q, unravel, dtype)
     P = as_matrix("Q", jnp.zeros((size, size), q.dtype) if params_Q is None else params_Q, size, q.dtype)
     if P.shape[0] != size:
         raise ValueError(f"Q must be square of size {size}, the number of entries of c, got shape {P.shape}.")

@@ -30,11 +30,10 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_callable, check_number, option
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.linear_solve import solve_iterative_refinement
-from jaxsolve.solvers.quadratic._base import Problem, Solution
+from jaxsolve.solvers.quadratic._base import DirectQP, DirectState, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
-from jaxsolve.solvers.quadratic._direct import DirectQP, DirectState
-from jaxsolve.solvers.quadratic._kkt import ActiveSet, kkt_residual, polish, solve_kkt
-from jaxsolve.solvers.quadratic._kkt_system import KKTSystem
+from jaxsolve.solvers.quadratic._forms import StandardForm
+from jaxsolve.solvers.quadratic._kkt import KKTSystem, kkt_residual, polish, solve_kkt
 from jaxsolve.solvers.quadratic._problem import flat
 from jaxsolve.solvers.quadratic._residuals import products
 from jaxsolve.tree_util import tree_where
@@ -42,7 +41,7 @@ from jaxsolve.tree_util import tree_where
 __all__ = ["EqualityConstrainedQP"]
 
 
-class EqualityConstrainedQP(DirectQP):
+class EqualityConstrainedQP(DirectQP, StandardForm):
     """Solver for quadratic programs whose constraints are equalities.
 
     ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b))`` minimizes ``0.5 x^T Q x + c^T x`` subject to
@@ -109,8 +108,7 @@ class EqualityConstrainedQP(DirectQP):
         qp = problem.qp
         start = x, y = self._start(problem, init_params)
         direct = self.solve is None and qp.is_dense
-        active = ActiveSet(jnp.ones_like(qp.lower), jnp.ones(qp.lower.shape, bool))
-        factors = problem.factors(active, direct=direct)
+        factors = problem.factors(jnp.ones_like(qp.lower), jnp.ones(qp.lower.shape, bool), direct=direct)
         if direct:
             x, y = polish(qp, x, y, factors)
         elif self.solve is None:
@@ -179,10 +177,7 @@ class EqualityConstrainedQP(DirectQP):
 
 def _accepted(method: Callable, **options: Any) -> dict[str, Any]:
     """Those options that a callable has by name, and that were not given to it before."""
-    given = set()
-    while isinstance(method, functools.partial):
-        given |= set(method.keywords)
-        method = method.func
+    given = method.keywords if isinstance(method, functools.partial) else {}
     try:
         parameters = inspect.signature(method).parameters
     except (TypeError, ValueError):

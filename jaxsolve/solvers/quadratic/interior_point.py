@@ -36,7 +36,7 @@ from jaxsolve.base import check_number, option
 from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._forms import BoxConstrained
-from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors
+from jaxsolve.solvers.quadratic._kkt import Factors
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import Products, norm, optimality_error, products, residuals
 from jaxsolve.tree_util import tree_all_finite, tree_where
@@ -117,13 +117,13 @@ class InteriorPoint(IterativeQP):
         _, slope = _relaxed_multipliers(qp, solution.Ax, self.smoothing)
         stiffness = scaling.cost * slope / scaling.rows**2
         weight = jnp.where(qp.lower == qp.upper, 1, stiffness / (1 + stiffness))
-        return problem.factors(ActiveSet(weight, jnp.ones(weight.shape, bool)))
+        return problem.factors(weight, jnp.ones(weight.shape, bool))
 
     def _kkt_residual(self, qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
         stationarity, of_rows = super()._kkt_residual(qp, x, y, factors)
         if self._has_active_set:
             return stationarity, of_rows
-        (weight, _), (_, rows, cost), _ = factors
+        weight, _, (_, rows, cost), _ = factors
         wanted, _ = _relaxed_multipliers(qp, qp.A.matvec(x), self.smoothing)
         relaxed = (1 - weight) * (cost / rows) * (wanted - y)
         return stationarity, jnp.where(qp.lower == qp.upper, of_rows, relaxed)
@@ -243,11 +243,6 @@ def _multipliers(point: Point) -> Array:
     return point.equality + point.z[1] - point.z[0]
 
 
-def _proximal(dtype) -> tuple[float, float]:
-    """The smallest proximal parameters ``(rho, delta)`` with which a factorization can be trusted."""
-    return (1e-9, 1e-9) if jnp.finfo(dtype).bits == 64 else (1e-5, 1e-5)
-
-
 def _cold_start(qp: QuadraticProgram) -> Point:
     """The minimizer of the objective plus a penalty of the rows, with slacks as large as its violations."""
     rows, dtype = _rows(qp), qp.q.dtype
@@ -285,7 +280,8 @@ def _predictor_corrector(
     mu = jnp.sum(s * z) / count
 
     r_dual = -(at.Px + qp.q + at.Aty)
-    rho, delta = _proximal(dtype)
+    # The smallest proximal parameters with which a factorization can be trusted.
+    rho = delta = 1e-9 if jnp.finfo(dtype).bits == 64 else 1e-5
     # Multipliers of equalities are residuals over delta: the rounding of the residual must stay below what is left to
     # correct of the multipliers.
     rounding = 10 * jnp.finfo(dtype).eps * norm(Ax) / jnp.maximum(norm(r_dual), delta)
@@ -328,13 +324,9 @@ def _predictor_corrector(
         pushed = stiffness * r_bounds + change * inverse
         dx, Adx, accurate = solve(r_dual + (fixed_rows - rows.force(pushed)) @ A, passes)
         dz = pushed + stiffness * rows.sign * Adx[None]
-        step = Point(
-            dx,
-            jnp.where(rows.equality, (Adx - r_equality) / delta, 0),
-            dz,
-            jnp.where(rows.bounded, (change - s * dz) * per_z, 0),
-        )
-        return step, accurate
+        of_equalities = jnp.where(rows.equality, (Adx - r_equality) / delta, 0)
+        ds = jnp.where(rows.bounded, (change - s * dz) * per_z, 0)
+        return Point(dx, of_equalities, dz, ds), accurate
 
     def lengths(step, share):
         """The steps that go that share of the way to where a slack or a multiplier vanishes, and 1 at most."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._compat import is_concrete, is_sparse
+from jaxsolve._compat import is_sparse
 from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import as_matrix, check_bounds
@@ -158,22 +158,19 @@ def _rows(name, matrix, bound, size, dtype) -> tuple[Array, Array]:
 
 def _bounds(bounds, size, dtype) -> tuple[Array, Array]:
     """Lower and upper bounds as vectors."""
-    if hasattr(bounds, "shape"):
-        pairs = jnp.asarray(bounds).astype(dtype)
-        # SciPy's absent bounds in arrays are infinite, or NaN.
-        if is_concrete(pairs) and np.isnan(pairs).any():
-            absent = jnp.broadcast_to(jnp.asarray([-jnp.inf, jnp.inf], dtype), pairs.shape)
-            pairs = jnp.where(jnp.isnan(pairs), absent, pairs)
-    else:
+    if not hasattr(bounds, "shape"):
         given: Any = (0, None) if bounds is None else list(bounds)
         rows = given if any(map(_is_pair, given)) else [given]
         if not all(map(_is_pair, rows)):
             raise ValueError(f"bounds must be a pair (lower, upper), or {size} pairs, got {bounds!r}.")
-        filled = [(-jnp.inf if low is None else low, jnp.inf if high is None else high) for low, high in rows]
-        pairs = jnp.stack([jnp.stack([jnp.asarray(side).astype(dtype) for side in row]) for row in filled])
+        filled = [[jnp.asarray(jnp.nan if side is None else side).astype(dtype) for side in row] for row in rows]
+        bounds = jnp.stack([jnp.stack(row) for row in filled])
+    pairs = jnp.asarray(bounds).astype(dtype)
     if pairs.shape not in ((2,), (1, 2), (size, 2)):
         raise ValueError(f"bounds must be a pair (lower, upper), or {size} pairs, got an array of shape {pairs.shape}.")
     lower, upper = jnp.broadcast_to(jnp.atleast_2d(pairs), (size, 2)).T
+    # As in SciPy an absent bound is infinite, or NaN.
+    lower, upper = jnp.where(jnp.isnan(lower), -jnp.inf, lower), jnp.where(jnp.isnan(upper), jnp.inf, upper)
     check_bounds(lower, upper, ("the lower bounds", "the upper bounds"))
     return lower, upper
 
