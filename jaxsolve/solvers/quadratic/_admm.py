@@ -187,7 +187,8 @@ class OperatorSplitting(IterativeQP):
         return new._replace(status=Status.NONFINITE.where(~finite, new.status))
 
     def _solution(self, problem: Problem, state: SplittingState) -> Solution:
-        x, y, at = _in_user_units(problem, state.solver_state)
+        point = state.solver_state
+        x, y, at = problem.scaling.without_cost().to_user(point.x, point.y, point.at)
         return Solution(x, y, at.Ax)
 
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, Any]:
@@ -208,30 +209,23 @@ class OperatorSplitting(IterativeQP):
             new_z = jnp.clip(w + y / stiffness, qp.lower, qp.upper)
             return x + alpha * dx, new_z, y + stiffness * (w - new_z), Ax + alpha * Adx
 
-        size, start = self.termination_check_frequency, (point.x, point.z, point.y, point.at.Ax)
-        whole = is_concrete(self.maxiter) and self.maxiter % size == 0
-        if whole and self._loop_kind == "while":
-            carry, count = lax.fori_loop(0, size, lambda _, carry: one(carry), start), jnp.asarray(size, jnp.int32)
+        size, count = self.termination_check_frequency, jnp.zeros_like(iter_num)
+        carry, kind = (point.x, point.z, point.y, point.at.Ax), self._loop_kind
+        if kind == "while" and is_concrete(self.maxiter) and self.maxiter % size == 0:
+            carry, count = lax.fori_loop(0, size, lambda _, carry: one(carry), carry), count + size
         else:
-            last = jnp.minimum(iter_num + size, jnp.asarray(self.maxiter).astype(jnp.int32))
-            carry, reached = loop(
-                lambda carry: carry[1] < last,
-                lambda carry: (one(carry[0]), carry[1] + 1),
-                (start, iter_num),
-                maxiter=size,
-                kind=self._loop_kind,
-            )
-            count = reached - iter_num
+            left = jnp.asarray(self.maxiter).astype(jnp.int32) - iter_num
+            body = lambda carry: (one(carry[0]), carry[1] + 1)  # noqa: E731
+            carry, count = loop(lambda carry: carry[1] < left, body, (carry, count), maxiter=size, kind=kind)
         x, z, y, _ = carry
-        at = Products(qp.P.matvec(x), qp.A.matvec(x), qp.A.rmatvec(y))
-        return Point(x, z, y, at, point.inverse, point.stale), count
+        return Point(x, z, y, products(qp, x, y), point.inverse, point.stale), count
 
     def _better_penalty(self, system: LinearSystem, point: Point, rho_bar: Array) -> Array:
         """The penalty that would have balanced the residuals, if it is worth a change."""
         x, z, y, at = point[:4]
         tiny = jnp.finfo(x.dtype).tiny
-        primal = norm(at.Ax - z) / jnp.maximum(norm((at.Ax, z)), tiny)
-        dual = norm(at.Px + system.qp.q + at.Aty) / jnp.maximum(norm((at.Px, at.Aty, system.qp.q)), tiny)
+        primal = norm(at.Ax - z) / jnp.maximum(norm(at.Ax, z), tiny)
+        dual = norm(at.Px + system.qp.q + at.Aty) / jnp.maximum(norm(at.Px, at.Aty, system.qp.q), tiny)
         ratio = jnp.sqrt(jnp.maximum(primal, tiny) / jnp.maximum(dual, tiny))
         wanted = jnp.clip(rho_bar * ratio, _number(self.rho_min, x), _number(self.rho_max, x))
         change = wanted / rho_bar
@@ -243,7 +237,7 @@ class OperatorSplitting(IterativeQP):
     ) -> SplittingState:
         """The state at a point: its residuals, its error, and whether the run is over."""
         qp = problem.qp
-        x, y, at = _in_user_units(problem, point)
+        x, y, at = problem.scaling.without_cost().to_user(point.x, point.y, point.at)
         error = optimality_error(residuals(qp, x, y, at), *self._tolerances(x.dtype))
         status = self._status_of(error)
         if old is not None and self.check_primal_dual_infeasability is not False:
@@ -259,10 +253,6 @@ class OperatorSplitting(IterativeQP):
         value = 0.5 * (x @ at.Px) + qp.q @ x
         primal, dual = (point.at.Ax - point.z) / problem.scaling.rows, at.Px + qp.q + at.Aty
         return SplittingState(iter_num, error, value, status, primal, dual, rho_bar, point)
-
-
-def _in_user_units(problem: Problem, point: Point) -> tuple[Array, Array, Products]:
-    return problem.scaling.without_cost().to_user(point.x, point.y, point.at)
 
 
 def _number(value: Any, like: Array) -> Array:

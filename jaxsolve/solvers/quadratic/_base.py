@@ -22,7 +22,6 @@ from jaxsolve.base import IterativeSolver, Solver, check_callable, check_choice,
 from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, balance, classify, factorize, kkt_residual, polish
 from jaxsolve.solvers.quadratic._problem import (
     Constraints,
-    DenseMatrix,
     QuadraticProgram,
     as_quadratic,
     as_vector,
@@ -75,10 +74,10 @@ class Problem(NamedTuple):
         if qp.is_dense:
             # The system of an active set has no linear term. Beside a large one the curvature is small, and would be
             # taken for none: its unit is its own size.
-            P = scaled.P.dense()
-            largest = lax.stop_gradient(norm(P))
+            largest = lax.stop_gradient(norm(scaled.P.dense()))
             unit = jnp.where(largest > _NO_CURVATURE, 1 / jnp.maximum(largest, _NO_CURVATURE), 1)
-            for_kkt = scaled._replace(P=DenseMatrix(unit * P)), scaling._replace(cost=unit * scaling.cost)
+            own = scaling._replace(cost=unit * scaling.cost)
+            for_kkt = scale(qp, own), own
         return self._replace(qp=qp, scaling=scaling, scaled=scaled, for_kkt=for_kkt)
 
     def factors(self, weight: Array, at_upper: Array, *, direct: bool = True) -> Factors:

@@ -49,16 +49,7 @@ from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite, tree_where, tree_zeros_like
 
-__all__ = [
-    "Factors",
-    "KKTSystem",
-    "balance",
-    "classify",
-    "factorize",
-    "kkt_residual",
-    "polish",
-    "solve_kkt",
-]
+__all__ = ["Factors", "KKTSystem", "balance", "classify", "factorize", "kkt_residual", "polish", "solve_kkt"]
 
 
 class Factors(NamedTuple):
@@ -234,7 +225,7 @@ def solve_kkt(
     if not refine:
         x, y = once(r1, r2)
     else:
-        eps, size = jnp.finfo(r1.dtype).eps, norm((r1, r2))
+        eps, size = jnp.finfo(r1.dtype).eps, norm(r1, r2)
         start = (jnp.zeros_like(r1), jnp.zeros_like(r2))
         (x, y), left, residual, before, count = _improve(step, start, 1e2 * eps * size, slowest=0.9)
         # What no step changes cannot be met: movements of dependent rows against each other, and forces along which
@@ -316,7 +307,7 @@ def _improve(step, start, wanted, *, slowest):
     def body(carry):
         count, point, _, residual, _ = carry
         new, left = step(*point)
-        return count + 1, new, left, norm(left), residual
+        return count + 1, new, left, norm(*left), residual
 
     infinite = jnp.asarray(jnp.inf, wanted.dtype)
     first = (jnp.zeros((), jnp.int32), start, start, infinite, infinite)

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
-from jaxsolve.tree_util import tree_inf_norm as norm
 
 __all__ = ["Products", "Residuals", "feasible_signs", "norm", "optimality_error", "products", "residuals", "support"]
 
@@ -62,6 +61,11 @@ def support(qp: QuadraticProgram, y: Array) -> tuple[Array, Array]:
     return jnp.sum(terms), jnp.sum(jnp.abs(terms))
 
 
+def norm(*vectors: Array) -> Array:
+    """The largest absolute value of all entries; 0 for none."""
+    return functools.reduce(jnp.maximum, [jnp.max(jnp.abs(vector), initial=0) for vector in vectors])
+
+
 def residuals(qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residuals:
     """Residuals at a point whose multipliers have feasible signs."""
     violation = jnp.maximum(jnp.maximum(qp.lower - at.Ax, at.Ax - qp.upper), 0)
@@ -69,10 +73,10 @@ def residuals(qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residua
     bounds, _ = support(qp, y)
     # Relative to the value, for that is what one wants digits of; but where large terms cancel there are fewer.
     value = jnp.minimum(jnp.abs(0.5 * quadratic + linear), jnp.abs(0.5 * quadratic + bounds))
-    gap_size = jnp.maximum(value, 1e-3 * norm((quadratic, linear, bounds)))
+    gap_size = jnp.maximum(value, 1e-3 * norm(quadratic, linear, bounds))
     return Residuals(
         primal=(norm(violation), norm(at.Ax)),
-        dual=(norm(at.Px + qp.q + at.Aty), norm((at.Px, qp.q, at.Aty))),
+        dual=(norm(at.Px + qp.q + at.Aty), norm(at.Px, qp.q, at.Aty)),
         gap=(jnp.abs(quadratic + linear + bounds), gap_size),
     )
 

@@ -81,7 +81,7 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
     def one_pass(carry):
         variables, rows, _ = carry
         of_columns, of_rows = norms(variables, rows)
-        largest = norm((of_columns, of_rows))
+        largest = norm(of_columns, of_rows)
         of_columns, of_rows = clipped(of_columns, largest), clipped(of_rows, largest)
         both = jnp.concatenate([of_columns, of_rows])
         # Where all norms are huge, or tiny, their squares are what the solvers could not bear.

@@ -339,7 +339,7 @@ def _predictor_corrector(
     centering = jnp.clip(after / count / jnp.maximum(mu, jnp.finfo(dtype).tiny), 0, 1) ** 3
     # Complementarity must not run ahead of feasibility, or the iterates are stuck at the boundary: what the infeasible
     # parts may still contribute to the duality gap is a measure for it.
-    behind = 1e-2 * (norm(r_dual) * norm(x) + norm((r_equality, r_bounds)) * norm(y)) / count
+    behind = 1e-2 * (norm(r_dual) * norm(x) + norm(r_equality, r_bounds) * norm(y)) / count
     goal = jnp.maximum(jnp.maximum(centering * mu, jnp.minimum(behind, 10 * mu)), target)
     step, accurate = direction(jnp.where(rows.bounded, goal - s * z - affine.s * affine.z, 0), passes=5)
     primal, dual = lengths(step, 0.995)
