@@ -145,7 +145,7 @@ class OperatorSplitting(IterativeQP):
 
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         """The problem with dense matrices, if it is to be factorized."""
-        size = qp.num_variables * (qp.num_variables + qp.num_rows)
+        size = qp.num_variables * (qp.num_variables + qp.lower.size)
         small = qp.has_entries and size <= _DENSE_ENTRIES
         return qp.dense() if self.eq_qp_solve == "lu" or (self.eq_qp_solve == "auto" and small) else qp
 

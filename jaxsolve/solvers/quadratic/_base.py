@@ -167,8 +167,8 @@ class QuadraticSolver(Solver):
     def _start(self, problem: Problem, init_params: PyTree) -> tuple[Array, Array]:
         """The vectors ``(x, y)`` of an initial point; what was not given is 0."""
         x, y = (part if jax.tree.leaves(part) else 0.0 for part in self._parts(init_params))
-        size, rows, dtype = problem.qp.num_variables, problem.qp.num_rows, problem.qp.q.dtype
-        return as_vector("init_params.primal", x, size, dtype), as_vector("the multipliers", y, rows, dtype)
+        q, lower, dtype = problem.qp.q, problem.qp.lower, problem.qp.q.dtype
+        return as_vector("init_params.primal", x, q.size, dtype), as_vector("the multipliers", y, lower.size, dtype)
 
     def _tolerances(self, dtype) -> tuple[Array, Array]:
         """Absolute and relative tolerance as scalars of a dtype; what is beyond its precision is not asked for."""

@@ -65,7 +65,7 @@ class Factors(NamedTuple):
     weight: Array
     at_upper: Array
     scaling: Scaling
-    cholesky: Array | None
+    cholesky: Any
 
 
 def _softness(dtype) -> float:

@@ -207,10 +207,6 @@ class QuadraticProgram(NamedTuple):
         return self.q.shape[0]
 
     @property
-    def num_rows(self) -> int:
-        return self.lower.shape[0]
-
-    @property
     def has_entries(self) -> bool:
         """Whether single entries of the matrices can be looked at."""
         return not any(isinstance(matrix, FunctionMatrix) for matrix in (self.P, self.A))
