@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import importlib
 import threading
 from collections.abc import Callable
@@ -15,16 +16,16 @@ import numpy as np
 from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
 from jaxsolve.base import option
-from jaxsolve.solvers.quadratic._base import Solution, has_derivative, origin
-from jaxsolve.solvers.quadratic._direct import DirectQP, DirectState
-from jaxsolve.solvers.quadratic._kkt_system import KKTSystem
+from jaxsolve.solvers.quadratic._base import DirectQP, DirectState, Solution, has_derivative
+from jaxsolve.solvers.quadratic._forms import StandardForm
+from jaxsolve.solvers.quadratic._kkt import KKTSystem
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import feasible_signs
 
 __all__ = ["ExternalQP", "import_optional"]
 
 
-class ExternalQP(DirectQP):
+class ExternalQP(DirectQP, StandardForm):
     """Base of the solvers that call a program outside of jax.
 
     A subclass defines ``_host``. What it returns is polished with the factorization that the derivative needs too.
@@ -49,23 +50,19 @@ class ExternalQP(DirectQP):
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, KKTSystem]:
         problem = self._problem(init_params, *args, **kwargs)
         qp = problem.qp
-        start = self._start(problem, init_params) or origin(qp)
+        start = self._start(problem, init_params)
         scalar = jax.ShapeDtypeStruct((), jnp.int32)
-        shapes = (*(jax.ShapeDtypeStruct(part.shape, part.dtype) for part in start), scalar, scalar)
+        outputs = (*(jax.ShapeDtypeStruct(part.shape, part.dtype) for part in start), scalar, scalar)
         arrays = (qp.P.dense(), qp.q, qp.A.dense(), qp.lower, qp.upper, *start)
-        x, y, status, iter_num = jax.pure_callback(
-            _AsCallback(self._host(), [(s.shape, s.dtype) for s in shapes]), shapes, *arrays, vmap_method="sequential"
-        )
+        callback = functools.partial(_call, self._host(), outputs)
+        x, y, status, iter_num = jax.pure_callback(callback, outputs, *arrays, vmap_method="sequential")
         y = feasible_signs(qp, y)
         error, at = self._error(problem, x, y)
-        lost = Status.PRIMAL_INFEASIBLE.holds(status) | Status.DUAL_INFEASIBLE.holds(status)
-        solution, error, factors = self._polished(problem, Solution(x, y, at.Ax), error, lost)
-        # A solution that was said to be optimal, and is not, is not reported as such.
+        # A solution that is said to be optimal, and is not, is not reported as such.
         status = Status.STALLED.where(Status.CONVERGED.holds(status), status)
-        status = Status.CONVERGED.where((error <= self._tolerances(error.dtype)[0]) & ~lost, status)
+        solution, error, status, factors = self._polished(problem, Solution(x, y, at.Ax), error, status)
         state = DirectState(iter_num, error, qp.value(solution.x), status)
-        system = KKTSystem(factors, problem.for_kkt()[1], self, has_derivative(state))
-        return OptStep(self._to_params(problem, solution), state), system
+        return OptStep(self._to_params(problem, solution), state), KKTSystem(factors, self, has_derivative(state))
 
 
 # The runs of one program may be called from several threads at once, but filters of warnings belong to the process, and
@@ -73,28 +70,20 @@ class ExternalQP(DirectQP):
 _ONE_AT_A_TIME = threading.Lock()
 
 
-class _AsCallback:
-    """A function of float64 NumPy arrays as a host callback with outputs of given shapes and dtypes."""
-
-    def __init__(self, function: Callable, outputs: list):
-        self._function, self._outputs = function, outputs
-
-    def __call__(self, *arrays: Any) -> tuple:
-        arrays = tuple(np.asarray(a).astype(np.float64) for a in arrays)
-        if all(np.all(np.isfinite(a)) for a in arrays[:3]) and not any(np.any(np.isnan(a)) for a in arrays[3:5]):
-            with _ONE_AT_A_TIME:
-                x, y, status, iter_num = self._function(*arrays)
-        else:
-            x, y, status, iter_num = None, None, Status.NONFINITE, 0
-        found = status in (Status.CONVERGED, Status.MAXITER, Status.STALLED)
-        point = [part if found and part is not None else np.zeros(1) for part in (x, y)]
-        finite = all(np.all(np.isfinite(part)) for part in point)
-        if not finite:
-            status, point = (Status.NONFINITE if found else status), [np.zeros(1), np.zeros(1)]
-        return tuple(
-            np.broadcast_to(np.asarray(value, dtype=dtype), shape)
-            for value, (shape, dtype) in zip((*point, int(status), int(iter_num)), self._outputs, strict=True)
-        )
+def _call(function: Callable, outputs: tuple, *arrays: Any) -> list:
+    """Call a function of float64 NumPy arrays, and return NumPy arrays of the shapes and dtypes of ``outputs``."""
+    arrays = tuple(np.asarray(a).astype(np.float64) for a in arrays)
+    if all(np.all(np.isfinite(a)) for a in arrays[:3]) and not any(np.any(np.isnan(a)) for a in arrays[3:5]):
+        with _ONE_AT_A_TIME:
+            x, y, status, iter_num = function(*arrays)
+    else:
+        x, y, status, iter_num = None, None, Status.NONFINITE, 0
+    found = status in (Status.CONVERGED, Status.MAXITER, Status.STALLED)
+    point = [part if found and part is not None else np.zeros(1) for part in (x, y)]
+    if not all(np.all(np.isfinite(part)) for part in point):
+        status, point = (Status.NONFINITE if found else status), [np.zeros(1), np.zeros(1)]
+    values = (*point, int(status), int(iter_num))
+    return [np.broadcast_to(np.asarray(v, like.dtype), like.shape) for v, like in zip(values, outputs, strict=True)]
 
 
 def import_optional(module: str, user: str) -> Any:

@@ -10,6 +10,7 @@ Reference:
 from __future__ import annotations
 
 import functools
+import operator
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -68,17 +69,13 @@ class CvxpyQP(ExternalQP):
 
 
 def _solve(cvxpy: Any, solver: str, P, q, A, lower, upper, x0, y0) -> tuple:
-    del x0, y0
     x = cvxpy.Variable(q.size)
     equality = lower == upper
     inequality = ~equality & np.isfinite(upper)
-    constraints, places = [], []
-    if equality.any():
-        constraints.append(A[equality] @ x == upper[equality])
-        places.append(equality)
-    if inequality.any():
-        constraints.append(A[inequality] @ x <= upper[inequality])
-        places.append(inequality)
+    kinds = [
+        (where, relation) for where, relation in ((equality, operator.eq), (inequality, operator.le)) if where.any()
+    ]
+    constraints = [relation(A[where] @ x, upper[where]) for where, relation in kinds]
     objective = q @ x
     if P.any():
         objective = objective + 0.5 * cvxpy.quad_form(x, cvxpy.psd_wrap(P))
@@ -91,7 +88,7 @@ def _solve(cvxpy: Any, solver: str, P, q, A, lower, upper, x0, y0) -> tuple:
             return None, None, Status.STALLED, 0
     status = _STATUSES.get(problem.status, Status.STALLED)
     y = np.zeros_like(upper)
-    for constraint, where in zip(constraints, places, strict=True):
+    for constraint, (where, _) in zip(constraints, kinds, strict=True):
         if constraint.dual_value is not None:
             y[where] = np.reshape(constraint.dual_value, -1)
     return x.value, y, status, getattr(problem.solver_stats, "num_iters", None) or 0

@@ -1,7 +1,7 @@
 """Solvers for quadratic programs."""
 
 from jaxsolve.solvers.quadratic._admm import SplittingState
-from jaxsolve.solvers.quadratic._direct import DirectState
+from jaxsolve.solvers.quadratic._base import DirectState
 from jaxsolve.solvers.quadratic.box_cd import BoxCDQP, BoxCDState
 from jaxsolve.solvers.quadratic.box_osqp import BoxOSQP
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP

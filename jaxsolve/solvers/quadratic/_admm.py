@@ -30,7 +30,7 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_choice, check_number, option
 from jaxsolve.solvers.quadratic._admm_linear_system import LinearSystem, correction, linear_system, renewed
-from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution, origin
+from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, products, residuals
@@ -145,32 +145,26 @@ class OperatorSplitting(IterativeQP):
 
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         """The problem with dense matrices, if it is to be factorized."""
-        size = qp.num_variables * (qp.num_variables + qp.num_rows)
+        size = qp.num_variables * (qp.num_variables + qp.lower.size)
         small = qp.has_entries and size <= _DENSE_ENTRIES
         return qp.dense() if self.eq_qp_solve == "lu" or (self.eq_qp_solve == "auto" and small) else qp
 
-    def _problem(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Problem:
-        problem = super()._problem(init_params, *args, **kwargs)
-        return problem._replace(linear_system=self._linear_system(problem))
-
-    def _problem_of_run(self, init_params: PyTree, args: tuple, kwargs: dict) -> Problem:
-        problem = self._problem(init_params, *args, **kwargs)
-        inputs = (init_params, args, kwargs, self.tol, self.rtol, self.maxiter, self.rho_start, self.momentum)
-        return problem._replace(linear_system=self._linear_system(problem, batch_probe=_sum_of_first_entries(inputs)))
-
-    def _linear_system(self, problem: Problem, batch_probe: Array | None = None) -> LinearSystem:
-        qp = scale(problem.qp, problem.scaling._replace(cost=jnp.ones_like(problem.scaling.cost)))
+    def _prepared(self, problem: Problem, inputs: Any = None) -> Problem:
+        probe = None
+        if inputs is not None:
+            probe = _sum_of_first_entries((inputs, self.tol, self.rtol, self.maxiter, self.rho_start, self.momentum))
+        qp = scale(problem.qp, problem.scaling.without_cost())
         direct = qp.is_dense and not self.eq_qp_solve.startswith("cg")
-        sigma = _number(self.sigma, qp.q)
-        return linear_system(qp, sigma, direct=direct, unrolls=self._unrolls, batch_probe=batch_probe)
+        system = linear_system(qp, _number(self.sigma, qp.q), direct=direct, unrolls=self._unrolls, batch_probe=probe)
+        return problem._replace(linear_system=system)
 
     # ---- The iterations -------------------------------------------------------------------------------------------
 
-    def _begin(self, problem: Problem, start: tuple[Array, Array] | None) -> SplittingState:
-        system, scaling = problem.linear_system, problem.scaling
+    def _begin(self, problem: Problem, init_params: PyTree) -> SplittingState:
+        system = problem.linear_system
         qp = system.qp
-        x, y = start or origin(qp)
-        x, y = x / scaling.variables, feasible_signs(qp, y / scaling.rows)
+        x, y = problem.scaling.without_cost().to_scaled(*self._start(problem, init_params))
+        y = feasible_signs(qp, y)
         at = products(qp, x, y)
         rho_bar = _number(self.rho_start, x)
         inverse = jnp.zeros_like(qp.P.dense()) if system.direct else None
@@ -194,7 +188,7 @@ class OperatorSplitting(IterativeQP):
 
     def _solution(self, problem: Problem, state: SplittingState) -> Solution:
         point = state.solver_state
-        x, y, at = _in_user_units(point.x, point.y, point.at, problem.scaling)
+        x, y, at = problem.scaling.without_cost().to_user(point.x, point.y, point.at)
         return Solution(x, y, at.Ax)
 
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, Any]:
@@ -215,31 +209,23 @@ class OperatorSplitting(IterativeQP):
             new_z = jnp.clip(w + y / stiffness, qp.lower, qp.upper)
             return x + alpha * dx, new_z, y + stiffness * (w - new_z), Ax + alpha * Adx
 
-        size, start = self.termination_check_frequency, (point.x, point.z, point.y, point.at.Ax)
-        whole = is_concrete(self.maxiter) and self.maxiter % size == 0
-        if whole and self._loop_kind == "while":
-            carry, count = lax.fori_loop(0, size, lambda _, carry: one(carry), start), jnp.asarray(size, jnp.int32)
+        size, count = self.termination_check_frequency, jnp.zeros_like(iter_num)
+        carry, kind = (point.x, point.z, point.y, point.at.Ax), self._loop_kind
+        if kind == "while" and is_concrete(self.maxiter) and self.maxiter % size == 0:
+            carry, count = lax.fori_loop(0, size, lambda _, carry: one(carry), carry), count + size
         else:
-            last = jnp.minimum(iter_num + size, jnp.asarray(self.maxiter).astype(jnp.int32))
-            carry, reached = loop(
-                lambda carry: carry[1] < last,
-                lambda carry: (one(carry[0]), carry[1] + 1),
-                (start, iter_num),
-                maxiter=size,
-                kind=self._loop_kind,
-            )
-            count = reached - iter_num
+            left = jnp.asarray(self.maxiter).astype(jnp.int32) - iter_num
+            body = lambda carry: (one(carry[0]), carry[1] + 1)  # noqa: E731
+            carry, count = loop(lambda carry: carry[1] < left, body, (carry, count), maxiter=size, kind=kind)
         x, z, y, _ = carry
-        at = Products(qp.P.matvec(x), qp.A.matvec(x), qp.A.rmatvec(y))
-        return Point(x, z, y, at, point.inverse, point.stale), count
+        return Point(x, z, y, products(qp, x, y), point.inverse, point.stale), count
 
     def _better_penalty(self, system: LinearSystem, point: Point, rho_bar: Array) -> Array:
         """The penalty that would have balanced the residuals, if it is worth a change."""
         x, z, y, at = point[:4]
         tiny = jnp.finfo(x.dtype).tiny
-        primal = norm(at.Ax - z) / jnp.maximum(jnp.maximum(norm(at.Ax), norm(z)), tiny)
-        size = jnp.maximum(jnp.maximum(norm(at.Px), norm(at.Aty)), norm(system.qp.q))
-        dual = norm(at.Px + system.qp.q + at.Aty) / jnp.maximum(size, tiny)
+        primal = norm(at.Ax - z) / jnp.maximum(norm(at.Ax, z), tiny)
+        dual = norm(at.Px + system.qp.q + at.Aty) / jnp.maximum(norm(at.Px, at.Aty, system.qp.q), tiny)
         ratio = jnp.sqrt(jnp.maximum(primal, tiny) / jnp.maximum(dual, tiny))
         wanted = jnp.clip(rho_bar * ratio, _number(self.rho_min, x), _number(self.rho_max, x))
         change = wanted / rho_bar
@@ -250,40 +236,23 @@ class OperatorSplitting(IterativeQP):
         self, problem: Problem, point: Point, old: Point | None, iter_num: Array, rho_bar: Array
     ) -> SplittingState:
         """The state at a point: its residuals, its error, and whether the run is over."""
-        qp, scaling = problem.qp, problem.scaling
-        x, y, at = _in_user_units(point.x, point.y, point.at, scaling)
+        qp = problem.qp
+        x, y, at = problem.scaling.without_cost().to_user(point.x, point.y, point.at)
         error = optimality_error(residuals(qp, x, y, at), *self._tolerances(x.dtype))
         status = self._status_of(error)
         if old is not None and self.check_primal_dual_infeasability is not False:
-            dx, dy, dat = jax.tree.map(jnp.subtract, (point.x, point.y, point.at), (old.x, old.y, old.at))
-            d, dy, along = _in_user_units(dx, dy, dat, scaling)
-            signed = feasible_signs(qp, dy)
-            along = along._replace(Aty=qp.A.rmatvec(signed))
+            d, dy, along = jax.tree.map(jnp.subtract, (point.x, point.y, point.at), (old.x, old.y, old.at))
+            dy = feasible_signs(qp, dy)
+            along = Products(problem.scaling.cost * along.Px, along.Ax, problem.scaled.A.rmatvec(dy))
             # The longer a run takes, the more it is worth to look closely.
             patience = 1 + iter_num.astype(x.dtype) / 100
-            tol = (
-                patience * _number(self.primal_infeasible_tol, x),
-                patience * _number(self.dual_infeasible_tol, x),
-            )
-            infeasible, unbounded = find_certificates(problem.scaled, scaling, d, signed, along, tol)
-            running = Status.RUNNING.holds(status)
-            status = Status.DUAL_INFEASIBLE.where(running & unbounded, status)
-            status = Status.PRIMAL_INFEASIBLE.where(running & infeasible, status)
-        return SplittingState(
-            iter_num,
-            error,
-            0.5 * (x @ at.Px) + qp.q @ x,
-            status,
-            (point.at.Ax - point.z) / scaling.rows,
-            at.Px + qp.q + at.Aty,
-            rho_bar,
-            point,
-        )
-
-
-def _in_user_units(x, y, at, scaling):
-    variables, rows, _ = scaling
-    return variables * x, rows * y, Products(at.Px / variables, at.Ax / rows, at.Aty / variables)
+            tols = (self.primal_infeasible_tol, self.dual_infeasible_tol)
+            y_tol, d_tol = (patience * _number(tol, x) for tol in tols)
+            proved = find_certificates(problem.scaled, d, dy, along, (y_tol, d_tol))
+            status = jnp.where(Status.RUNNING.holds(status), proved, status)
+        value = 0.5 * (x @ at.Px) + qp.q @ x
+        primal, dual = (point.at.Ax - point.z) / problem.scaling.rows, at.Px + qp.q + at.Aty
+        return SplittingState(iter_num, error, value, status, primal, dual, rho_bar, point)
 
 
 def _number(value: Any, like: Array) -> Array:

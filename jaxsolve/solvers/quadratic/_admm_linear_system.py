@@ -33,22 +33,10 @@ from jaxsolve._types import Array
 from jaxsolve.linear_solve import solve_cg
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 
-__all__ = ["Basis", "LinearSystem", "correction", "linear_system", "renewed"]
+__all__ = ["LinearSystem", "correction", "linear_system", "renewed"]
 
 # How much stiffer an equality is than an inequality, and how much less stiff a row without bounds.
 _EQUALITY, _FREE = 1e3, 1e-6
-
-
-class Basis(NamedTuple):
-    """The eigendecomposition that a batch has in common; zeros, which are not used, where it has none.
-
-    Attributes:
-        vectors: W, shape ``(n, n)``.
-        values: the diagonal of Lambda, shape ``(n,)``.
-    """
-
-    vectors: Array
-    values: Array
 
 
 class LinearSystem(NamedTuple):
@@ -58,7 +46,9 @@ class LinearSystem(NamedTuple):
         qp: the problem with variables and rows scaled, but not its objective: what a batch has in common stays so.
         weights: the diagonal S, shape ``(m,)``.
         sigma: the proximal weight of the variables, a scalar.
-        basis: the eigendecomposition of the whole batch; ``None`` in a single step, or without an inverse.
+        basis: the eigendecomposition that a batch has in common, W of shape ``(n, n)`` and the diagonal of Lambda,
+            shape ``(n,)``; zeros, which are not used, where it has none; ``None`` in a single step, or without an
+            inverse.
         direct: whether there is an inverse to keep.
         unrolls: whether derivatives of the iterations are wanted.
     """
@@ -66,7 +56,7 @@ class LinearSystem(NamedTuple):
     qp: QuadraticProgram
     weights: Array
     sigma: Array
-    basis: Basis | None
+    basis: tuple[Array, Array] | None
     direct: bool
     unrolls: bool
 
@@ -92,7 +82,7 @@ def linear_system(
     if batch_probe is None or unrolls or not direct:
         return LinearSystem(qp, _weights(equality, free, qp.q.dtype), sigma, None, direct, unrolls)
     weights, *basis = _common_parts(qp.P.dense(), qp.A.dense(), sigma, equality, free, batch_probe)
-    return LinearSystem(qp, weights, sigma, Basis(*basis), direct, unrolls)
+    return LinearSystem(qp, weights, sigma, tuple(basis), direct, unrolls)
 
 
 def correction(system: LinearSystem, own: Any, rho: Array, g: Array) -> Array:
@@ -113,7 +103,7 @@ def renewed(system: LinearSystem, own: Any, rho: Array, stale: Array) -> Any:
         return lax.cond(stale, lambda: _factor(P, A, system.weights, system.sigma, rho), lambda: own)
     if system.basis is None:
         return _factor_if(P, A, system.weights, system.sigma, rho, own, stale)
-    return _factor_unless_common(system.basis.vectors, P, A, system.weights, system.sigma, rho, own, stale)
+    return _factor_unless_common(system.basis[0], P, A, system.weights, system.sigma, rho, own, stale)
 
 
 # ---- One problem --------------------------------------------------------------------------------------------------
@@ -169,7 +159,6 @@ def _each(fun, axis_size, in_batched, args):
 
 def _own_parts(P, A, sigma, equality, free, batch_probe):
     """The weights, and no eigendecomposition."""
-    del A, sigma, batch_probe
     return _weights(equality, free, P.dtype), jnp.zeros_like(P), jnp.zeros_like(P[0])
 
 
@@ -193,7 +182,6 @@ def _(axis_size, in_batched, P, A, sigma, equality, free, batch_probe):
 
 @custom_vmap
 def _multiply_in_basis(vectors, values, own, rho, g):
-    del vectors, values, rho
     return _multiply(own, g)
 
 
@@ -210,7 +198,6 @@ def _(axis_size, in_batched, vectors, values, own, rho, g):
 
 @custom_vmap
 def _factor_unless_common(vectors, P, A, weights, sigma, rho, own, stale):
-    del vectors
     return _factor_if(P, A, weights, sigma, rho, own, stale)
 
 

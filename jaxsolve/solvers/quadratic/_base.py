@@ -19,14 +19,22 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, Solver, check_callable, check_choice, check_flags, check_number, option
-from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors, balance, classify, factorize, kkt_residual, polish
-from jaxsolve.solvers.quadratic._kkt_system import KKTSystem
-from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram, as_vector, flat
-from jaxsolve.solvers.quadratic._residuals import feasible_signs, optimality_error, products, residuals
-from jaxsolve.solvers.quadratic._scaling import Scaling, equilibrate, no_scaling, scale
+from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, balance, classify, factorize, kkt_residual, polish
+from jaxsolve.solvers.quadratic._problem import (
+    Constraints,
+    QuadraticProgram,
+    as_quadratic,
+    as_vector,
+    assemble,
+    by_name,
+    check_bounds,
+    flat,
+)
+from jaxsolve.solvers.quadratic._residuals import feasible_signs, norm, optimality_error, products, residuals
+from jaxsolve.solvers.quadratic._scaling import equilibrate, scale
 from jaxsolve.tree_util import tree_where
 
-__all__ = ["IterativeQP", "Problem", "QuadraticSolver", "Solution", "has_derivative", "origin"]
+__all__ = ["DirectQP", "DirectState", "IterativeQP", "Problem", "QuadraticSolver", "Solution", "has_derivative"]
 
 
 class Solution(NamedTuple):
@@ -42,31 +50,40 @@ class Problem(NamedTuple):
 
     Attributes:
         qp: in the units of the user.
-        scaling: its equilibration.
-        scaled: the equilibrated problem.
         unravel_x: from vectors to the user's primal variables.
-        unravel_rows: from vectors of multipliers to the user's pytrees.
+        unravel_rows: from vectors of multipliers to the user's pytrees, by the names of the matrices.
+        scaling: its equilibration. This and what follows is ``None`` where nothing is to be solved.
+        scaled: the equilibrated problem.
+        for_kkt: the equilibrated problem for the system of an active set, and its scaling.
         linear_system: what an algorithm prepares once for all its iterations.
     """
 
     qp: QuadraticProgram
-    scaling: Scaling
-    scaled: QuadraticProgram
     unravel_x: Callable[[Array], PyTree]
-    unravel_rows: Callable[[Array], PyTree]
+    unravel_rows: Callable[[Array], dict[str, PyTree]]
+    scaling: Any = None
+    scaled: Any = None
+    for_kkt: Any = None
     linear_system: Any = None
 
-    def for_kkt(self) -> tuple[QuadraticProgram, Scaling]:
-        """The scaled problem and its scaling for the system of an active set, which has no linear term.
+    def equilibrated(self, qp: QuadraticProgram) -> Problem:
+        """This problem with its scaling; ``qp`` are the same data with matrices of another kind."""
+        scaling = equilibrate(qp)
+        scaled = scale(qp, scaling)
+        for_kkt = scaled, scaling
+        if qp.is_dense:
+            # The system of an active set has no linear term. Beside a large one the curvature is small, and would be
+            # taken for none: its unit is its own size.
+            largest = lax.stop_gradient(norm(scaled.P.dense()))
+            unit = jnp.where(largest > _NO_CURVATURE, 1 / jnp.maximum(largest, _NO_CURVATURE), 1)
+            own = scaling._replace(cost=unit * scaling.cost)
+            for_kkt = scale(qp, own), own
+        return self._replace(qp=qp, scaling=scaling, scaled=scaled, for_kkt=for_kkt)
 
-        Beside a large linear term the curvature is small, and would be taken for none: its unit is its own size.
-        """
-        if not self.qp.is_dense:
-            return self.scaled, self.scaling
-        largest = lax.stop_gradient(jnp.max(jnp.abs(self.scaled.P.dense())))
-        unit = jnp.where(largest > _NO_CURVATURE, 1 / jnp.maximum(largest, _NO_CURVATURE), 1)
-        scaled = self.scaled._replace(P=DenseMatrix(unit * self.scaled.P.dense()), q=unit * self.scaled.q)
-        return scaled, self.scaling._replace(cost=unit * self.scaling.cost)
+    def factors(self, weight: Array, at_upper: Array, *, direct: bool = True) -> Factors:
+        """The system of an active set, factorized where the matrices are dense."""
+        scaled, scaling = self.for_kkt
+        return Factors(weight, at_upper, scaling, factorize(scaled, weight) if direct and self.qp.is_dense else None)
 
 
 _NO_CURVATURE = 1e-8
@@ -106,10 +123,8 @@ class QuadraticSolver(Solver):
     # ---- The problem ----------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def _quadratic_program(
-        self, like: PyTree, *args: Any, **kwargs: Any
-    ) -> tuple[QuadraticProgram, Callable, Callable]:
-        """The problem in one form, and the maps from vectors to the user's variables and multipliers."""
+    def _constraints(self, size: int, *args: Any, **kwargs: Any) -> dict[str, Constraints]:
+        """The constraints on so many variables, by the names of their matrices, from the data behind the objective."""
 
     @abc.abstractmethod
     def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
@@ -119,34 +134,41 @@ class QuadraticSolver(Solver):
         """The primal variables and the multipliers of the rows."""
         return params.primal, (params.dual_eq, params.dual_ineq)
 
+    def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
+        _, *data = by_name(self, self._data_names, args, kwargs)
+        for _, _, lower, upper, names in self._constraints(0, *data).values():
+            check_bounds(lower, upper, names)
+
+    def _as_given(self, like: PyTree, params_obj: Any = None, *args: Any, **kwargs: Any) -> Problem:
+        """The problem of the data, for variables like ``like``, with what maps vectors to the pytrees of the user."""
+        objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
+        return Problem(*assemble(objective, self._constraints(objective.q.size, *args, **kwargs)))
+
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         """The problem with the kind of matrices that the algorithm needs."""
         return qp
 
     def _problem(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Problem:
         """The problem of the arguments of ``run``, equilibrated."""
-        like = init_params.params if isinstance(init_params, OptStep) else init_params
-        like = self._unknowns(like)[0] if isinstance(like, KKTSolution) else like
-        qp, unravel_x, unravel_rows = self._quadratic_program(like, *args, **kwargs)
-        qp = self._wanted_form(qp)
-        scaling = equilibrate(qp)
-        return Problem(qp, scaling, scale(qp, scaling), unravel_x, unravel_rows)
+        problem = self._as_given(self._parts(init_params)[0], *args, **kwargs)
+        return problem.equilibrated(self._wanted_form(problem.qp))
 
     def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any = None, params_ineq: Any = None) -> Any:
         """A starting point for ``run`` with the primal variables ``init_x`` (``None``: 0) and multipliers 0."""
         problem = self._problem(init_x, params_obj, params_eq, params_ineq)
-        x, y = self._start(problem, init_x) or origin(problem.qp)
+        x, y = self._start(problem, init_x)
         return self._to_params(problem, Solution(x, y, problem.qp.A.matvec(x)))
 
-    def _start(self, problem: Problem, init_params: PyTree) -> tuple[Array, Array] | None:
-        """The vectors ``(x, y)`` of an initial point, ``None`` without one."""
+    def _parts(self, init_params: PyTree) -> tuple[PyTree, PyTree]:
+        """The primal variables and the multipliers of an initial point, each ``None`` if it was not given."""
         params = init_params.params if isinstance(init_params, OptStep) else init_params
-        if not jax.tree.leaves(params):
-            return None
-        x, y = self._unknowns(params) if isinstance(params, KKTSolution) else (params, None)
-        size, rows, dtype = problem.qp.num_variables, problem.qp.num_rows, problem.qp.q.dtype
-        y = 0.0 if not jax.tree.leaves(y) else y
-        return as_vector("init_params.primal", x, size, dtype), as_vector("the multipliers", y, rows, dtype)
+        return self._unknowns(params) if isinstance(params, KKTSolution) else (params, None)
+
+    def _start(self, problem: Problem, init_params: PyTree) -> tuple[Array, Array]:
+        """The vectors ``(x, y)`` of an initial point; what was not given is 0."""
+        x, y = (part if jax.tree.leaves(part) else 0.0 for part in self._parts(init_params))
+        q, lower, dtype = problem.qp.q, problem.qp.lower, problem.qp.q.dtype
+        return as_vector("init_params.primal", x, q.size, dtype), as_vector("the multipliers", y, lower.size, dtype)
 
     def _tolerances(self, dtype) -> tuple[Array, Array]:
         """Absolute and relative tolerance as scalars of a dtype; what is beyond its precision is not asked for."""
@@ -162,66 +184,63 @@ class QuadraticSolver(Solver):
     # ---- Polishing ------------------------------------------------------------------------------------------------
 
     def _polished(
-        self, problem: Problem, solution: Solution, error: Array, lost: Array, *, kind: Any = "while"
-    ) -> tuple[Solution, Array, Factors]:
+        self, problem: Problem, solution: Solution, error: Array, status: Array
+    ) -> tuple[Solution, Array, Array, Factors]:
         """The point that the active set of a solution determines, if it is better.
 
         Args:
             problem: the problem, with dense matrices.
             solution: where to begin.
             error: its optimality error.
-            lost: whether there is no active set to look at, as the problem has no solution.
-            kind: of the loop over active sets.
+            status: its status; where the problem has no solution there is no active set to look at.
 
         Returns:
-            The better point, its error, and the factors of the active set.
+            The better point, its error and status, and the factors of the active set.
         """
-        qp, scaling, (scaled, scaling_of_kkt) = problem.qp, problem.scaling, problem.for_kkt()
+        qp, scaling = problem.qp, problem.scaling
         tol, _ = self._tolerances(error.dtype)
+        lost = _is_lost(status)
 
         def attempt(carry):
             # A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange. The last
             # factor is that of the best point, for derivatives are taken there.
             count, latest, best, best_error, _, _ = carry
             start = tree_where(count == _ATTEMPTS - 1, best, latest)
-            active = classify(qp, start.y, start.Ax, scaling, weak=self.weak)
-            factors = Factors(active, factorize(scaled, active))
-            x, y = polish(qp, start.x, start.y, factors, scaling_of_kkt)
+            factors = problem.factors(*classify(qp, start.y, start.Ax, scaling, self.weak))
+            x, y = polish(qp, start.x, start.y, factors)
             y = feasible_signs(qp, y)
             error, at = self._error(problem, x, y)
             latest, better = Solution(x, y, at.Ax), error < best_error
             best, best_error = tree_where(better, (latest, error), (best, best_error))
-            known = jnp.all(classify(qp, y, at.Ax, scaling, weak=self.weak).weight == active.weight)
-            return count + 1, latest, best, best_error, factors, lost | (known & (error <= tol))
+            known = jnp.all(classify(qp, y, at.Ax, scaling, self.weak)[0] == factors.weight)
+            return count + 1, latest, best, best_error, factors, known & (error <= tol)
 
-        carry = (jnp.zeros((), jnp.int32), solution, solution, error, _no_factors(qp), jnp.isnan(error))
-        _, _, best, best_error, factors, _ = loop(
-            lambda carry: ~carry[-1], attempt, carry, maxiter=_ATTEMPTS, kind=kind
-        )
-        best, best_error = tree_where(lost, (solution, error), (best, best_error))
-        return best, best_error, self._balanced(problem, factors)
+        carry = (jnp.zeros((), jnp.int32), solution, solution, error, _no_factors(problem), lost | jnp.isnan(error))
+        _, _, best, best_error, factors, _ = loop(lambda carry: ~carry[-1], attempt, carry, maxiter=_ATTEMPTS)
+        status = Status.CONVERGED.where((best_error <= tol) & ~lost, status)
+        return best, best_error, status, self._balanced(problem, factors)
 
     def _balanced(self, problem: Problem, factors: Factors) -> Factors:
-        return balance(problem.for_kkt()[0], factors) if self.weak == "half" else factors
+        """The factors with what the derivative is to be where a row is weakly active."""
+        has_weak = self.weak == "half" and factors.cholesky is not None
+        return balance(problem.for_kkt[0], factors) if has_weak else factors
 
     # ---- Optimality and derivatives -------------------------------------------------------------------------------
 
     def _at(self, unknowns: tuple[PyTree, PyTree], args: tuple, kwargs: dict) -> tuple[Problem, Array, Array]:
         """The problem as it was given, and the vectors of its unknowns."""
-        qp, unravel_x, unravel_rows = self._quadratic_program(unknowns[0], *args, **kwargs)
-        x, y = (flat(part, qp.q.dtype) for part in unknowns)
-        return Problem(qp, no_scaling(qp), qp, unravel_x, unravel_rows), x, y
+        problem = self._as_given(unknowns[0], *args, **kwargs)
+        x, y = (flat(part, problem.qp.q.dtype) for part in unknowns)
+        return problem, x, y
 
     def _complete(self, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> KKTSolution:
         """The user's form of a solution as a function of its unknowns and the data."""
         problem, x, y = self._at(unknowns, args, kwargs)
         return self._to_params(problem, Solution(x, y, problem.qp.A.matvec(x)))
 
-    def _kkt_residual(
-        self, qp: QuadraticProgram, x: Array, y: Array, active: ActiveSet, scaling: Scaling
-    ) -> tuple[Array, Array]:
+    def _kkt_residual(self, qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
         """The mapping that is differentiated: linear in the unknowns, once the active set is known."""
-        return kkt_residual(qp, x, y, active, scaling)
+        return kkt_residual(qp, x, y, factors)
 
     def _state_of_solution(self, unknowns: PyTree, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
         """The value of the objective."""
@@ -233,6 +252,37 @@ class QuadraticSolver(Solver):
         problem, x, y = self._at(self._unknowns(params), args, kwargs)
         qp, at = problem.qp, products(problem.qp, x, y)
         return at.Px + qp.q + at.Aty, at.Ax - jnp.clip(at.Ax + y, qp.lower, qp.upper)
+
+
+class DirectState(NamedTuple):
+    """State at the end of a run.
+
+    Attributes:
+        iter_num: iterations done, as far as they are known; int32.
+        error: optimality error of the solution, the largest residual in absolute and relative terms.
+        value: the objective.
+        status: a :class:`jaxsolve.Status`, int32.
+    """
+
+    iter_num: Array
+    error: Array
+    value: Array
+    status: Array
+
+
+class DirectQP(QuadraticSolver):
+    """Base of the solvers of quadratic programs that have no iterations to show.
+
+    Attributes:
+        tol: the run has converged when ``state.error`` is at most ``tol``.
+    """
+
+    tol: float = option(1e-5)
+
+    def _validate(self) -> None:
+        super()._validate()
+        if not self.implicit_diff:
+            raise ValueError(f"implicit_diff=False means unrolled iterations, and {type(self).__name__} has none.")
 
 
 class IterativeQP(QuadraticSolver, IterativeSolver):
@@ -263,9 +313,13 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         super()._validate()
         check_flags(self, "polish")
 
+    def _prepared(self, problem: Problem, inputs: Any = None) -> Problem:
+        """The problem with what all iterations of a run have in common; ``None`` in place of its inputs for one."""
+        return problem
+
     @abc.abstractmethod
-    def _begin(self, problem: Problem, start: tuple[Array, Array] | None) -> Any:
-        """The state before the first iteration, at ``start = (x, y)`` if there is one."""
+    def _begin(self, problem: Problem, init_params: PyTree) -> Any:
+        """The state before the first iteration."""
 
     @abc.abstractmethod
     def _advance(self, problem: Problem, state: Any) -> Any:
@@ -279,14 +333,14 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         self, init_params: PyTree = None, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
     ) -> Any:
         """The state before the first iteration; the arguments are those of ``run``."""
-        problem = self._problem(init_params, params_obj, params_eq, params_ineq)
-        return self._begin(problem, self._start(problem, init_params))
+        problem = self._prepared(self._problem(init_params, params_obj, params_eq, params_ineq))
+        return self._begin(problem, init_params)
 
     def update(
         self, params: PyTree, state: Any, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
     ) -> OptStep:
         """The iterations up to the next test of convergence; returns ``OptStep(params, state)``."""
-        problem = self._problem(params, params_obj, params_eq, params_ineq)
+        problem = self._prepared(self._problem(params, params_obj, params_eq, params_ineq))
         return self._step(problem, self._advance(problem, state))
 
     def _step(self, problem: Problem, state: Any) -> OptStep:
@@ -298,13 +352,9 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
 
     # ---- The run --------------------------------------------------------------------------------------------------
 
-    def _problem_of_run(self, init_params: PyTree, args: tuple, kwargs: dict) -> Problem:
-        """The problem for all iterations of a run."""
-        return self._problem(init_params, *args, **kwargs)
-
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, KKTSystem | None]:
-        problem = self._problem_of_run(init_params, args, kwargs)
-        state = self._begin(problem, self._start(problem, init_params))
+        problem = self._prepared(self._problem(init_params, *args, **kwargs), (init_params, args, kwargs))
+        state = self._begin(problem, init_params)
         if isinstance(init_params, OptStep):
             state = self._resumed(state, init_params.state)
         if problem.qp.is_dense and self.polish and self._has_active_set and not self._unrolls:
@@ -317,7 +367,7 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         if not self.implicit_diff:
             return step, None
         factors = self._factors_at(problem, solution) if factors is None else factors
-        return step, KKTSystem(factors, problem.for_kkt()[1], self, has_derivative(state))
+        return step, KKTSystem(factors, self, has_derivative(state))
 
     @property
     def _unrolls(self) -> bool:
@@ -347,54 +397,38 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         tol, _ = self._tolerances(state.error.dtype)
         first, ratio = self._stages
 
-        def stage(state, until):
+        def stage(carry):
+            state, _, _, _, until = carry
             state = self._iterated(problem, state, jnp.maximum(until, tol))
-            # Where the iterations went astray there is no active set to look at.
-            lost = Status.PRIMAL_INFEASIBLE.holds(state.status) | Status.DUAL_INFEASIBLE.holds(state.status)
             solution = self._solution(problem, state)
-            polished, error, factors = self._polished(problem, solution, state.error, lost, kind=self._loop_kind)
-            solved, last = (error <= tol) & ~lost, state.iter_num >= self.maxiter
+            polished, error, status, factors = self._polished(problem, solution, state.error, state.status)
+            over = ~Status.RUNNING.holds(status) | (state.iter_num >= self.maxiter)
             # Unless the run is over the iterations go on where they were.
-            solution, error = tree_where(solved | last, (polished, error), (solution, state.error))
-            status = Status.CONVERGED.where(solved, state.status)
+            solution, error = tree_where(over, (polished, error), (solution, state.error))
             state = state._replace(status=status, error=error, value=problem.qp.value(solution.x))
-            return state, solution, factors, ~Status.RUNNING.holds(status) | last
+            return state, solution, factors, over, until * ratio
 
-        def body(carry):
-            (state, *_), until = carry
-            return stage(state, until), until * ratio
-
-        found = (state, self._solution(problem, state), _no_factors(problem.qp), jnp.asarray(False))
-        carry = (found, jnp.asarray(first, tol.dtype))
-        (state, solution, factors, _), _ = loop(
-            lambda carry: ~carry[0][-1], body, carry, maxiter=100, kind=self._loop_kind
-        )
-        return state, solution, factors
-
-    def _active_set(self, problem: Problem, solution: Solution) -> ActiveSet:
-        """The rows as they count in derivatives."""
-        return classify(problem.qp, solution.y, solution.Ax, problem.scaling, weak=self.weak)
+        over, until = jnp.asarray(False), jnp.asarray(first, tol.dtype)
+        carry = (state, self._solution(problem, state), _no_factors(problem), over, until)
+        return loop(lambda carry: ~carry[3], stage, carry, maxiter=100, kind=self._loop_kind)[:3]
 
     def _factors_at(self, problem: Problem, solution: Solution) -> Factors:
-        active = self._active_set(problem, solution)
-        if not problem.qp.is_dense:
-            return Factors(active, None)
-        factors = Factors(active, factorize(problem.for_kkt()[0], active))
-        return self._balanced(problem, factors) if self._has_active_set else factors
+        """The system of the derivative."""
+        active = classify(problem.qp, solution.y, solution.Ax, problem.scaling, self.weak)
+        return self._balanced(problem, problem.factors(*active))
+
+
+def _is_lost(status: Array) -> Array:
+    """Whether the problem was proved to have no solution."""
+    return Status.PRIMAL_INFEASIBLE.holds(status) | Status.DUAL_INFEASIBLE.holds(status)
 
 
 def has_derivative(state: Any) -> Array:
     """Whether the end of a run is worth differentiating: a solution, or an approximation of one."""
-    statuses = (Status.CONVERGED, Status.MAXITER, Status.STALLED, Status.RUNNING)
-    meaningful = jnp.any(jnp.stack([status.holds(state.status) for status in statuses]))
-    return meaningful & jnp.isfinite(state.error)
+    return ~_is_lost(state.status) & ~Status.NONFINITE.holds(state.status) & jnp.isfinite(state.error)
 
 
-def _no_factors(qp: QuadraticProgram) -> Factors:
-    active = ActiveSet(jnp.zeros_like(qp.lower), jnp.zeros(qp.lower.shape, bool))
-    return Factors(active, jnp.eye(qp.num_variables, dtype=qp.q.dtype))
-
-
-def origin(qp: QuadraticProgram) -> tuple[Array, Array]:
-    """Primal variables and multipliers of 0."""
-    return jnp.zeros_like(qp.q), jnp.zeros_like(qp.lower)
+def _no_factors(problem: Problem) -> Factors:
+    qp, (_, scaling) = problem.qp, problem.for_kkt
+    identity = jnp.eye(qp.num_variables, dtype=qp.q.dtype)
+    return Factors(jnp.zeros_like(qp.lower), jnp.zeros(qp.lower.shape, bool), scaling, identity)

@@ -1,8 +1,7 @@
 """Infeasibility: directions in which an algorithm diverges, refined until they prove something or do not.
 
 Iterates of an infeasible problem grow in the direction of a certificate, which they approach slowly. So a direction
-that looks like one is first projected onto the linear conditions a certificate meets exactly; then the tests of
-:mod:`._residuals` decide.
+that looks like one is first projected onto the linear conditions a certificate meets exactly; then it is tested.
 """
 
 from __future__ import annotations
@@ -13,17 +12,10 @@ from jax import lax
 from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import run_if_any
+from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
-from jaxsolve.solvers.quadratic._residuals import (
-    Products,
-    feasible_signs,
-    is_dual_certificate,
-    is_primal_certificate,
-    norm,
-    support,
-)
-from jaxsolve.solvers.quadratic._scaling import Scaling
+from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, support
 
 __all__ = ["find_certificates"]
 
@@ -31,22 +23,19 @@ _REPEATS = 3
 # What is tiny belongs to rows that take no part, and is in the way; how tiny that is depends on how far the algorithm
 # has come, so two thresholds are tried.
 _NEGLIGIBLE = (1e-3, 1e-6)
+# A certificate is believed if it excludes every point within this radius, for each ten variables, where the solutions
+# that the sizes of the data suggest are of size 1.
+_RADIUS = {8: 1e9, 4: 1e3}
 
 
 def find_certificates(
-    qp: QuadraticProgram,
-    scaling: Scaling,
-    d: Array,
-    y: Array,
-    at: Products,
-    tol: tuple[Array | float, Array | float],
-) -> tuple[Array, Array]:
-    """Whether the constraints are proved to contradict each other, and the objective to be unbounded below.
+    qp: QuadraticProgram, d: Array, y: Array, at: Products, tol: tuple[Array | float, Array | float] = (1e-3, 1e-3)
+) -> Array:
+    """Whether the constraints are proved to contradict each other, or the objective to be unbounded below.
 
     Args:
         qp: the equilibrated problem, in whose units a proof has to hold: those of the user may be such that every
             solution is huge.
-        scaling: its scaling. All that follows is in the units of the user.
         d: a direction in which the primal iterates move, shape ``(n,)``.
         y: one in which the multipliers move, with feasible signs, shape ``(m,)``.
         at: the products at ``(d, y)``.
@@ -54,29 +43,27 @@ def find_certificates(
             refining.
 
     Returns:
-        Two booleans: primal infeasible, unbounded.
+        ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` with a proof, else ``Status.RUNNING``.
     """
-    variables, rows, cost = scaling
-    d, y = d / variables, y / rows
-    at = Products(cost * variables * at.Px, rows * at.Ax, variables * at.Aty)
     # A row whose bounds exclude each other has no multiplier that could say so.
-    infeasible = is_primal_certificate(qp, y, at.Aty) | jnp.any(qp.lower > qp.upper)
-    unbounded = is_dual_certificate(qp, d, at.Px, at.Ax)
-    if not qp.is_dense:
-        return infeasible, unbounded
+    infeasible = _is_primal_certificate(qp, y, at.Aty) | jnp.any(qp.lower > qp.upper)
+    unbounded = _is_dual_certificate(qp, d, at.Px, at.Ax)
+    if qp.is_dense:
+        infeasible, unbounded = _refined(qp, d, y, at, tol, (infeasible, unbounded))
+    return Status.PRIMAL_INFEASIBLE.where(infeasible, Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING)))
+
+
+def _refined(qp, d, y, at, tol, found):
+    """What is found if the directions that look like certificates are projected."""
     tiny = jnp.finfo(y.dtype).tiny
-
-    y_size, (value, _) = norm(y), support(qp, y)
-    y_likely = (value < 0) & (norm(at.Aty) <= tol[0] * y_size) & jnp.isfinite(y_size) & (y_size > 0)
-
-    d_size = norm(d)
-    upper, lower = jnp.isfinite(qp.upper), jnp.isfinite(qp.lower)
-    growth = jnp.maximum(jnp.where(upper, at.Ax, 0), jnp.where(lower, -at.Ax, 0))
-    d_near = norm(at.Px) + jnp.max(growth, initial=0) <= tol[1] * d_size
+    (infeasible, unbounded), y_size, d_size = found, norm(y), norm(d)
+    y_near = norm(at.Aty) <= tol[0] * y_size
+    y_likely = (support(qp, y)[0] < 0) & y_near & jnp.isfinite(y_size) & (y_size > 0)
+    d_near = norm(at.Px) + norm(_growth(qp, at.Ax)) <= tol[1] * d_size
     d_likely = (qp.q @ d < 0) & d_near & jnp.isfinite(d_size) & (d_size > 0)
 
-    def refine():
-        P, A, epsilon = qp.P.dense(), qp.A.dense(), _epsilon(d)
+    def proofs(found):
+        P, A, epsilon = qp.P.dense(), qp.A.dense(), 1e-10 if jnp.finfo(d.dtype).bits == 64 else 1e-5
 
         # Entries of y move in proportion to their squares: none changes its sign, and those that are 0 stay so.
         y_unit = y / jnp.maximum(y_size, tiny)
@@ -84,10 +71,10 @@ def find_certificates(
         weight = y_unit**2
         # Rows that grow along d, or would with a little less precision, are held.
         d_unit = jnp.stack([d / jnp.maximum(d_size, tiny)] * len(_NEGLIGIBLE))
-        up, down = jnp.where(upper, at.Ax, -jnp.inf), jnp.where(lower, -at.Ax, -jnp.inf)
-        held = jnp.stack([(jnp.maximum(up, down) > -small * d_size).astype(d.dtype) for small in _NEGLIGIBLE])
+        growth = _growth(qp, at.Ax, absent=-jnp.inf)
+        held = jnp.stack([(growth > -small * d_size).astype(d.dtype) for small in _NEGLIGIBLE])
         # Beside a large q the curvature is small, but what has any is no direction to go on along.
-        P = P / jnp.maximum(jnp.max(jnp.abs(P)), tiny)
+        P = P / jnp.maximum(norm(P), tiny)
         curvature = jnp.stack([jnp.zeros_like(P), jnp.zeros_like(P), P @ P, P @ P])
 
         # All four systems in one batched call: two such calls at the same time can block each other in the thread pool
@@ -101,26 +88,71 @@ def find_certificates(
             solved = jax.vmap(lambda L, b: cho_solve((L, True), b))(cholesky, right)
             return y_unit - weight * (solved[:2] @ A.T), solved[2:]
 
-        return lax.fori_loop(0, _REPEATS, project, (y_unit, d_unit))
-
-    def proofs(found):
-        y_units, d_units = refine()
+        y_units, d_units = lax.fori_loop(0, _REPEATS, project, (y_unit, d_unit))
 
         def test_y(unit):
             unit = feasible_signs(qp, unit)
-            return is_primal_certificate(qp, unit, qp.A.rmatvec(unit))
+            return _is_primal_certificate(qp, unit, qp.A.rmatvec(unit))
 
         def test_d(unit):
-            return is_dual_certificate(qp, unit, qp.P.matvec(unit), qp.A.matvec(unit))
+            return _is_dual_certificate(qp, unit, qp.P.matvec(unit), qp.A.matvec(unit))
 
         infeasible, unbounded = found
         infeasible |= y_likely & jnp.any(jax.vmap(test_y)(y_units))
         unbounded |= d_likely & jnp.any(jax.vmap(test_d)(d_units))
         return infeasible, unbounded
 
-    worth_it = (y_likely & ~infeasible) | (d_likely & ~unbounded)
-    return run_if_any(worth_it, proofs, (infeasible, unbounded))
+    return run_if_any((y_likely & ~infeasible) | (d_likely & ~unbounded), proofs, found)
 
 
-def _epsilon(array: Array) -> float:
-    return 1e-10 if jnp.finfo(array.dtype).bits == 64 else 1e-5
+# ---- Tests --------------------------------------------------------------------------------------------------------
+
+
+def _radius(qp: QuadraticProgram) -> float:
+    return _RADIUS.get(qp.q.dtype.itemsize, 1e3) * max(1.0, qp.num_variables / 10)
+
+
+def _is_primal_certificate(qp: QuadraticProgram, y: Array, Aty: Array) -> Array:
+    r"""Whether ``y`` proves that the constraints contradict each other.
+
+    Every feasible :math:`x` has :math:`y^T A x \le S(y)`. So if :math:`S(y) < 0`, then
+    :math:`|x|_1 \ge -S(y) / |A^T y|_\infty`: there is none within that radius.
+
+    Args:
+        qp: the problem, in units in which solutions are not huge.
+        y: multipliers with feasible signs.
+        Aty: ``A^T y``.
+    """
+    value, size = support(qp, y)
+    # A sum that is negative by rounding alone proves nothing.
+    rounding = 1e3 * jnp.finfo(y.dtype).eps * size
+    # Rows of length 1 with large bounds have large solutions.
+    bound = jnp.maximum(size / jnp.maximum(jnp.sum(jnp.abs(y)), jnp.finfo(y.dtype).tiny), 1)
+    return (value < -rounding) & (norm(Aty) * bound * _radius(qp) <= -value) & jnp.isfinite(value)
+
+
+def _is_dual_certificate(qp: QuadraticProgram, d: Array, Pd: Array, Ad: Array) -> Array:
+    r"""Whether the objective decreases forever along ``d``, without leaving the constraints.
+
+    Scaled to :math:`q^T d = -1` the direction must have :math:`P d` and the growth of violations so small that they
+    are not felt within the radius of a primal certificate; a large q beside a small P, or large bounds, make solutions
+    large.
+
+    Args:
+        qp: the problem, likewise.
+        d: direction.
+        Pd: ``P d``.
+        Ad: ``A d``.
+    """
+    slope, size, length = qp.q @ d, jnp.sum(jnp.abs(qp.q * d)), jnp.sum(jnp.abs(d))
+    small = -slope / jnp.maximum(norm(qp.q), jnp.finfo(d.dtype).tiny) / length / _radius(qp)
+    unit = jnp.maximum(norm(qp.q), 1)
+    flat = norm(Pd) <= small * (jnp.minimum(norm(qp.P.dense()), unit) if qp.is_dense else unit) * length
+    inside = norm(_growth(qp, Ad)) <= small * length
+    rounding = 1e3 * jnp.finfo(d.dtype).eps * size
+    return (slope < -rounding) & flat & inside & jnp.isfinite(length) & (length > 0)
+
+
+def _growth(qp, Ad, absent=0.0):
+    """How fast each row moves beyond its bounds along a direction, and what counts as the speed at absent ones."""
+    return jnp.maximum(jnp.where(jnp.isfinite(qp.upper), Ad, absent), jnp.where(jnp.isfinite(qp.lower), -Ad, absent))

@@ -31,47 +31,44 @@ x is not unique               the change of least norm: no movement along direct
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxsolve._loop import run_if_any
-from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
+from jaxsolve._types import Array, PyTree
+from jaxsolve.implicit_diff import TangentSystem
+from jaxsolve.linear_solve import solve
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram, flat, unraveled, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
-from jaxsolve.tree_util import tree_where
+from jaxsolve.tree_util import tree_all_finite, tree_where, tree_zeros_like
 
-__all__ = ["ActiveSet", "Factors", "balance", "classify", "factorize", "kkt_residual", "polish", "solve_kkt"]
-
-
-class ActiveSet(NamedTuple):
-    """Which rows hold the solution.
-
-    Attributes:
-        weight: 1 for active rows, 0 for inactive ones, between for weakly active ones; shape ``(m,)``.
-        at_upper: whether a row is (or would be) active at its upper bound.
-    """
-
-    weight: Array
-    at_upper: Array
+__all__ = ["Factors", "KKTSystem", "balance", "classify", "factorize", "kkt_residual", "polish", "solve_kkt"]
 
 
 class Factors(NamedTuple):
     """The system of an active set, factorized.
 
     Attributes:
-        active: the active set.
-        cholesky: lower triangular factor of H, shape ``(n, n)``; ``None`` without one.
+        weight: 1 for active rows, 0 for inactive ones, between for weakly active ones; shape ``(m,)``.
+        at_upper: whether a row is (or would be) active at its upper bound.
+        scaling: the scaling of the problem for which H is made.
+        cholesky: lower triangular factor of H, shape ``(n, n)``; ``None`` for products only.
     """
 
-    active: ActiveSet
+    weight: Array
+    at_upper: Array
+    scaling: Scaling
     cholesky: Any
 
 
-def softness(dtype) -> float:
+def _softness(dtype) -> float:
     """The parameter ``delta`` of the system."""
     return 1e-7 if jnp.finfo(dtype).bits == 64 else 1e-3
 
@@ -88,7 +85,7 @@ def _regularized(H: Array) -> tuple[Array, Array, Array]:
     return L, epsilon, 10 * jnp.maximum(epsilon, rounding)
 
 
-def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, *, weak: str | None = None) -> ActiveSet:
+def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: str) -> tuple[Array, Array]:
     """Which rows are active at a point, by whether the multiplier or the slack is larger, in scaled units.
 
     Args:
@@ -96,8 +93,10 @@ def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, *, wea
         y: multipliers.
         Ax: the rows at the primal point.
         scaling: the scaling of the problem.
-        weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``;
-            ``None`` decides by rounding.
+        weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``.
+
+    Returns:
+        ``weight`` and ``at_upper`` of :class:`Factors`.
     """
     rows = scaling.rows
     multiplier = scaling.cost * y / rows
@@ -107,44 +106,41 @@ def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, *, wea
     slack = jnp.where(at_upper, above, below)
     equality = qp.lower == qp.upper
     weight = (equality | (jnp.abs(multiplier) > slack)).astype(y.dtype)
-    if weak is not None:
-        tiny = jnp.sqrt(jnp.finfo(y.dtype).eps)
-        bound = jnp.where(at_upper, qp.upper, qp.lower)
-        size = 1 + jnp.where(jnp.isfinite(bound), jnp.abs(rows * bound), 0)
-        largest = 1 + jnp.max(jnp.abs(multiplier), initial=0)
-        undecided = ~equality & (jnp.abs(multiplier) <= tiny * largest) & (slack <= tiny * size)
-        weight = jnp.where(undecided, {"half": 0.5, "active": 1.0, "inactive": 0.0}[weak], weight)
-    return ActiveSet(weight, at_upper)
+    tiny = jnp.sqrt(jnp.finfo(y.dtype).eps)
+    bound = jnp.where(at_upper, qp.upper, qp.lower)
+    size = 1 + jnp.where(jnp.isfinite(bound), jnp.abs(rows * bound), 0)
+    largest = 1 + norm(multiplier)
+    undecided = ~equality & (jnp.abs(multiplier) <= tiny * largest) & (slack <= tiny * size)
+    weight = jnp.where(undecided, {"half": 0.5, "active": 1.0, "inactive": 0.0}[weak], weight)
+    return weight, at_upper
 
 
-def kkt_residual(qp: QuadraticProgram, x: Array, y: Array, active: ActiveSet, scaling: Scaling) -> tuple[Array, Array]:
+def kkt_residual(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
     """The mapping ``F`` of this module; linear in the point, differentiable in the data."""
-    weight, rows = active.weight, scaling.rows
-    bound = jnp.where(active.at_upper, qp.upper, qp.lower)
-    bound = jnp.where(weight > 0, bound, 0)
+    weight, at_upper, (_, rows, cost), _ = factors
+    bound = jnp.where(weight > 0, jnp.where(at_upper, qp.upper, qp.lower), 0)
     stationarity = qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)
-    return stationarity, weight * rows * (qp.A.matvec(x) - bound) - (1 - weight) * (scaling.cost / rows) * y
+    return stationarity, weight * rows * (qp.A.matvec(x) - bound) - (1 - weight) * (cost / rows) * y
 
 
-def factorize(scaled: QuadraticProgram, active: ActiveSet) -> Array:
+def factorize(scaled: QuadraticProgram, weight: Array) -> Array:
     """The Cholesky factor of H; shape ``(n, n)``.
 
     Args:
         scaled: the scaled problem, with dense matrices.
-        active: the active set.
+        weight: of the rows.
     """
-    delta = softness(scaled.q.dtype)
-    H = _system(scaled, active)
+    delta = _softness(scaled.q.dtype)
+    H = _system(scaled, weight)
     L, epsilon, loose = _regularized(H)
     # Where nothing holds x, a pivot is of the size of epsilon or, for lack of precision, not a number.
     singular = ~(jnp.min(jnp.diagonal(L)) ** 2 > loose)
 
-    def hold(L):
+    def hold(_):
         # Along the directions that are not held a stiff spring takes the place of the missing curvature.
         values, vectors = jnp.linalg.eigh(H)
         spring = jnp.where(values > loose, jnp.maximum(values, epsilon), 1 / delta)
         basis = vectors * jnp.sqrt(spring)[None, :]
-        del L
         return jnp.linalg.cholesky(basis @ basis.T)
 
     return run_if_any(singular, hold, L)
@@ -167,36 +163,25 @@ def balance(scaled: QuadraticProgram, factors: Factors) -> Factors:
     """
 
     def rebalance(factors):
-        active, cholesky = factors
-        A, delta = scaled.A.dense(), softness(scaled.q.dtype)
-        reach = solve_triangular(cholesky, A.T, lower=True)
+        delta = _softness(scaled.q.dtype)
+        reach = solve_triangular(factors.cholesky, scaled.A.dense().T, lower=True)
         weight = jnp.clip(1 - jnp.sum(reach**2, axis=0), delta, 1 - delta)
-        better = active._replace(weight=jnp.where(_is_weak(active), weight, active.weight))
+        better = jnp.where(weak, weight, factors.weight)
         L, _, _ = _regularized(_system(scaled, better))
-        return tree_where(jnp.all(jnp.isfinite(L)), Factors(better, L), factors)
+        return tree_where(tree_all_finite(L), factors._replace(weight=better, cholesky=L), factors)
 
-    return run_if_any(jnp.any(_is_weak(factors.active)), rebalance, factors)
-
-
-def _is_weak(active):
-    return (active.weight > 0) & (active.weight < 1)
+    weak = (factors.weight > 0) & (factors.weight < 1)
+    return run_if_any(jnp.any(weak), rebalance, factors)
 
 
-def _system(scaled, active):
+def _system(scaled, weight):
     """The matrix H."""
-    weights = active.weight / (1 - (1 - softness(scaled.q.dtype)) * active.weight)
-    return scaled.P.dense() + weighted_gram(scaled.A.dense(), weights)
+    stiffness = weight / (1 - (1 - _softness(scaled.q.dtype)) * weight)
+    return scaled.P.dense() + weighted_gram(scaled.A.dense(), stiffness)
 
 
 def solve_kkt(
-    qp: QuadraticProgram,
-    r1: Array,
-    r2: Array,
-    factors: Factors,
-    scaling: Scaling,
-    *,
-    transposed: bool = False,
-    refine: bool = True,
+    qp: QuadraticProgram, r1: Array, r2: Array, factors: Factors, *, transposed: bool = False, refine: bool = True
 ) -> tuple[Array, Array]:
     """Solve with the Jacobian of :func:`kkt_residual` in ``(x, y)``, or its transpose.
 
@@ -204,45 +189,43 @@ def solve_kkt(
         qp: the problem, unscaled.
         r1: right-hand side of the first block, shape ``(n,)``.
         r2: of the second block, shape ``(m,)``.
-        factors: the factorization.
-        scaling: the scaling in which it was made.
+        factors: the factorization; without one the system is solved by MINRES.
         transposed: solve with the transpose.
         refine: refine the solution until its residual no longer shrinks.
 
     Returns:
         The two blocks of the solution.
     """
-    (variables, rows, cost), a = scaling, factors.active.weight
-    delta = softness(qp.q.dtype)
+    if factors.cholesky is None:
+        return _solve_by_minres(qp, r1, r2, factors, transposed)
+    a, _, (variables, rows, cost), cholesky = factors
+    delta = _softness(qp.q.dtype)
     w = 1 / (1 - (1 - delta) * a)
-
     # In scaled units both systems are symmetric but for the place of `a`.
-    def matvec(x, y):
-        stationarity = variables * (
-            qp.P.matvec(variables * x) * cost + qp.A.rmatvec(rows * (a * y if transposed else y))
-        )
-        Ax = rows * qp.A.matvec(variables * x)
-        return stationarity, (Ax if transposed else a * Ax) - (1 - a) * y
+    of_y, of_Ax = (a, 1) if transposed else (1, a)
+
+    def pulled(y):
+        return variables * qp.A.rmatvec(rows * (of_y * y))
+
+    def rows_at(x):
+        return of_Ax * (rows * qp.A.matvec(variables * x))
 
     def once(r1, r2):
-        r1 = r1 + variables * qp.A.rmatvec(rows * ((a * w if transposed else w) * r2))
-        x = cho_solve((factors.cholesky, True), r1)
-        Ax = rows * qp.A.matvec(variables * x)
-        return x, w * ((Ax if transposed else a * Ax) - r2)
+        x = cho_solve((cholesky, True), r1 + pulled(w * r2))
+        return x, w * (rows_at(x) - r2)
+
+    def step(x, y):
+        stationarity = cost * variables * qp.P.matvec(variables * x) + pulled(y)
+        left = (r1 - stationarity, r2 - (rows_at(x) - (1 - a) * y))
+        dx, dy = once(*left)
+        return (x + dx, y + dy), left
 
     r1 = cost * variables * r1
     r2 = rows * r2 if transposed else r2
     if not refine:
         x, y = once(r1, r2)
     else:
-
-        def step(x, y):
-            Jx, Jy = matvec(x, y)
-            left = (r1 - Jx, r2 - Jy)
-            dx, dy = once(*left)
-            return (x + dx, y + dy), left
-
-        eps, size = jnp.finfo(r1.dtype).eps, jnp.maximum(norm(r1), norm(r2))
+        eps, size = jnp.finfo(r1.dtype).eps, norm(r1, r2)
         start = (jnp.zeros_like(r1), jnp.zeros_like(r2))
         (x, y), left, residual, before, count = _improve(step, start, 1e2 * eps * size, slowest=0.9)
         # What no step changes cannot be met: movements of dependent rows against each other, and forces along which
@@ -253,13 +236,48 @@ def solve_kkt(
     return variables * x, (y / cost if transposed else rows * y / cost)
 
 
-def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors, scaling: Scaling) -> tuple[Array, Array]:
+def _solve_by_minres(
+    qp: QuadraticProgram, r1: Array, r2: Array, factors: Factors, transposed: bool
+) -> tuple[Array, Array]:
+    r"""Like ``solve_kkt``, with products only.
+
+    With :math:`t = \sqrt a` the system and its transpose have one symmetric form,
+
+    .. math::
+
+        \begin{pmatrix} \bar P & \bar A^T t \\ t \bar A & a - 1 \end{pmatrix}
+        \begin{pmatrix} w \\ \mu \end{pmatrix} = \begin{pmatrix} s_1 \\ s_2 \end{pmatrix},
+
+    which has a least-squares solution of minimal norm whatever is singular in it.
+    """
+    a, _, (variables, rows, cost), _ = factors
+    t, held = jnp.sqrt(a), a > 0
+    safe = jnp.where(held, t, 1)
+
+    def matvec(vectors):
+        w, mu = vectors
+        stationarity = variables * (cost * qp.P.matvec(variables * w) + qp.A.rmatvec(rows * (t * mu)))
+        return stationarity, t * (rows * qp.A.matvec(variables * w)) - (1 - a) * mu
+
+    s1 = cost * variables * r1
+    if transposed:
+        w, mu = solve(matvec, (s1, t * (rows * r2)), structure="symmetric")
+        free = rows * qp.A.matvec(variables * w) - rows * r2
+        return variables * w, jnp.where(held, mu / safe, free) / cost
+    # The multipliers of inactive rows are known.
+    known = jnp.where(held, 0, -r2)
+    s1 = s1 - variables * qp.A.rmatvec(rows * known)
+    w, mu = solve(matvec, (s1, jnp.where(held, r2 / safe, 0)), structure="symmetric")
+    return variables * w, rows * jnp.where(held, t * mu, known) / cost
+
+
+def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
     """Solve for the point that the active set determines, by Newton's method from ``(x, y)``."""
-    variables, _, cost = scaling
+    variables, _, cost = factors.scaling
 
     def step(x, y):
-        F1, F2 = kkt_residual(qp, x, y, factors.active, scaling)
-        dx, dy = solve_kkt(qp, F1, F2, factors, scaling, refine=False)
+        F1, F2 = kkt_residual(qp, x, y, factors)
+        dx, dy = solve_kkt(qp, F1, F2, factors, refine=False)
         return (x - dx, y - dy), (cost * variables * F1, F2)
 
     size = 1 + norm(x / variables) + norm(cost * variables * qp.q)
@@ -289,9 +307,61 @@ def _improve(step, start, wanted, *, slowest):
     def body(carry):
         count, point, _, residual, _ = carry
         new, left = step(*point)
-        return count + 1, new, left, jnp.maximum(norm(left[0]), norm(left[1])), residual
+        return count + 1, new, left, norm(*left), residual
 
     infinite = jnp.asarray(jnp.inf, wanted.dtype)
     first = (jnp.zeros((), jnp.int32), start, start, infinite, infinite)
     count, point, left, residual, before = lax.while_loop(proceed, body, first)
     return point, left, residual, before, count.astype(wanted.dtype)
+
+
+# ---- Derivatives ---------------------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class KKTSystem(TangentSystem):
+    """The Karush-Kuhn-Tucker system of an active set. Its unknowns are the primal variables and the multipliers.
+
+    Attributes:
+        factors: the active set, and the factor of its system or ``None``.
+        solver: what says how data become a quadratic program, and vectors a solution.
+        valid: whether there is a solution to differentiate, a boolean scalar.
+    """
+
+    factors: Factors
+    solver: Any = dataclasses.field(metadata={"static": True})
+    valid: Any
+
+    structure = "general"  # the rows are scaled, so that the matrix is not symmetric
+
+    @property
+    def method(self) -> Any:
+        """The linear solver of the user, who may want another one."""
+        return self.solver.implicit_diff_solve
+
+    def unknowns(self, params: PyTree) -> tuple[PyTree, PyTree]:
+        return self.solver._unknowns(params)
+
+    def complete(self, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> PyTree:
+        return self.solver._complete(unknowns, *args, **kwargs)
+
+    def residual(self, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> tuple[PyTree, PyTree]:
+        problem, x, y = self.solver._at(unknowns, args, kwargs)
+        return _like(unknowns, self.solver._kkt_residual(problem.qp, x, y, self.factors))
+
+    def solve(
+        self, rhs: PyTree, unknowns: tuple[PyTree, PyTree], *args: Any, transposed: bool = False, **kwargs: Any
+    ) -> PyTree:
+        qp = self.solver._at(unknowns, args, kwargs)[0].qp
+        r1, r2 = (flat(part, qp.q.dtype) for part in rhs)
+        solution = solve_kkt(qp, r1, r2, self.factors, transposed=transposed)
+        return _like(unknowns, tree_where(self.valid, solution, tree_zeros_like(solution)))
+
+    transposed = functools.partialmethod(solve, transposed=True)
+
+
+def _like(unknowns: tuple[PyTree, PyTree], vectors: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
+    """Vectors in the structure and dtypes of the unknowns."""
+    x, y = (unraveled(tree)(vector) for tree, vector in zip(unknowns, vectors, strict=True))
+    return x, y

@@ -18,21 +18,20 @@ from jax import lax
 
 from jaxsolve._compat import is_concrete, is_sparse
 from jaxsolve._types import Array, PyTree
+from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = [
+    "Constraints",
     "DenseMatrix",
-    "FunctionMatrix",
-    "Matrix",
     "QuadraticProgram",
-    "SparseMatrix",
+    "as_matrix",
     "as_quadratic",
-    "as_rows",
+    "as_vector",
+    "assemble",
+    "by_name",
     "check_bounds",
-    "compute_dtype",
     "flat",
-    "identity_rows",
     "pair",
-    "stack",
     "unraveled",
     "weighted_gram",
 ]
@@ -62,8 +61,8 @@ class DenseMatrix:
 
     def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
         """Largest absolute entry of each row and column of ``diag(rows) |A| diag(columns)``."""
-        scaled = jnp.abs(self.array) * rows[:, None] * columns[None, :]
-        return jnp.max(scaled, axis=1, initial=0), jnp.max(scaled, axis=0, initial=0)
+        entries = jnp.abs(self.scaled(rows, columns).array)
+        return jnp.max(entries, axis=1, initial=0), jnp.max(entries, axis=0, initial=0)
 
     def scaled(self, rows: Array, columns: Array) -> DenseMatrix:
         return DenseMatrix(self.array * rows[:, None] * columns[None, :])
@@ -78,7 +77,7 @@ class DenseMatrix:
 
 @dataclasses.dataclass(frozen=True)
 class SparseMatrix:
-    """A matrix given by its non-zero entries; indices beyond the shape are padding."""
+    """A matrix given by its non-zero entries."""
 
     data: Array
     rows: Array
@@ -86,33 +85,28 @@ class SparseMatrix:
     shape: tuple[int, int]
 
     def matvec(self, x: Array) -> Array:
-        taken = x.at[self.columns].get(mode="fill", fill_value=0)
-        return jnp.zeros(self.shape[0], x.dtype).at[self.rows].add(self.data * taken, mode="drop")
+        return jnp.zeros(self.shape[0], x.dtype).at[self.rows].add(self.data * x[self.columns])
 
     def rmatvec(self, y: Array) -> Array:
         return SparseMatrix(self.data, self.columns, self.rows, (self.shape[1], self.shape[0])).matvec(y)
 
     def dense(self) -> Array:
-        return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.columns].add(self.data, mode="drop")
+        return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.columns].add(self.data)
 
     def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
-        scaled = jnp.abs(self.scaled(rows, columns).data)
-        return tuple(
-            jnp.zeros(size, scaled.dtype).at[index].max(scaled, mode="drop")
-            for size, index in zip(self.shape, (self.rows, self.columns), strict=True)
-        )  # type: ignore[return-value]  # a pair
+        entries = jnp.abs(self.scaled(rows, columns).data)
+        of_rows, of_columns = (jnp.zeros(size, entries.dtype) for size in self.shape)
+        return of_rows.at[self.rows].max(entries), of_columns.at[self.columns].max(entries)
 
     def scaled(self, rows: Array, columns: Array) -> SparseMatrix:
-        left = rows.at[self.rows].get(mode="fill", fill_value=0)
-        right = columns.at[self.columns].get(mode="fill", fill_value=0)
-        return dataclasses.replace(self, data=self.data * left * right)
+        return dataclasses.replace(self, data=self.data * rows[self.rows] * columns[self.columns])
 
     def squared_column_sums(self, weights: Array) -> Array:
         return dataclasses.replace(self, data=self.data**2).rmatvec(weights)
 
     def diagonal(self) -> Array:
         on_diagonal = jnp.where(self.rows == self.columns, self.data, 0)
-        return jnp.zeros(self.shape[0], self.data.dtype).at[self.rows].add(on_diagonal, mode="drop")
+        return jnp.zeros(self.shape[0], self.data.dtype).at[self.rows].add(on_diagonal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,14 +116,11 @@ class FunctionMatrix:
     function: Callable[[Array], Array]
     shape: tuple[int, int]
     dtype: Any
-    symmetric: bool = False
 
     def matvec(self, x: Array) -> Array:
         return self.function(x)
 
     def rmatvec(self, y: Array) -> Array:
-        if self.symmetric:
-            return self.function(y)
         return jax.linear_transpose(self.function, jax.ShapeDtypeStruct(self.shape[1:], self.dtype))(y)[0]
 
     def dense(self) -> Array:
@@ -149,7 +140,8 @@ def weighted_gram(A: Array, weights: Array) -> Array:
     return lax.optimization_barrier((weights[:, None] * A).T) @ A
 
 
-def _as_matrix(name: str, value: Any, columns: int | None, dtype) -> DenseMatrix | SparseMatrix:
+def as_matrix(name: str, value: Any, size: int, dtype: Any) -> DenseMatrix | SparseMatrix:
+    """A matrix given by its entries, with a column for each of so many variables."""
     shape = getattr(value, "shape", None)
     if shape is None or len(shape) != 2:
         found = f"shape {shape}" if shape is not None else type(value).__name__
@@ -157,39 +149,30 @@ def _as_matrix(name: str, value: Any, columns: int | None, dtype) -> DenseMatrix
             f"{name} must be a matrix, got {found}; for a matrix given by its products pass the function that computes "
             "them to the solver (matvec_Q, matvec_A, matvec_G)."
         )
-    if columns is not None and shape[1] != columns:
-        raise ValueError(f"{name} must have one column for each of the {columns} variables, got shape {shape}.")
+    if shape[1] != size:
+        raise ValueError(f"{name} must have one column for each of the {size} variables, got shape {shape}.")
     if is_sparse(value):
-        coordinates = value if hasattr(value, "indices") and not hasattr(value, "indptr") else value.to_bcoo()
+        coordinates = value if is_sparse(value, "BCOO") else value.to_bcoo()
         if coordinates.n_batch or coordinates.n_dense:
             raise ValueError(f"{name} must be sparse in both axes, got {value}.")
-        indices = coordinates.indices
-        return SparseMatrix(coordinates.data.astype(dtype), indices[:, 0], indices[:, 1], tuple(shape))
+        rows, columns = coordinates.indices.T
+        inside = (rows < shape[0]) & (columns < shape[1])  # the others are padding
+        rows, columns, data = (jnp.where(inside, part, 0) for part in (rows, columns, coordinates.data.astype(dtype)))
+        return SparseMatrix(data, rows, columns, tuple(shape))
     return DenseMatrix(jnp.asarray(value).astype(dtype))
 
 
-def stack(blocks: list[Matrix], objective: Quadratic) -> Matrix:
+def _stack(blocks: list[Matrix], columns: int, dtype: Any) -> Matrix:
     """The matrices on top of each other; without any, one with no rows."""
-    size, dtype = objective.q.size, objective.q.dtype
-    if not blocks:
-        return DenseMatrix(jnp.zeros((0, size), dtype))
     if len(blocks) == 1:
         return blocks[0]
     if all(isinstance(block, DenseMatrix) for block in blocks):
-        return DenseMatrix(jnp.concatenate([block.dense() for block in blocks]))
-    starts = np.cumsum([0, *(block.shape[0] for block in blocks)])
-    shape = (int(starts[-1]), size)
+        return DenseMatrix(jnp.concatenate([block.dense() for block in blocks] or [jnp.zeros((0, columns), dtype)]))
+    *starts, end = np.cumsum([0, *(block.shape[0] for block in blocks)]).tolist()
     if any(isinstance(block, FunctionMatrix) for block in blocks):
-        return FunctionMatrix(lambda x: jnp.concatenate([block.matvec(x) for block in blocks]), shape, dtype)
-    entries = [_as_sparse(block) for block in blocks]
-    # The padding of an upper block must not point into a lower one.
-    rows = [
-        jnp.where(block.rows < block.shape[0], block.rows + int(start), shape[0])
-        for block, start in zip(entries, starts[:-1], strict=True)
-    ]
-    columns = [block.columns for block in entries]
-    data = [block.data for block in entries]
-    return SparseMatrix(jnp.concatenate(data), jnp.concatenate(rows), jnp.concatenate(columns), shape)
+        return FunctionMatrix(lambda x: jnp.concatenate([block.matvec(x) for block in blocks]), (end, columns), dtype)
+    entries = [(b.data, b.rows + start, b.columns) for b, start in zip(map(_as_sparse, blocks), starts, strict=True)]
+    return SparseMatrix(*map(jnp.concatenate, zip(*entries, strict=True)), shape=(end, columns))
 
 
 def _as_sparse(matrix):
@@ -224,10 +207,6 @@ class QuadraticProgram(NamedTuple):
         return self.q.shape[0]
 
     @property
-    def num_rows(self) -> int:
-        return self.lower.shape[0]
-
-    @property
     def has_entries(self) -> bool:
         """Whether single entries of the matrices can be looked at."""
         return not any(isinstance(matrix, FunctionMatrix) for matrix in (self.P, self.A))
@@ -252,12 +231,6 @@ class Quadratic(NamedTuple):
     q: Array
     unravel: Callable[[Array], PyTree]
     dtype: Any
-
-
-def compute_dtype(tree: PyTree) -> Any:
-    """The dtype in which a problem with this linear term is solved: the widest of its leaves, float32 at least."""
-    dtypes = [jnp.result_type(leaf, float) for leaf in jax.tree.leaves(tree)]
-    return max([*dtypes, jnp.dtype(jnp.float32)], key=lambda dtype: jnp.finfo(dtype).bits)
 
 
 def flat(tree: PyTree, dtype: Any) -> Array:
@@ -298,13 +271,11 @@ def as_quadratic(
         if like is None:
             raise ValueError("an objective given by fun needs init_params, which says what its variables look like.")
         zeros = jax.tree.map(lambda leaf: jnp.zeros_like(_as_float(leaf)), like)
-        zero, unravel = flat(zeros, compute_dtype(zeros)), unraveled(zeros)
-        q, hessian = jax.linearize(jax.grad(lambda x: fun(unravel(x), params_obj)), zero)
-        P = FunctionMatrix(hessian, (zero.size, zero.size), zero.dtype, symmetric=True)
-        return Quadratic(P, q, unravel, jax.tree.leaves(zeros)[0].dtype)
+        c, hessian = jax.linearize(jax.grad(lambda x: fun(x, params_obj)), zeros)
+        params_obj, matvec_Q = (None, c), lambda _, x: hessian(x)
     params_Q, c = pair("params_obj", params_obj, "(Q, c)")
     c = jax.tree.map(_as_float, c)
-    q, unravel = flat(c, compute_dtype(c)), unraveled(c)
+    q, unravel = flat(c, tree_real_dtype(c)), unraveled(c)
     if not q.size:
         raise ValueError("c must have at least one entry, one for each variable.")
     size, dtype = q.size, jax.tree.leaves(c)[0].dtype
@@ -315,10 +286,8 @@ def as_quadratic(
 
         if (got := jax.eval_shape(product, q).size) != size:
             raise ValueError(f"matvec_Q must return as many entries as x has, {size}, but returned {got}.")
-        return Quadratic(FunctionMatrix(product, (size, size), q.dtype, symmetric=True), q, unravel, dtype)
-    if params_Q is None:
-        return Quadratic(DenseMatrix(jnp.zeros((size, size), q.dtype)), q, unravel, dtype)
-    P = _as_matrix("Q", params_Q, size, q.dtype)
+        return Quadratic(FunctionMatrix(product, (size, size), q.dtype), q, unravel, dtype)
+    P = as_matrix("Q", jnp.zeros((size, size), q.dtype) if params_Q is None else params_Q, size, q.dtype)
     if P.shape[0] != size:
         raise ValueError(f"Q must be square of size {size}, the number of entries of c, got shape {P.shape}.")
     if isinstance(P, DenseMatrix):
@@ -327,48 +296,74 @@ def as_quadratic(
     return Quadratic(P, q, unravel, dtype)
 
 
-class Rows(NamedTuple):
-    """A matrix of constraints, and the map from vectors of multipliers to the user's pytrees."""
+class Constraints(NamedTuple):
+    """Rows with bounds, as the user gave them.
 
-    matrix: Matrix
-    unravel: Callable[[Array], PyTree]
-    dtype: Any
+    Attributes:
+        matvec: ``matvec(params, x)``, a linear function of ``x``; ``None`` for a matrix given by its entries.
+        params: its parameters, or a dense or sparse matrix.
+        lower: a pytree like the rows, or a number.
+        upper: likewise.
+        names: of the bounds, for messages.
+    """
 
-    @property
-    def size(self) -> tuple[int, Any]:
-        """The number of rows, and the dtype of their bounds."""
-        return self.matrix.shape[0], self.dtype
-
-
-def identity_rows(objective: Quadratic, others: list[Matrix]) -> Rows:
-    """The variables themselves as rows, by their entries if all other matrices are sparse or functions."""
-    q = objective.q
-    index = jnp.arange(q.size)
-    identity = SparseMatrix(jnp.ones_like(q), index, index, (q.size, q.size))
-    dense = all(isinstance(matrix, DenseMatrix) for matrix in (objective.P, *others))
-    return Rows(DenseMatrix(jnp.eye(q.size, dtype=q.dtype)) if dense else identity, objective.unravel, q.dtype)
+    matvec: Callable | None
+    params: Any
+    lower: Any
+    upper: Any
+    names: tuple[str, str] = ("l", "u")
 
 
-def as_rows(name: str, params_A: Any, objective: Quadratic, matvec: Callable | None = None) -> Rows:
-    """Constraints as the user gave them.
+def assemble(
+    objective: Quadratic, constraints: dict[str, Constraints]
+) -> tuple[QuadraticProgram, Callable[[Array], PyTree], Callable[[Array], dict[str, PyTree]]]:
+    """The problem in one form.
 
     Args:
-        name: of the matrix, for messages.
-        params_A: a dense or sparse matrix, or the parameters of ``matvec``.
         objective: what is minimized.
-        matvec: ``matvec(params_A, x)``, a linear function of ``x``.
+        constraints: by the names of their matrices; those named ``"x"`` are bounds of the variables.
+
+    Returns:
+        The problem, and the maps from vectors to the user's variables and, by name, to pytrees like the rows.
     """
+    P, q, unravel_x, _ = objective
+    matrices, unravels, sides = [], {}, ([], [])
+    for name, given in constraints.items():
+        matrix, unravels[name] = _identity(objective, matrices) if name == "x" else _rows(name, given, objective)
+        matrices.append(matrix)
+        for side, label, bound in zip(sides, given.names, (given.lower, given.upper), strict=True):
+            side.append(as_vector(label, bound, matrix.shape[0], q.dtype))
+    ends = np.cumsum([matrix.shape[0] for matrix in matrices])[:-1]
+
+    def unravel_rows(y):
+        parts = zip(unravels.items(), jnp.split(y, ends), strict=False)  # no rows, and one part that is empty
+        return {name: unravel(part) for (name, unravel), part in parts}
+
+    lower, upper = (jnp.concatenate(side or [jnp.zeros(0, q.dtype)]) for side in sides)
+    return QuadraticProgram(P, q, _stack(matrices, q.size, q.dtype), lower, upper), unravel_x, unravel_rows
+
+
+def _identity(objective: Quadratic, others: list[Matrix]) -> tuple[Matrix, Callable]:
+    """The variables themselves as rows, by their entries if all other matrices are sparse or functions."""
     q = objective.q
+    if all(isinstance(matrix, DenseMatrix) for matrix in (objective.P, *others)):
+        return DenseMatrix(jnp.eye(q.size, dtype=q.dtype)), objective.unravel
+    index = jnp.arange(q.size, dtype=jnp.int32)
+    return SparseMatrix(jnp.ones_like(q), index, index, (q.size, q.size)), objective.unravel
+
+
+def _rows(name: str, given: Constraints, objective: Quadratic) -> tuple[Matrix, Callable]:
+    """The matrix of constraints, and the map from vectors to pytrees like the rows."""
+    q, (matvec, params, *_) = objective.q, given
     if matvec is None:
-        matrix = _as_matrix(name, params_A, q.size, q.dtype)
-        return Rows(matrix, lambda y: y.astype(objective.dtype), q.dtype)
-    rows = jax.eval_shape(lambda x: matvec(params_A, objective.unravel(x)), q)
-    size = sum(leaf.size for leaf in jax.tree.leaves(rows))
+        return as_matrix(name, params, q.size, q.dtype), lambda y: y.astype(objective.dtype)
+    like = jax.eval_shape(lambda x: matvec(params, objective.unravel(x)), q)
 
     def product(x):
-        return flat(matvec(params_A, objective.unravel(x)), q.dtype)
+        return flat(matvec(params, objective.unravel(x)), q.dtype)
 
-    return Rows(FunctionMatrix(product, (size, q.size), q.dtype), unraveled(rows), q.dtype)
+    size = sum(leaf.size for leaf in jax.tree.leaves(like))
+    return FunctionMatrix(product, (size, q.size), q.dtype), unraveled(like)
 
 
 def as_vector(name: str, value: Any, size: int, dtype) -> Array:
@@ -388,8 +383,8 @@ def check_bounds(lower: Any, upper: Any, names: tuple[str, str] = ("l", "u")) ->
         for leaf in jax.tree.leaves(bound):
             if is_concrete(leaf) and np.any(np.isnan(np.asarray(leaf, dtype=float))):
                 raise ValueError(f"{name} must not be NaN; an absent bound is infinite.")
-    pairs = zip(jax.tree.leaves(lower), jax.tree.leaves(upper), strict=False)
-    for low, high in pairs:
+    lows, highs = jax.tree.leaves(lower), jax.tree.leaves(upper)
+    for low, high in zip(lows * len(highs) if len(lows) == 1 else lows, highs, strict=False):
         if not (is_concrete(low) and is_concrete(high)):
             continue
         low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
@@ -411,3 +406,15 @@ def pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{name} must be a pair {meaning}, got {type(value).__name__}.")
     return value[0], value[1]
+
+
+def by_name(solver: Any, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+    """The data given to ``run`` in the order of their names; ``TypeError`` for data that the solver has no use for."""
+    given = dict(zip(names, args, strict=False))
+    wrong = [name for name in kwargs if name not in names or name in given]
+    if len(args) > len(names) or wrong:
+        too_many = f"{len(args)} arguments behind init_params" if len(args) > len(names) else " and ".join(wrong)
+        raise TypeError(
+            f"{type(solver).__name__}.run takes init_params and, once each, {', '.join(names)}; got {too_many}."
+        )
+    return [(given | kwargs).get(name) for name in names]

@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._loop import loop
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._residuals import Products, norm
 
-__all__ = ["Scaling", "equilibrate", "no_scaling", "scale"]
+__all__ = ["Scaling", "equilibrate", "scale"]
 
 _MAX_PASSES = 10
 # Scaling stops as soon as the norms lie within this factor of each other: factors of two do no harm, and on problems
@@ -44,16 +46,26 @@ class Scaling(NamedTuple):
     rows: Array
     cost: Array
 
+    def without_cost(self) -> Scaling:
+        """The scaling of variables and rows alone."""
+        return self._replace(cost=jnp.ones_like(self.cost))
 
-def no_scaling(qp: QuadraticProgram) -> Scaling:
-    """The identity."""
-    return Scaling(jnp.ones_like(qp.q), jnp.ones_like(qp.lower), jnp.ones((), qp.q.dtype))
+    def to_scaled(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """A point of the scaled problem."""
+        return x / self.variables, self.cost * y / self.rows
+
+    def to_user(self, x: Array, y: Array, at: Products) -> tuple[Array, Array, Products]:
+        """A point of the scaled problem and its products, in the units of the user."""
+        variables, rows, cost = self
+        slope = cost * variables
+        return variables * x, rows * y / cost, Products(at.Px / slope, at.Ax / rows, at.Aty / slope)
 
 
 def equilibrate(qp: QuadraticProgram) -> Scaling:
     """The scaling of a problem; the identity if its matrices have no entries to look at."""
+    identity = Scaling(jnp.ones_like(qp.q), jnp.ones_like(qp.lower), jnp.ones((), qp.q.dtype))
     if not qp.has_entries:
-        return no_scaling(qp)
+        return identity
 
     def norms(variables, rows):
         _, of_P = qp.P.largest(variables, variables)  # type: ignore[union-attr]  # matrices with entries have it
@@ -67,9 +79,9 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
         return jnp.where(matters, jnp.minimum(norm, _LARGEST), 1)
 
     def one_pass(carry):
-        count, variables, rows, _ = carry
+        variables, rows, _ = carry
         of_columns, of_rows = norms(variables, rows)
-        largest = jnp.maximum(jnp.max(of_columns), jnp.max(of_rows, initial=0))
+        largest = norm(of_columns, of_rows)
         of_columns, of_rows = clipped(of_columns, largest), clipped(of_rows, largest)
         both = jnp.concatenate([of_columns, of_rows])
         # Where all norms are huge, or tiny, their squares are what the solvers could not bear.
@@ -77,13 +89,12 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
         unbalanced |= (jnp.max(both) >= _LARGEST) | (jnp.max(both) <= _SMALLEST)
         variables = jnp.where(unbalanced, variables / jnp.sqrt(of_columns), variables)
         rows = jnp.where(unbalanced, rows / jnp.sqrt(of_rows), rows)
-        return count + 1, variables, rows, unbalanced
+        return variables, rows, unbalanced
 
-    start = no_scaling(qp)
-    first = (jnp.zeros((), jnp.int32), start.variables, start.rows, start.cost > 0)
-    _, variables, rows, _ = lax.while_loop(lambda carry: (carry[0] < _MAX_PASSES) & carry[3], one_pass, first)
+    first = (identity.variables, identity.rows, jnp.asarray(True))
+    variables, rows, _ = loop(lambda carry: carry[2], one_pass, first, maxiter=_MAX_PASSES)
     _, of_P = qp.P.largest(variables, variables)  # type: ignore[union-attr]
-    size = jnp.maximum(jnp.mean(of_P), jnp.max(jnp.abs(variables * qp.q)))
+    size = jnp.maximum(jnp.mean(of_P), norm(variables * qp.q))
     return Scaling(variables, rows, lax.stop_gradient(1 / clipped(size)))
 
 

@@ -24,8 +24,7 @@ from jax import lax
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
-from jaxsolve.solvers.quadratic._forms import by_name
-from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds, flat, pair, unraveled
+from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, by_name, check_bounds, flat, pair, unraveled
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["BoxCDQP", "BoxCDState"]
@@ -81,8 +80,8 @@ class BoxCDQP(IterativeSolver):
 
     def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` for bounds that no number satisfies."""
-        given = by_name(self, ("params_obj", "params_ineq"), args, kwargs)
-        check_bounds(*pair("params_ineq", given.get("params_ineq"), "(l, u)"))
+        _, params_ineq = by_name(self, ("params_obj", "params_ineq"), args, kwargs)
+        check_bounds(*pair("params_ineq", params_ineq, "(l, u)"))
 
     def _problem(self, params_obj, params_ineq):
         objective = as_quadratic(params_obj)

@@ -30,12 +30,10 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_callable, check_number, option
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.linear_solve import solve_iterative_refinement
-from jaxsolve.solvers.quadratic._base import Problem, Solution, origin
+from jaxsolve.solvers.quadratic._base import DirectQP, DirectState, Problem, Solution, has_derivative
 from jaxsolve.solvers.quadratic._certificates import find_certificates
-from jaxsolve.solvers.quadratic._direct import DirectQP, DirectState
-from jaxsolve.solvers.quadratic._kkt import ActiveSet, Factors, factorize, kkt_residual, polish
-from jaxsolve.solvers.quadratic._kkt_system import KKTSystem
-from jaxsolve.solvers.quadratic._matrix_free import solve_kkt_by_minres
+from jaxsolve.solvers.quadratic._forms import StandardForm
+from jaxsolve.solvers.quadratic._kkt import KKTSystem, kkt_residual, polish, solve_kkt
 from jaxsolve.solvers.quadratic._problem import flat
 from jaxsolve.solvers.quadratic._residuals import products
 from jaxsolve.tree_util import tree_where
@@ -43,7 +41,7 @@ from jaxsolve.tree_util import tree_where
 __all__ = ["EqualityConstrainedQP"]
 
 
-class EqualityConstrainedQP(DirectQP):
+class EqualityConstrainedQP(DirectQP, StandardForm):
     """Solver for quadratic programs whose constraints are equalities.
 
     ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b))`` minimizes ``0.5 x^T Q x + c^T x`` subject to
@@ -108,31 +106,28 @@ class EqualityConstrainedQP(DirectQP):
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, KKTSystem]:
         problem = self._problem(init_params, *args, **kwargs)
         qp = problem.qp
-        start = x, y = self._start(problem, init_params) or origin(qp)
-        active = ActiveSet(jnp.ones_like(qp.lower), jnp.ones(qp.lower.shape, bool))
+        start = x, y = self._start(problem, init_params)
         direct = self.solve is None and qp.is_dense
-        scaled, scaling = problem.for_kkt()
-        factors = Factors(active, factorize(scaled, active) if direct else None)
+        factors = problem.factors(jnp.ones_like(qp.lower), jnp.ones(qp.lower.shape, bool), direct=direct)
         if direct:
-            x, y = polish(qp, x, y, factors, scaling)
+            x, y = polish(qp, x, y, factors)
         elif self.solve is None:
             for _ in range(2):
-                F1, F2 = kkt_residual(qp, x, y, active, scaling)
-                dx, dy = solve_kkt_by_minres(qp, F1, F2, factors, scaling)
+                dx, dy = solve_kkt(qp, *kkt_residual(qp, x, y, factors), factors)
                 x, y = x - dx, y - dy
         else:
             x, y = self._by_option(problem, x, y)
         error, at = self._error(problem, x, y)
         status = self._status(problem, x, at, error)
-        valid = (Status.CONVERGED.holds(status) | Status.STALLED.holds(status)) & jnp.isfinite(error)
+        state = DirectState(jnp.ones((), jnp.int32), error, qp.value(x), status)
+        valid = has_derivative(state)
         if direct:
             # The solves of the derivative must wait for the search for certificates: batched calls of LAPACK that run
             # at the same time can block each other in the thread pool of jaxlib's CPU backend.
             identity = jnp.eye(qp.num_variables, dtype=x.dtype)
             factors = factors._replace(cholesky=jnp.where(valid, factors.cholesky, identity))
-        state = DirectState(jnp.ones((), jnp.int32), error, qp.value(x), status)
         x, y = tree_where(jnp.isfinite(error), (x, y), start)
-        return OptStep(self._to_params(problem, Solution(x, y, at.Ax)), state), KKTSystem(factors, scaling, self, valid)
+        return OptStep(self._to_params(problem, Solution(x, y, at.Ax)), state), KKTSystem(factors, self, valid)
 
     def _by_option(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Array]:
         """The system for a step from ``(x, y)``, in the units and containers of the user."""
@@ -150,21 +145,20 @@ class EqualityConstrainedQP(DirectQP):
             u, v = flat_pair(pair)
             return tree(qp.P.matvec(u) + qp.A.rmatvec(v), qp.A.matvec(u))
 
+        def solve(matvec, rhs):
+            def regularized(pair):
+                ridge = jnp.asarray(self.refine_regularization).astype(x.dtype)
+                (u, v), (Pu, Av) = flat_pair(pair), flat_pair(matvec(pair))
+                return tree(Pu + ridge * u, Av - ridge * v)
+
+            return linear_solve(regularized, rhs, method, structure="symmetric", on_failure="ignore", **options)
+
         rhs = tree(-(qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)), qp.upper - qp.A.matvec(x))
         if isinstance(self.refine_regularization, (int, float)) and self.refine_regularization == 0:
-            step = linear_solve(matvec, rhs, method, structure="symmetric", on_failure="ignore", **options)
+            step = solve(matvec, rhs)
         else:
-
-            def rough(matvec, rhs):
-                def regularized(pair):
-                    ridge = jnp.asarray(self.refine_regularization).astype(x.dtype)
-                    (u, v), (Pu, Av) = flat_pair(pair), flat_pair(matvec(pair))
-                    return tree(Pu + ridge * u, Av - ridge * v)
-
-                return linear_solve(regularized, rhs, method, structure="symmetric", on_failure="ignore", **options)
-
             tol = 0.1 * jnp.asarray(self.tol)
-            step = solve_iterative_refinement(matvec, rhs, maxiter=self.refine_maxiter, tol=tol, solve=rough)
+            step = solve_iterative_refinement(matvec, rhs, maxiter=self.refine_maxiter, tol=tol, solve=solve)
         dx, dy = flat_pair(step)
         return x + dx, y + dy
 
@@ -174,19 +168,16 @@ class EqualityConstrainedQP(DirectQP):
         # What a least-squares solution leaves over is a certificate.
         d = jnp.where(solved, 0, -(at.Px + qp.q + at.Aty))
         y = jnp.where(solved, 0, at.Ax - qp.upper)
-        found = find_certificates(problem.scaled, problem.scaling, d, y, products(qp, d, y), (1e-3, 1e-3))
-        status = Status.DUAL_INFEASIBLE.where(found[1], int(Status.STALLED))
-        status = Status.PRIMAL_INFEASIBLE.where(found[0], status)
+        d, y = problem.scaling.to_scaled(d, y)
+        proved = find_certificates(problem.scaled, d, y, products(problem.scaled, d, y))
+        status = jnp.where(Status.RUNNING.holds(proved), int(Status.STALLED), proved)
         status = Status.CONVERGED.where(solved, status)
         return Status.NONFINITE.where(~jnp.isfinite(error), status)
 
 
 def _accepted(method: Callable, **options: Any) -> dict[str, Any]:
     """Those options that a callable has by name, and that were not given to it before."""
-    given = set()
-    while isinstance(method, functools.partial):
-        given |= set(method.keywords)
-        method = method.func
+    given = method.keywords if isinstance(method, functools.partial) else {}
     try:
         parameters = inspect.signature(method).parameters
     except (TypeError, ValueError):

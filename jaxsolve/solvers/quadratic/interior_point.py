@@ -24,21 +24,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._status import Status
-from jaxsolve._types import Array
+from jaxsolve._types import Array, PyTree
 from jaxsolve.base import check_number, option
 from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._forms import BoxConstrained
-from jaxsolve.solvers.quadratic._kkt import ActiveSet
+from jaxsolve.solvers.quadratic._kkt import Factors
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import Products, norm, optimality_error, products, residuals
-from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["InteriorPoint", "InteriorPointQP", "InteriorPointState"]
@@ -109,33 +109,32 @@ class InteriorPoint(IterativeQP):
     def _has_active_set(self) -> bool:
         return isinstance(self.smoothing, (int, float)) and self.smoothing == 0
 
-    def _active_set(self, problem: Problem, solution: Solution) -> ActiveSet:
-        """The rows as they count in derivatives: between active and inactive, in the relaxed problem."""
+    def _factors_at(self, problem: Problem, solution: Solution) -> Factors:
+        """In the relaxed problem all rows are between active and inactive."""
         if self._has_active_set:
-            return super()._active_set(problem, solution)
-        qp, (_, scaling) = problem.qp, problem.for_kkt()
+            return super()._factors_at(problem, solution)
+        qp, (_, scaling) = problem.qp, problem.for_kkt
         _, slope = _relaxed_multipliers(qp, solution.Ax, self.smoothing)
         stiffness = scaling.cost * slope / scaling.rows**2
         weight = jnp.where(qp.lower == qp.upper, 1, stiffness / (1 + stiffness))
-        return ActiveSet(weight, jnp.ones(weight.shape, bool))
+        return problem.factors(weight, jnp.ones(weight.shape, bool))
 
-    def _kkt_residual(
-        self, qp: QuadraticProgram, x: Array, y: Array, active: ActiveSet, scaling: Scaling
-    ) -> tuple[Array, Array]:
+    def _kkt_residual(self, qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
+        stationarity, of_rows = super()._kkt_residual(qp, x, y, factors)
         if self._has_active_set:
-            return super()._kkt_residual(qp, x, y, active, scaling)
-        Ax = qp.A.matvec(x)
-        equality = qp.lower == qp.upper
-        wanted, _ = _relaxed_multipliers(qp, Ax, self.smoothing)
-        bound = jnp.where(equality, qp.upper, 0)
-        relaxed = (1 - active.weight) * (scaling.cost / scaling.rows) * (wanted - y)
-        return qp.P.matvec(x) + qp.q + qp.A.rmatvec(y), jnp.where(equality, scaling.rows * (Ax - bound), relaxed)
+            return stationarity, of_rows
+        weight, _, (_, rows, cost), _ = factors
+        wanted, _ = _relaxed_multipliers(qp, qp.A.matvec(x), self.smoothing)
+        relaxed = (1 - weight) * (cost / rows) * (wanted - y)
+        return stationarity, jnp.where(qp.lower == qp.upper, of_rows, relaxed)
 
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         return qp.dense()
 
-    def _begin(self, problem: Problem, start: tuple[Array, Array] | None) -> InteriorPointState:
-        point = _cold_start(problem.scaled) if start is None else _warm_start(problem, *start)
+    def _begin(self, problem: Problem, init_params: PyTree) -> InteriorPointState:
+        warm = jax.tree.leaves(self._parts(init_params)[0])
+        start = self._start(problem, init_params)
+        point = _warm_start(problem, *start) if warm else _cold_start(problem.scaled)
         return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype), first=True)
 
     def _advance(self, problem: Problem, state: InteriorPointState) -> InteriorPointState:
@@ -152,33 +151,31 @@ class InteriorPoint(IterativeQP):
         return self._judge(problem, point, state.iter_num + 1, regularization)
 
     def _solution(self, problem: Problem, state: InteriorPointState) -> Solution:
-        x, y, at = _in_user_units(problem.scaling, state.point, state.at)
+        x, y, at = problem.scaling.to_user(state.point.x, _multipliers(state.point), state.at)
         return Solution(x, y, at.Ax)
 
     def _judge(
         self, problem: Problem, point: Point, iter_num: Array, regularization: Array, *, first: bool = False
     ) -> InteriorPointState:
         """The state at a point: its error, and whether the run is over."""
-        qp, own = problem.qp, products(problem.scaled, point.x, _multipliers(point))
-        x, y, at = _in_user_units(problem.scaling, point, own)
+        qp, moves = problem.qp, (point.x, _multipliers(point))
+        own = products(problem.scaled, *moves)
+        x, y, at = problem.scaling.to_user(*moves, own)
         res = residuals(qp, x, y, at)
         if not self._has_active_set:
-            res = res._replace(gap=_distance_from_path(qp, y, at.Ax, self.smoothing))
+            res = res._replace(gap=(_distance_from_path(qp, y, at.Ax, self.smoothing), res.gap[1]))
         error = optimality_error(res, *self._tolerances(x.dtype))
         status = self._status_of(error, failed=regularization > 1e8)
         if not first:
             # Most runs are over before it is worth while to look for a proof that they cannot succeed.
             last = (iter_num >= self.maxiter) | ~Status.RUNNING.holds(status)
             due = ~Status.CONVERGED.holds(status) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
-            moves = lax.stop_gradient((x, y, at))
 
-            def look(found):
-                del found
-                return find_certificates(problem.scaled, problem.scaling, *moves, (1e-3, 1e-3))
+            def look(status):
+                proved = find_certificates(problem.scaled, *lax.stop_gradient((*moves, own)))
+                return jnp.where(Status.RUNNING.holds(proved), status, proved)
 
-            infeasible, unbounded = run_if_any(due, look, (jnp.asarray(False), jnp.asarray(False)))
-            status = Status.DUAL_INFEASIBLE.where(due & unbounded, status)
-            status = Status.PRIMAL_INFEASIBLE.where(due & infeasible, status)
+            status = run_if_any(due, look, status)
         value = 0.5 * (x @ at.Px) + qp.q @ x
         return InteriorPointState(iter_num, error, value, point, own, regularization, status)
 
@@ -206,12 +203,6 @@ class InteriorPointQP(InteriorPoint, BoxConstrained):
         >>> round(float(gradient), 3)
         0.5
     """
-
-
-def _in_user_units(scaling: Scaling, point: Point, at: Products) -> tuple[Array, Array, Products]:
-    variables, rows, cost = scaling
-    unscaled = Products(at.Px / (cost * variables), at.Ax / rows, at.Aty / (cost * variables))
-    return variables * point.x, rows * _multipliers(point) / cost, unscaled
 
 
 # ---- The method, on the scaled problem ----------------------------------------------------------------------------
@@ -252,11 +243,6 @@ def _multipliers(point: Point) -> Array:
     return point.equality + point.z[1] - point.z[0]
 
 
-def _proximal(dtype) -> tuple[float, float]:
-    """The smallest proximal parameters ``(rho, delta)`` with which a factorization can be trusted."""
-    return (1e-9, 1e-9) if jnp.finfo(dtype).bits == 64 else (1e-5, 1e-5)
-
-
 def _cold_start(qp: QuadraticProgram) -> Point:
     """The minimizer of the objective plus a penalty of the rows, with slacks as large as its violations."""
     rows, dtype = _rows(qp), qp.q.dtype
@@ -274,9 +260,9 @@ def _cold_start(qp: QuadraticProgram) -> Point:
 
 def _warm_start(problem: Problem, x: Array, y: Array) -> Point:
     """A point near a given one, as far inside as a useful centrality needs."""
-    qp, (variables, scale_of_rows, cost) = problem.scaled, problem.scaling
-    rows, inside = _rows(qp), 1e-2
-    x, y = x / variables, cost * y / scale_of_rows
+    qp, inside = problem.scaled, 1e-2
+    rows = _rows(qp)
+    x, y = problem.scaling.to_scaled(x, y)
     z = jnp.where(rows.bounded, jnp.maximum(rows.sign * y[None], inside), 0)
     s = jnp.where(rows.bounded, jnp.maximum(rows.slack(qp.A.matvec(x)), inside), 1)
     return Point(x, jnp.where(rows.equality, y, 0), z, s)
@@ -294,7 +280,8 @@ def _predictor_corrector(
     mu = jnp.sum(s * z) / count
 
     r_dual = -(at.Px + qp.q + at.Aty)
-    rho, delta = _proximal(dtype)
+    # The smallest proximal parameters with which a factorization can be trusted.
+    rho = delta = 1e-9 if jnp.finfo(dtype).bits == 64 else 1e-5
     # Multipliers of equalities are residuals over delta: the rounding of the residual must stay below what is left to
     # correct of the multipliers.
     rounding = 10 * jnp.finfo(dtype).eps * norm(Ax) / jnp.maximum(norm(r_dual), delta)
@@ -337,13 +324,9 @@ def _predictor_corrector(
         pushed = stiffness * r_bounds + change * inverse
         dx, Adx, accurate = solve(r_dual + (fixed_rows - rows.force(pushed)) @ A, passes)
         dz = pushed + stiffness * rows.sign * Adx[None]
-        step = Point(
-            dx,
-            jnp.where(rows.equality, (Adx - r_equality) / delta, 0),
-            dz,
-            jnp.where(rows.bounded, (change - s * dz) * per_z, 0),
-        )
-        return step, accurate
+        of_equalities = jnp.where(rows.equality, (Adx - r_equality) / delta, 0)
+        ds = jnp.where(rows.bounded, (change - s * dz) * per_z, 0)
+        return Point(dx, of_equalities, dz, ds), accurate
 
     def lengths(step, share):
         """The steps that go that share of the way to where a slack or a multiplier vanishes, and 1 at most."""
@@ -356,8 +339,7 @@ def _predictor_corrector(
     centering = jnp.clip(after / count / jnp.maximum(mu, jnp.finfo(dtype).tiny), 0, 1) ** 3
     # Complementarity must not run ahead of feasibility, or the iterates are stuck at the boundary: what the infeasible
     # parts may still contribute to the duality gap is a measure for it.
-    r_primal = jnp.maximum(norm(r_equality), norm(r_bounds))
-    behind = 1e-2 * (norm(r_dual) * norm(x) + r_primal * norm(y)) / count
+    behind = 1e-2 * (norm(r_dual) * norm(x) + norm(r_equality, r_bounds) * norm(y)) / count
     goal = jnp.maximum(jnp.maximum(centering * mu, jnp.minimum(behind, 10 * mu)), target)
     step, accurate = direction(jnp.where(rows.bounded, goal - s * z - affine.s * affine.z, 0), passes=5)
     primal, dual = lengths(step, 0.995)

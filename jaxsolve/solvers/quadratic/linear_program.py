@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._compat import is_concrete, is_sparse
+from jaxsolve._compat import is_sparse
 from jaxsolve._status import Status
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._problem import check_bounds
+from jaxsolve.solvers.quadratic._problem import as_matrix, check_bounds
 from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, default_tol
 
 __all__ = ["LinprogMarginals", "LinprogResult", "linprog"]
@@ -139,17 +139,8 @@ def linprog(
     value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
     # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
     marginals = LinprogMarginals(-of_ub, -of_eq, jnp.maximum(-of_bounds, 0), jnp.minimum(-of_bounds, 0))
-    return LinprogResult(
-        x=x,
-        fun=value,
-        success=Status.CONVERGED.holds(state.status),
-        slack=b_ub - A_ub @ x,
-        con=b_eq - A_eq @ x,
-        marginals=marginals,
-        status=state.status,
-        nit=state.iter_num,
-        error=state.error,
-    )
+    success, slack, con = Status.CONVERGED.holds(state.status), b_ub - A_ub @ x, b_eq - A_eq @ x
+    return LinprogResult(x, value, success, slack, con, marginals, state.status, state.iter_num, state.error)
 
 
 def _rows(name, matrix, bound, size, dtype) -> tuple[Array, Array]:
@@ -157,9 +148,7 @@ def _rows(name, matrix, bound, size, dtype) -> tuple[Array, Array]:
         raise ValueError(f"A_{name} and b_{name} belong together: give both or none.")
     if matrix is None:
         return jnp.zeros((0, size), dtype), jnp.zeros(0, dtype)
-    matrix = (matrix.todense() if is_sparse(matrix) else jnp.asarray(matrix)).astype(dtype)
-    if matrix.ndim != 2 or matrix.shape[1] != size:
-        raise ValueError(f"A_{name} must have one column for each of the {size} variables, got shape {matrix.shape}.")
+    matrix = as_matrix(f"A_{name}", matrix if is_sparse(matrix) else jnp.asarray(matrix), size, dtype).dense()
     bound = jnp.asarray(bound).astype(dtype)
     if bound.ndim > 1 or bound.size != matrix.shape[0]:
         raise ValueError(f"b_{name} must have one entry for each row of A_{name}, got shape {bound.shape}.")
@@ -169,22 +158,19 @@ def _rows(name, matrix, bound, size, dtype) -> tuple[Array, Array]:
 
 def _bounds(bounds, size, dtype) -> tuple[Array, Array]:
     """Lower and upper bounds as vectors."""
-    if hasattr(bounds, "shape"):
-        pairs = jnp.asarray(bounds).astype(dtype)
-        # SciPy's absent bounds in arrays are infinite, or NaN.
-        if is_concrete(pairs) and np.isnan(pairs).any():
-            absent = jnp.broadcast_to(jnp.asarray([-jnp.inf, jnp.inf], dtype), pairs.shape)
-            pairs = jnp.where(jnp.isnan(pairs), absent, pairs)
-    else:
+    if not hasattr(bounds, "shape"):
         given: Any = (0, None) if bounds is None else list(bounds)
         rows = given if any(map(_is_pair, given)) else [given]
         if not all(map(_is_pair, rows)):
             raise ValueError(f"bounds must be a pair (lower, upper), or {size} pairs, got {bounds!r}.")
-        filled = [(-jnp.inf if low is None else low, jnp.inf if high is None else high) for low, high in rows]
-        pairs = jnp.stack([jnp.stack([jnp.asarray(side).astype(dtype) for side in row]) for row in filled])
+        filled = [[jnp.asarray(jnp.nan if side is None else side).astype(dtype) for side in row] for row in rows]
+        bounds = jnp.stack([jnp.stack(row) for row in filled])
+    pairs = jnp.asarray(bounds).astype(dtype)
     if pairs.shape not in ((2,), (1, 2), (size, 2)):
         raise ValueError(f"bounds must be a pair (lower, upper), or {size} pairs, got an array of shape {pairs.shape}.")
     lower, upper = jnp.broadcast_to(jnp.atleast_2d(pairs), (size, 2)).T
+    # As in SciPy an absent bound is infinite, or NaN.
+    lower, upper = jnp.where(jnp.isnan(lower), -jnp.inf, lower), jnp.where(jnp.isnan(upper), jnp.inf, upper)
     check_bounds(lower, upper, ("the lower bounds", "the upper bounds"))
     return lower, upper
 

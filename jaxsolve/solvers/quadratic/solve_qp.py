@@ -15,9 +15,9 @@ from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 from jaxsolve.solvers.quadratic._forms import GeneralForm
-from jaxsolve.solvers.quadratic._problem import compute_dtype
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
+from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = ["QPResult", "solve_qp"]
 
@@ -136,28 +136,25 @@ def solve_qp(
     if chosen == "equality" and (G is not None or bounded):
         raise ValueError("method='equality' is for problems without G, h, l and u.")
     if tol is None:
-        tol = 1e-4 if chosen == "matrix_free" else default_tol(compute_dtype(c))
+        tol = 1e-4 if chosen == "matrix_free" else default_tol(tree_real_dtype(c))
     matrices = {"matvec_Q": Q, "matvec_A": A, "matvec_G": G}
     options: dict[str, Any] = {name: _calling(matrix) for name, matrix in matrices.items() if callable(matrix)}
     options |= {"tol": tol} if maxiter is None else {"tol": tol, "maxiter": maxiter}
     params_Q, params_A, params_G = (None if callable(matrix) else matrix for matrix in (Q, A, G))
     data = [(params_Q, c), None if b is None else (params_A, b)]
-    start = init
     if chosen == "equality":
         solver: Any = EqualityConstrainedQP(**options)
-        if isinstance(init, QPResult):
-            start = KKTSolution(init.x, init.dual_eq, None)
     else:
         data.append(None if h is None else (params_G, h))
         data.append((-jnp.inf if l is None else l, jnp.inf if u is None else u) if bounded else None)
-        if isinstance(init, QPResult):
-            start = KKTSolution(init.x, init.dual_eq, (init.dual_ineq, init.dual_bounds))
         if chosen == "interior_point":
             solver = GeneralInteriorPoint(weak=weak, **options)
         else:
             solver = GeneralOSQP(weak=weak, eq_qp_solve="cg" if chosen == "matrix_free" else "lu", **options)
-    (x, of_eq, others), state = solver.run(start, *data)
-    of_ineq, of_bounds = (None, None) if others is None else others
+    if isinstance(init, QPResult):
+        init = KKTSolution(init.x, init.dual_eq, (init.dual_ineq, init.dual_bounds))
+    (x, of_eq, others), state = solver.run(init, *data)
+    of_ineq, of_bounds = others or (None, None)
     found = (state.value, state.status, state.error, state.iter_num)
     return QPResult(x, of_eq, of_ineq, of_bounds, *found, chosen, reason)
 
@@ -193,9 +190,4 @@ def _choose(Q, c, A, G, bounded) -> tuple[str, str]:
 
 def _calling(function: Callable) -> Callable:
     """``matvec(params, x)`` of a function of ``x``."""
-
-    def matvec(params, x):
-        del params
-        return function(x)
-
-    return matvec
+    return lambda _, x: function(x)

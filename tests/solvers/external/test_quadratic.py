@@ -1,5 +1,6 @@
 """Programs outside of jax: their solutions, under transformations, and the derivatives given to them."""
 
+import functools
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 
 import jaxsolve
 from jaxsolve import Status
-from jaxsolve.solvers.external._quadratic import _AsCallback
+from jaxsolve.solvers.external._quadratic import _call
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +149,8 @@ def test_calls_from_several_threads_come_one_after_another():
         inside.pop()
         return x, y, Status.CONVERGED, 0
 
-    callback = _AsCallback(host, [((1,), float), ((1,), float), ((), int), ((), int)])
+    shapes = [jax.ShapeDtypeStruct(*kind) for kind in (((1,), float), ((1,), float), ((), int), ((), int))]
+    callback = functools.partial(_call, host, shapes)
     arrays = (np.eye(1), np.ones(1), np.eye(1), *[np.zeros(1)] * 4)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: callback(*arrays), range(8)))

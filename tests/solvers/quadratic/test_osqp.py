@@ -269,6 +269,12 @@ def test_bad_options_are_refused():
             jaxsolve.BoxOSQP(**options)
 
 
+def test_a_number_is_compared_with_every_leaf_of_the_other_bound():
+    objective = (None, {"a": jnp.ones(1), "b": jnp.ones(1)})
+    with pytest.raises(ValueError, match="must not exceed"):
+        jaxsolve.BoxOSQP().run(None, objective, None, (0.0, {"a": jnp.ones(1), "b": -jnp.ones(1)}))
+
+
 def test_the_start_without_a_point_is_zero():
     objective, A, side = (jnp.eye(2), jnp.ones(2)), jnp.ones((1, 2)), jnp.ones(1)
     box, standard = jaxsolve.BoxOSQP(), jaxsolve.OSQP()

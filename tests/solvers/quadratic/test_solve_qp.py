@@ -100,6 +100,15 @@ def test_warm_start_and_batches():
     assert batch.method == "interior_point"
 
 
+def test_sparse_rows_with_padding_beside_bounds():
+    Q, c, A, b, _, _, lower, upper = arrays()
+    thin = sparse.BCOO.fromdense(Q), c, sparse.BCOO.fromdense(A, nse=A.size + 2), b
+    found = jaxsolve.solve_qp(*thin, l=lower, u=upper, method="matrix_free", tol=1e-8)
+    want = jaxsolve.solve_qp(Q, c, A, b, l=lower, u=upper)
+    assert int(found.status) == Status.CONVERGED
+    np.testing.assert_allclose(found.x, want.x, atol=1e-6)
+
+
 def test_bad_data_are_refused():
     Q, c, A, b, G, h, _, _ = arrays()
     for args, options, message in (
