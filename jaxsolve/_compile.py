@@ -194,7 +194,9 @@ class _Trace:
         return [const() for const in self._consts]
 
     def __call__(self, consts: list, leaves: list, *, on_values: bool = False) -> Any:
-        return self._unflatten(self._program(consts, leaves, on_values or outside_transformations()))
+        outside = on_values or outside_transformations()
+        out, self._reads = self._reads.despite(lambda: self._program(consts, leaves, outside))
+        return self._unflatten(out)
 
 
 def _held(const, reads: Snapshot) -> Callable:

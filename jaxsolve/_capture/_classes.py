@@ -55,7 +55,7 @@ def read_kind(walk, cls):
 
 def _read_attributes(walk, cls):
     # The token of `abc` changes when a class is registered with an abstract one.
-    walk.tokens.append(abc.get_cache_token())
+    walk.registrations = abc.get_cache_token()
     held, later = raw.dict(cls), []
     hooks = set().union(*(raw.dict(base) for base in raw.mro(cls)[:-1] if is_constant_class(base)))
     for name, part in list(held.items()):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import array
 import itertools
 import operator
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -47,15 +48,30 @@ class Snapshot(NamedTuple):
         doubt: why the walk cannot see everything that is read, or None.
         arrays: every ``jax.Array`` that was met, tracers included, by its ``id``. Where there is doubt, the walk has
             ended there.
+        registrations: the token of :mod:`abc`, which changes when any class is registered with an abstract one; None
+            where no class of the user was met.
     """
 
     tokens: list
     doubt: str | None
     arrays: dict[int, jax.Array]
+    registrations: Any = None
 
     def same_as(self, other: Snapshot) -> bool:
         """Whether the functions certainly read the same as those of ``other``."""
-        return self.doubt is None and other.doubt is None and self.tokens == other.tokens
+        same = self.tokens == other.tokens and self.registrations == other.registrations
+        return same and self.doubt is None and other.doubt is None
+
+    def despite(self, call: Callable) -> tuple[Any, Snapshot]:
+        """The result of a call that runs none of the functions, and this snapshot, whatever the call registered.
+
+        To compile a program may import modules that register classes: jax imports ``scipy.linalg`` for the first
+        Cholesky factorization.
+        """
+        before = abc.get_cache_token()
+        out = call()
+        current = self.registrations == before
+        return out, self._replace(registrations=abc.get_cache_token()) if current else self
 
 
 def snapshot(values: Iterable[Any]) -> Snapshot:
@@ -65,7 +81,7 @@ def snapshot(values: Iterable[Any]) -> Snapshot:
         values: functions, methods, callable objects, solvers, or any other object.
     """
     walk = _Walk(values)
-    return Snapshot(walk.tokens, walk.doubt, walk.arrays)
+    return Snapshot(walk.tokens, walk.doubt, walk.arrays, walk.registrations)
 
 
 def reached(values: Iterable[Any]) -> list:
@@ -91,6 +107,7 @@ class _Walk:
     def __init__(self, values: Iterable[Any]):
         self.tokens: list = []
         self.doubt: str | None = None
+        self.registrations: Any = None
         self.arrays: dict[int, Any] = {}
         self.todo = list(values)
         # The number of each object that was met, by id. An id stays valid because `kept` keeps the object alive.

@@ -18,6 +18,7 @@ from jaxsolve.prox._elementwise import (
     prox_squared_hinge,
 )
 from jaxsolve.prox._groups import (
+    prox_group_lasso,
     prox_linf,
     prox_non_negative_group_lasso,
     prox_nuclear_norm,
@@ -26,7 +27,6 @@ from jaxsolve.prox._groups import (
 )
 from jaxsolve.prox._penalties import (
     prox_elastic_net,
-    prox_group_lasso,
     prox_lasso,
     prox_non_negative_lasso,
     prox_non_negative_ridge,

@@ -19,8 +19,14 @@ from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.projection._box import projection_box
 from jaxsolve.tree_util import tree_add, tree_cast_like, tree_map, tree_scalar_mul, tree_sub
 
-__all__ = ["make_prox_boxed", "make_prox_conjugate", "make_prox_from_projection", "make_prox_scaled"]
-__all__ += ["make_prox_separable", "make_prox_translated"]
+__all__ = [
+    "make_prox_boxed",
+    "make_prox_conjugate",
+    "make_prox_from_projection",
+    "make_prox_scaled",
+    "make_prox_separable",
+    "make_prox_translated",
+]
 
 Prox = Callable[..., PyTree]
 

@@ -20,8 +20,15 @@ from jaxsolve.projection._box import clip
 from jaxsolve.projection._rules import derive_by
 from jaxsolve.prox._penalties import entrywise
 
-__all__ = ["prox_hinge", "prox_huber", "prox_kl", "prox_log_barrier", "prox_quantile", "prox_reverse_kl"]
-__all__ += ["prox_squared_hinge"]
+__all__ = [
+    "prox_hinge",
+    "prox_huber",
+    "prox_kl",
+    "prox_log_barrier",
+    "prox_quantile",
+    "prox_reverse_kl",
+    "prox_squared_hinge",
+]
 
 
 def prox_huber(x: PyTree, delta: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:

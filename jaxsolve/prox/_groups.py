@@ -18,8 +18,14 @@ from jaxsolve.projection._spectral import as_matrices, shrink
 from jaxsolve.prox._penalties import prox_lasso
 from jaxsolve.tree_util import tree_cast_like, tree_map, tree_real_dtype, tree_scalar_mul, tree_sub, tree_where
 
-__all__ = ["prox_group_lasso", "prox_linf", "prox_non_negative_group_lasso", "prox_nuclear_norm", "prox_slope"]
-__all__ += ["prox_sparse_group_lasso"]
+__all__ = [
+    "prox_group_lasso",
+    "prox_linf",
+    "prox_non_negative_group_lasso",
+    "prox_nuclear_norm",
+    "prox_slope",
+    "prox_sparse_group_lasso",
+]
 
 
 def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
