@@ -28,6 +28,7 @@ __all__ = [
     "Literal",
     "calls",
     "contains_custom_vjp",
+    "forward_only",
     "inside_shard_map",
     "is_concrete",
     "is_sparse",
@@ -311,6 +312,31 @@ class _BatchedTranspose(NamedTuple):
     def __call__(self, args: list, cotangents: list) -> list:
         return jax.vmap(self.rule, in_axes=(list(self.axes), 0))(args, cotangents)
 
+
+def forward_only(x: jax.Array, why: str) -> jax.Array:
+    """``x``, which can be differentiated in forward mode; reverse mode raises a ``ValueError`` that says why not."""
+    return _forward_only_p.bind(x, why=why)
+
+
+_forward_only_p = jex.Primitive("forward_only")
+
+
+def _jvp_forward_only(primals, tangents, *, why):
+    (x,), (tangent,) = primals, tangents
+    return forward_only(x, why), tangent if _is_zero(tangent) else forward_only(tangent, why)
+
+
+def _refuse_transpose(cotangent, x, *, why):
+    del cotangent, x
+    raise ValueError(why)
+
+
+_forward_only_p.def_impl(lambda x, why: x)
+_forward_only_p.def_abstract_eval(lambda x, why: x)
+ad.primitive_jvps[_forward_only_p] = _jvp_forward_only
+ad.primitive_transposes[_forward_only_p] = _refuse_transpose
+batching.primitive_batchers[_forward_only_p] = lambda args, dims, why: (forward_only(args[0], why), dims[0])
+mlir.register_lowering(_forward_only_p, mlir.lower_fun(lambda x, why: x, multiple_results=False))
 
 _reverse_only_p.def_impl(_refuse)
 _reverse_only_p.def_abstract_eval(lambda *args, avals, **params: list(avals))

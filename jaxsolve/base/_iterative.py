@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._compat import forward_only
 from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._options import check_callable, check_choice, check_number, option
 from jaxsolve._status import Status
@@ -119,7 +120,17 @@ class IterativeSolver(Solver):
         # Fields that `update` reports of another point than the one it returns are brought in line at the end.
         if self._error_is_estimate:
             state = state._replace(**self._state_of_solution(params, *args, **kwargs))
+        if not self.implicit_diff and self._loop_kind == "while":
+            params, state = self._without_reverse_mode((params, state))
         return OptStep(params, state), None
+
+    def _without_reverse_mode(self, tree: PyTree) -> PyTree:
+        why = (
+            f"{type(self).__name__} with implicit_diff=False and unroll=False has no reverse mode: its loop ends when "
+            "it has converged, and jax cannot run such a loop backwards. Use implicit_diff=True, or unroll='auto', or "
+            "forward mode (jax.jvp, jax.jacfwd)."
+        )
+        return jax.tree.map(lambda x: forward_only(x, why) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
 
     @property
     def _finds_system(self) -> bool:

@@ -25,8 +25,13 @@ from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
 from jaxsolve.tree_util import broadcast_pytrees, tree_map, tree_negative
 
-__all__ = ["projection_box", "projection_box_section", "projection_hypercube", "projection_linf_ball"]
-__all__ += ["projection_non_negative"]
+__all__ = [
+    "projection_box",
+    "projection_box_section",
+    "projection_hypercube",
+    "projection_linf_ball",
+    "projection_non_negative",
+]
 
 
 def projection_non_negative(x: PyTree, hyperparams: Any = None) -> PyTree:

@@ -33,8 +33,12 @@ from jaxsolve._types import Array, PyTree
 from jaxsolve.projection._rules import derive_by
 from jaxsolve.tree_util import tree_cast_like, tree_map
 
-__all__ = ["projection_dual_exponential_cone", "projection_dual_power_cone", "projection_exponential_cone"]
-__all__ += ["projection_power_cone"]
+__all__ = [
+    "projection_dual_exponential_cone",
+    "projection_dual_power_cone",
+    "projection_exponential_cone",
+    "projection_power_cone",
+]
 
 
 def projection_exponential_cone(x: PyTree, hyperparams: Any = None) -> PyTree:

@@ -13,8 +13,12 @@ from jaxsolve.isotonic import isotonic_l2_pav, project_sorted, sort_descending
 from jaxsolve.projection._box import projection_box_section
 from jaxsolve.projection._simplex import projection_simplex
 
-__all__ = ["projection_capped_simplex", "projection_monotone_cone", "projection_ordered_simplex"]
-__all__ += ["projection_permutahedron"]
+__all__ = [
+    "projection_capped_simplex",
+    "projection_monotone_cone",
+    "projection_ordered_simplex",
+    "projection_permutahedron",
+]
 
 
 def projection_monotone_cone(x: PyTree, hyperparams: Any = None, increasing: bool = True) -> PyTree:

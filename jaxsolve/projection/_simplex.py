@@ -23,8 +23,13 @@ from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
 from jaxsolve.tree_util import tree_size
 
-__all__ = ["kl_projection_simplex", "projection_l1_ball", "projection_l1_sphere", "projection_simplex"]
-__all__ += ["projection_sparse_simplex"]
+__all__ = [
+    "kl_projection_simplex",
+    "projection_l1_ball",
+    "projection_l1_sphere",
+    "projection_simplex",
+    "projection_sparse_simplex",
+]
 
 
 @checked_by(check_size_of("projection_simplex: value"))

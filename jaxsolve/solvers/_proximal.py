@@ -200,11 +200,11 @@ class ProximalMethod(GradientMethod):
         momentum = jnp.where(uphill, jnp.zeros_like(t), (t - 1) / next_t)
         return tree_add_scalar_mul(new_params, momentum, travel), next_t
 
-    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The gradient if the problem is smooth, else the fixed-point residual with unit step size."""
+    def optimality_fun(self, sol: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The gradient if the problem is smooth, else the residual ``prox(x - grad(x)) - x``; a pytree like ``sol``."""
         hyperparams, args, kwargs = self._split(args, kwargs)
         fun = self._objective.value_and_grad
         if self._smooth:
-            return stationary(fun, value_and_grad=True)(params, *args, **kwargs)
+            return stationary(fun, value_and_grad=True)(sol, *args, **kwargs)
         fixed_point = proximal_gradient_fixed_point(fun, self._apply_prox, value_and_grad=True)
-        return tree_sub(fixed_point(params, hyperparams, *args, **kwargs), params)
+        return tree_sub(fixed_point(sol, hyperparams, *args, **kwargs), sol)

@@ -62,6 +62,8 @@ class StepsizeMethod(IterativeSolver):
         if self._hyperparams is None:
             return None, args, kwargs
         if args:
+            if self._hyperparams in kwargs:
+                raise TypeError(f"{self._hyperparams}, which comes before the data of fun, is given twice.")
             return args[0], args[1:], kwargs
         kwargs = dict(kwargs)
         return kwargs.pop(self._hyperparams, None), args, kwargs

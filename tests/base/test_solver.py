@@ -303,3 +303,19 @@ def test_an_infinite_objective_is_no_minimum(infinity):
         params, state = solver.run(jnp.ones(2), *args)
         assert int(state.status) != Status.CONVERGED
         assert np.all(np.isfinite(params))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_loop_that_is_not_unrolled_has_forward_mode_only(batched):
+    solver = jaxsolve.GradientDescent(quadratic, implicit_diff=False, unroll=False, stepsize=0.4, tol=1e-10)
+
+    def fun(theta):
+        run = lambda theta: solver.run(jnp.zeros(3), theta).params.sum()
+        return jax.vmap(run)(theta * jnp.ones(2)).sum() if batched else run(theta)
+
+    np.testing.assert_allclose(jax.jacfwd(fun)(1.0), 6.0 if batched else 3.0, rtol=1e-4)
+    for gradient in (jax.grad(fun), jax.jit(jax.grad(fun))):
+        with pytest.raises(
+            ValueError, match="GradientDescent with implicit_diff=False and unroll=False has no reverse"
+        ):
+            gradient(1.0)

@@ -211,10 +211,10 @@ class MirrorDescent(GradientMethod):
     def _residual_of(self, params, grad, hyperparams):
         return tree_sub(self._candidate(params, grad, 1.0, hyperparams), params)
 
-    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The residual ``projection_grad(x, grad, 1) - x``, a pytree like ``params``."""
+    def optimality_fun(self, sol: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The residual ``projection_grad(x, grad, 1) - x``, a pytree like ``sol``."""
         hyperparams, args, kwargs = self._split(args, kwargs)
-        return self._residual_of(params, self._objective.grad(params, *args, **kwargs), hyperparams)
+        return self._residual_of(sol, self._objective.grad(sol, *args, **kwargs), hyperparams)
 
 
 def _diminishing(iteration, *, initial, power):

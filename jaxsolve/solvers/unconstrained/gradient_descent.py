@@ -47,6 +47,10 @@ class GradientDescent(ProximalMethod):
         if self.prox is not prox_none:
             raise ValueError("GradientDescent takes no proximity operator: use ProximalGradient(fun, prox=...).")
 
+    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The gradient of ``fun`` in ``params``, a pytree like them."""
+        return super().optimality_fun(params, *args, **kwargs)
+
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The identity."""
         return x
