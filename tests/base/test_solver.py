@@ -307,7 +307,7 @@ def test_an_infinite_objective_is_no_minimum(infinity):
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_a_loop_that_is_not_unrolled_has_forward_mode_only(batched):
-    solver = jaxsolve.GradientDescent(quadratic, implicit_diff=False, unroll=False, stepsize=0.4, tol=1e-10)
+    solver = jaxsolve.GradientDescent(quadratic, implicit_diff=False, unroll=False, stepsize=0.1, tol=1e-10)
 
     def fun(theta):
         run = lambda theta: solver.run(jnp.zeros(3), theta).params.sum()
