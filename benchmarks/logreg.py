@@ -24,6 +24,9 @@ with warnings.catch_warnings():
     import jaxopt
     import optimistix as optx
 
+# The name differs between the versions of Optimistix.
+_minimize = getattr(optx, "minimise", None) or optx.minimize
+
 jax.config.update("jax_enable_x64", True)
 TOL = 1e-8
 MAXITER = 500
@@ -58,7 +61,7 @@ def make_optimistix(fun, kind="BFGS"):
 
     def run(init, *data):
         wrapped = lambda w, data: fun(w, *data)  # noqa: E731
-        return optx.minimize(wrapped, solver, init, data, max_steps=MAXITER, throw=False).value
+        return _minimize(wrapped, solver, init, data, max_steps=MAXITER, throw=False).value
 
     return run
 
