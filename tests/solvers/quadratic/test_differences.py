@@ -76,7 +76,9 @@ def _derivatives(make, redundant):
     return derivatives
 
 
-@pytest.mark.parametrize("family", ["definite", "semidefinite", "weakly active", "redundant", "linear"])
+@pytest.mark.parametrize(
+    "family", ["definite", "semidefinite", "weakly active", pytest.param("redundant", marks=pytest.mark.slow), "linear"]
+)
 @pytest.mark.parametrize("make", [jaxsolve.InteriorPointQP, jaxsolve.BoxOSQP])
 def test_of_solutions_and_multipliers(make, family):
     data, moves = _stacked(family, seeds=6)

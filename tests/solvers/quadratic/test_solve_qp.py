@@ -150,7 +150,7 @@ def test_a_second_eager_call_compiles_and_traces_nothing():
     assert first > 0 and len(events) == first
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_data_in_half_precision(dtype):
     """They are solved in float32, and answered in the dtype of the linear term."""
     c = -jnp.ones(3, dtype)
