@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Sequence
-from typing import Any, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,33 @@ import numpy as np
 
 from jaxsolve._compat import is_concrete, without_our_frames
 
-__all__ = ["Configured", "check_callable", "check_choice", "check_flags", "check_number", "option"]
+__all__ = ["Configured", "check_callable", "check_choice", "check_number", "option"]
 
 
-def option(default: Any = dataclasses.MISSING) -> Any:
-    """A field that is given by its name; without a default it is required."""
-    return dataclasses.field(default=default, kw_only=True)
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    at_least: Any = None,
+    above: Any = None,
+    below: Any = None,
+    among: Sequence | None = None,
+) -> Any:
+    """A field that is given by its name, with its limits; without a default it is required.
+
+    Limits are looked at when an instance is made. They also hold in subclasses that give the option another default or
+    narrower limits. ``None`` passes where the type of the option has it. An option of type ``bool`` is ``True`` or
+    ``False``.
+
+    Args:
+        default: value of an option that is not given.
+        at_least: smallest value of a number; this and the next two as in :func:`check_number`.
+        above: bound that a number must exceed.
+        below: bound that a number must stay under.
+        among: all allowed values, of an option that is no number.
+    """
+    limits = {"at_least": at_least, "above": above, "below": below, "among": among}
+    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    return dataclasses.field(default=default, kw_only=True, metadata={"limits": limits})
 
 
 class _Checked(abc.ABCMeta):
@@ -52,6 +73,8 @@ class _Checked(abc.ABCMeta):
             plain = _as_python(field, value)
             if plain is not value:
                 setattr(instance, field.name, plain)
+            if plain is not None or "None" not in str(field.type):
+                _check_limits(field.name, plain, **instance._limits.get(field.name, {}))
         instance._validate()
         return instance
 
@@ -76,12 +99,22 @@ class Configured(metaclass=_Checked):
     as the Python numbers that they stand for, and so are arrays with a known value where the default is a whole number.
     """
 
+    #: Limits of the options, by name.
+    _limits: ClassVar[dict[str, dict]] = {}
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # An option that a subclass declares again, even as a plain field, is still given by its name.
         inherited = {name for name, field in getattr(cls, "__dataclass_fields__", {}).items() if field.kw_only}
         fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
         declared = {name for name, field in fields.items() if field.kw_only is True}
+        cls._limits = {}
+        for base in reversed(cls.__bases__):
+            cls._limits.update(getattr(base, "_limits", {}))
+        for name in declared:
+            of_type = {"among": (True, False)} if inspect.get_annotations(cls).get(name) in ("bool", bool) else {}
+            own = fields[name].metadata.get("limits", {})
+            cls._limits[name] = {**of_type, **cls._limits.get(name, {}), **own}
         # Among the annotations, where the decorator finds them too: it sees defaults, and no longer fields.
         positional = inspect.get_annotations(cls)
         by_name = {name: positional.pop(name) for name in list(positional) if name in inherited | declared}
@@ -122,6 +155,13 @@ def _as_python(field, value):
 # ---- Checks -------------------------------------------------------------------------------------------------------
 
 
+def _check_limits(name, value, among=None, **bounds):
+    if among is not None:
+        check_choice(name, value, among)
+    elif bounds:
+        check_number(name, value, **bounds)
+
+
 def check_number(name: str, value: Any, *, at_least: Any = None, above: Any = None, below: Any = None) -> None:
     """Raise unless ``value`` is a number within bounds.
 
@@ -157,12 +197,6 @@ def check_choice(name: str, value: Any, allowed: Sequence) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
     if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
-
-
-def check_flags(owner: Any, *names: str) -> None:
-    """Raise ``ValueError`` unless the fields called ``names`` are ``True`` or ``False``."""
-    for name in names:
-        check_choice(name, getattr(owner, name), (True, False))
 
 
 def check_callable(name: str, value: Any, expected: str) -> None:

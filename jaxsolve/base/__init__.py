@@ -1,6 +1,6 @@
 """What every solver is built from: ``run``, options, reports, and the types of results."""
 
-from jaxsolve._options import check_callable, check_choice, check_flags, check_number, option
+from jaxsolve._options import check_callable, check_choice, check_number, option
 from jaxsolve._status import SolverError, Status, check
 from jaxsolve._types import KKTSolution, OptStep
 from jaxsolve.base._iterative import IterativeSolver, loses_finite
@@ -28,7 +28,6 @@ __all__ = [
     "check",
     "check_callable",
     "check_choice",
-    "check_flags",
     "check_number",
     "lacks_data",
     "loses_finite",

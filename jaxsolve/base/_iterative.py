@@ -13,7 +13,7 @@ from jax import lax
 
 from jaxsolve._compat import forward_only
 from jaxsolve._loop import LoopKind, loop, run_if_any
-from jaxsolve._options import check_callable, check_choice, check_number, option
+from jaxsolve._options import check_callable, option
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base._report import call_back, line_printer
@@ -43,9 +43,9 @@ class IterativeSolver(Solver):
             see :class:`History`.
     """
 
-    maxiter: int = option(500)
-    tol: float = option(1e-3)
-    unroll: bool | str = option("auto")
+    maxiter: int = option(500, at_least=0)
+    tol: float = option(1e-3, at_least=0)
+    unroll: bool | str = option("auto", among=("auto", True, False, "checkpoint"))
     verbose: bool | int = option(False)
     callback: Callable | None = option(None)
 
@@ -59,9 +59,6 @@ class IterativeSolver(Solver):
 
     def _validate(self) -> None:
         super()._validate()
-        check_number("maxiter", self.maxiter, at_least=0)
-        check_number("tol", self.tol, at_least=0)
-        check_choice("unroll", self.unroll, ("auto", True, False, "checkpoint"))
         if not isinstance(self.verbose, int):
             raise TypeError(f"verbose must be a bool or an int, got {self.verbose!r}.")
         if self.callback is not None:

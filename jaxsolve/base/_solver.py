@@ -20,7 +20,7 @@ import jax
 from jaxsolve._closure import Staged, hoist
 from jaxsolve._compat import outside_transformations, without_our_frames
 from jaxsolve._compile import compiled_call, traced_call
-from jaxsolve._options import Configured, check_callable, check_flags, option
+from jaxsolve._options import Configured, check_callable, option
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._params import merge_params, split_params, with_held, with_held_of
@@ -64,7 +64,6 @@ class Solver(Configured):
 
     def _validate(self) -> None:
         super()._validate()
-        check_flags(self, "implicit_diff", "jit")
         check_method("implicit_diff_solve", self.implicit_diff_solve)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             if field.type == "Callable":

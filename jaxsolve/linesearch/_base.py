@@ -29,7 +29,7 @@ from jaxsolve._closure import Staged
 from jaxsolve._compat import is_concrete, outside_transformations, without_our_frames
 from jaxsolve._compile import compiled_call
 from jaxsolve._loop import LoopKind, loop
-from jaxsolve._options import Configured, check_callable, check_choice, check_flags, check_number, option
+from jaxsolve._options import Configured, check_callable, option
 from jaxsolve._types import Array, PyTree
 from jaxsolve.linesearch._state import LineSearchState, LineSearchStep, Trial, Verdict
 from jaxsolve.tree_util import (
@@ -73,14 +73,14 @@ class LineSearch(Configured):
     fun: Callable
     value_and_grad: bool = option(False)
     has_aux: bool = option(False)
-    maxiter: int = option(30)
-    tol: float = option(0.0)
-    c1: float = option(1e-4)
-    c2: float = option(0.9)
-    max_stepsize: float | None = option(1.0)
+    maxiter: int = option(30, at_least=1)
+    tol: float = option(0.0, at_least=0)
+    c1: float = option(1e-4, above=0, below=1)
+    c2: float = option(0.9, above=0, below=1)
+    max_stepsize: float | None = option(1.0, above=0)
     verbose: bool = option(False)
-    jit: bool | str = option("auto")
-    unroll: bool | str = option("auto")
+    jit: bool | str = option("auto", among=("auto", True, False))
+    unroll: bool | str = option("auto", among=("auto", True, False, "scan", "checkpoint"))
 
     # ---- The public methods ------------------------------------------------------------------------------------------
 
@@ -355,15 +355,6 @@ class LineSearch(Configured):
     def _validate(self) -> None:
         super()._validate()
         check_callable("fun", self.fun, "a function fun(params, *args, **kwargs)")
-        check_flags(self, "value_and_grad", "has_aux")
-        check_choice("jit", self.jit, ("auto", True, False))
-        check_choice("unroll", self.unroll, ("auto", True, False, "scan", "checkpoint"))
-        check_number("maxiter", self.maxiter, at_least=1)
-        check_number("tol", self.tol, at_least=0)
-        check_number("c1", self.c1, above=0, below=1)
-        check_number("c2", self.c2, above=0, below=1)
-        if self.max_stepsize is not None:
-            check_number("max_stepsize", self.max_stepsize, above=0)
         known = is_concrete(self.c1) and is_concrete(self.c2)
         if self._has_curvature_condition and known and not self.c1 < self.c2:
             raise ValueError(f"c1 must be less than c2, got c1={self.c1!r} and c2={self.c2!r}.")

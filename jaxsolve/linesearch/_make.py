@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxsolve.linesearch._base import LineSearch, check_choice
+from jaxsolve._options import check_choice
+from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch.backtracking import BacktrackingLineSearch
 from jaxsolve.linesearch.hager_zhang import HagerZhangLineSearch
 from jaxsolve.linesearch.zoom import ZoomLineSearch

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._options import check_choice, check_number, option
+from jaxsolve._options import check_number, option
 from jaxsolve._types import Array
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch._state import Trial, Verdict
@@ -68,13 +68,11 @@ class BacktrackingLineSearch(LineSearch):
         (0.0625, 5)
     """
 
-    condition: str = option("strong-wolfe")
-    decrease_factor: float = option(0.8)
+    condition: str = option("strong-wolfe", among=CONDITIONS)
+    decrease_factor: float = option(0.8, above=0, below=1)
 
     def _validate(self) -> None:
         super()._validate()
-        check_choice("condition", self.condition, CONDITIONS)
-        check_number("decrease_factor", self.decrease_factor, above=0, below=1)
         if self.condition == "goldstein":
             check_number("c1 (for condition='goldstein')", self.c1, below=0.5)
 

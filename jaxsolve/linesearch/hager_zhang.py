@@ -26,7 +26,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._options import check_number, option
+from jaxsolve._options import option
 from jaxsolve._types import Array
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch._state import Trial, Verdict
@@ -84,15 +84,9 @@ class HagerZhangLineSearch(LineSearch):
         (True, True)
     """
 
-    expansion_factor: float = option(5.0)
-    shrinkage_factor: float = option(0.66)
-    c1: float = option(0.1)
-
-    def _validate(self) -> None:
-        super()._validate()
-        check_number("c1", self.c1, below=0.5)
-        check_number("expansion_factor", self.expansion_factor, above=1)
-        check_number("shrinkage_factor", self.shrinkage_factor, above=0, below=1)
+    expansion_factor: float = option(5.0, above=1)
+    shrinkage_factor: float = option(0.66, above=0, below=1)
+    c1: float = option(0.1, below=0.5)
 
     def _init_bracket(self, dtype) -> HagerZhangBracket:
         zero, infinite, no = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype), jnp.asarray(False)

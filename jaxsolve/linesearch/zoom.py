@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._options import check_number, option
+from jaxsolve._options import option
 from jaxsolve._types import Array
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.linesearch._state import Trial, Verdict
@@ -73,20 +73,12 @@ class ZoomLineSearch(LineSearch):
         (True, True)
     """
 
-    c3: float = option(1e-6)
-    rel_tol_cubic: float = option(0.2)
-    rel_tol_quad: float = option(0.1)
-    interval_threshold: float = option(1e-6)
-    increase_factor: float = option(2.0)
+    c3: float = option(1e-6, at_least=0)
+    rel_tol_cubic: float = option(0.2, at_least=0, below=0.5)
+    rel_tol_quad: float = option(0.1, at_least=0, below=0.5)
+    interval_threshold: float = option(1e-6, at_least=0, below=1)
+    increase_factor: float = option(2.0, above=1)
     max_stepsize: float | None = option(None)
-
-    def _validate(self) -> None:
-        super()._validate()
-        check_number("c3", self.c3, at_least=0)
-        check_number("rel_tol_cubic", self.rel_tol_cubic, at_least=0, below=0.5)
-        check_number("rel_tol_quad", self.rel_tol_quad, at_least=0, below=0.5)
-        check_number("interval_threshold", self.interval_threshold, at_least=0, below=1)
-        check_number("increase_factor", self.increase_factor, above=1)
 
     @property
     def _relative_noise(self):

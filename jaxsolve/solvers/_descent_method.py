@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import check_choice, check_flags, check_number, option
+from jaxsolve.base import check_choice, option
 from jaxsolve.implicit_diff.optimality import stationary
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
 from jaxsolve.linesearch._base import LineSearch
@@ -96,13 +96,13 @@ class DescentMethod(StepsizeMethod):
 
     stepsize: float | Callable = option(0.0)
     linesearch: str | LineSearch = option("zoom")
-    linesearch_init: str = option("increase")
+    linesearch_init: str = option("increase", among=("increase", "current", "max"))
     condition: str | None = option(None)
-    maxls: int = option(30)
+    maxls: int = option(30, at_least=1)
     decrease_factor: float | None = option(None)
-    increase_factor: float = option(1.5)
-    max_stepsize: float | Callable = option(1.0)
-    min_stepsize: float | Callable = option(1e-6)
+    increase_factor: float = option(1.5, at_least=1)
+    max_stepsize: float | Callable = option(1.0, above=0)
+    min_stepsize: float | Callable = option(1e-6, at_least=0)
     stop_if_linesearch_fails: bool = option(False)
 
     _structure = "psd"
@@ -113,14 +113,8 @@ class DescentMethod(StepsizeMethod):
 
     def _validate(self) -> None:
         super()._validate()
-        check_flags(self, "stop_if_linesearch_fails")
         if not isinstance(self.linesearch, LineSearch):
             check_choice("linesearch", self.linesearch, LINESEARCHES)
-        check_choice("linesearch_init", self.linesearch_init, ("increase", "current", "max"))
-        check_number("maxls", self.maxls, at_least=1)
-        check_number("increase_factor", self.increase_factor, at_least=1)
-        check_number("max_stepsize", self.max_stepsize, above=0)
-        check_number("min_stepsize", self.min_stepsize, at_least=0)
         # The line search checks the options that are its own.
         self._line_search()
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
-from jaxsolve.base import blank_output, check_number, option
+from jaxsolve.base import blank_output, option
 from jaxsolve.solvers._stepsize import StepsizeMethod
 from jaxsolve.tree_util import tree_real_dtype, tree_sub, tree_vdot, tree_where
 
@@ -35,15 +35,10 @@ class GradientMethod(StepsizeMethod):
         decrease_factor: factor by which backtracking shortens the step, in (0, 1).
     """
 
-    maxls: int = option(15)
-    decrease_factor: float = option(0.5)
+    maxls: int = option(15, at_least=1)
+    decrease_factor: float = option(0.5, above=0, below=1)
 
     _error_is_estimate = True
-
-    def _validate(self) -> None:
-        super()._validate()
-        check_number("maxls", self.maxls, at_least=1)
-        check_number("decrease_factor", self.decrease_factor, above=0, below=1)
 
     @abc.abstractmethod
     def _candidate(self, base: PyTree, grad: PyTree, stepsize: Any, hyperparams: Any) -> PyTree:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import check_flags, option
+from jaxsolve.base import option
 from jaxsolve.implicit_diff.optimality import proximal_gradient_fixed_point, stationary
 from jaxsolve.solvers._gradient_method import GradientMethod, is_still
 from jaxsolve.tree_util import (
@@ -105,10 +105,6 @@ class ProximalMethod(GradientMethod):
     _resumed_fields = ("iter_num", "stepsize", "velocity", "t", "first_value", "first_error")
     #: Whether the proximity operator is the identity, so that the optimality condition is a zero gradient.
     _smooth: ClassVar[bool] = False
-
-    def _validate(self) -> None:
-        super()._validate()
-        check_flags(self, "acceleration")
 
     @abc.abstractmethod
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxsolve._compat import is_concrete
 from jaxsolve._types import Array, PyTree
-from jaxsolve.base import IterativeSolver, check_flags, check_number, option
+from jaxsolve.base import IterativeSolver, check_number, option
 
 __all__ = ["StepsizeMethod"]
 
@@ -35,7 +35,6 @@ class StepsizeMethod(IterativeSolver):
 
     def _validate(self) -> None:
         super()._validate()
-        check_flags(self, "value_and_grad", "has_aux")
         if callable(self.stepsize):
             return
         check_number("stepsize", self.stepsize)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxsolve
+from jaxsolve.base import option
 from jaxsolve.projection import projection_simplex
 
 # Names and defaults that code in the wild relies on; the functions of the user are positional.
@@ -188,3 +189,28 @@ def test_the_decorator_of_dataclasses_changes_nothing(decorate):
         momentum: float = 0.0
 
     assert Child(fun, 0.3, 0.5).momentum == 0.5
+
+
+class Limited(jaxsolve.GradientDescent):
+    shift: float = option(0.5, above=0, below=1)
+    reduction: str = option("mean", among=("mean", "sum"))
+    bound: float | None = option(None, at_least=0)
+    quick: bool = option(False)
+    decrease_factor: float = option(0.25)
+
+
+def test_limits_of_options_are_inherited():
+    Limited(jnp.sum, shift=jnp.asarray(0.2), reduction="sum", bound=None, quick=True, decrease_factor=0.9)
+    for option_and_value, message in (
+        ({"shift": 1.0}, "shift must be less than 1"),
+        ({"reduction": "max"}, "reduction must be one of 'mean', 'sum'"),
+        ({"bound": -1.0}, "bound must be at least 0"),
+        ({"quick": 1}, "quick must be one of True, False"),
+        ({"decrease_factor": 1.0}, "decrease_factor must be less than 1"),
+        ({"acceleration": None}, "acceleration must be one of True, False"),
+        ({"tol": -1.0}, "tol must be at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Limited(jnp.sum, **option_and_value)
+    with pytest.raises(TypeError, match="shift must be a number"):
+        Limited(jnp.sum, shift=None)

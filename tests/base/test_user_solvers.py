@@ -11,7 +11,7 @@ import pytest
 
 import jaxsolve
 from jaxsolve import base
-from jaxsolve.base import IterativeSolver, OptStep, Status, check_number, option
+from jaxsolve.base import IterativeSolver, OptStep, Status, option
 from jaxsolve.implicit_diff.optimality import stationary
 from jaxsolve.solvers import DescentMethod
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_l2_norm, tree_real_dtype, tree_sub, tree_vdot
@@ -39,14 +39,10 @@ class BarzilaiBorwein(IterativeSolver):
     """Gradient descent with the step sizes of Barzilai and Borwein (1988, equation 5)."""
 
     fun: Callable
-    first_stepsize: float = option(1e-2)
+    first_stepsize: float = option(1e-2, above=0)
 
     _structure = "psd"
     _resumed_fields = ("iter_num", "stepsize")
-
-    def _validate(self):
-        super()._validate()
-        check_number("first_stepsize", self.first_stepsize, above=0)
 
     def init_state(self, init_params, *args, **kwargs):
         (value, _), grad = self._objective.value_and_grad(init_params, *args, **kwargs)

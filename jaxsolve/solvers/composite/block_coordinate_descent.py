@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array, OptStep
-from jaxsolve.base import IterativeSolver, check_choice, option
+from jaxsolve.base import IterativeSolver, option
 from jaxsolve.base._objective import Objective
 from jaxsolve.linear_solve import DIRECT_MAX_SIZE
 from jaxsolve.solvers.composite._blocks import BlockProx, Point, sweep
@@ -113,7 +113,7 @@ class BlockCoordinateDescent(IterativeSolver):
     fun: Callable
     block_prox: Callable
     tol: float = option(1e-4)
-    selection: str = option("auto")
+    selection: str = option("auto", among=_SELECTIONS)
     seed: Any = option(0)
 
     @property
@@ -125,7 +125,6 @@ class BlockCoordinateDescent(IterativeSolver):
     def _validate(self) -> None:
         """Raise for an impossible option."""
         super()._validate()
-        check_choice("selection", self.selection, _SELECTIONS)
         if not isinstance(self.seed, (int, jax.Array)) or isinstance(self.seed, bool):
             raise TypeError(f"seed must be an integer or a key of jax.random, got {self.seed!r}.")
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxsolve._status import Status
-from jaxsolve.base import check_number, option
+from jaxsolve.base import option
 from jaxsolve.solvers.external._quadratic import ExternalQP, import_optional
 
 __all__ = ["ExternalOSQP"]
@@ -54,11 +54,10 @@ class ExternalOSQP(ExternalQP):
     """
 
     settings: Mapping[str, Any] | None = option(None)
-    maxiter: int = option(4000)
+    maxiter: int = option(4000, at_least=1)
 
     def _validate(self) -> None:
         super()._validate()
-        check_number("maxiter", self.maxiter, at_least=1)
         if self.settings is not None and not isinstance(self.settings, Mapping):
             raise TypeError(f"settings must be a dict of settings of OSQP, got {self.settings!r}.")
 

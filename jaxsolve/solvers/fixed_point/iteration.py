@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxsolve._closure import output_shape
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, as_like, check_flags, lacks_data, loses_finite, option
+from jaxsolve.base import IterativeSolver, as_like, lacks_data, loses_finite, option
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub
 
 __all__ = ["FixedPointIteration", "FixedPointState"]
@@ -64,11 +64,6 @@ class FixedPointIteration(IterativeSolver):
     tol: float = option(1e-5)
 
     _error_is_estimate = True
-
-    def _validate(self) -> None:
-        """Raise for an impossible option."""
-        super()._validate()
-        check_flags(self, "has_aux")
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> FixedPointState:
         """The state before the first iteration; the arguments are those of ``run``."""

@@ -28,7 +28,7 @@ from jaxsolve._compat import is_concrete
 from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import check_choice, check_number, option
+from jaxsolve.base import option
 from jaxsolve.solvers.quadratic._admm_linear_system import LinearSystem, correction, linear_system, renewed
 from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
@@ -110,36 +110,27 @@ class OperatorSplitting(IterativeQP):
             and ``callback`` is called, at the tests.
     """
 
-    check_primal_dual_infeasability: bool | str = option("auto")
-    sigma: float = option(1e-6)
-    momentum: float = option(1.6)
-    eq_qp_solve: str = option("auto")
-    rho_start: float = option(0.1)
-    rho_min: float = option(1e-6)
-    rho_max: float = option(1e6)
-    stepsize_updates_frequency: int = option(10)
-    primal_infeasible_tol: float = option(1e-3)
-    dual_infeasible_tol: float = option(1e-3)
+    check_primal_dual_infeasability: bool | str = option("auto", among=("auto", True, False))
+    sigma: float = option(1e-6, above=0)
+    momentum: float = option(1.6, above=0, below=2)
+    eq_qp_solve: str = option("auto", among=("auto", "cg", "cg+jacobi", "lu"))
+    rho_start: float = option(0.1, above=0)
+    rho_min: float = option(1e-6, above=0)
+    rho_max: float = option(1e6, above=0)
+    stepsize_updates_frequency: int = option(10, at_least=1)
+    primal_infeasible_tol: float = option(1e-3, at_least=0)
+    dual_infeasible_tol: float = option(1e-3, at_least=0)
     maxiter: int = option(4000)
     tol: float = option(1e-3)
-    termination_check_frequency: int = option(5)
+    termination_check_frequency: int = option(5, at_least=1)
 
     _resumed_fields = ("rho_bar",)
 
     def _validate(self) -> None:
         super()._validate()
-        check_choice("check_primal_dual_infeasability", self.check_primal_dual_infeasability, ("auto", True, False))
-        check_choice("eq_qp_solve", self.eq_qp_solve, ("auto", "cg", "cg+jacobi", "lu"))
-        check_number("momentum", self.momentum, above=0, below=2)
-        for name in ("sigma", "rho_start", "rho_min", "rho_max"):
-            check_number(name, getattr(self, name), above=0)
-        for name in ("primal_infeasible_tol", "dual_infeasible_tol"):
-            check_number(name, getattr(self, name), at_least=0)
         for name in ("stepsize_updates_frequency", "termination_check_frequency"):
-            value = getattr(self, name)
-            if not isinstance(value, int):
-                raise TypeError(f"{name} must be an int, got {value!r}.")
-            check_number(name, value, at_least=1)
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(f"{name} must be an int, got {getattr(self, name)!r}.")
 
     # ---- The problem ----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from jax import lax
 from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, Solver, check_callable, check_choice, check_flags, check_number, option
+from jaxsolve.base import IterativeSolver, Solver, check_callable, option
 from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, balance, classify, factorize, kkt_residual, polish
 from jaxsolve.solvers.quadratic._problem import (
     Constraints,
@@ -115,10 +115,6 @@ class QuadraticSolver(Solver):
                 check_callable(name, getattr(self, name), "a function")
         if self.fun is not None and self.matvec_Q is not None:
             raise ValueError("fun and matvec_Q both give the objective: pass one of them.")
-        check_number("tol", self.tol, at_least=0)
-        if self.rtol is not None:
-            check_number("rtol", self.rtol, at_least=0)
-        check_choice("weak", self.weak, ("half", "active", "inactive"))
 
     # ---- The problem ----------------------------------------------------------------------------------------------
 
@@ -277,7 +273,7 @@ class DirectQP(QuadraticSolver):
         tol: the run has converged when ``state.error`` is at most ``tol``.
     """
 
-    tol: float = option(1e-5)
+    tol: float = option(1e-5, at_least=0)
 
     def _validate(self) -> None:
         super()._validate()
@@ -300,18 +296,14 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
             ``"inactive"``.
     """
 
-    rtol: float | None = option(None)  # type: ignore[misc]  # an option here
+    rtol: float | None = option(None, at_least=0)  # type: ignore[misc]  # an option here
     polish: bool = option(True)
-    weak: str = option("half")  # type: ignore[misc]
+    weak: str = option("half", among=("half", "active", "inactive"))  # type: ignore[misc]
 
     _handles_nonfinite = True
     _resumed_fields = ()
     #: The tolerance at which the active set is looked at for the first time, and the factor from stage to stage.
     _stages: ClassVar[tuple[float, float]] = (1e-3, 1e-2)
-
-    def _validate(self) -> None:
-        super()._validate()
-        check_flags(self, "polish")
 
     def _prepared(self, problem: Problem, inputs: Any = None) -> Problem:
         """The problem with what all iterations of a run have in common; ``None`` in place of its inputs for one."""

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import check_callable, check_number, option
+from jaxsolve.base import check_callable, option
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.linear_solve import solve_iterative_refinement
 from jaxsolve.solvers.quadratic._base import DirectQP, DirectState, Problem, Solution, has_derivative
@@ -86,9 +86,9 @@ class EqualityConstrainedQP(DirectQP, StandardForm):
     """
 
     solve: Callable | None = option(None)
-    refine_regularization: float = option(0.0)
-    refine_maxiter: int = option(10)
-    maxiter: int = option(1000)
+    refine_regularization: float = option(0.0, at_least=0)
+    refine_maxiter: int = option(10, at_least=1)
+    maxiter: int = option(1000, at_least=1)
     matvec_Q: Callable | None = None  # type: ignore[misc]  # an option here
     matvec_A: Callable | None = None  # type: ignore[misc]
     fun: Callable | None = None  # type: ignore[misc]
@@ -99,9 +99,6 @@ class EqualityConstrainedQP(DirectQP, StandardForm):
         super()._validate()
         if self.solve is not None:
             check_callable("solve", self.solve, "a linear solver solve(matvec, b)")
-        check_number("refine_regularization", self.refine_regularization, at_least=0)
-        check_number("refine_maxiter", self.refine_maxiter, at_least=1)
-        check_number("maxiter", self.maxiter, at_least=1)
 
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, KKTSystem]:
         problem = self._problem(init_params, *args, **kwargs)

@@ -32,7 +32,7 @@ from jax.scipy.linalg import cho_solve
 from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array, PyTree
-from jaxsolve.base import check_number, option
+from jaxsolve.base import option
 from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._forms import BoxConstrained
@@ -96,14 +96,10 @@ class InteriorPoint(IterativeQP):
 
     maxiter: int = option(100)
     tol: float = option(1e-8)
-    smoothing: float = option(0.0)
+    smoothing: float = option(0.0, at_least=0)
 
     # Iterations are few, so the active set is not looked at before the last; and then it is known.
     _stages = (0.0, 1.0)
-
-    def _validate(self) -> None:
-        super()._validate()
-        check_number("smoothing", self.smoothing, at_least=0)
 
     @property
     def _has_active_set(self) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxsolve._compat import is_concrete
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep
-from jaxsolve.base import IterativeSolver, check_flags, option
+from jaxsolve.base import IterativeSolver, option
 
 __all__ = ["Bisection", "BisectionState"]
 
@@ -92,7 +92,6 @@ class Bisection(IterativeSolver):
                 "Bisection has implicit_diff=True only: its iterates are midpoints, which do not move with the data, "
                 "so unrolling them gives a zero derivative."
             )
-        check_flags(self, "check_bracket", "has_aux")
         for name in ("lower", "upper"):
             end = getattr(self, name)
             if not isinstance(end, (int, float, jax.Array, np.ndarray, np.generic)):

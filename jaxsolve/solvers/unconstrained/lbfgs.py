@@ -21,7 +21,7 @@ from jax import lax
 
 from jaxsolve._compat import on_every_device
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import check_flags, check_number, option
+from jaxsolve.base import option
 from jaxsolve.solvers._descent_method import DescentMethod
 from jaxsolve.tree_util import tree_negative, tree_real_dtype
 
@@ -103,7 +103,7 @@ class LBFGS(DescentMethod):
         [1.0, 2.0]
     """
 
-    history_size: int = option(10)
+    history_size: int = option(10, at_least=0)
     use_gamma: bool = option(True)
 
     _State = LBFGSState
@@ -114,8 +114,6 @@ class LBFGS(DescentMethod):
     def _validate(self) -> None:
         """Raise for an impossible option."""
         super()._validate()
-        check_flags(self, "use_gamma")
-        check_number("history_size", self.history_size, at_least=0)
         if not isinstance(self.history_size, int):
             raise TypeError(f"history_size must be a number known at compile time, got {self.history_size!r}.")
 
