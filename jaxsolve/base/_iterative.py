@@ -16,7 +16,7 @@ from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._options import check_callable, check_choice, check_number, option
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base._report import call_back, line_printer
+from jaxsolve.base._report import Lines, ProgressBar, call_back, import_tqdm
 from jaxsolve.base._solver import Solver
 from jaxsolve.implicit_diff import TangentSystem, stop_gradient
 from jaxsolve.tree_util import tree_cast_like, tree_where
@@ -38,7 +38,8 @@ class IterativeSolver(Solver):
         unroll: how iterations are run when they are to be differentiated. ``"auto"`` unrolls them if ``implicit_diff``
             is ``False``; ``True`` always does; ``"checkpoint"`` does with memory that grows like the square root of
             ``maxiter``; ``False`` never does (then only forward mode differentiates them).
-        verbose: print a line an iteration, under ``jit`` too.
+        verbose: print a line an iteration and one at the end, under ``jit`` too; ``"bar"`` shows a progress bar
+            instead, for which the package tqdm must be installed (the extra ``progress``).
         callback: called as ``callback(params, state)`` on the host after every iteration, under ``jit`` too;
             see :class:`History`.
     """
@@ -46,7 +47,7 @@ class IterativeSolver(Solver):
     maxiter: int = option(500)
     tol: float = option(1e-3)
     unroll: bool | str = option("auto")
-    verbose: bool | int = option(False)
+    verbose: bool | int | str = option(False)
     callback: Callable | None = option(None)
 
     #: Whether ``update`` reports an error that is cheaper than, and not quite, that of ``optimality_fun``. A run then
@@ -62,8 +63,10 @@ class IterativeSolver(Solver):
         check_number("maxiter", self.maxiter, at_least=0)
         check_number("tol", self.tol, at_least=0)
         check_choice("unroll", self.unroll, ("auto", True, False, "checkpoint"))
-        if not isinstance(self.verbose, int):
-            raise TypeError(f"verbose must be a bool or an int, got {self.verbose!r}.")
+        if self.verbose == "bar":
+            import_tqdm()
+        elif not isinstance(self.verbose, int):
+            raise TypeError(f"verbose must be a bool, an int or 'bar', got {self.verbose!r}.")
         if self.callback is not None:
             check_callable("callback", self.callback, "a function callback(params, state)")
 
@@ -132,6 +135,11 @@ class IterativeSolver(Solver):
         )
         return jax.tree.map(lambda x: forward_only(x, why) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
 
+    def _solve_and_tell(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, TangentSystem | None]:
+        step, system = super()._solve_and_tell(init_params, *args, **kwargs)
+        self._tell(step.state, over=True)
+        return step, system
+
     @property
     def _finds_system(self) -> bool:
         return type(self)._solve is not IterativeSolver._solve
@@ -175,11 +183,17 @@ class IterativeSolver(Solver):
 
     def _report(self, old: OptStep, new: OptStep, active: Any) -> None:
         """Tell of a step. A loop over a batch goes on for elements that have finished; these are not active."""
-        printer = line_printer(type(self).__name__) if self.verbose else None
-        for callback in (printer, self.callback):
-            if callback is not None:
-                params, state = tree_where(active, new, old)
-                call_back(callback, params, state, active)
+        if self.verbose or self.callback is not None:
+            params, state = tree_where(active, new, old)
+            self._tell(state, active)
+            if self.callback is not None:
+                call_back(self.callback, params, state, active)
+
+    def _tell(self, state: Any, active: Any = True, *, over: bool = False) -> None:
+        """Print a line about an iteration, or about the end of a run, if that is wanted."""
+        if self.verbose:
+            reporter = (ProgressBar if self.verbose == "bar" else Lines)(type(self).__name__)
+            call_back(reporter, (self.tol, self.maxiter, over), state, active)
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""
