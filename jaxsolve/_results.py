@@ -215,7 +215,7 @@ def check(state: Any, solver: Any = None) -> None:
 
 def _details(state, shape, index, status, solver) -> str:
     """The numbers of one run, and what they suggest; nothing for a state without error or iterations."""
-    error, iter_num = _known(getattr(state, "error", None)), _known(getattr(state, "iter_num", None))
+    error, iter_num = _known(getattr(state, "error", None), jnp.floating), _known(getattr(state, "iter_num", None))
     if error is None or iter_num is None:
         return ""
     dtype, tol = error.dtype, _tol_of(solver)

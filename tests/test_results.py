@@ -11,6 +11,7 @@ import pytest
 
 import jaxsolve
 from jaxsolve import OptStep, SolverError, Status, check
+from jaxsolve.prox import prox_none
 
 
 class State(NamedTuple):
@@ -91,6 +92,9 @@ def test_results_of_a_solver_are_named_for_it_and_stay_named_tuples(step):
         jax.tree.map(np.testing.assert_array_equal, same, step)
     assert list(state._asdict()) == list(state._fields) and tuple(state) == tuple(state._asdict().values())
     assert type(state._replace(error=0.0)) is type(state)
+    # Related solvers have the fields of their states in common, and go on from each other's.
+    other = jaxsolve.ProximalGradient(fun, prox_none).init_state(step, None, 1.0)
+    assert type(other) is not type(state) and int(other.iter_num) == 3
 
 
 def test_tables_for_notebooks(step):

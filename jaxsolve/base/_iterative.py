@@ -158,7 +158,7 @@ class IterativeSolver(Solver):
 
     def _resumed(self, state: Any, old: Any) -> Any:
         """A new state that goes on from an old one, if that is of the same kind."""
-        if type(old) is not type(state):
+        if _kind_of(old) is not _kind_of(state):
             return state
         for name in self._resumed_fields:
             new, resumed = getattr(state, name), getattr(old, name)
@@ -224,6 +224,11 @@ class IterativeSolver(Solver):
         kept = tree_where(finite, new, old)
         status = Status.NONFINITE.where(~finite, kept.state.status)
         return OptStep(kept.params, kept.state._replace(status=status, iter_num=new.state.iter_num))
+
+
+def _kind_of(state: Any) -> type:
+    """The class that defines the fields of a named tuple: what the states of related solvers have in common."""
+    return next((cls for cls in type(state).__mro__ if "_fields" in vars(cls)), type(state))
 
 
 def loses_finite(old: PyTree, new: PyTree) -> Array:

@@ -49,7 +49,7 @@ class Lines:
                 self(*element)
 
     def _end(self, run, state):
-        print(summary(state, tol=run[0], name=self._name), flush=True)
+        print(summary(state, tol=run[0], name=self._name) or f"{self._name}: ended", flush=True)
 
 
 class ProgressBar(Lines):
@@ -93,7 +93,7 @@ def import_tqdm() -> Any:
     try:
         from tqdm import tqdm
     except ImportError:
-        raise ImportError("verbose='bar' needs the package tqdm: pip install jaxsolve[progress].") from None
+        raise ImportError("verbose='bar' needs the package tqdm: pip install 'jaxsolve[progress]'.") from None
     return tqdm
 
 

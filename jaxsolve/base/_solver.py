@@ -158,10 +158,10 @@ class Solver(Configured):
         return self._with_held_of(init_params, step)
 
     def _run(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
+        if not self.jit:
+            return _run(self, init_params, *args, **kwargs)
         solver = copy.copy(self)
         solver.on_failure = "ignore"  # the program is the same
-        if not self.jit:
-            return _run(solver, init_params, *args, **kwargs)
         call = traced_call(_run, solver, init_params, *args, **kwargs)
         # In an eager jax.grad the solution comes from the program of a plain run, and its derivative from another one,
         # unless `_solve` finds a tangent system, too.

@@ -99,7 +99,7 @@ def test_a_bar_of_tqdm_itself(capsys):
 
 def test_a_bar_without_tqdm(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(ImportError, match=r"pip install jaxsolve\[progress\]"):
+    with pytest.raises(ImportError, match=r"pip install 'jaxsolve\[progress\]"):
         jaxsolve.GradientDescent(fun, verbose="bar")
     with pytest.raises(TypeError, match="bool, an int or 'bar'"):
         jaxsolve.GradientDescent(fun, verbose="lines")
