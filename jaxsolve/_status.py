@@ -7,17 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxsolve._compat import is_concrete
-
-__all__ = ["Status", "SolverError", "check"]
+__all__ = ["Status"]
 
 
 class Status(enum.IntEnum):
     """How a run ended, held in ``state.status`` as an int32 scalar.
 
     The values 0 to 3 agree with the status codes of the QP solvers that the field's users know.
+
+    ``Status(state.status)`` is the status of a state whose values are known.
 
     Example:
         >>> from jaxsolve import Status
@@ -75,46 +74,3 @@ class Status(enum.IntEnum):
     def where(self, condition: Any, otherwise: Any) -> jax.Array:
         """This status where ``condition`` holds, and the status ``otherwise`` elsewhere; int32."""
         return jnp.where(condition, int(self), otherwise).astype(jnp.int32)
-
-
-class SolverError(RuntimeError):
-    """Raised by :func:`check` for a run that did not converge.
-
-    Attributes:
-        status: the worst :class:`Status` found.
-    """
-
-    def __init__(self, status: Status, message: str):
-        super().__init__(message)
-        self.status = status
-
-
-def check(state: Any) -> None:
-    """Raise if a run did not converge; call it outside compiled code.
-
-    Args:
-        state: the state that ``run`` returned, or an ``OptStep``. Its ``status`` is a scalar, or an array of any shape
-            after ``vmap``.
-
-    Raises:
-        SolverError: some run has a status other than ``CONVERGED``; the message has the sentence.
-        TypeError: ``state`` has no status, or a traced one.
-
-    Example:
-        >>> import jax.numpy as jnp, jaxsolve
-        >>> step = jaxsolve.GradientDescent(lambda x: jnp.sum((x - 1.0) ** 2)).run(jnp.zeros(2))
-        >>> jaxsolve.check(step.state)
-    """
-    state = getattr(state, "state", state)
-    status = getattr(state, "status", None)
-    if status is None:
-        raise TypeError(f"check expects a solver state with a field `status`, got {type(state).__name__}.")
-    if not is_concrete(status):
-        raise TypeError("check reads concrete values: call it outside jit, vmap and grad.")
-    codes = np.atleast_1d(np.asarray(status))
-    failed = codes != Status.CONVERGED
-    if not failed.any():
-        return
-    worst = Status(int(codes[failed].flat[0]))
-    where = "" if codes.size == 1 else f" ({int(failed.sum())} of {codes.size} runs failed; the first of them:)"
-    raise SolverError(worst, f"{worst.name}{where}: {worst.sentence}")

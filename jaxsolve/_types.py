@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from jaxsolve._results import show_as_line
+
 __all__ = ["Array", "Callable", "KKTSolution", "OptStep", "PyTree", "Scalar", "Structure"]
 
 Array = jax.Array
@@ -17,7 +19,7 @@ Structure = Literal["general", "symmetric", "psd"]
 
 
 class OptStep(NamedTuple):
-    """What ``update`` and ``run`` return.
+    """What ``update`` and ``run`` return. It prints as one line; its parts print by themselves.
 
     Attributes:
         params: the iterate or solution, a pytree.
@@ -26,6 +28,9 @@ class OptStep(NamedTuple):
 
     params: Any
     state: Any
+
+
+show_as_line(OptStep, state_of=lambda step: step.state)
 
 
 class KKTSolution(NamedTuple):

@@ -29,6 +29,7 @@ __all__ = [
     "QUADRATIC_CASES",
     "Case",
     "QuadraticCase",
+    "check_line",
     "each",
     "each_quadratic",
     "float_dtype",
@@ -456,6 +457,14 @@ CASES = MAIN if float_dtype() == jnp.float32 else [case.name for case in _cases(
 def get_case(name: str) -> Case:
     """The case of that name, in this job's dtype."""
     return _in_dtype(next(case for case in _cases() if case.name == name))
+
+
+def check_line(case: Any, params: Any, state: Any) -> None:
+    """A result prints as one line, which names the solver and says how the run ended."""
+    line = repr(jaxsolve.OptStep(params, state))
+    assert line == repr(state)
+    assert line.startswith(f"{case.name.split('-')[0]}: CONVERGED in {state.iter_num} iteration")
+    assert len(line) <= 120 and len(line.splitlines()) == 1
 
 
 def _quickly(names, quick):

@@ -1,7 +1,8 @@
 """What every solver is built from: ``run``, options, reports, and the types of results."""
 
 from jaxsolve._options import check_callable, check_choice, check_number, option
-from jaxsolve._status import SolverError, Status, check
+from jaxsolve._results import SolverError, check
+from jaxsolve._status import Status
 from jaxsolve._types import KKTSolution, OptStep
 from jaxsolve.base._iterative import IterativeSolver, loses_finite
 from jaxsolve.base._objective import Objective, blank_output, lacks_data

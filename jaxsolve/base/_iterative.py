@@ -16,7 +16,7 @@ from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._options import check_callable, option
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base._report import call_back, line_printer
+from jaxsolve.base._report import Lines, ProgressBar, call_back, import_tqdm
 from jaxsolve.base._solver import Solver
 from jaxsolve.implicit_diff import TangentSystem, stop_gradient
 from jaxsolve.tree_util import tree_cast_like, tree_where
@@ -38,7 +38,8 @@ class IterativeSolver(Solver):
         unroll: how iterations are run when they are to be differentiated. ``"auto"`` unrolls them if ``implicit_diff``
             is ``False``; ``True`` always does; ``"checkpoint"`` does with memory that grows like the square root of
             ``maxiter``; ``False`` never does (then only forward mode differentiates them).
-        verbose: print a line an iteration, under ``jit`` too.
+        verbose: print a line an iteration and one at the end, under ``jit`` too; ``"bar"`` shows a progress bar
+            instead, for which the package tqdm must be installed (the extra ``progress``).
         callback: called as ``callback(params, state)`` on the host after every iteration, under ``jit`` too;
             see :class:`History`.
     """
@@ -46,7 +47,7 @@ class IterativeSolver(Solver):
     maxiter: int = option(500, at_least=0)
     tol: float = option(1e-3, at_least=0)
     unroll: bool | str = option("auto", among=("auto", True, False, "checkpoint"))
-    verbose: bool | int = option(False)
+    verbose: bool | int | str = option(False)
     callback: Callable | None = option(None)
 
     #: Whether ``update`` reports an error that is cheaper than, and not quite, that of ``optimality_fun``. A run then
@@ -59,8 +60,10 @@ class IterativeSolver(Solver):
 
     def _validate(self) -> None:
         super()._validate()
-        if not isinstance(self.verbose, int):
-            raise TypeError(f"verbose must be a bool or an int, got {self.verbose!r}.")
+        if self.verbose == "bar":
+            import_tqdm()
+        elif not isinstance(self.verbose, int):
+            raise TypeError(f"verbose must be a bool, an int or 'bar', got {self.verbose!r}.")
         if self.callback is not None:
             check_callable("callback", self.callback, "a function callback(params, state)")
 
@@ -129,6 +132,11 @@ class IterativeSolver(Solver):
         )
         return jax.tree.map(lambda x: forward_only(x, why) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
 
+    def _solve_and_tell(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, TangentSystem | None]:
+        step, system = super()._solve_and_tell(init_params, *args, **kwargs)
+        self._tell(step.state, over=True)
+        return step, system
+
     @property
     def _finds_system(self) -> bool:
         return type(self)._solve is not IterativeSolver._solve
@@ -147,7 +155,7 @@ class IterativeSolver(Solver):
 
     def _resumed(self, state: Any, old: Any) -> Any:
         """A new state that goes on from an old one, if that is of the same kind."""
-        if type(old) is not type(state):
+        if _kind_of(old) is not _kind_of(state):
             return state
         for name in self._resumed_fields:
             new, resumed = getattr(state, name), getattr(old, name)
@@ -172,11 +180,17 @@ class IterativeSolver(Solver):
 
     def _report(self, old: OptStep, new: OptStep, active: Any) -> None:
         """Tell of a step. A loop over a batch goes on for elements that have finished; these are not active."""
-        printer = line_printer(type(self).__name__) if self.verbose else None
-        for callback in (printer, self.callback):
-            if callback is not None:
-                params, state = tree_where(active, new, old)
-                call_back(callback, params, state, active)
+        if self.verbose or self.callback is not None:
+            params, state = tree_where(active, new, old)
+            self._tell(state, active)
+            if self.callback is not None:
+                call_back(self.callback, params, state, active)
+
+    def _tell(self, state: Any, active: Any = True, *, over: bool = False) -> None:
+        """Print a line about an iteration, or about the end of a run, if that is wanted."""
+        if self.verbose:
+            reporter = (ProgressBar if self.verbose == "bar" else Lines)(type(self).__name__)
+            call_back(reporter, (self.tol, self.maxiter, over), state, active)
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""
@@ -207,6 +221,11 @@ class IterativeSolver(Solver):
         kept = tree_where(finite, new, old)
         status = Status.NONFINITE.where(~finite, kept.state.status)
         return OptStep(kept.params, kept.state._replace(status=status, iter_num=new.state.iter_num))
+
+
+def _kind_of(state: Any) -> type:
+    """The class that defines the fields of a named tuple: what the states of related solvers have in common."""
+    return next((cls for cls in type(state).__mro__ if "_fields" in vars(cls)), type(state))
 
 
 def loses_finite(old: PyTree, new: PyTree) -> Array:

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: a line an iteration, and a callback for histories. Off, both leave no trace."""
+"""What a run tells while it runs: lines or a progress bar, and a callback for histories. Off, they leave no trace."""
 
 from __future__ import annotations
 
@@ -11,26 +11,90 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-__all__ = ["History", "call_back", "line_printer"]
+from jaxsolve._results import summary
+
+__all__ = ["History", "Lines", "ProgressBar", "call_back", "import_tqdm"]
 
 _SHOWN = ("error", "value", "stepsize")
 
 
-def line_printer(name: str) -> Callable:
-    """A callback that prints one line for an iteration.
+class Lines:
+    """Prints a line an iteration, and one at the end.
+
+    Like all reporters it is called as ``reporter((tol, maxiter, over), state)``, and at the end once for a whole batch.
 
     Args:
         name: of the solver. Of the state ``iter_num`` is shown, and those of ``error``, ``value`` and ``stepsize`` that
             it has.
     """
 
-    def show(params, state):
-        del params
-        shown = {key: getattr(state, key, None) for key in _SHOWN}
-        line = "".join(f"  {key} {x:.6e}" for key, x in shown.items() if x is not None and np.ndim(x) == 0)
-        print(f"{name}: iter {int(state.iter_num):4d}{line}", flush=True)
+    def __init__(self, name: str):
+        self._name = name
 
-    return show
+    def __call__(self, run: tuple, state: Any) -> None:
+        """Print the line of an iteration, or the last one."""
+        if run[2]:
+            self._end(run, state)
+        else:
+            shown = {key: getattr(state, key, None) for key in _SHOWN}
+            line = "".join(f"  {key} {x:.6e}" for key, x in shown.items() if x is not None and np.ndim(x) == 0)
+            print(f"{self._name}: iter {int(state.iter_num):4d}{line}", flush=True)
+
+    def batch(self, run: tuple, state: Any, active: np.ndarray) -> None:
+        """Print the lines of all running elements, or the last line for all."""
+        if np.any(run[2]):
+            self._end(run, state)
+        else:
+            for element in _elements((run, state), active):
+                self(*element)
+
+    def _end(self, run, state):
+        print(summary(state, tol=run[0], name=self._name) or f"{self._name}: ended", flush=True)
+
+
+class ProgressBar(Lines):
+    """Shows a bar of tqdm that moves with the iterations, and a line at the end.
+
+    Of a batch it shows the iterations of the element that has done most of them, how many elements are still running,
+    and the largest of their errors.
+    """
+
+    def __call__(self, run: tuple, state: Any) -> None:
+        """Move the bar of a single run, or close it."""
+        self.batch(run, state, np.asarray(True))
+
+    def batch(self, run: tuple, state: Any, active: np.ndarray) -> None:
+        """Move the bar of a batch of runs, or close it."""
+        if np.any(run[2]):
+            if self._name in _BARS:
+                _BARS.pop(self._name).close()
+            self._end(run, state)
+        elif active.any():
+            iter_num, error = (np.max(np.asarray(x)[active]) for x in (state.iter_num, state.error))
+            running = f"{active.sum()} of {active.size} running, " if active.ndim else ""
+            self._move(int(np.max(run[1])), int(iter_num), f"{running}error {float(error):.1e}")
+
+    def _move(self, maxiter, iter_num, text):
+        bar = _BARS.get(self._name)
+        if bar is not None and iter_num < bar.n:  # left by a run that was broken off
+            bar.close()
+        if bar is None or iter_num < bar.n:
+            bar = _BARS[self._name] = import_tqdm()(total=maxiter, desc=self._name, unit="it")
+        bar.set_postfix_str(text, refresh=False)
+        bar.update(iter_num - bar.n)
+
+
+#: The bars on the screen, one for a name. They are no part of a callback: a program keeps its callbacks.
+_BARS: dict[str, Any] = {}
+
+
+def import_tqdm() -> Any:
+    """The class of progress bars."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError("verbose='bar' needs the package tqdm: pip install 'jaxsolve[progress]'.") from None
+    return tqdm
 
 
 def call_back(callback: Callable, params: Any, state: Any, active: jax.Array) -> None:
@@ -57,8 +121,8 @@ def _teller(callback, depth):
         elif hasattr(callback, "batch"):
             callback.batch(params, state, np.asarray(active))
         else:
-            for index in map(tuple, np.argwhere(np.asarray(active))):
-                callback(*jax.tree.map(lambda x: x[index], (params, state)))  # noqa: B023  # used at once
+            for element in _elements((params, state), np.asarray(active)):
+                callback(*element)
 
     @tell.def_vmap
     def _(axis_size, in_batched, *arguments):
@@ -69,6 +133,12 @@ def _teller(callback, depth):
         return (), ()
 
     return tell
+
+
+def _elements(tree, active):
+    """The elements of a batch that are active, one after the other."""
+    for index in map(tuple, np.argwhere(active)):
+        yield jax.tree.map(lambda x: x[index], tree)  # noqa: B023  # used at once
 
 
 class History:

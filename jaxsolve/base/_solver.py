@@ -21,6 +21,7 @@ from jaxsolve._closure import Staged, hoist
 from jaxsolve._compat import outside_transformations, without_our_frames
 from jaxsolve._compile import compiled_call, traced_call
 from jaxsolve._options import Configured, check_callable, option
+from jaxsolve._results import report_failure, show_as_line
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._params import merge_params, split_params, with_held, with_held_of
@@ -39,6 +40,9 @@ class Solver(Configured):
     described where it is declared.
 
     Attributes:
+        on_failure: what ``run`` does when it did not converge: ``"ignore"``, ``"warn"`` (a ``RuntimeWarning``) or
+            ``"raise"`` (:class:`jaxsolve.SolverError`). Inside ``jit`` and ``vmap`` the values are not known, and only
+            ``state.status`` tells. The compiled program is the same.
         implicit_diff: differentiate the solution implicitly, through the optimality conditions (the default), or else
             by unrolling the iterations.
         implicit_diff_solve: linear solver ``solve(matvec, b) -> x`` of the implicit derivative, where ``b`` and ``x``
@@ -50,7 +54,10 @@ class Solver(Configured):
     implicit_diff: bool = option(True)
     implicit_diff_solve: Callable | None = option(None)
     jit: bool = option(True)
+    on_failure: str = option("ignore", among=("ignore", "warn", "raise"))
 
+    #: The type of the states, a named tuple, which is to print as one line. A solver that inherits it has a subclass.
+    _State: ClassVar[Any] = None
     #: What is known of the Jacobian of the optimality function: ``"psd"``, ``"symmetric"`` or ``"general"``.
     _structure: ClassVar[Structure] = "general"
     #: Whether a run needs a point to start from.
@@ -61,6 +68,11 @@ class Solver(Configured):
         for name in ("init_state", "update"):
             if name in cls.__dict__:
                 setattr(cls, name, _compiled_when_eager(cls.__dict__[name]))
+        if cls._State is not None:
+            # Named for its solver; but what is local cannot be pickled.
+            if "_State" not in vars(cls) and "<locals>" not in cls.__qualname__:
+                cls._State = _subclass(cls._State, cls)
+            show_as_line(cls._State, cls.__name__)
 
     def _validate(self) -> None:
         super()._validate()
@@ -82,6 +94,10 @@ class Solver(Configured):
         Returns:
             The solution with its state, and the tangent system there if the solver knows more of it than the residual.
         """
+
+    def _solve_and_tell(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, TangentSystem | None]:
+        """``_solve``, and a report of its end if that is wanted."""
+        return self._solve(init_params, *args, **kwargs)
 
     @property
     def _finds_system(self) -> bool:
@@ -128,6 +144,7 @@ class Solver(Configured):
             TypeError: a function has the wrong signature.
             ValueError: there is nothing to start from, or a shape is wrong. Both are raised before anything is
                 compiled.
+            SolverError: the run did not converge, and ``on_failure`` is ``"raise"``.
         """
         if self._needs_init_params:
             _check_init_params(init_params, kwargs)
@@ -135,17 +152,20 @@ class Solver(Configured):
         _warn_if_kept_by_module(self)
         step = self._run(init_params, args, kwargs)
         self._check_result(step.state)
+        report_failure(self, step.state)
         return self._with_held_of(init_params, step)
 
     def _run(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
         if not self.jit:
             return _run(self, init_params, *args, **kwargs)
-        call = traced_call(_run, self, init_params, *args, **kwargs)
+        solver = copy.copy(self)
+        solver.on_failure = "ignore"  # the program is the same
+        call = traced_call(_run, solver, init_params, *args, **kwargs)
         # In an eager jax.grad the solution comes from the program of a plain run, and its derivative from another one,
         # unless `_solve` finds a tangent system, too.
         apart = self.implicit_diff and not self._finds_system
         solution = call.at_values() if apart else None
-        return call() if solution is None else compiled_call(_differentiated, self, solution(), *args, **kwargs)
+        return call() if solution is None else compiled_call(_differentiated, solver, solution(), *args, **kwargs)
 
     def _with_held_of(self, given: PyTree, step: OptStep) -> OptStep:
         """A result with the held leaves that were given; a point that is not needed has none."""
@@ -185,6 +205,12 @@ class Solver(Configured):
     def _objective_of(self, fun: Callable, *, staged: bool) -> Objective:
         flags = {name: getattr(self, name, False) for name in ("value_and_grad", "has_aux")}
         return Objective(fun, staged=staged, **flags)
+
+
+def _subclass(state: type, solver: type) -> type:
+    """A type of states that is found as ``solver._State``."""
+    places = {"__module__": solver.__module__, "__qualname__": f"{solver.__qualname__}._State"}
+    return type(f"{solver.__name__}State", (state,), {"__slots__": (), "__doc__": state.__doc__, **places})
 
 
 def _warn_if_kept_by_module(solver: Solver) -> None:
@@ -282,7 +308,7 @@ def _run(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> OptS
     solver, start, held = prepared(solver, init_params)
     # Without jit and outside of every transformation nobody differentiates, and a host function could not be traced.
     if not solver.implicit_diff or (not solver.jit and outside_transformations()):
-        params, state = solver._solve(start, *args, **kwargs)[0]
+        params, state = solver._solve_and_tell(start, *args, **kwargs)[0]
     else:
         params, state = _differentiable_solution(solver, start, args, kwargs)
     return OptStep(merge_params(params, held), state)
@@ -298,11 +324,11 @@ def _differentiated(solver: Solver, step: OptStep, *args: Any, **kwargs: Any) ->
 def _differentiable_solution(solver: Solver, start: PyTree, args: tuple, kwargs: dict) -> OptStep:
     """The solution with its implicit derivative."""
     if solver.jit:
-        solved = hoist(solver._solve, start, *args, **kwargs)
+        solved = hoist(solver._solve_and_tell, start, *args, **kwargs)
         start, constant_args, constant_kwargs = stop_gradient((start, args, kwargs))
         step, system = solved.pure(start, *constant_args, consts=stop_gradient(solved.consts), **constant_kwargs)
     else:
-        step, system = run_without_derivative(solver._solve, start, *args, **kwargs)
+        step, system = run_without_derivative(solver._solve_and_tell, start, *args, **kwargs)
     return _with_derivative(solver, step, system, args, kwargs)
 
 

@@ -55,6 +55,7 @@ class StochasticSolver(IterativeSolver):
                 break
         if step is None:
             raise ValueError("run_iterator drew no batch: the iterator is empty, or maxiter is 0.")
+        self._tell(step.state, over=True)
         return step
 
     def _advance(self, *args, **kwargs):

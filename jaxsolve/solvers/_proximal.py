@@ -105,6 +105,7 @@ class ProximalMethod(GradientMethod):
     _resumed_fields = ("iter_num", "stepsize", "velocity", "t", "first_value", "first_error")
     #: Whether the proximity operator is the identity, so that the optimality condition is a zero gradient.
     _smooth: ClassVar[bool] = False
+    _State = ProximalState
 
     @abc.abstractmethod
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
@@ -116,7 +117,7 @@ class ProximalMethod(GradientMethod):
         """The state before the first iteration; the arguments are those of ``run``."""
         _, args, kwargs = self._split(args, kwargs)
         fields = self._first_fields(init_params, args, kwargs)
-        return ProximalState(
+        return self._State(
             **fields,
             velocity=jax.tree.map(jnp.copy, init_params) if self.acceleration else None,
             t=jnp.ones_like(fields["error"]),

@@ -1,5 +1,7 @@
 """verbose and callback: under jit, once an iteration."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +21,88 @@ def test_verbose_prints_each_iteration_once(jit, capsys):
     _, state = run(jnp.zeros(2), 1.0)
     jax.effects_barrier()
     lines = capsys.readouterr().out.strip().splitlines()
-    assert len(lines) == int(state.iter_num) > 1
+    assert len(lines) == int(state.iter_num) + 1 > 2
     assert lines[0].startswith("GradientDescent: iter    1  error ")
+    assert lines[-1].startswith(f"GradientDescent: CONVERGED in {state.iter_num} iterations, value ")
+    assert f"error {float(state.error):.2g} (tol 1e-06), {state.num_fun_eval} evaluations" in lines[-1]
+
+
+def test_verbose_ends_once_for_a_batch_and_for_a_gradient(capsys):
+    solver = jaxsolve.GradientDescent(fun, verbose=True, maxiter=2)
+    jax.block_until_ready(jax.vmap(lambda init: solver.run(init, 1.0))(INITS))
+    jax.effects_barrier()
+    *lines, last = capsys.readouterr().out.strip().splitlines()
+    assert last.startswith("GradientDescent: batch of 2, ") and all(": iter " in line for line in lines)
+    for differentiate in (jax.grad, lambda f: jax.jit(jax.grad(f))):
+        jax.block_until_ready(differentiate(lambda t: solver.run(jnp.zeros(2), t).params.sum())(1.0))
+        jax.effects_barrier()
+        lines = capsys.readouterr().out.strip().splitlines()
+        assert len(lines) == 3 and lines[-1].startswith("GradientDescent: MAXITER after 2 iterations")
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that were shown, instead of tqdm: what it was made with, each update, and whether it was closed."""
+    made = []
+
+    class Bar:
+        def __init__(self, **options):
+            self.n, self.total, self.texts, self.closed = 0, options["total"], [], False
+            made.append(self)
+
+        def set_postfix_str(self, text, refresh):
+            self.texts.append(text)
+
+        def update(self, count):
+            assert count > 0
+            self.n += count
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(jaxsolve.base._report, "import_tqdm", lambda: Bar)
+    return made
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_a_progress_bar(jit, bars, capsys):
+    pytest.importorskip("tqdm")
+    solver = jaxsolve.GradientDescent(fun, verbose="bar", maxiter=50, jit=jit)
+    for init in (jnp.zeros(2), jnp.full(2, 0.9)):
+        state = (jax.jit(solver.run) if jit else solver.run)(init, 1.0).state
+        jax.effects_barrier()
+        bar = bars.pop()
+        assert (bar.n, bar.total, bar.closed, bars) == (int(state.iter_num), 50, True, [])
+        assert bar.texts[-1] == f"error {float(state.error):.1e}"
+        assert capsys.readouterr().out.startswith(f"GradientDescent: CONVERGED in {state.iter_num} iterations")
+
+
+def test_a_progress_bar_of_a_batch(bars, capsys):
+    pytest.importorskip("tqdm")
+    solver = jaxsolve.GradientDescent(fun, verbose="bar", tol=1e-6)
+    state = jax.vmap(lambda init: solver.run(init, 1.0).state)(INITS)
+    jax.effects_barrier()
+    (bar,) = bars
+    assert bar.n == len(bar.texts) == int(jnp.max(state.iter_num)) and bar.closed
+    running = [sum(int(n) >= i for n in state.iter_num) for i in range(1, bar.n + 1)]
+    assert [int(text[0]) for text in bar.texts] == running
+    assert bar.texts[-1] == f"1 of 2 running, error {float(state.error[jnp.argmax(state.iter_num)]):.1e}"
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_bar_of_tqdm_itself(capsys):
+    pytest.importorskip("tqdm")
+    jaxsolve.GradientDescent(fun, verbose="bar", maxiter=2).run(jnp.zeros(2), 1.0)
+    jax.effects_barrier()
+    assert "GradientDescent: 100%" in capsys.readouterr().err
+
+
+def test_a_bar_without_tqdm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match=r"pip install 'jaxsolve\[progress\]"):
+        jaxsolve.GradientDescent(fun, verbose="bar")
+    with pytest.raises(TypeError, match="bool, an int or 'bar'"):
+        jaxsolve.GradientDescent(fun, verbose="lines")
 
 
 def test_history_records_the_loss_curve():

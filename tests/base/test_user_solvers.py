@@ -232,7 +232,7 @@ def test_what_is_wrong_is_named():
     with pytest.raises(TypeError, match=r"LBFGS\.update takes the state that its init_state returns, got NoneType"):
         solver.update(jnp.zeros(2), None, 1.0)
     other = jaxsolve.GradientDescent(quadratic).init_state(jnp.zeros(2), 1.0)
-    with pytest.raises(TypeError, match="got ProximalState, which has no"):
+    with pytest.raises(TypeError, match="got GradientDescentState, which has no"):
         solver.update(jnp.zeros(2), other, 1.0)
     with pytest.raises(TypeError, match="run needs init_params.*x, theta, are data"):
         solver.run(x=jnp.zeros(2), theta=1.0)

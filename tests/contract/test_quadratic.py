@@ -7,7 +7,7 @@ import pytest
 
 import jaxsolve
 from jaxsolve import Status
-from tests.registry import each_quadratic, float_dtype
+from tests.registry import check_line, each_quadratic, float_dtype
 
 # One with multipliers and one without.
 TWO = ("InteriorPointQP", "BoxCDQP")
@@ -31,6 +31,7 @@ def test_solution_status_and_optimality(case):
     close(flat(params), flat(case.exact(case.theta)), case.tolerance())
     close(case.primal(params), case.oracle(np.asarray(case.theta, np.float64)), 1e-2 if case.single else 1e-6)
     assert int(state.status) == Status.CONVERGED
+    check_line(case, params, state)
     assert float(state.error) <= float(solver.tol)
     assert float(solver.l2_optimality_error(params, *case.data(case.theta))) <= case.tolerance()
     if hasattr(state, "value"):

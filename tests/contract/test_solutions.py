@@ -7,7 +7,7 @@ import pytest
 
 import jaxsolve
 from jaxsolve import Status
-from tests.registry import CASES, each, float_dtype
+from tests.registry import CASES, check_line, each, float_dtype
 
 
 @pytest.mark.float32
@@ -26,6 +26,7 @@ def test_solution_agrees_with_the_oracle(case):
         )
     assert int(state.status) == Status.CONVERGED
     jaxsolve.check(state)
+    check_line(case, params, state)
 
 
 @pytest.mark.float32

@@ -98,6 +98,7 @@ class MirrorDescent(GradientMethod):
     tol: float = option(1e-2)
     maxls: int = option(30)
 
+    _State = MirrorDescentState
     _resumed_fields = ("iter_num", "stepsize")
     _hyperparams = "hyperparams_proj"
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
 from jaxsolve.base import option
-from jaxsolve.solvers.quadratic._base import DirectQP, DirectState, Solution, has_derivative
+from jaxsolve.solvers.quadratic._base import DirectQP, Solution, has_derivative
 from jaxsolve.solvers.quadratic._forms import StandardForm
 from jaxsolve.solvers.quadratic._kkt import KKTSystem
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
@@ -61,7 +61,7 @@ class ExternalQP(DirectQP, StandardForm):
         # A solution that is said to be optimal, and is not, is not reported as such.
         status = Status.STALLED.where(Status.CONVERGED.holds(status), status)
         solution, error, status, factors = self._polished(problem, Solution(x, y, at.Ax), error, status)
-        state = DirectState(iter_num, error, qp.value(solution.x), status)
+        state = self._State(iter_num, error, qp.value(solution.x), status)
         return OptStep(self._to_params(problem, solution), state), KKTSystem(factors, self, has_derivative(state))
 
 

@@ -63,6 +63,7 @@ class FixedPointIteration(IterativeSolver):
     maxiter: int = option(100)
     tol: float = option(1e-5)
 
+    _State = FixedPointState
     _error_is_estimate = True
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> FixedPointState:

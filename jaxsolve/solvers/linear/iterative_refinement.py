@@ -96,6 +96,7 @@ class IterativeRefinement(IterativeSolver):
     maxiter: int = option(10)
     tol: float = option(1e-7)
 
+    _State = IterativeRefinementState
     _needs_init_params = False
 
     def _validate(self) -> None:

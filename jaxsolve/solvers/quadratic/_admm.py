@@ -124,6 +124,7 @@ class OperatorSplitting(IterativeQP):
     tol: float = option(1e-3)
     termination_check_frequency: int = option(5, at_least=1)
 
+    _State = SplittingState
     _resumed_fields = ("rho_bar",)
 
     def _validate(self) -> None:
@@ -243,7 +244,7 @@ class OperatorSplitting(IterativeQP):
             status = jnp.where(Status.RUNNING.holds(status), proved, status)
         value = 0.5 * (x @ at.Px) + qp.q @ x
         primal, dual = (point.at.Ax - point.z) / problem.scaling.rows, at.Px + qp.q + at.Aty
-        return SplittingState(iter_num, error, value, status, primal, dual, rho_bar, point)
+        return self._State(iter_num, error, value, status, primal, dual, rho_bar, point)
 
 
 def _number(value: Any, like: Array) -> Array:

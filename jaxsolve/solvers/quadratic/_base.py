@@ -275,6 +275,8 @@ class DirectQP(QuadraticSolver):
 
     tol: float = option(1e-5, at_least=0)
 
+    _State = DirectState
+
     def _validate(self) -> None:
         super()._validate()
         if not self.implicit_diff:

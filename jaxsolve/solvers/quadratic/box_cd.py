@@ -75,6 +75,7 @@ class BoxCDQP(IterativeSolver):
     maxiter: int = option(500)
     tol: float = option(1e-4)
 
+    _State = BoxCDState
     _needs_init_params = False
     _error_is_estimate = True  # `Q x` is kept up to date, which gathers rounding
 

@@ -30,7 +30,7 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_callable, option
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.linear_solve import solve_iterative_refinement
-from jaxsolve.solvers.quadratic._base import DirectQP, DirectState, Problem, Solution, has_derivative
+from jaxsolve.solvers.quadratic._base import DirectQP, Problem, Solution, has_derivative
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._forms import StandardForm
 from jaxsolve.solvers.quadratic._kkt import KKTSystem, kkt_residual, polish, solve_kkt
@@ -116,7 +116,7 @@ class EqualityConstrainedQP(DirectQP, StandardForm):
             x, y = self._by_option(problem, x, y)
         error, at = self._error(problem, x, y)
         status = self._status(problem, x, at, error)
-        state = DirectState(jnp.ones((), jnp.int32), error, qp.value(x), status)
+        state = self._State(jnp.ones((), jnp.int32), error, qp.value(x), status)
         valid = has_derivative(state)
         if direct:
             # The solves of the derivative must wait for the search for certificates: batched calls of LAPACK that run

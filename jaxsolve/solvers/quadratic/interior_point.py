@@ -98,6 +98,7 @@ class InteriorPoint(IterativeQP):
     tol: float = option(1e-8)
     smoothing: float = option(0.0, at_least=0)
 
+    _State = InteriorPointState
     # Iterations are few, so the active set is not looked at before the last; and then it is known.
     _stages = (0.0, 1.0)
 
@@ -173,7 +174,7 @@ class InteriorPoint(IterativeQP):
 
             status = run_if_any(due, look, status)
         value = 0.5 * (x @ at.Px) + qp.q @ x
-        return InteriorPointState(iter_num, error, value, point, own, regularization, status)
+        return self._State(iter_num, error, value, point, own, regularization, status)
 
 
 class InteriorPointQP(InteriorPoint, BoxConstrained):

@@ -81,6 +81,7 @@ class Bisection(IterativeSolver):
     maxiter: int = option(30)
     tol: float = option(1e-5)
 
+    _State = BisectionState
     _handles_nonfinite = True
     _needs_init_params = False
 
