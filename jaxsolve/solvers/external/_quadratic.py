@@ -16,7 +16,7 @@ import numpy as np
 from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
 from jaxsolve.base import option
-from jaxsolve.solvers.quadratic._base import DirectQP, Solution, has_derivative
+from jaxsolve.solvers.quadratic._base import WEAK, DirectQP, Solution, has_derivative
 from jaxsolve.solvers.quadratic._forms import StandardForm
 from jaxsolve.solvers.quadratic._kkt import KKTSystem
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
@@ -35,7 +35,7 @@ class ExternalQP(DirectQP, StandardForm):
             ``"inactive"``; see :class:`jaxsolve.solvers.quadratic.interior_point.InteriorPointQP`.
     """
 
-    weak: str = option("half")  # type: ignore[misc]  # an option here
+    weak: str = option("half", among=WEAK)  # type: ignore[misc]  # an option here
 
     @abc.abstractmethod
     def _host(self) -> Callable:

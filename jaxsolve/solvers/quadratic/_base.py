@@ -34,7 +34,10 @@ from jaxsolve.solvers.quadratic._residuals import feasible_signs, norm, optimali
 from jaxsolve.solvers.quadratic._scaling import equilibrate, scale
 from jaxsolve.tree_util import tree_where
 
-__all__ = ["DirectQP", "DirectState", "IterativeQP", "Problem", "QuadraticSolver", "Solution", "has_derivative"]
+__all__ = ["WEAK", "DirectQP", "DirectState", "IterativeQP", "Problem", "QuadraticSolver", "Solution", "has_derivative"]
+
+#: How rows count in derivatives that hold with equality and multiplier 0.
+WEAK = ("half", "active", "inactive")
 
 
 class Solution(NamedTuple):
@@ -300,7 +303,7 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
 
     rtol: float | None = option(None, at_least=0)  # type: ignore[misc]  # an option here
     polish: bool = option(True)
-    weak: str = option("half", among=("half", "active", "inactive"))  # type: ignore[misc]
+    weak: str = option("half", among=WEAK)  # type: ignore[misc]
 
     _handles_nonfinite = True
     _resumed_fields = ()
