@@ -20,7 +20,7 @@ import jax
 from jaxsolve._closure import Staged, hoist
 from jaxsolve._compat import outside_transformations, without_our_frames
 from jaxsolve._compile import compiled_call, traced_call
-from jaxsolve._options import Configured, check_callable, check_flags, option
+from jaxsolve._options import Configured, check_callable, check_choice, check_flags, option
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._params import merge_params, split_params, with_held, with_held_of
@@ -45,11 +45,15 @@ class Solver(Configured):
             are pytrees like the parameters: one of :mod:`jaxsolve.linear_solve`, a ``functools.partial`` of one, a
             function of your own, or a lineax solver. ``None`` chooses by structure and size.
         jit: compile ``run``. ``False`` runs a Python loop over concrete values, which host functions need.
+        check_tangents: what to do when a linear solve of the implicit derivative is inaccurate: ``"warn"``, or
+            ``"raise"`` from the compiled program, as a ``jax.errors.JaxRuntimeError``. ``None`` leaves it to
+            :func:`jaxsolve.diagnostics.check_tangents`, and is off without.
     """
 
     implicit_diff: bool = option(True)
     implicit_diff_solve: Callable | None = option(None)
     jit: bool = option(True)
+    check_tangents: str | None = option(None)
 
     #: What is known of the Jacobian of the optimality function: ``"psd"``, ``"symmetric"`` or ``"general"``.
     _structure: ClassVar[Structure] = "general"
@@ -65,6 +69,7 @@ class Solver(Configured):
     def _validate(self) -> None:
         super()._validate()
         check_flags(self, "implicit_diff", "jit")
+        check_choice("check_tangents", self.check_tangents, (None, "warn", "raise"))
         check_method("implicit_diff_solve", self.implicit_diff_solve)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             if field.type == "Callable":
@@ -319,6 +324,8 @@ def _with_derivative(solver: Solver, step: OptStep, system: TangentSystem | None
         kwargs,
         derived_fun=solver._state_of_solution,
         derived=lambda name: getattr(state, name),
+        name=type(solver).__name__,
+        check=solver.check_tangents,
     )
     params = system.complete(sol, *args, **kwargs)
     if system.valid is not True:

@@ -1,5 +1,6 @@
 """Is the gradient right? Records of runs, comparisons of derivatives, and checks of linear solves."""
 
 from jaxsolve.diagnostics._trace import trace
+from jaxsolve.implicit_diff._check import TangentError, check_tangents
 
-__all__ = ["trace"]
+__all__ = ["TangentError", "check_tangents", "trace"]
