@@ -28,7 +28,7 @@ from jaxsolve.implicit_diff import TangentSystem, attach_derivative, run_without
 from jaxsolve.linear_solve import check_method
 from jaxsolve.tree_util import tree_l2_norm, tree_where
 
-__all__ = ["Solver", "call_directly", "prepared"]
+__all__ = ["Solver", "call_directly", "differentiated", "prepared"]
 
 
 class Solver(Configured):
@@ -57,6 +57,8 @@ class Solver(Configured):
 
     #: What is known of the Jacobian of the optimality function: ``"psd"``, ``"symmetric"`` or ``"general"``.
     _structure: ClassVar[Structure] = "general"
+    #: Whether the optimality function is the residual ``T(x) - x`` of a fixed-point map.
+    _is_fixed_point: ClassVar[bool] = False
     #: Whether a run needs a point to start from.
     _needs_init_params: ClassVar[bool] = True
 
@@ -151,7 +153,7 @@ class Solver(Configured):
         # unless `_solve` finds a tangent system, too.
         apart = self.implicit_diff and not self._finds_system
         solution = call.at_values() if apart else None
-        return call() if solution is None else compiled_call(_differentiated, self, solution(), *args, **kwargs)
+        return call() if solution is None else compiled_call(differentiated, self, solution(), *args, **kwargs)
 
     def _with_held_of(self, given: PyTree, step: OptStep) -> OptStep:
         """A result with the held leaves that were given; a point that is not needed has none."""
@@ -294,7 +296,7 @@ def _run(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> OptS
     return OptStep(merge_params(params, held), state)
 
 
-def _differentiated(solver: Solver, step: OptStep, *args: Any, **kwargs: Any) -> OptStep:
+def differentiated(solver: Solver, step: OptStep, *args: Any, **kwargs: Any) -> OptStep:
     """A solution with its implicit derivative, after a run without one."""
     solver, params, held = prepared(solver, step.params)
     params, state = _with_derivative(solver, OptStep(params, step.state), None, args, kwargs)

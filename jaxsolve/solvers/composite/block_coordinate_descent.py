@@ -116,6 +116,8 @@ class BlockCoordinateDescent(IterativeSolver):
     selection: str = option("auto")
     seed: Any = option(0)
 
+    _is_fixed_point = True
+
     @property
     def _resumed_fields(self) -> tuple[str, ...]:  # type: ignore[override]  # a constant of the other solvers
         """Step sizes that were found are a start; Lipschitz constants are those of the data at hand."""

@@ -64,6 +64,7 @@ class FixedPointIteration(IterativeSolver):
     tol: float = option(1e-5)
 
     _error_is_estimate = True
+    _is_fixed_point = True
 
     def _validate(self) -> None:
         """Raise for an impossible option."""

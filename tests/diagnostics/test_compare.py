@@ -1,0 +1,117 @@
+"""Gradients by every method, side by side."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsolve
+from jaxsolve.diagnostics import compare_gradients
+from jaxsolve.linear_solve import solve_cg, solve_lu
+from tests.registry import CASES, QUADRATIC_CASES, get_case, get_quadratic_case
+
+EXACT_METHODS = ("implicit", "unrolled", "unrolled, checkpointed")
+OTHERS = ("one-step", "Neumann, 10 terms", "finite differences")
+
+
+def half_squares(params):
+    return 0.5 * sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
+
+
+def run(case, name, **options):
+    """The comparison, and the gradient in theta of each row: of a quadratic program by the chain rule."""
+    if name in QUADRATIC_CASES:
+        solver = case.make(**({"maxiter": case.unroll_iters} if case.iterates and case.unrolls else {}))
+        data, pullback = jax.vjp(case.data, case.theta)
+        leaves, treedef = jax.tree.flatten(data)
+        found = compare_gradients(solver, None, *data, **options)
+        return found, lambda gradient: pullback(jax.tree.unflatten(treedef, gradient))[0]
+    solver, before, args = case.make(maxiter=case.unroll_iters), case.before, (case.theta,)
+    if hasattr(solver, "solver"):  # takes the matrix and the right-hand side
+        _, pullback = jax.vjp(lambda theta: solver._data(case.init, theta), case.theta)
+        found = compare_gradients(solver.solver, case.init, *solver._data(case.init, case.theta), **options)
+        return found, lambda gradient: pullback(tuple(gradient))[0]
+    return compare_gradients(solver, case.init, *before, *args, **options), lambda gradient: gradient[-1]
+
+
+def check(name, **options):
+    case = get_quadratic_case(name) if name in QUADRATIC_CASES else get_case(name)
+    found, in_theta = run(case, name, **options)
+    exact = jax.grad(lambda theta: half_squares(case.exact(theta)))(case.theta)
+    assert found.uncertainty < 1e-6
+    methods = [row.method for row in found.rows]
+    assert methods[0] == "implicit" and methods[-1] == "finite differences"
+    assert all(method in methods for method in EXACT_METHODS) or found.skipped
+    for row in found.rows[:-1]:
+        error = float(jnp.linalg.norm(in_theta(row.gradient) - exact) / jnp.linalg.norm(exact))
+        if row.method not in OTHERS:
+            assert max(error, row.error) < 1e-4, (row.method, error, row.error)
+        elif len(row.gradient) == 1:
+            # The data are theta alone, so that the errors are of one vector.
+            np.testing.assert_allclose(row.error, error, atol=1e-5, err_msg=row.method)
+    return found
+
+
+def test_a_gradient():
+    found = check("GradientDescent-ridge", linear_solvers=(solve_cg,))
+    methods = ["implicit", "implicit, cg", "one-step", "Neumann, 10 terms", *EXACT_METHODS[1:], "finite differences"]
+    assert [row.method for row in found.rows] == methods
+    assert found["implicit, cg"].residual < 1e-10 and found["unrolled"].residual is None
+    assert found["one-step"].error > found["Neumann, 10 terms"].error > 1e-3
+    assert found["unrolled"].memory > 5 * found["unrolled, checkpointed"].memory > found["implicit"].memory > 0
+    assert all(row.seconds > 0 and row.compile_seconds > 0 for row in found.rows[:-1])
+    table = repr(found).splitlines()
+    assert table[0].split() == ["method", "iterations", "error", "residual", "time", "compile", "memory"]
+    assert len({len(line) for line in table[:8]}) == 1 and "finite differences, uncertain by" in table[8]
+    assert found._repr_html_().count("<tr>") == len(methods) + 1
+    plain = found.to_dict()
+    assert [row["method"] for row in plain["rows"]] == methods and type(plain["rows"][0]["gradient"][0]) is list
+
+
+def test_a_fixed_point_over_numbers_of_iterations():
+    case = get_case("FixedPointIteration-affine")
+    exact = jax.grad(lambda theta: half_squares(case.exact(theta)))(case.theta)
+    found = compare_gradients(
+        case.make(), case.init, case.theta, iterations=(3, 10), linear_solvers=(), reference=[exact]
+    )
+    rows = {(row.method, row.iterations): row.error for row in found.rows}
+    assert rows["implicit", 10] < rows["implicit", 3]
+    assert rows["implicit", 10] < rows["unrolled", 10] < rows["unrolled", 3]
+    assert rows["finite differences", None] < 1e-8
+    assert found.reference == "the given one" and found.uncertainty is None
+
+
+def test_a_solver_with_a_system_of_its_own():
+    found = check("EqualityConstrainedQP", linear_solvers=(solve_lu,))
+    assert [row.method for row in found.rows] == ["implicit", "implicit, lu", "finite differences"]
+    assert found["implicit"].residual < 1e-12 and "unrolled iterations" in found.skipped["unrolled"]
+    assert "unrolled: not available" in repr(found)
+    with pytest.raises(KeyError, match="there are implicit"):
+        found["exact"]
+
+
+def test_arguments_that_cannot_be():
+    solver = jaxsolve.GradientDescent(lambda x: jnp.sum(x**2))
+    with pytest.raises(ValueError, match="nothing to differentiate"):
+        compare_gradients(solver, jnp.ones(2))
+    solver = jaxsolve.GradientDescent(lambda x, t: jnp.sum((x - t) ** 2), maxiter=2)
+    with pytest.raises(ValueError, match="must have the shapes"):
+        compare_gradients(solver, jnp.ones(2), 1.0, linear_solvers=(), iterations=(), reference=[jnp.ones(2)])
+    with pytest.raises(ValueError, match="reference must be one of"):
+        compare_gradients(solver, jnp.ones(2), 1.0, linear_solvers=(), iterations=(), reference="exact")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*CASES, *QUADRATIC_CASES])
+def test_every_solver(name):
+    check(name)
+
+
+def test_plots():
+    pytest.importorskip("matplotlib")
+    row = jaxsolve.diagnostics.GradientRow("implicit", 3, 0.1, 0.0, 1e-3, 0.1, 100, [np.ones(2)])
+    rows = [row, jaxsolve.diagnostics.GradientRow("implicit", 5, 0.01, 0.0, 1e-3, 0.1, 100, [np.ones(2)])]
+    lines = jaxsolve.diagnostics.GradientComparison(rows, "finite differences", 1e-9, {}).plot().lines
+    assert [line.get_xydata().tolist() for line in lines] == [[[3.0, 0.1], [5.0, 0.01]]]
+    bars = jaxsolve.diagnostics.GradientComparison(rows[:1], "finite differences", 1e-9, {}).plot().patches
+    assert [bar.get_width() for bar in bars] == [0.1]
