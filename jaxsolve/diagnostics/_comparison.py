@@ -75,7 +75,7 @@ class GradientComparison:
     def _notes(self) -> list[str]:
         known = "" if self.uncertainty is None else f", uncertain by {self.uncertainty:.0e}"
         notes = [f"error: relative to {self.reference}{known}"]
-        if any(row.residual is not None and not row.residual < 1e-3 for row in self.rows):
+        if any(row.method.startswith("implicit") and not (row.residual or 0.0) < 1e-3 for row in self.rows):
             notes.append("a residual above 1e-3: that linear solve is inaccurate; take another one, or more iterations")
         return [*notes, *(f"{name}: not available, {why}" for name, why in self.skipped.items())]
 
