@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
-from jaxsolve._closure import is_dynamic, merge_static, split_static
+from jaxsolve._closure import is_dynamic, merge_static
 from jaxsolve._types import PyTree
 from jaxsolve.base import OptStep, Solver
 from jaxsolve.base._solver import differentiated
 from jaxsolve.diagnostics._comparison import GradientComparison, GradientRow
-from jaxsolve.diagnostics._tangent import linear_map_at, norm_of
+from jaxsolve.diagnostics._tangent import floating_data, norm_of, residual_of
 from jaxsolve.implicit_diff._check import observe_tangents
 from jaxsolve.linear_solve import (
     DIRECT_MAX_SIZE,
@@ -125,10 +126,7 @@ class _Problem(NamedTuple):
 
     @classmethod
     def of(cls, init_params, args, kwargs, loss):
-        leaves, static = split_static((args, kwargs), is_array=_moves)
-        if not leaves:
-            raise ValueError("the data of the problem have no floating-point leaf: there is nothing to differentiate.")
-        leaves = [jnp.asarray(x, jnp.result_type(float) if isinstance(x, float) else None) for x in leaves]
+        leaves, static = floating_data(args, kwargs)
         return cls(init_params, leaves, static, loss or _half_squares)
 
     def run(self, solver: Solver, leaves: list) -> OptStep:
@@ -147,10 +145,6 @@ class _Problem(NamedTuple):
             return self.loss(differentiated(solver, step, *args, **kwargs).params)
 
         return value
-
-
-def _moves(leaf: Any) -> bool:
-    return is_dynamic(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def _half_squares(params):
@@ -186,7 +180,8 @@ def _variants(problem: _Problem, solver: Solver, params: PyTree, linear_solvers:
         name = getattr(method, "__name__", repr(method)).removeprefix("solve_")
         yield f"implicit, {name}", implicit(method)
     if solver._structure == "psd" or solver._is_fixed_point:
-        norm = norm_of(*linear_map_at(solver, params, *merge_static(problem.leaves, problem.static)))
+        point, unravel = ravel_pytree(params)
+        norm = norm_of(residual_of(solver, unravel, *merge_static(problem.leaves, problem.static)), point)
         for name, num_terms in (("one-step", 1), ("Neumann, 10 terms", 10)):
             yield name, implicit(_series(num_terms, solver._structure == "psd", norm))
     for name, unroll in (("unrolled", "auto"), ("unrolled, checkpointed", "checkpoint")):
@@ -308,15 +303,15 @@ def _judged(
     rows: list[GradientRow], reference: Any, differences: _Differences | None, skipped: dict, problem: _Problem
 ) -> GradientComparison:
     """The rows with their errors."""
-    size = sum(x.size for x in problem.leaves)
-    directions = np.eye(size) if differences is None else differences.directions
+    name = _DIFFERENCES if reference is None else reference if isinstance(reference, str) else "the given one"
+    slopes: Any = None if differences is None else differences.slopes
 
     def along(gradient):
-        return directions @ np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in gradient])
+        entries = np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in gradient])
+        return entries if differences is None else differences.directions @ entries
 
-    name = _DIFFERENCES if reference is None else reference if isinstance(reference, str) else "the given one"
     if name == _DIFFERENCES:
-        want = differences.slopes
+        want = slopes
     elif isinstance(reference, str):
         known = [row for row in rows if row.method == reference]
         if not known:
@@ -332,9 +327,10 @@ def _judged(
         want = along(given)
 
     def judged(row):
-        got = differences.slopes if row.method == _DIFFERENCES else along(row.gradient)
+        got = slopes if row.method == _DIFFERENCES else along(row.gradient)
         size = np.linalg.norm(want)
         return float(np.linalg.norm(got - want) / (size if size > 0 else 1.0))
 
     rows = [dataclasses.replace(row, error=judged(row)) for row in rows]
-    return GradientComparison(rows, name, differences.uncertainty if name == _DIFFERENCES else None, skipped)
+    uncertainty = differences.uncertainty if differences is not None and name == _DIFFERENCES else None
+    return GradientComparison(rows, name, uncertainty, skipped)

@@ -192,14 +192,18 @@ class _ImplicitRule:
 
     def _checked(self, evaluate, sol, values, *solvers):
         """A solver of the system and one of its transpose, which tell of their residuals if there is a check."""
+        check = self.check
 
         def checked(solver, accuracy):
+            if check is None or accuracy not in self.parts:
+                return solver
+
             def solve(rhs):
                 found = solver(rhs)
-                self.check.tell(evaluate(accuracy, sol, values, found, rhs))
+                check.tell(evaluate(accuracy, sol, values, found, rhs))
                 return found
 
-            return solve if self.check is not None and accuracy in self.parts else solver
+            return solve
 
         return map(checked, solvers, ("accuracy", "accuracy_transposed"))
 
