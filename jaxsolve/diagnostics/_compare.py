@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxsolve._closure import is_dynamic, merge_static
+from jaxsolve._closure import merge_static
 from jaxsolve._types import PyTree
 from jaxsolve.base import OptStep, Solver
-from jaxsolve.base._solver import differentiated
 from jaxsolve.diagnostics._comparison import GradientComparison, GradientRow
-from jaxsolve.diagnostics._tangent import floating_data, norm_of, residual_of
+from jaxsolve.diagnostics._problem import Differences, Problem, changed_options, precise
+from jaxsolve.diagnostics._tangent import norm_of, residual_of
 from jaxsolve.implicit_diff._check import observe_tangents
 from jaxsolve.linear_solve import (
     DIRECT_MAX_SIZE,
@@ -33,7 +31,6 @@ from jaxsolve.linear_solve import (
     solve_neumann,
     solve_normal_cg,
 )
-from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["compare_gradients"]
 
@@ -44,8 +41,6 @@ _SOLVERS = {
     "symmetric": ((solve_lu,), (solve_minres, *_GENERAL)),
     "general": ((solve_lu,), _GENERAL),
 }
-# More entries of the data than this are differentiated along random directions instead of one by one.
-_MOST_ENTRIES, _DIRECTIONS = 20, 8
 _REPEATS = 3
 _DIFFERENCES = "finite differences"
 
@@ -97,15 +92,15 @@ def compare_gradients(
         >>> bool(found["implicit"].error < 1e-2)
         True
     """
-    problem = _Problem.of(init_params, args, kwargs, loss)
+    problem = Problem.of(init_params, args, kwargs, loss)
     rows, skipped = [], {}
     if isinstance(reference, str) and reference != _DIFFERENCES:
         differences = None
     else:
-        differences = _Differences.of(problem, _precise(solver))
+        differences = Differences.of(problem, precise(solver))
     for bound in [None] if iterations is None else iterations:
-        limited = solver if bound is None else _changed(solver, maxiter=bound, tol=0.0)
-        step = problem.run(_changed(limited, implicit_diff=True), problem.leaves)
+        limited = solver if bound is None else changed_options(solver, maxiter=bound, tol=0.0)
+        step = problem.run(changed_options(limited, implicit_diff=True), problem.leaves)
         for name, variant in _variants(problem, limited, step.params, linear_solvers):
             try:
                 rows.append(_measured(problem, name, variant(), step))
@@ -116,60 +111,14 @@ def compare_gradients(
     return _judged(rows, reference, differences, skipped, problem)
 
 
-class _Problem(NamedTuple):
-    """A loss as a function of a solver and the floating-point leaves of the data."""
-
-    init_params: PyTree
-    leaves: list
-    static: tuple
-    loss: Callable
-
-    @classmethod
-    def of(cls, init_params, args, kwargs, loss):
-        leaves, static = floating_data(args, kwargs)
-        return cls(init_params, leaves, static, loss or _half_squares)
-
-    def run(self, solver: Solver, leaves: list) -> OptStep:
-        args, kwargs = merge_static(leaves, self.static)
-        return solver.run(self.init_params, *args, **kwargs)
-
-    def function(self, solver: Solver) -> Callable:
-        """The loss as a function of the leaves."""
-        return lambda leaves: self.loss(self.run(solver, leaves).params)
-
-    def function_at(self, solver: Solver, step: OptStep) -> Callable:
-        """The same where the solution is known: its derivative is that of the loss, and cheaper to compile."""
-
-        def value(leaves):
-            args, kwargs = merge_static(leaves, self.static)
-            return self.loss(differentiated(solver, step, *args, **kwargs).params)
-
-        return value
-
-
-def _half_squares(params):
-    numbers = [x for x in jax.tree.leaves(params) if is_dynamic(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    return 0.5 * tree_l2_norm(numbers, squared=True)
-
-
-def _changed(solver: Solver, **options: Any) -> Solver:
-    """A copy with other options, of which those that the solver does not have are left out."""
-    changed = copy.copy(solver)
-    for name, value in options.items():
-        if hasattr(changed, name):
-            setattr(changed, name, value)
-    changed._validate()
-    return changed
-
-
 # ---- The methods --------------------------------------------------------------------------------------------------
 
 
-def _variants(problem: _Problem, solver: Solver, params: PyTree, linear_solvers: Sequence[Callable] | None):
+def _variants(problem: Problem, solver: Solver, params: PyTree, linear_solvers: Sequence[Callable] | None):
     """Names of methods, and functions that make a solver with that method."""
 
     def implicit(method):
-        return lambda: _changed(solver, implicit_diff=True, unroll="auto", implicit_diff_solve=method)
+        return lambda: changed_options(solver, implicit_diff=True, unroll="auto", implicit_diff_solve=method)
 
     yield "implicit", implicit(solver.implicit_diff_solve)
     if linear_solvers is None:
@@ -185,7 +134,7 @@ def _variants(problem: _Problem, solver: Solver, params: PyTree, linear_solvers:
         for name, num_terms in (("one-step", 1), ("Neumann, 10 terms", 10)):
             yield name, implicit(_series(num_terms, solver._structure == "psd", norm))
     for name, unroll in (("unrolled", "auto"), ("unrolled, checkpointed", "checkpoint")):
-        yield name, lambda unroll=unroll: _changed(solver, implicit_diff=False, unroll=unroll)
+        yield name, lambda unroll=unroll: changed_options(solver, implicit_diff=False, unroll=unroll)
 
 
 def _series(num_terms: int, gradient: bool, norm: float) -> Callable:
@@ -196,7 +145,7 @@ def _series(num_terms: int, gradient: bool, norm: float) -> Callable:
     return functools.partial(solve_neumann, num_terms=num_terms, damping=damping)
 
 
-def _measured(problem: _Problem, name: str, solver: Solver, step: OptStep) -> GradientRow:
+def _measured(problem: Problem, name: str, solver: Solver, step: OptStep) -> GradientRow:
     gradient = jax.grad(problem.function(solver))
     compile_seconds, memory = None, None
     run = gradient
@@ -216,7 +165,7 @@ def _measured(problem: _Problem, name: str, solver: Solver, step: OptStep) -> Gr
     return GradientRow(name, bound, np.nan, residual, seconds, compile_seconds, memory, list(found or ()))
 
 
-def _residual(problem: _Problem, solver: Solver, step: OptStep) -> float | None:
+def _residual(problem: Problem, solver: Solver, step: OptStep) -> float | None:
     """The largest residual of the linear solves of the gradient."""
     value = problem.function(solver) if solver._finds_system else problem.function_at(solver, step)
     gradient, residuals = jax.grad(value), []
@@ -225,82 +174,8 @@ def _residual(problem: _Problem, solver: Solver, step: OptStep) -> float | None:
     return float(np.max(residuals)) if residuals else None  # NaN is the largest
 
 
-# ---- The reference ------------------------------------------------------------------------------------------------
-
-
-def _precise(solver: Solver) -> Solver:
-    """The solver with a tolerance near the precision of the dtype."""
-    tol, maxiter = getattr(solver, "tol", None), getattr(solver, "maxiter", None)
-    options = {"implicit_diff": True, "unroll": "auto", "callback": None, "verbose": False}
-    if tol is not None:
-        options["tol"] = min(float(tol), float(jnp.finfo(jnp.result_type(float)).eps) ** 0.75)
-    if maxiter is not None:
-        options["maxiter"] = 10 * int(maxiter)
-    return _changed(solver, **options)
-
-
-class _Differences(NamedTuple):
-    """Derivatives of the loss along directions.
-
-    Attributes:
-        directions: shape ``(k, n)``, of unit length.
-        slopes: the derivatives, shape ``(k,)``.
-        uncertainty: relative change of the slopes when the steps are halved.
-        seconds: time of all runs.
-    """
-
-    directions: np.ndarray
-    slopes: np.ndarray
-    uncertainty: float
-    seconds: float
-
-    @classmethod
-    def of(cls, problem: _Problem, solver: Solver) -> _Differences:
-        run = jax.jit(problem.function(solver)) if solver.jit else problem.function(solver)
-        directions, steps = _directions(problem.leaves)
-        float(run(problem.leaves))
-        begun = time.perf_counter()
-
-        def central(direction, step):
-            ahead, behind = (float(run(_moved(problem.leaves, sign * step * direction))) for sign in (1, -1))
-            return (ahead - behind) / (2 * step)
-
-        rows = []
-        for direction, step in zip(directions, steps, strict=True):
-            first, second, third = (central(direction, step / 2**i) for i in range(3))
-            # Richardson extrapolation, twice: the error is of fourth order in the step.
-            rows.append(((4 * second - first) / 3, (4 * third - second) / 3))
-        coarse, fine = np.asarray(rows).T
-        size = np.linalg.norm(fine)
-        uncertainty = float(np.linalg.norm(fine - coarse) / (size if size > 0 else 1.0))
-        return cls(directions, fine, uncertainty, time.perf_counter() - begun)
-
-
-def _directions(leaves: list) -> tuple[np.ndarray, np.ndarray]:
-    """Directions in the space of all entries, of length 1, and the steps along them."""
-    scales = np.concatenate([_scales(np.ravel(np.asarray(x, np.float64))) for x in leaves])
-    if scales.size <= _MOST_ENTRIES:
-        directions = np.diag(scales)[scales > 0]
-    else:
-        directions = scales * np.random.default_rng(0).normal(size=(_DIRECTIONS, scales.size)) / np.sqrt(scales.size)
-    lengths = np.linalg.norm(directions, axis=1)
-    step = max(float(jnp.finfo(x.dtype).eps) for x in leaves) ** 0.2
-    return directions / lengths[:, None], step * lengths
-
-
-def _scales(entries: np.ndarray) -> np.ndarray:
-    """The size of the entries of an array, for each of them; 0 for those that are infinite, which cannot move."""
-    finite = np.isfinite(entries)
-    return finite * (np.max(np.abs(entries[finite]), initial=0.0) or 1.0)
-
-
-def _moved(leaves: list, change: np.ndarray) -> list:
-    parts = np.split(change, np.cumsum([x.size for x in leaves])[:-1])
-    return [x + jnp.asarray(part.reshape(x.shape), x.dtype) for x, part in zip(leaves, parts, strict=True)]
-
-
 def _judged(
-    rows: list[GradientRow], reference: Any, differences: _Differences | None, skipped: dict, problem: _Problem
+    rows: list[GradientRow], reference: Any, differences: Differences | None, skipped: dict, problem: Problem
 ) -> GradientComparison:
     """The rows with their errors."""
     name = _DIFFERENCES if reference is None else reference if isinstance(reference, str) else "the given one"

@@ -192,18 +192,17 @@ class _ImplicitRule:
 
     def _checked(self, evaluate, sol, values, *solvers):
         """A solver of the system and one of its transpose, which tell of their residuals if there is a check."""
-        check = self.check
+        if self.check is None:
+            return solvers
+        tell = self.check.tell
 
         def checked(solver, accuracy):
-            if check is None or accuracy not in self.parts:
-                return solver
-
             def solve(rhs):
                 found = solver(rhs)
-                check.tell(evaluate(accuracy, sol, values, found, rhs))
+                tell(evaluate(accuracy, sol, values, found, rhs))
                 return found
 
-            return solve
+            return solve if accuracy in self.parts else solver
 
         return map(checked, solvers, ("accuracy", "accuracy_transposed"))
 
