@@ -190,7 +190,7 @@ class _ImplicitRule:
         _, derived_dot = jax.jvp(partial(evaluate, "derived"), (sol, values), (sol_dot, tangents))
         return jax.tree.leaves((sol_dot, derived_dot))
 
-    def _checked(self, evaluate, sol, values, *solvers):
+    def _checked(self, evaluate: Callable, sol: Any, values: list, *solvers: Callable) -> tuple[Callable, ...]:
         """A solver of the system and one of its transpose, which tell of their residuals if there is a check."""
         if self.check is None:
             return solvers
@@ -204,7 +204,7 @@ class _ImplicitRule:
 
             return solve if accuracy in self.parts else solver
 
-        return map(checked, solvers, ("accuracy", "accuracy_transposed"))
+        return tuple(map(checked, solvers, ("accuracy", "accuracy_transposed")))
 
     # ---- Reverse mode only ----------------------------------------------------------------------------------------
 
