@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxsolve._closure import merge_static
 from jaxsolve._types import PyTree
 from jaxsolve.base import OptStep, Solver
 from jaxsolve.diagnostics._comparison import GradientComparison, GradientRow
@@ -50,6 +49,7 @@ def compare_gradients(
     init_params: PyTree = None,
     *args: Any,
     loss: Callable | None = None,
+    data: Callable | None = None,
     reference: Any = None,
     iterations: Sequence[int] | None = None,
     linear_solvers: Sequence[Callable] | None = None,
@@ -66,8 +66,10 @@ def compare_gradients(
     Args:
         solver: the solver, with its options.
         init_params: initial point, as for ``solver.run``.
-        *args: data of the problem. The gradient is that with respect to all floating-point leaves of the data.
+        *args: data of the problem. The gradient is that with respect to all their floating-point leaves.
         loss: ``loss(params)``, a scalar function of the solution; by default half the sum of its squares.
+        data: ``data(*args, **kwargs)`` returns the tuple of positional arguments of ``run`` behind the initial point,
+            where these are functions of what is to be differentiated. ``None``: they are ``args`` and ``kwargs``.
         reference: what errors are relative to: the name of a method, as ``"implicit"``, or the right gradient, a pytree
             with one array for each floating-point leaf of the data, in their order. ``None`` means finite differences.
         iterations: numbers of inner iterations at which to compare, with a tolerance of 0; ``None`` compares once,
@@ -92,7 +94,7 @@ def compare_gradients(
         >>> bool(found["implicit"].error < 1e-2)
         True
     """
-    problem = Problem.of(init_params, args, kwargs, loss)
+    problem = Problem.of(init_params, args, kwargs, loss, data)
     rows, skipped = [], {}
     if isinstance(reference, str) and reference != _DIFFERENCES:
         differences = None
@@ -130,7 +132,7 @@ def _variants(problem: Problem, solver: Solver, params: PyTree, linear_solvers: 
         yield f"implicit, {name}", implicit(method)
     if solver._structure == "psd" or solver._is_fixed_point:
         point, unravel = ravel_pytree(params)
-        norm = norm_of(residual_of(solver, unravel, *merge_static(problem.leaves, problem.static)), point)
+        norm = norm_of(residual_of(solver, unravel, *problem.arguments(problem.leaves)), point)
         for name, num_terms in (("one-step", 1), ("Neumann, 10 terms", 10)):
             yield name, implicit(_series(num_terms, solver._structure == "psd", norm))
     for name, unroll in (("unrolled", "auto"), ("unrolled, checkpointed", "checkpoint")):

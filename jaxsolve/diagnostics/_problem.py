@@ -31,14 +31,22 @@ class Problem(NamedTuple):
     leaves: list
     static: tuple
     loss: Callable
+    data: Callable | None
 
     @classmethod
-    def of(cls, init_params, args, kwargs, loss):
+    def of(
+        cls, init_params: PyTree, args: tuple, kwargs: dict, loss: Callable | None, data: Callable | None = None
+    ) -> Problem:
         leaves, static = floating_data(args, kwargs)
-        return cls(init_params, leaves, static, loss or _half_squares)
+        return cls(init_params, leaves, static, loss or _half_squares, data)
+
+    def arguments(self, leaves: list) -> tuple[tuple, dict]:
+        """The positional and keyword arguments of ``run`` behind the initial point."""
+        args, kwargs = merge_static(leaves, self.static)
+        return (args, kwargs) if self.data is None else (tuple(self.data(*args, **kwargs)), {})
 
     def run(self, solver: Solver, leaves: list) -> OptStep:
-        args, kwargs = merge_static(leaves, self.static)
+        args, kwargs = self.arguments(leaves)
         return solver.run(self.init_params, *args, **kwargs)
 
     def function(self, solver: Solver) -> Callable:
@@ -49,7 +57,7 @@ class Problem(NamedTuple):
         """The same where the solution is known: its derivative is that of the loss, and cheaper to compile."""
 
         def value(leaves):
-            args, kwargs = merge_static(leaves, self.static)
+            args, kwargs = self.arguments(leaves)
             return self.loss(differentiated(solver, step, *args, **kwargs).params)
 
         return value

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._closure import merge_static
 from jaxsolve._status import Status
 from jaxsolve._types import PyTree
 from jaxsolve.base import Solver
@@ -128,7 +127,7 @@ def _converges(solver, problem):
 
 
 def _is_optimal(solver, problem):
-    args, kwargs = merge_static(problem.leaves, problem.static)
+    args, kwargs = problem.arguments(problem.leaves)
     params = problem.run(precise(solver), problem.leaves).params
     error = float(solver.l2_optimality_error(params, *args, **kwargs))
     return error <= _tolerance(problem.leaves), f"the norm of optimality_fun at the solution is {error:.1e}"

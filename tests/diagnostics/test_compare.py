@@ -11,6 +11,7 @@ from jaxsolve.linear_solve import solve_cg
 from tests.registry import CASES, QUADRATIC_CASES, get_case, get_quadratic_case
 
 EXACT_METHODS = ("implicit", "unrolled", "unrolled, checkpointed")
+ALL_LINEAR_SOLVERS = ("GradientDescent-ridge", "ProjectedGradient-simplex", "OSQP")
 OTHERS = ("one-step", "Neumann, 10 terms", "finite differences")
 
 
@@ -19,36 +20,29 @@ def half_squares(params):
 
 
 def run(case, name, **options):
-    """The comparison, and the gradient in theta of each row: of a quadratic program by the chain rule."""
+    """The comparison of gradients in theta."""
     if name in QUADRATIC_CASES:
         solver = case.make(**({"maxiter": case.unroll_iters} if case.iterates and case.unrolls else {}))
-        data, pullback = jax.vjp(case.data, case.theta)
-        leaves, treedef = jax.tree.flatten(data)
-        found = compare_gradients(solver, None, *data, **options)
-        return found, lambda gradient: pullback(jax.tree.unflatten(treedef, gradient))[0]
-    solver, before, args = case.make(maxiter=case.unroll_iters), case.before, (case.theta,)
+        return compare_gradients(solver, None, case.theta, data=case.data, **options)
+    solver = case.make(maxiter=case.unroll_iters)
     if hasattr(solver, "solver"):  # takes the matrix and the right-hand side
-        _, pullback = jax.vjp(lambda theta: solver._data(case.init, theta), case.theta)
-        found = compare_gradients(solver.solver, case.init, *solver._data(case.init, case.theta), **options)
-        return found, lambda gradient: pullback(tuple(gradient))[0]
-    return compare_gradients(solver, case.init, *before, *args, **options), lambda gradient: gradient[-1]
+        data = lambda theta: solver._data(case.init, theta)
+        return compare_gradients(solver.solver, case.init, case.theta, data=data, **options)
+    return compare_gradients(solver, case.init, case.theta, data=lambda theta: (*case.before, theta), **options)
 
 
 def check(name, **options):
     case = get_quadratic_case(name) if name in QUADRATIC_CASES else get_case(name)
-    found, in_theta = run(case, name, **options)
+    found = run(case, name, **options)
     exact = jax.grad(lambda theta: half_squares(case.exact(theta)))(case.theta)
     assert found.uncertainty < 1e-6
     methods = [row.method for row in found.rows]
     assert methods[0] == "implicit" and methods[-1] == "finite differences"
     assert all(method in methods for method in EXACT_METHODS) or found.skipped
     for row in found.rows[:-1]:
-        error = float(jnp.linalg.norm(in_theta(row.gradient) - exact) / jnp.linalg.norm(exact))
-        if row.method not in OTHERS:
-            assert max(error, row.error) < 1e-4, (row.method, error, row.error)
-        elif len(row.gradient) == 1:
-            # The data are theta alone, so that the errors are of one vector.
-            np.testing.assert_allclose(row.error, error, atol=1e-5, err_msg=row.method)
+        error = float(jnp.linalg.norm(row.gradient[0] - exact) / jnp.linalg.norm(exact))
+        np.testing.assert_allclose(row.error, error, atol=1e-5, rtol=1e-3, err_msg=row.method)
+        assert row.method in OTHERS or error < 1e-4, (row.method, error)
     return found
 
 
@@ -111,7 +105,8 @@ def test_arguments_that_cannot_be():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*CASES, *QUADRATIC_CASES])
 def test_every_solver(name):
-    check(name)
+    # The linear solvers are the same for all: each structure of the system tries them once.
+    check(name, **({} if name in ALL_LINEAR_SOLVERS else {"linear_solvers": ()}))
 
 
 def test_plots():
