@@ -50,9 +50,9 @@ def implicit_error_bound(
     solver: Solver,
     params: PyTree,
     *args: Any,
-    alpha: float | None = None,
-    beta: float | None = None,
-    gamma: float | None = None,
+    strong_convexity: float | None = None,
+    lipschitz_of_A: float | None = None,
+    lipschitz_of_B: float | None = None,
     **kwargs: Any,
 ) -> ImplicitErrorBound:
     r"""Bound the error of the implicit Jacobian at a point that is not quite the solution.
@@ -66,7 +66,7 @@ def implicit_error_bound(
     :math:`\gamma` of A. For the gradient of a strongly convex function,
     :math:`\|\hat x - x^\star\| \le \|F(\hat x)\| / \alpha`, so that everything can be computed. Constants that are not
     given are estimated: :math:`\alpha` and R at the point, :math:`\beta` and :math:`\gamma` along the Newton step from
-    there to the solution. With estimated constants the bound is exact for quadratic functions, and an estimate
+    there to the solution. With estimated constants the bound holds for quadratic functions, and is an estimate
     otherwise.
 
     Args:
@@ -74,9 +74,9 @@ def implicit_error_bound(
         params: the point, or the ``OptStep`` that ``run`` returned.
         *args: data of the problem, as for ``solver.run``. The Jacobian is that in all floating-point leaves of the
             data; arrays that the functions capture are constants.
-        alpha: constant of strong convexity.
-        beta: Lipschitz constant of B in the solution.
-        gamma: Lipschitz constant of A in the solution.
+        strong_convexity: the constant :math:`\alpha`, if it is known.
+        lipschitz_of_A: the constant :math:`\gamma`, if it is known.
+        lipschitz_of_B: the constant :math:`\beta`, if it is known.
         **kwargs: further data.
 
     Returns:
@@ -129,18 +129,16 @@ def implicit_error_bound(
             RuntimeWarning,
             stacklevel=2,
         )
-    least = float(values[-1]) if alpha is None else float(alpha)
+    least = float(values[-1]) if strong_convexity is None else float(strong_convexity)
     newton = -np.linalg.lstsq(A, F, rcond=None)[0]
     length, data_norm = float(np.linalg.norm(newton)), float(np.linalg.norm(B, 2))
     distance = float(np.linalg.norm(F)) / least if strong else length
-    if (beta is None or gamma is None) and length > 0:
+    beta, gamma = lipschitz_of_B, lipschitz_of_A
+    if beta is None or gamma is None:
         _, A_there, B_there = map(np.asarray, matrices(point + jnp.asarray(newton, point.dtype)))
-        changes = [float(np.linalg.norm(there - here, 2)) / length for here, there in ((B, B_there), (A, A_there))]
-    else:
-        changes = [0.0, 0.0]
-    beta, gamma = (
-        change if given is None else float(given) for given, change in zip((beta, gamma), changes, strict=True)
-    )
+        way = length if length > 0 else 1.0
+        beta = float(np.linalg.norm(B_there - B, 2)) / way if beta is None else beta
+        gamma = float(np.linalg.norm(A_there - A, 2)) / way if gamma is None else gamma
     bound = (beta / least + gamma * data_norm / least**2) * distance if strong else np.nan
     jacobian = np.linalg.lstsq(A, B, rcond=None)[0]
     condition = float(values[0] / values[-1]) if values[-1] > 0 else np.inf

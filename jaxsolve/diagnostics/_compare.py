@@ -49,7 +49,7 @@ def compare_gradients(
     init_params: PyTree = None,
     *args: Any,
     loss: Callable | None = None,
-    data: Callable | None = None,
+    arguments: Callable | None = None,
     reference: Any = None,
     iterations: Sequence[int] | None = None,
     linear_solvers: Sequence[Callable] | None = None,
@@ -68,8 +68,9 @@ def compare_gradients(
         init_params: initial point, as for ``solver.run``.
         *args: data of the problem. The gradient is that with respect to all their floating-point leaves.
         loss: ``loss(params)``, a scalar function of the solution; by default half the sum of its squares.
-        data: ``data(*args, **kwargs)`` returns the tuple of positional arguments of ``run`` behind the initial point,
-            where these are functions of what is to be differentiated. ``None``: they are ``args`` and ``kwargs``.
+        arguments: ``arguments(*args, **kwargs)`` returns the tuple of positional arguments of ``run`` behind the
+            initial point, where these are functions of the parameters that are to be differentiated, as the bounds of
+            an equality are. ``None``: they are ``args`` and ``kwargs`` themselves.
         reference: what errors are relative to: the name of a method, as ``"implicit"``, or the right gradient, a pytree
             with one array for each floating-point leaf of the data, in their order. ``None`` means finite differences.
         iterations: numbers of inner iterations at which to compare, with a tolerance of 0; ``None`` compares once,
@@ -87,14 +88,14 @@ def compare_gradients(
 
     Example:
         >>> import jax.numpy as jnp, jaxsolve
-        >>> solver = jaxsolve.GradientDescent(lambda x, t: jnp.sum((x - t) ** 2) + jnp.sum(x**2), tol=1e-5, maxiter=30)
-        >>> found = jaxsolve.diagnostics.compare_gradients(solver, jnp.zeros(2), jnp.ones(2), linear_solvers=())
+        >>> solver = jaxsolve.FixedPointIteration(lambda x, t: 0.5 * x + t, maxiter=30)
+        >>> found = jaxsolve.diagnostics.compare_gradients(solver, jnp.asarray(0.0), 1.0, linear_solvers=())
         >>> [row.method for row in found.rows]
         ['implicit', 'one-step', 'Neumann, 10 terms', 'unrolled', 'unrolled, checkpointed', 'finite differences']
         >>> bool(found["implicit"].error < 1e-2)
         True
     """
-    problem = Problem.of(init_params, args, kwargs, loss, data)
+    problem = Problem.of(init_params, args, kwargs, loss, arguments)
     rows, skipped = [], {}
     if isinstance(reference, str) and reference != _DIFFERENCES:
         differences = None

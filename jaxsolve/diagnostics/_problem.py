@@ -31,19 +31,19 @@ class Problem(NamedTuple):
     leaves: list
     static: tuple
     loss: Callable
-    data: Callable | None
+    made_by: Callable | None
 
     @classmethod
     def of(
-        cls, init_params: PyTree, args: tuple, kwargs: dict, loss: Callable | None, data: Callable | None = None
+        cls, init_params: PyTree, args: tuple, kwargs: dict, loss: Callable | None, made_by: Callable | None = None
     ) -> Problem:
         leaves, static = floating_data(args, kwargs)
-        return cls(init_params, leaves, static, loss or _half_squares, data)
+        return cls(init_params, leaves, static, loss or _half_squares, made_by)
 
     def arguments(self, leaves: list) -> tuple[tuple, dict]:
         """The positional and keyword arguments of ``run`` behind the initial point."""
         args, kwargs = merge_static(leaves, self.static)
-        return (args, kwargs) if self.data is None else (tuple(self.data(*args, **kwargs)), {})
+        return (args, kwargs) if self.made_by is None else (tuple(self.made_by(*args, **kwargs)), {})
 
     def run(self, solver: Solver, leaves: list) -> OptStep:
         args, kwargs = self.arguments(leaves)

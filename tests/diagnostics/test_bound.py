@@ -32,7 +32,7 @@ def test_ridge_regression_on_the_diabetes_data(k, distance, error, bound):
     np.testing.assert_allclose(true_error, error, rtol=2e-2)
     np.testing.assert_allclose(np.linalg.norm(result.params - exact), distance, rtol=2e-2)
     # The Lipschitz constant of diag(x) is 1; along the way to the solution it is smaller.
-    given = implicit_error_bound(solver, result.params, theta, beta=1.0, gamma=0.0)
+    given = implicit_error_bound(solver, result.params, theta, lipschitz_of_B=1.0, lipschitz_of_A=0.0)
     assert true_error <= found.bound <= given.bound
     assert bound <= 1.01 * given.bound
     np.testing.assert_allclose(found.alpha, np.linalg.eigvalsh(hessian)[0])

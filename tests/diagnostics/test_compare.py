@@ -23,12 +23,12 @@ def run(case, name, **options):
     """The comparison of gradients in theta."""
     if name in QUADRATIC_CASES:
         solver = case.make(**({"maxiter": case.unroll_iters} if case.iterates and case.unrolls else {}))
-        return compare_gradients(solver, None, case.theta, data=case.data, **options)
+        return compare_gradients(solver, None, case.theta, arguments=case.data, **options)
     solver = case.make(maxiter=case.unroll_iters)
     if hasattr(solver, "solver"):  # takes the matrix and the right-hand side
-        data = lambda theta: solver._data(case.init, theta)
-        return compare_gradients(solver.solver, case.init, case.theta, data=data, **options)
-    return compare_gradients(solver, case.init, case.theta, data=lambda theta: (*case.before, theta), **options)
+        arguments = lambda theta: solver._data(case.init, theta)
+        return compare_gradients(solver.solver, case.init, case.theta, arguments=arguments, **options)
+    return compare_gradients(solver, case.init, case.theta, arguments=lambda theta: (*case.before, theta), **options)
 
 
 def check(name, **options):
@@ -82,10 +82,10 @@ def test_a_fixed_point_over_numbers_of_iterations():
     assert found.reference == "the given one" and found.uncertainty is None
 
 
-def test_a_solver_with_a_system_of_its_own():
-    found = check("EqualityConstrainedQP", linear_solvers=())
+def test_what_does_not_apply_is_left_out_and_said():
+    found = check("Bisection-cubic", linear_solvers=())
     assert [row.method for row in found.rows] == ["implicit", "finite differences"]
-    assert found["implicit"].residual < 1e-12 and "unrolled iterations" in found.skipped["unrolled"]
+    assert found["implicit"].residual < 1e-12 and "implicit_diff" in found.skipped["unrolled"]
     assert "unrolled: not available" in repr(found)
     with pytest.raises(KeyError, match="there are implicit"):
         found["exact"]
