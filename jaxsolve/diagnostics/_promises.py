@@ -160,7 +160,10 @@ def _keeps_dtype(solver, problem):
 
 
 def _reports_nonfinite(solver, problem):
-    state = problem.run(solver, [jnp.full_like(x, jnp.nan) for x in problem.leaves]).state
+    try:
+        state = problem.run(solver, [jnp.full_like(x, jnp.nan) for x in problem.leaves]).state
+    except ValueError:
+        return True, "NaN as data raise an error"
     if not hasattr(state, "status"):
         return None, "the state has no status"
     status = Status(int(state.status))
