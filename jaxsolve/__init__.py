@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxsolve import base as base
     from jaxsolve import cond as cond
+    from jaxsolve import diagnostics as diagnostics
     from jaxsolve import implicit_diff as implicit_diff
     from jaxsolve import isotonic as isotonic
     from jaxsolve import linear_solve as linear_solve
@@ -59,8 +60,8 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
 
 _SUBMODULES = (
-    "base cond implicit_diff isotonic linear_solve linesearch loop loss objective perturbations projection prox "
-    "tree_util"
+    "base cond diagnostics implicit_diff isotonic linear_solve linesearch loop loss objective perturbations projection "
+    "prox tree_util"
 ).split()
 
 # The modules that define public names.

@@ -13,6 +13,7 @@ import jaxsolve
 SUBMODULES = [
     "base",
     "cond",
+    "diagnostics",
     "implicit_diff",
     "isotonic",
     "linear_solve",

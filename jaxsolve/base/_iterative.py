@@ -40,8 +40,8 @@ class IterativeSolver(Solver):
             ``maxiter``; ``False`` never does (then only forward mode differentiates them).
         verbose: print a line an iteration and one at the end, under ``jit`` too; ``"bar"`` shows a progress bar
             instead, for which the package tqdm must be installed (the extra ``progress``).
-        callback: called as ``callback(params, state)`` on the host after every iteration, under ``jit`` too;
-            see :class:`History`.
+        callback: called as ``callback(params, state)`` on the host after every iteration, under ``jit`` too; also
+            before the first one, if it has an attribute ``from_start`` that is true. See :class:`History`.
     """
 
     maxiter: int = option(500, at_least=0)
@@ -146,7 +146,10 @@ class IterativeSolver(Solver):
         state = self.init_state(init_params, *args, **kwargs)
         state = jax.tree.map(lambda x: lax.convert_element_type(x, jnp.result_type(x)), state)
         params = init_params.params if isinstance(init_params, OptStep) else init_params
-        return OptStep(self._first_point(params, *args, **kwargs), state)
+        step = OptStep(self._first_point(params, *args, **kwargs), state)
+        if self._reports_start:
+            self._report_start(self._judged(step, args, kwargs))
+        return step
 
     def _first_point(self, init_params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The parameters with which the iterations start."""
@@ -175,7 +178,10 @@ class IterativeSolver(Solver):
         if self._error_is_estimate:
             new = self._certify(new, args, kwargs)
         new = self._last_finite(step, new)
-        self._report(step, new, Status.RUNNING.holds(self._status_in(step.state)))
+        active = Status.RUNNING.holds(self._status_in(step.state))
+        # A record is of the point that it is recorded with.
+        exact = self._reports_start and self._error_is_estimate
+        self._report(step, self._judged(new, args, kwargs) if exact else new, active)
         return new
 
     def _report(self, old: OptStep, new: OptStep, active: Any) -> None:
@@ -191,6 +197,25 @@ class IterativeSolver(Solver):
         if self.verbose:
             reporter = (ProgressBar if self.verbose == "bar" else Lines)(type(self).__name__)
             call_back(reporter, (self.tol, self.maxiter, over), state, active)
+
+    @property
+    def _reports_start(self) -> bool:
+        """Whether the callback wants to hear of the initial point."""
+        return getattr(self.callback, "from_start", False)
+
+    def _judged(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
+        """A step with the value and the error of its point, where the state has estimates or nothing yet."""
+        params, args, kwargs = stop_gradient((step.params, args, kwargs))
+        state = step.state
+        error = self.l2_optimality_error(params, *args, **kwargs).astype(jnp.result_type(state.error))
+        wanted = self._error_is_estimate | ~jnp.isfinite(state.error)
+        judged = {**self._state_of_solution(params, *args, **kwargs), "error": jnp.where(wanted, error, state.error)}
+        judged = tree_cast_like(judged, {name: getattr(state, name) for name in judged})
+        return OptStep(params, state._replace(**judged))
+
+    def _report_start(self, step: OptStep) -> None:
+        if self.callback is not None:
+            call_back(self.callback, step.params, step.state, jnp.asarray(True))
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""

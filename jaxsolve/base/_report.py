@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ from jax.custom_batching import custom_vmap
 
 from jaxsolve._results import summary
 
-__all__ = ["History", "Lines", "ProgressBar", "call_back", "import_tqdm"]
+__all__ = ["History", "Lines", "ProgressBar", "call_back", "import_tqdm", "pyplot"]
 
 _SHOWN = ("error", "value", "stepsize")
 
@@ -141,30 +143,41 @@ def _elements(tree, active):
         yield jax.tree.map(lambda x: x[index], tree)  # noqa: B023  # used at once
 
 
+@jax.tree_util.register_static
 class History:
     """Records fields of the state at every iteration, also of a run under ``jit``.
 
-    Hand one to a solver as its ``callback``. Records are kept in the order of the iterations. A new run is recognized
-    by its iteration number starting again, and starts the record again. Under ``vmap`` each record has a leading axis
-    of batch elements; one that has finished keeps its last record.
+    Hand one to a solver as its ``callback``; :func:`jaxsolve.diagnostics.trace` makes one and runs the solver. The
+    first record, number 0, is that of the initial point. Records are kept in the order of the iterations. A new run
+    starts the record again; one that goes on from an earlier result continues it. Value and error are those of the
+    recorded point; solvers that do not know them before the next iteration evaluate them for the record. Under
+    ``vmap`` each record has a leading axis of batch elements; one that has finished keeps its last record.
 
     Args:
-        *names: fields of the state to record; ``"params"`` records the iterate.
+        *names: fields of the state to record. ``"params"`` records the iterate, ``"time"`` the seconds since the first
+            record, as the host sees them.
+        optional: leave out the fields that the state does not have, instead of raising.
 
     Example:
         >>> import jax.numpy as jnp, jaxsolve
         >>> history = jaxsolve.History("value", "error")
         >>> solver = jaxsolve.GradientDescent(lambda x: jnp.sum((x - 1.0) ** 2), callback=history)
         >>> _ = solver.run(jnp.zeros(2))
-        >>> len(history["value"]) == len(history["iter_num"])
-        True
+        >>> history.keys()
+        ('iter_num', 'value', 'error')
+        >>> float(history["value"][0]), len(history["value"]) == len(history)
+        (2.0, True)
     """
 
-    def __init__(self, *names: str):
+    #: Solvers call back with the initial point, too, and with states that are exact at each point.
+    from_start = True
+
+    def __init__(self, *names: str, optional: bool = False):
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"History takes names of state fields, got {names!r}.")
         self._names = tuple(dict.fromkeys(("iter_num", *(names or ("value", "error")))))
         self._records: dict[int, dict[str, Any]] = {}
+        self._optional, self._begun = optional, 0.0
 
     def __call__(self, params: Any, state: Any) -> None:
         """Record one iteration; the solver calls it."""
@@ -172,27 +185,83 @@ class History:
 
     def batch(self, params: Any, state: Any, active: np.ndarray) -> None:
         """Record one iteration of a batch of runs; the solver calls it under ``vmap``."""
-        iter_num = int(np.max(np.asarray(state.iter_num)[active], initial=0))
-        if iter_num:
-            self._record(iter_num, params, state)
+        if np.any(active):
+            self._record(int(np.max(np.asarray(state.iter_num)[active])), params, state)
 
     def _record(self, iter_num, params, state):
-        if iter_num in self._records:
+        # The initial point of a run that goes on has the number of the last record.
+        if iter_num in self._records and (iter_num == 0 or iter_num != max(self._records)):
             self._records.clear()
-        record = {name: _field(name, params, state) for name in self._names}
-        self._records[iter_num] = jax.tree.map(np.asarray, record)
+        if self._optional:
+            self._names = tuple(n for n in self._names if n in ("params", "time") or hasattr(state, n))
+        now = time.perf_counter()
+        if not self._records:
+            self._begun = now
+        record = {name: _field(name, params, state) for name in self._names if name != "time"}
+        record = jax.tree.map(np.asarray, record)
+        self._records[iter_num] = {**record, "time": np.asarray(now - self._begun)}
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of what is recorded."""
+        jax.effects_barrier()
+        return self._names
 
     def __getitem__(self, name: str) -> Any:
-        """The record of one field: an array with one entry an iteration (a list for pytrees)."""
+        """The record of one field: an array with one entry a record (a list for pytrees)."""
         jax.effects_barrier()
         if name not in self._names:
             raise KeyError(f"{name!r} is not recorded; recorded are {', '.join(self._names)}.")
         values = [self._records[i][name] for i in sorted(self._records)]
-        return np.stack(values) if values and isinstance(values[0], np.ndarray) else values
+        # The initial point of a batch may be the same for all.
+        return np.stack(np.broadcast_arrays(*values)) if values and isinstance(values[0], np.ndarray) else values
 
     def __len__(self) -> int:
         jax.effects_barrier()
         return len(self._records)
+
+    def __repr__(self) -> str:
+        jax.effects_barrier()
+        last = f"; the last is iteration {max(self._records)}" if self._records else ""
+        return f"History({', '.join(self._names)}: {len(self)} records{last})"
+
+    def plot(self, *names: str, axes: Any = None) -> Any:
+        """Plot fields against the iterations, a panel each; needs matplotlib.
+
+        Args:
+            *names: what to plot; by default every scalar field but ``time``. Of a batch every element is a line.
+                ``error`` has a logarithmic axis.
+            axes: matplotlib axes to draw on, one a name, or ``None`` for a new figure.
+
+        Returns:
+            The axes, an array with one entry a name.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: nothing is recorded yet.
+        """
+        if not len(self):
+            raise ValueError("nothing is recorded: run a solver with this History as its callback first.")
+        batch = self["iter_num"].shape
+        names = names or tuple(n for n in self.keys() if n not in ("iter_num", "time") and np.shape(self[n]) == batch)
+        if axes is None:
+            _, axes = pyplot().subplots(1, len(names), squeeze=False, figsize=(4 * len(names), 3), layout="tight")
+        axes = np.ravel(axes)
+        for name, panel in zip(names, axes, strict=True):
+            panel.plot(self["iter_num"].reshape(len(self), -1), self[name].reshape(len(self), -1))
+            panel.set(xlabel="iteration", ylabel=name, yscale="log" if name == "error" else "linear")
+        return axes
+
+
+def pyplot() -> Any:
+    """The module ``matplotlib.pyplot``.
+
+    Raises:
+        ImportError: it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'jaxsolve[plots]'.") from error
 
 
 def _field(name, params, state):

@@ -29,7 +29,7 @@ from jaxsolve.implicit_diff import TangentSystem, attach_derivative, run_without
 from jaxsolve.linear_solve import check_method
 from jaxsolve.tree_util import tree_l2_norm, tree_where
 
-__all__ = ["Solver", "call_directly", "prepared"]
+__all__ = ["Solver", "call_directly", "differentiated", "prepared"]
 
 
 class Solver(Configured):
@@ -49,17 +49,23 @@ class Solver(Configured):
             are pytrees like the parameters: one of :mod:`jaxsolve.linear_solve`, a ``functools.partial`` of one, a
             function of your own, or a lineax solver. ``None`` chooses by structure and size.
         jit: compile ``run``. ``False`` runs a Python loop over concrete values, which host functions need.
+        check_tangents: what to do when a linear solve of the implicit derivative is inaccurate: ``"warn"``, or
+            ``"raise"`` from the compiled program, as a ``jax.errors.JaxRuntimeError``. ``None`` leaves it to
+            :func:`jaxsolve.diagnostics.check_tangents`, and is off without.
     """
 
     implicit_diff: bool = option(True)
     implicit_diff_solve: Callable | None = option(None)
     jit: bool = option(True)
     on_failure: str = option("ignore", among=("ignore", "warn", "raise"))
+    check_tangents: str | None = option(None, among=(None, "warn", "raise"))
 
     #: The type of the states, a named tuple, which is to print as one line. A solver that inherits it has a subclass.
     _State: ClassVar[Any] = None
     #: What is known of the Jacobian of the optimality function: ``"psd"``, ``"symmetric"`` or ``"general"``.
     _structure: ClassVar[Structure] = "general"
+    #: Whether the optimality function is the residual ``T(x) - x`` of a fixed-point map.
+    _is_fixed_point: ClassVar[bool] = False
     #: Whether a run needs a point to start from.
     _needs_init_params: ClassVar[bool] = True
 
@@ -165,7 +171,7 @@ class Solver(Configured):
         # unless `_solve` finds a tangent system, too.
         apart = self.implicit_diff and not self._finds_system
         solution = call.at_values() if apart else None
-        return call() if solution is None else compiled_call(_differentiated, solver, solution(), *args, **kwargs)
+        return call() if solution is None else compiled_call(differentiated, solver, solution(), *args, **kwargs)
 
     def _with_held_of(self, given: PyTree, step: OptStep) -> OptStep:
         """A result with the held leaves that were given; a point that is not needed has none."""
@@ -314,7 +320,7 @@ def _run(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> OptS
     return OptStep(merge_params(params, held), state)
 
 
-def _differentiated(solver: Solver, step: OptStep, *args: Any, **kwargs: Any) -> OptStep:
+def differentiated(solver: Solver, step: OptStep, *args: Any, **kwargs: Any) -> OptStep:
     """A solution with its implicit derivative, after a run without one."""
     solver, params, held = prepared(solver, step.params)
     params, state = _with_derivative(solver, OptStep(params, step.state), None, args, kwargs)
@@ -344,6 +350,8 @@ def _with_derivative(solver: Solver, step: OptStep, system: TangentSystem | None
         kwargs,
         derived_fun=solver._state_of_solution,
         derived=lambda name: getattr(state, name),
+        name=type(solver).__name__,
+        check=solver.check_tangents,
     )
     params = system.complete(sol, *args, **kwargs)
     if system.valid is not True:

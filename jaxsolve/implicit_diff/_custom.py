@@ -92,7 +92,7 @@ def custom_root(
             out = run_without_derivative(solver, *args, **kwargs)
             sol, aux = (out[0], out[1]) if has_aux else (out, None)
             sol = jax.tree.map(jnp.asarray, sol)
-            sol, _ = attach_derivative(system, sol, *data)
+            sol, _ = attach_derivative(system, sol, *data, name=getattr(solver, "__name__", "a root"))
             if not has_aux:
                 return sol
             return type(out)(sol, aux) if hasattr(out, "_fields") else (sol, aux)

@@ -24,8 +24,10 @@ from jax import lax
 from jaxsolve._closure import Hoisted, hoist, is_dynamic, merge_static, split_static
 from jaxsolve._compat import contains_custom_vjp, reverse_only, with_tangents
 from jaxsolve._types import Structure
+from jaxsolve.implicit_diff._check import TangentCheck
 from jaxsolve.implicit_diff._system import TangentSystem, as_matrix, like_unknowns, same_on_all_devices
 from jaxsolve.linear_solve import solve as linear_solve
+from jaxsolve.linear_solve import transpose
 from jaxsolve.linear_solve._differentiable import solve_by
 from jaxsolve.tree_util import tree_add, tree_negative
 
@@ -44,6 +46,8 @@ def attach_derivative(
     *,
     derived_fun: Callable = _nothing,
     derived: Callable = _nothing,
+    name: str = "a root",
+    check: str | None = None,
 ) -> tuple[Any, Any]:
     """Give a solution the derivative that the implicit function theorem assigns to it.
 
@@ -56,6 +60,9 @@ def attach_derivative(
         derived_fun: ``derived_fun(sol, *args, **kwargs)``, a dictionary of further outputs that are functions of the
             solution (its objective value, say).
         derived: maps the names in that dictionary to their values at the solution.
+        name: of the solver, for messages.
+        check: what to do about an inaccurate solve, ``"warn"`` or ``"raise"``; ``None`` leaves it to the context, see
+            :func:`jaxsolve.diagnostics.check_tangents`.
 
     Returns:
         ``(sol, derived)``, unchanged in value; ``derived`` as a dictionary.
@@ -79,6 +86,11 @@ def attach_derivative(
     parts = {"residual": part(residual), "derived": part(derived_fun)}
     if system.solve is not None and system.method is None:
         parts |= {"solve": part(system.solve, sol), "transposed": part(system.transposed, sol)}
+    tangent_check = TangentCheck.of(name, check)
+    if tangent_check is not None:
+        if not contains_custom_vjp(parts["residual"].jaxpr):
+            parts["accuracy"] = part(system.accuracy, sol, sol)
+        parts["accuracy_transposed"] = part(system.accuracy_transposed, sol, sol)
 
     derived_values = {name: derived(name) for name in parts["derived"].out_shape}
     derived_leaves, derived_static = split_static(derived_values, is_array=_is_inexact)
@@ -87,7 +99,7 @@ def attach_derivative(
     consts = {name: part.consts for name, part in parts.items()}
     parameters, parameter_tree = jax.tree.flatten((data_leaves, consts))
     parts = {name: part.without_consts() for name, part in parts.items()}
-    rule = _ImplicitRule(parts, sol_tree, output_tree, parameter_tree, system.method, system.structure)
+    rule = _ImplicitRule(parts, sol_tree, output_tree, parameter_tree, system.method, system.structure, tangent_check)
     outputs = with_tangents(list(map(jnp.asarray, outputs)), list(map(jnp.asarray, parameters)), rule)
     sol_leaves, derived_leaves = jax.tree.unflatten(output_tree, outputs)
     return jax.tree.unflatten(sol_tree, sol_leaves), merge_static(derived_leaves, derived_static)
@@ -105,12 +117,14 @@ class _ImplicitRule:
 
     Attributes:
         parts: functions of the solution and the leaves of the data, hoisted: ``"residual"``; ``"derived"``, the further
-            outputs; ``"solve"`` and ``"transposed"``, if the system solves itself.
+            outputs; ``"solve"`` and ``"transposed"``, if the system solves itself; ``"accuracy"`` of a solution and
+            ``"accuracy_transposed"``, if there is a check.
         sol_tree: structure of the solution.
         output_tree: structure of ``(sol leaves, derived leaves)``.
         parameter_tree: structure of the parameters: the leaves of the data, and what each part captured.
         method: linear solver of the user, or ``None``.
         structure: what is known of ``A``.
+        check: what is done with the residuals of the linear solves, or ``None``.
     """
 
     parts: dict[str, Hoisted]
@@ -119,11 +133,12 @@ class _ImplicitRule:
     parameter_tree: Any
     method: Any
     structure: Structure
+    check: TangentCheck | None
 
     def parts_of_program(self) -> tuple:
         """What two rules of one program agree in."""
         parts = [(name, part.jaxpr) for name, part in self.parts.items()]
-        return (parts, self.sol_tree, self.output_tree, self.parameter_tree, self.method)
+        return (parts, self.sol_tree, self.output_tree, self.parameter_tree, self.method, self.check)
 
     def __call__(self, args: list, active: tuple[int, ...], tangents: list) -> list:
         values = [args[i] for i in active]
@@ -162,12 +177,34 @@ class _ImplicitRule:
         rhs = tree_negative(rhs)
         if "solve" in self.parts:
             solve, transposed = (partial(evaluate, name, sol, values) for name in ("solve", "transposed"))
+            solve, transposed = self._checked(evaluate, sol, values, solve, transposed)
             sol_dot = solve_by(matvec, rhs, solve, transposed)
+        elif self.check is not None:
+            matvec = same_on_all_devices(matvec, sol)
+            maps = (matvec, transpose(matvec, sol))
+            solvers = (partial(linear_solve, A, method=self.method, structure=self.structure) for A in maps)
+            sol_dot = solve_by(matvec, rhs, *self._checked(evaluate, sol, values, *solvers))
         else:
             matvec = same_on_all_devices(matvec, sol)
             sol_dot = linear_solve(matvec, rhs, self.method, structure=self.structure)
         _, derived_dot = jax.jvp(partial(evaluate, "derived"), (sol, values), (sol_dot, tangents))
         return jax.tree.leaves((sol_dot, derived_dot))
+
+    def _checked(self, evaluate: Callable, sol: Any, values: list, *solvers: Callable) -> tuple[Callable, ...]:
+        """A solver of the system and one of its transpose, which tell of their residuals if there is a check."""
+        if self.check is None:
+            return solvers
+        tell = self.check.tell
+
+        def checked(solver, accuracy):
+            def solve(rhs):
+                found = solver(rhs)
+                tell(evaluate(accuracy, sol, values, found, rhs))
+                return found
+
+            return solve if accuracy in self.parts else solver
+
+        return tuple(map(checked, solvers, ("accuracy", "accuracy_transposed")))
 
     # ---- Reverse mode only ----------------------------------------------------------------------------------------
 
@@ -186,6 +223,8 @@ class _ImplicitRule:
         else:
             vecmat = as_matrix(lambda u: vjp(u)[0], sol)
             adjoint = linear_solve(vecmat, rhs, self.method, structure=self.structure)
+        if self.check is not None:
+            self.check.tell(evaluate("accuracy_transposed", sol, values, adjoint, rhs))
         _, vjp_values = jax.vjp(lambda values: evaluate("residual", sol, values), values)
         return tree_add(values_bar, vjp_values(adjoint)[0])
 

@@ -53,9 +53,21 @@ class TangentSystem:
 
     def accuracy(self, tangent: PyTree, rhs: PyTree, unknowns: PyTree, *args: Any, **kwargs: Any) -> Array:
         """The relative residual of a solution of the system: the norm of ``A tangent - rhs`` over that of ``rhs``."""
-        _, image = jax.jvp(lambda x: self.residual(x, *args, **kwargs), (unknowns,), (tangent,))
-        size = tree_l2_norm(rhs)
-        return tree_l2_norm(tree_sub(image, rhs)) / jnp.where(size > 0, size, jnp.ones_like(size))
+        _, image = jax.jvp(self._mapping(unknowns, args, kwargs), (unknowns,), (tangent,))
+        return _relative(image, rhs)
+
+    def accuracy_transposed(self, adjoint: PyTree, rhs: PyTree, unknowns: PyTree, *args: Any, **kwargs: Any) -> Array:
+        """The same of the system with the transpose of ``A``, which reverse mode solves."""
+        _, vjp = jax.vjp(self._mapping(unknowns, args, kwargs), unknowns)
+        return _relative(vjp(adjoint)[0], rhs)
+
+    def _mapping(self, unknowns: PyTree, args: tuple, kwargs: dict) -> Callable:
+        return lambda x: like_unknowns(self.residual(x, *args, **kwargs), unknowns)
+
+
+def _relative(image: PyTree, rhs: PyTree) -> Array:
+    size = tree_l2_norm(rhs)
+    return tree_l2_norm(tree_sub(image, rhs)) / jnp.where(size > 0, size, jnp.ones_like(size))
 
 
 def as_matrix(matvec: Callable, like: PyTree) -> Callable:

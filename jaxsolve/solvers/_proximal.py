@@ -102,6 +102,7 @@ class ProximalMethod(GradientMethod):
     stepsize: float | Callable = option(0.0)
     acceleration: bool = option(True)
 
+    _is_fixed_point = True
     _resumed_fields = ("iter_num", "stepsize", "velocity", "t", "first_value", "first_error")
     #: Whether the proximity operator is the identity, so that the optimality condition is a zero gradient.
     _smooth: ClassVar[bool] = False

@@ -109,14 +109,19 @@ def test_history_records_the_loss_curve():
     history = jaxsolve.History("value", "error", "params")
     solver = jaxsolve.LBFGS(fun, callback=history, tol=1e-8)
     params, state = jax.jit(solver.run)(jnp.zeros(2), 1.0)
-    assert history["iter_num"].tolist() == list(range(1, int(state.iter_num) + 1))
+    assert history["iter_num"].tolist() == list(range(int(state.iter_num) + 1))
     assert np.all(np.diff(history["value"]) <= 0)
     np.testing.assert_array_equal(history["params"][-1], params)
     np.testing.assert_array_equal(history["error"][-1], state.error)
-    assert len(history) == int(state.iter_num)
-    # A second run starts the record again.
-    _, state = solver.run(jnp.full(2, 0.99), 1.0)
-    assert len(history) == int(state.iter_num) < 7
+    assert len(history) == int(state.iter_num) + 1
+    # A second run starts the record again, and one from its result goes on.
+    step = solver.run(jnp.full(2, 0.99), 1.0)
+    assert len(history) == int(step.state.iter_num) + 1 < 7
+    np.testing.assert_array_equal(history["params"][0], [0.99, 0.99])
+    solver.run(step, 1.5)
+    assert history["iter_num"].tolist() == list(range(len(history)))
+    assert len(history) > int(step.state.iter_num) + 1
+    np.testing.assert_array_equal(history["params"][0], [0.99, 0.99])
     with pytest.raises(KeyError, match="not recorded"):
         history["stepsize"]
 
@@ -166,13 +171,13 @@ def test_history_under_vmap_records_every_lane(nested):
     if nested:
         run, inits = jax.vmap(run), INITS[None]
     params, state = run(inits)
-    assert len(history) == int(jnp.max(state.iter_num))
+    assert len(history) == int(jnp.max(state.iter_num)) + 1
     np.testing.assert_array_equal(history["params"][-1], params)
     np.testing.assert_array_equal(history["iter_num"][-1], state.iter_num)
     # Each lane as if it were alone, up to its end.
     for lane, init in enumerate(INITS):
         alone = jaxsolve.History("value")
-        count = int(jaxsolve.GradientDescent(fun, callback=alone, tol=1e-6).run(init, 1.0).state.iter_num)
+        count = int(jaxsolve.GradientDescent(fun, callback=alone, tol=1e-6).run(init, 1.0).state.iter_num) + 1
         got = history["value"].reshape(len(history), len(INITS))[:count, lane]
         np.testing.assert_allclose(got, alone["value"], rtol=1e-12)
 
@@ -182,7 +187,7 @@ def test_steps_run_again_for_the_derivative_are_not_reported():
     solver = jaxsolve.GradientDescent(fun, callback=history, maxiter=20, tol=0.0, implicit_diff=False)
     solver.unroll = "checkpoint"
     assert jax.grad(lambda t: solver.run(jnp.zeros(2), t).params.sum())(1.0) > 1.0
-    assert history["iter_num"].tolist() == list(range(1, 21))
+    assert history["iter_num"].tolist() == list(range(21))
 
 
 def test_history_of_stages_under_vmap():
@@ -201,3 +206,26 @@ def test_history_of_stages_under_vmap():
 def test_wrong_names_are_refused():
     with pytest.raises(TypeError, match="names"):
         jaxsolve.History(3)
+
+
+def test_a_history_says_what_it_has():
+    history = jaxsolve.History("value", "error", "params")
+    assert history.keys() == ("iter_num", "value", "error", "params")
+    assert repr(history) == "History(iter_num, value, error, params: 0 records)"
+    jaxsolve.GradientDescent(fun, callback=history, maxiter=3, tol=0.0).run(jnp.zeros(2), 1.0)
+    assert repr(history) == "History(iter_num, value, error, params: 4 records; the last is iteration 3)"
+
+
+def test_a_batch_from_one_point_and_its_plot():
+    history = jaxsolve.History("value", "time", "params")
+    solver = jaxsolve.GradientDescent(fun, callback=history, maxiter=3, tol=0.0)
+    jax.vmap(lambda theta: solver.run(jnp.zeros(2), theta))(jnp.asarray([1.0, 2.0, 3.0]))
+    assert history["value"].shape == (4, 3) and history["params"].shape == (4, 3, 2)
+    np.testing.assert_allclose(history["value"][0], [11.0, 44.0, 99.0])
+    assert history["time"][0] == 0 and np.all(np.diff(history["time"]) > 0)
+    pytest.importorskip("matplotlib")
+    (panel,) = history.plot()
+    assert panel.get_ylabel() == "value"
+    np.testing.assert_array_equal([line.get_ydata() for line in panel.lines], history["value"].T)
+    with pytest.raises(ValueError, match="nothing is recorded"):
+        jaxsolve.History("value").plot()

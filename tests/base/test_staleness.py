@@ -692,7 +692,7 @@ def test_functions_that_the_host_calls_back_are_those_of_the_moment():
         history = jaxsolve.History("error")
         solver = jaxsolve.FixedPointIteration(lambda x: 0.5 * x, maxiter=3, tol=0.0, callback=history)
         solver.run(jnp.ones(2))
-        assert len(history) == 3
+        assert len(history) == 4
 
     def collect():
         heard = []

@@ -117,6 +117,7 @@ class BlockCoordinateDescent(IterativeSolver):
     seed: Any = option(0)
 
     _State = BlockCDState
+    _is_fixed_point = True
 
     @property
     def _resumed_fields(self) -> tuple[str, ...]:  # type: ignore[override]  # a constant of the other solvers

@@ -65,6 +65,7 @@ class FixedPointIteration(IterativeSolver):
 
     _State = FixedPointState
     _error_is_estimate = True
+    _is_fixed_point = True
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> FixedPointState:
         """The state before the first iteration; the arguments are those of ``run``."""

@@ -354,6 +354,8 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         state = self._begin(problem, init_params)
         if isinstance(init_params, OptStep):
             state = self._resumed(state, init_params.state)
+        if self._reports_start:
+            self._report_start(self._step(problem, state))
         if problem.qp.is_dense and self.polish and self._has_active_set and not self._unrolls:
             state, solution, factors = self._in_stages(problem, state)
         else:
