@@ -16,7 +16,7 @@ import numpy as np
 from jaxsolve._compat import is_concrete
 from jaxsolve._status import Status
 
-__all__ = ["SolverError", "check", "report_failure", "show_as_line", "summary"]
+__all__ = ["SolverError", "check", "is_named", "report_failure", "show_as_line", "summary"]
 
 _LONGEST = 120
 _COUNTS = {"num_fun_eval": "evaluations", "num_grad_eval": "gradients"}
@@ -60,6 +60,11 @@ def show_as_line(cls: type, solver: str | None = None, state_of: Callable[[Any],
         return f"<table><caption>{html.escape(_name(state_of(self)))}</caption>{cells}</table>"
 
     cls.__repr__, cls._repr_html_ = as_line, as_table  # type: ignore[attr-defined]
+
+
+def is_named(cls: type) -> bool:
+    """Whether a class of states prints the name of a solver."""
+    return "_shown_as" in vars(cls)
 
 
 def summary(state: Any, tol: Any = None, name: str | None = None) -> str | None:

@@ -225,3 +225,16 @@ def test_on_failure_is_no_part_of_the_program(monkeypatch):
         jaxsolve.GradientDescent(counted, on_failure=on_failure).run(jnp.zeros(2))
         count, traces[:] = len(traces), []
     assert count == 0
+
+
+def test_a_solver_with_the_state_of_another_does_not_rename_it():
+    class Local(jaxsolve.GradientDescent):
+        pass
+
+    class Borrowing(jaxsolve.LBFGS):
+        _State = jaxsolve.GradientDescent._State
+
+    for solver in (Local, Borrowing):
+        assert solver._State is jaxsolve.GradientDescent._State
+    _, state = jaxsolve.GradientDescent(lambda x: jnp.sum(x**2), maxiter=1).run(jnp.ones(2))
+    assert repr(state).startswith("GradientDescent: ")

@@ -21,7 +21,7 @@ from jaxsolve._closure import Staged, hoist
 from jaxsolve._compat import outside_transformations, without_our_frames
 from jaxsolve._compile import compiled_call, traced_call
 from jaxsolve._options import Configured, check_callable, option
-from jaxsolve._results import report_failure, show_as_line
+from jaxsolve._results import is_named, report_failure, show_as_line
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._params import merge_params, split_params, with_held, with_held_of
@@ -75,10 +75,11 @@ class Solver(Configured):
             if name in cls.__dict__:
                 setattr(cls, name, _compiled_when_eager(cls.__dict__[name]))
         if cls._State is not None:
-            # Named for its solver; but what is local cannot be pickled.
-            if "_State" not in vars(cls) and "<locals>" not in cls.__qualname__:
+            # Named for its solver. One that has a name keeps it; what is local could not be pickled.
+            if is_named(cls._State) and "<locals>" not in cls.__qualname__:
                 cls._State = _subclass(cls._State, cls)
-            show_as_line(cls._State, cls.__name__)
+            if not is_named(cls._State):
+                show_as_line(cls._State, cls.__name__)
 
     def _validate(self) -> None:
         super()._validate()
