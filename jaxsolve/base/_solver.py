@@ -170,7 +170,7 @@ class Solver(Configured):
         call = traced_call(_run, solver, init_params, *args, **kwargs)
         # In an eager jax.grad the solution comes from the program of a plain run, and its derivative from another one,
         # unless `_solve` finds a tangent system, too.
-        apart = self.implicit_diff and not self._finds_system
+        apart = self.implicit_diff and not self._finds_system and not outside_transformations()
         solution = call.at_values() if apart else None
         return call() if solution is None else compiled_call(differentiated, solver, solution(), *args, **kwargs)
 
