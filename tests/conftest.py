@@ -52,7 +52,9 @@ def forget_compiled_programs():
 
 
 def pytest_collection_modifyitems(items):
-    """Docstring examples are run as readers run them, without x64; `make test-all` runs them with it, too."""
+    """Docstring examples and tests of single precision run in the float32 job; `make test-all` repeats them in x64."""
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.slow if X64 else pytest.mark.float32)
+        elif X64 and "single_precision" in item.name and item.get_closest_marker("float32"):
+            item.add_marker(pytest.mark.slow)
