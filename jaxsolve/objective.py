@@ -6,6 +6,7 @@ Every function here takes ``data = (X, y)`` with ``X`` of shape ``(n, d)`` last.
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 
-class CompositeLinearFunction:
+class CompositeLinearFunction(abc.ABC):
     r"""A function of the form :math:`f(w) = h(A w) + \langle w, b \rangle`.
 
     A subclass gives :math:`h`, :math:`A` and, if there is one, :math:`b`; calling it gives :math:`f`. Coordinate
@@ -50,21 +51,21 @@ class CompositeLinearFunction:
         3.0
     """
 
+    #: A method of subclasses that know Lipschitz constants of the gradient of :math:`f` in each entry (or row) of the
+    #: parameters: ``columnwise_lipschitz_const(*args, **kwargs)``, of shape ``(d,)``.
+    columnwise_lipschitz_const: Any = None
+
+    @abc.abstractmethod
     def subfun(self, predictions: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
         """The function :math:`h` of the predictions :math:`A w`; a scalar."""
-        raise NotImplementedError(f"{type(self).__name__} must define subfun(predictions, ...).")
 
+    @abc.abstractmethod
     def make_linop(self, *args: Any, **kwargs: Any) -> LinearOperator:
         """The operator :math:`A`."""
-        raise NotImplementedError(f"{type(self).__name__} must define make_linop(...).")
 
     def b(self, *args: Any, **kwargs: Any) -> Any:
         """The linear term :math:`b`, with the structure of the parameters, or None."""
         return None
-
-    def columnwise_lipschitz_const(self, *args: Any, **kwargs: Any) -> jax.Array:
-        """Lipschitz constants of the gradient of :math:`f` in each entry (or row) of the parameters; shape ``(d,)``."""
-        raise NotImplementedError(f"{type(self).__name__} must define columnwise_lipschitz_const(...).")
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> jax.Array:
         """The value of :math:`f`, a scalar."""

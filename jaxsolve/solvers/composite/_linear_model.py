@@ -118,10 +118,7 @@ class LinearModel:
         constants = getattr(self._fun, "columnwise_lipschitz_const", None)
         if not is_composite(self._fun) or constants is None:
             return None
-        try:
-            return jnp.asarray(constants(*self._args, **self._kwargs)).astype(self._dtype)
-        except NotImplementedError:  # what the method of `CompositeLinearFunction` raises that is not overridden
-            return None
+        return jnp.asarray(constants(*self._args, **self._kwargs)).astype(self._dtype)
 
     def hessian(self, columns: Array, predictions: Array, count: Array) -> Array:
         """Hessian in the first ``count`` of some blocks, of shape ``(k, m, k, m)`` with m the size of a block.
