@@ -22,7 +22,7 @@ FOUND := $(shell cat $(VENV)/interpreter 2>/dev/null)
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-demo: $(VENV)/examples.stamp  ## Tune a multiclass SVM by differentiating its solution (about a minute)
+demo: $(VENV)/demo.stamp  ## Tune a multiclass SVM by differentiating its solution (about a minute)
 	$(BIN)/python examples/ridge.py
 	$(BIN)/python examples/multiclass_svm.py
 
