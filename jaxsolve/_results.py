@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import html
 import math
 import warnings
@@ -19,6 +20,7 @@ from jaxsolve._status import Status
 __all__ = ["SolverError", "check", "is_named", "report_failure", "show_as_line", "summary"]
 
 _LONGEST = 120
+_GOOD = (Status.CONVERGED.name, "ACCEPTED")
 _COUNTS = {"num_fun_eval": "evaluations", "num_grad_eval": "gradients"}
 
 #: From a result that may be good enough to one that is worth nothing.
@@ -32,19 +34,22 @@ _BY_HARM = (
 
 
 def show_as_line(cls: type, solver: str | None = None, state_of: Callable[[Any], Any] = lambda state: state) -> None:
-    """Give a named tuple class a repr of one line, and a table for notebooks, unless it has a repr of its own.
+    """Give a class of records a repr of one line, and a table for notebooks, unless it has a repr of its own.
 
     What is no state with arrays (shapes, axes or shardings in the place of a state's fields) shows as before.
 
     Args:
-        cls: a class of states, or of what holds one.
-        solver: name of the solver whose states they are.
+        cls: a named tuple or dataclass: states, results that have a state's fields, or what holds a state.
+        solver: name of the solver, or of the function, whose states or results they are.
         state_of: ``state_of(instance)`` is the state to show.
     """
     if solver is not None:
         cls._shown_as = solver  # type: ignore[attr-defined]
     default: Any = cls.__repr__
-    if default.__module__ != collections.__name__:  # where named tuples come from
+    # Named tuples have their repr from `collections`; the one that `dataclass` makes wraps another.
+    if default.__module__ != collections.__name__ and not (
+        dataclasses.is_dataclass(cls) and hasattr(default, "__wrapped__")
+    ):
         return
 
     def as_line(self):
@@ -82,7 +87,7 @@ def summary(state: Any, tol: Any = None, name: str | None = None) -> str | None:
     batch, status, iterations = (rows.pop(label, None) for label in ("batch", "status", "iterations"))
     iterations = iterations and _count(iterations, "iterations")
     if status and iterations and not batch:
-        status, iterations = f"{status} {'in' if status == Status.CONVERGED.name else 'after'} {iterations}", None
+        status, iterations = f"{status} {'in' if status in _GOOD else 'after'} {iterations}", None
     head = f"{name or _name(state)}: {f'batch of {batch}, ' if batch else ''}{status or ''}"
     parts = [iterations] if iterations else []
     parts += [_count(text, label) if label in _COUNTS.values() else f"{label} {text}" for label, text in rows.items()]
@@ -117,24 +122,30 @@ def _known(x, kind=jnp.number) -> np.ndarray | None:
 
 
 def _rows(state, tol=None) -> dict[str, str] | None:
-    """Labels and texts of what is shown of a state."""
-    fields = [getattr(state, name, None) for name in ("iter_num", "error", "status")]
-    kinds = [jnp.integer, jnp.floating] + [jnp.integer] * (fields[2] is not None)
-    if not all(map(_holds, fields, kinds)):
+    """Labels and texts of what is shown of a state, or of a result under SciPy's names."""
+    iter_num, error, status = (_first(state, *names) for names in (("iter_num", "nit"), ("error",), ("status",)))
+    if not (_holds(iter_num, jnp.integer) and _holds(error, jnp.floating)):
         return None
-    iter_num, error, status = map(_known, fields)
-    if iter_num is None or error is None or (status is None and fields[2] is not None):
+    if status is not None and not _holds(status, jnp.integer):
+        return None
+    endings, iter_num, error = _endings(state), _known(iter_num), _known(error)
+    if iter_num is None or error is None or (status is not None and endings is None):
         return {"status": "values not known here"}
-    batch = np.shape(iter_num if status is None else status)
+    batch = np.shape(iter_num if endings is None else endings)
     most = "up to " if batch else ""
-    rows = {} if status is None else {"status": _names(status)}
+    rows = {} if endings is None else {"status": _counted(endings)}
     if batch:
         rows["batch"] = str(batch[0]) if len(batch) == 1 else str(batch)
     rows["iterations"] = f"{most}{np.max(iter_num, initial=0)}"
-    value = _known(getattr(state, "value", None))
+    value = _known(_first(state, "value", "fun"))
     if not batch and value is not None and value.ndim == 0:
         rows["value"] = f"{value.item():.4g}"
     rows["error"] = f"{most}{_largest(error):.2g}" + ("" if tol is None else f" (tol {_largest(tol):.2g})")
+    if isinstance(method := getattr(state, "method", None), str):
+        rows["method"] = method
+    stepsize = _known(getattr(state, "best_stepsize", None))
+    if not batch and stepsize is not None:
+        rows["step size"] = f"{stepsize.item():.4g}"
     for field, label in _COUNTS.items():
         count = _known(getattr(state, field, None), jnp.integer)
         total = "0" if count is None else str(np.sum(count))
@@ -147,12 +158,28 @@ def _largest(x) -> float:
     return float(np.max(np.asarray(x), initial=0).item())
 
 
-def _names(codes: np.ndarray) -> str:
-    """The name of a status; of many how often each occurs."""
-    if codes.ndim == 0:
-        return _name_of(codes)
-    counts = zip(*np.unique(codes, return_counts=True), strict=True)
-    return ", ".join(f"{count} {_name_of(code)}" for code, count in sorted(counts, key=lambda pair: -pair[1]))
+def _first(state, *names):
+    """The first attribute that there is."""
+    return next((getattr(state, name) for name in names if hasattr(state, name)), None)
+
+
+def _endings(state) -> np.ndarray | None:
+    """How each run ended, in a word: the name of its status, or what a line search says; ``None`` if not known."""
+    codes = _known(getattr(state, "status", None))
+    if codes is not None:
+        return np.vectorize(_name_of, otypes=["U32"])(codes)
+    done, failed = (_known(getattr(state, name, None), jnp.bool_) for name in ("done", "failed"))
+    if done is None or failed is None:
+        return None
+    return np.where(failed, "FAILED", np.where(done, "ACCEPTED", "RUNNING"))
+
+
+def _counted(words: np.ndarray) -> str:
+    """A word; of many how often each occurs."""
+    if words.ndim == 0:
+        return words.item()
+    counts = zip(*np.unique(words, return_counts=True), strict=True)
+    return ", ".join(f"{count} {word}" for word, count in sorted(counts, key=lambda pair: -pair[1]))
 
 
 def _name_of(code) -> str:

@@ -120,6 +120,37 @@ def test_what_has_no_values_prints(solver, step):
     assert repr(OptStep(1, None)) == "OptStep(params=1, state=None)"
 
 
+RESULTS = {
+    "solve_qp: CONVERGED in 1 iteration, value -1, error 0, method equality": lambda c: jaxsolve.solve_qp(
+        jnp.eye(2), c
+    ),
+    "linprog: CONVERGED in ": lambda c: jaxsolve.linprog(c),
+    "line search: ACCEPTED in 1 iteration, value 0, error 0, step size 1, ": lambda c: jaxsolve.BacktrackingLineSearch(
+        lambda x: 0.5 * jnp.sum(x**2)
+    ).run(1.0, c),
+}
+
+
+@pytest.mark.parametrize("line", RESULTS)
+def test_results_that_are_no_states_print_as_one_line_too(line):
+    result = RESULTS[line](jnp.ones(2))
+    assert repr(result).startswith(line) and len(repr(result)) <= 120
+    assert "<th>iterations</th>" in result._repr_html_()
+    name, ending = line.replace(":", "").split(" in ")[0].rsplit(" ", 1)
+    batch = repr(jax.tree.map(lambda x: jnp.stack([x, x]), result))
+    assert batch.startswith(f"{name}: batch of 2, 2 {ending}, up to ")
+    printed = []
+    jax.eval_shape(lambda c: printed.append(repr(RESULTS[line](c))), jnp.ones(2))
+    assert printed == [f"{name}: values not known here"]
+    assert "error=()" in repr(jax.tree.map(jnp.shape, result))
+
+
+def test_a_line_search_that_fails_says_so():
+    search = jaxsolve.BacktrackingLineSearch(lambda x: jnp.sum(x**2), maxiter=3)
+    step = search.run(1.0, jnp.ones(2), descent_direction=jnp.ones(2))
+    assert repr(step).startswith("line search: FAILED after ")
+
+
 class OwnRepr(NamedTuple):
     iter_num: Any
     error: Any

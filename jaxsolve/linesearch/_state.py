@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from jaxsolve._results import show_as_line
 from jaxsolve._types import Array
 
 __all__ = ["LineSearchState", "LineSearchStep", "Trial", "Verdict"]
@@ -61,6 +62,10 @@ class LineSearchStep(NamedTuple):
 
     stepsize: Any
     state: Any
+
+
+show_as_line(LineSearchState, "line search")
+show_as_line(LineSearchStep, state_of=lambda step: step.state)
 
 
 class Trial(NamedTuple):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_sparse
+from jaxsolve._results import show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import as_matrix, check_bounds
@@ -65,6 +66,9 @@ class LinprogResult(NamedTuple):
     def message(self) -> str:
         """One sentence on how the run ended; reads a concrete status, so not under ``jit``."""
         return Status(int(self.status)).sentence
+
+
+show_as_line(LinprogResult, "linprog")
 
 
 def linprog(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._compat import is_sparse
+from jaxsolve._results import show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
@@ -60,6 +61,9 @@ class QPResult:
     def message(self) -> str:
         """One sentence on how the run ended; reads a concrete status, so not under ``jit``."""
         return Status(int(self.status)).sentence
+
+
+show_as_line(QPResult, "solve_qp")
 
 
 def solve_qp(
