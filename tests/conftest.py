@@ -8,6 +8,7 @@ Environment variables:
 
 import importlib.metadata
 import os
+import re
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -56,5 +57,5 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.slow if X64 else pytest.mark.float32)
-        elif X64 and "single_precision" in item.name and item.get_closest_marker("float32"):
+        elif X64 and re.search("in_single_precision|in_float32", item.name) and item.get_closest_marker("float32"):
             item.add_marker(pytest.mark.slow)

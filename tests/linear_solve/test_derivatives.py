@@ -102,7 +102,7 @@ def test_float32_stays_and_its_range_is_used(name, size):
 
 @pytest.mark.float32
 @pytest.mark.parametrize("structure", ["psd", "symmetric", "general"])
-def test_float32_at_condition_1e4(structure):
+def test_condition_1e4_in_float32(structure):
     values = np.logspace(-4, 0, 20) * (1 if structure == "psd" else np.sign(np.sin(np.arange(20) + 1)))
     solve = jax.jit(lambda A, b: ls.solve(lambda v: A @ v, b, structure=structure))
     for seed in range(20):

@@ -103,7 +103,7 @@ def test_a_wrong_gradient_ends_with_a_status():
 
 
 @pytest.mark.float32
-def test_float32_stops_with_a_status_at_the_end_of_its_precision():
+def test_runs_in_float32_stop_with_a_status_at_the_end_of_its_precision():
     fun = lambda x: 1e6 + jnp.sum(jnp.cosh(x - 1.0))
     params, state = jaxsolve.LBFGS(fun, tol=1e-12, maxiter=500).run(jnp.zeros(3, jnp.float32))
     assert int(state.iter_num) < 100
