@@ -17,7 +17,7 @@ FOUND := $(shell cat $(VENV)/interpreter 2>/dev/null)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint docs bench clean FORCE
+.PHONY: help demo examples test test-all lint docs bench clean FORCE
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -25,6 +25,11 @@ help:  ## Show this list
 demo: $(VENV)/demo.stamp  ## Tune a multiclass SVM by differentiating its solution (about a minute)
 	$(BIN)/python examples/ridge.py
 	$(BIN)/python examples/multiclass_svm.py
+
+examples: $(VENV)/examples.stamp  ## Run every example as it is printed (about half an hour)
+	@set -e; for example in examples/*.py; do \
+	    echo "== $$example"; MPLBACKEND=Agg $(BIN)/python $$example; \
+	done
 
 test: lint docs  ## Lint, build the docs, run all tests in float32 and float64
 	JAXSOLVE_TEST_X64=0 $(BIN)/python -m pytest -q -n 2 -m "float32 and not slow" $(PYTEST_ARGS)

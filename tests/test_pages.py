@@ -50,3 +50,22 @@ def test_page(page):
             exec(compile(block, str(path), "exec"), names)
         printed = out.getvalue()
     assert not printed, _expected("", printed)
+
+
+def test_readme():
+    """The example at the top: a reader who pastes it into a file sees what the page shows."""
+    program, shown = re.search(
+        r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    ).groups()
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(program, "README.md", "exec"), {})
+    # The last digits of an error depend on the machine.
+    rounded = re.compile(r"(error \S)\S*")
+    assert rounded.sub(r"\1", out.getvalue()) == rounded.sub(r"\1", shown)
+
+
+def test_every_example_is_executed_by_a_page_or_a_test():
+    pages = "\n".join(block for page in PAGES for _, block in BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text()))
+    for script in (ROOT / "examples").glob("*.py"):
+        tested = (ROOT / "tests" / "examples" / f"test_{script.name}").exists()
+        assert tested or f"import {script.stem}\n" in pages, script.name
