@@ -36,6 +36,7 @@ test: lint docs  ## Lint, build the docs, run all tests in float32 and float64
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" $(PYTEST_ARGS)
 
 test-all: test  ## The tests, and those that take long
+	JAXSOLVE_TEST_X64=0 $(BIN)/python -m pytest -q -n 2 -m "float32 and slow" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -q -n 2 -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp  ## Format, style, types, and the layers of the package

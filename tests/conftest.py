@@ -53,9 +53,14 @@ def forget_compiled_programs():
 
 
 def pytest_collection_modifyitems(items):
-    """Docstring examples and tests of single precision run in the float32 job; `make test-all` repeats them in x64."""
+    """What is the same in both jobs runs once: `make test-all` repeats it in the other.
+
+    Docstring examples run in float64, where compiling is cheap, and tests of single precision in float32.
+    """
     for item in items:
         if isinstance(item, pytest.DoctestItem):
-            item.add_marker(pytest.mark.slow if X64 else pytest.mark.float32)
+            item.add_marker(pytest.mark.float32)
+            if not X64:
+                item.add_marker(pytest.mark.slow)
         elif X64 and re.search("in_single_precision|in_float32", item.name) and item.get_closest_marker("float32"):
             item.add_marker(pytest.mark.slow)
