@@ -341,7 +341,7 @@ def norm(tree):
 
 
 def main(num_filters=48, num_steps=30, batch_size=50, num_images=1000, learning_rate=0.05):
-    """Print the table; returns whether all losses agree, have fallen by half, and nothing was compiled twice."""
+    """Print the table; returns whether all losses agree, have fallen by 40 %, and nothing was compiled twice."""
     start = time.perf_counter()
     noisy, clean = load_data(num_images)
     rows = [i * batch_size % (num_images - batch_size + 1) for i in range(num_steps)]
@@ -366,10 +366,10 @@ def main(num_filters=48, num_steps=30, batch_size=50, num_images=1000, learning_
             + f"{difference:12.0e}{eager_difference:10.0e}{compiled:16d}",
             flush=True,
         )
-        fine &= difference < 1e-5 and eager_difference < 1e-5 and compiled == 0 and losses[-1] < 0.5 * losses[0]
+        fine &= difference < 1e-5 and eager_difference < 1e-5 and compiled == 0 and losses[-1] < 0.6 * losses[0]
     print("difference: largest relative difference of a loss from the first row")
     print("eager: the same of the first loss without jit, and of the norm of its gradient")
-    print(f"losses agree, fell by half, nothing was compiled after the first step: {'yes' if fine else 'NO'}")
+    print(f"losses agree, fell by 40 %, nothing was compiled after the first step: {'yes' if fine else 'NO'}")
     print(f"{time.perf_counter() - start:.0f} s")
     return bool(fine)
 

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-LAYERS = [(library, s) for library in ("Flax linen", "Flax nnx", "Haiku", "Equinox") for s in ("arguments", "closure")]
+LAYERS = [(library, "closure") for library in ("Flax linen", "Flax nnx", "Haiku", "Equinox")]
+LAYERS += [pytest.param((library, "arguments"), marks=pytest.mark.slow) for library, _ in LAYERS]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def expected(problem):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(W, b)
 
 
-@pytest.mark.parametrize("name", LAYERS, ids=" ".join)
+@pytest.mark.parametrize("name", LAYERS, ids=lambda name: " ".join(name))
 def test_training_steps(example, problem, expected, name, monkeypatch):
     monkeypatch.setattr(example, "TOL", 1e-12)
     noisy, clean, W, b = problem
@@ -55,14 +56,18 @@ def test_training_steps(example, problem, expected, name, monkeypatch):
     np.testing.assert_allclose(by_shape[W.T.shape].T if transposed else by_shape[W.shape], expected[1][0], rtol=1e-6)
     np.testing.assert_allclose(by_shape[b.shape], expected[1][1], rtol=1e-6)
 
-    compiled, rng, epsilon = len(example.compilations()), np.random.default_rng(0), 1e-5
+    rng, epsilon = np.random.default_rng(0), 1e-5
     direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), start)
-
-    def loss(t):
-        moved = jax.tree.map(lambda leaf, d: leaf + t * d, start, direction)
-        return float(variant.step((moved, opt_state), noisy, clean)[1])
-
-    slope = (loss(epsilon) - loss(-epsilon)) / (2 * epsilon)
-    dots = jax.tree.map(lambda g, d: np.sum(np.asarray(g) * d), gradient, direction)
-    np.testing.assert_allclose(sum(jax.tree.leaves(dots)), slope, rtol=1e-6)
+    ahead, behind = (jax.tree.map(lambda x, d: x + t * d, start, direction) for t in (epsilon, -epsilon))
+    compiled = len(example.compilations())
+    losses = [float(variant.step((moved, opt_state), noisy, clean)[1]) for moved in (ahead, behind)]
     assert len(example.compilations()) == compiled
+    slope = (losses[0] - losses[1]) / (2 * epsilon)
+    along = jax.tree.map(lambda g, d: np.sum(np.asarray(g) * d), gradient, direction)
+    np.testing.assert_allclose(sum(jax.tree.leaves(along)), slope, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_all_variants_train_alike(example, capsys):
+    assert example.main(num_filters=24, num_steps=30, batch_size=20, num_images=100)
+    assert capsys.readouterr().out.count("Haiku") == 2
