@@ -147,7 +147,8 @@ def start_of(solver):
 def run_further(solver, step, num_iterations):
     """Go on with ``run``. It counts evaluations anew, which is no part of the result here."""
     X, y, *_ = load_data()
-    params, state = solver(maxiter=num_iterations).run(step, PENALTY, X, y)
+    # An array-valued option is an argument of the compiled program, so that one program serves for all counts.
+    params, state = solver(maxiter=jnp.asarray(num_iterations)).run(step, PENALTY, X, y)
     counts = {name: jnp.zeros_like(getattr(state, name)) for name in state._fields if name.startswith("num_")}
     return OptStep(params, state._replace(**counts))
 

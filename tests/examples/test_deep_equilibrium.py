@@ -33,7 +33,7 @@ def test_layer_is_a_contraction(example, problem):
 def test_gradient(example, problem):
     model, x, y = problem
     definition, params = nnx.split(model)
-    fun = lambda params: example.loss(nnx.merge(definition, params), x, y, **RUN, **example.EXACT)[0]
+    fun = lambda params: example.loss(nnx.merge(definition, params), x, y, **RUN)[0]
     assert_gradient(fun, params)
 
 
@@ -58,7 +58,7 @@ def test_second_training_step_compiles_nothing(example, problem):
 def test_errors_of_the_gradients(example, problem):
     rows = example.compare(*problem, iterations=(5, 200), terms=(1, 2, 10))
     errors = {(row[0], row[2] or row[1]): row[3] for row in rows}
-    assert errors["exact", 200] < 1e-8 > errors["unrolled", 200]
+    assert errors["exact", 200] < 1e-7 > errors["unrolled", 200]
     assert errors["exact", 5] < errors["unrolled", 5]
     assert 0.9 > errors["Neumann", 1] > errors["Neumann", 2] > errors["Neumann", 10] > 1e-8
     assert errors["checkpointed", 5] == pytest.approx(errors["unrolled", 5])
@@ -66,6 +66,6 @@ def test_errors_of_the_gradients(example, problem):
 
 @pytest.mark.slow
 def test_it_learns_digits(example):
-    _, losses, accuracy, _ = example.train(example.load_data(), 32, 80, maxiter=40, tol=1e-4, **example.EXACT)
+    _, losses, accuracy = example.train(example.load_data(), 32, 80, maxiter=40, tol=1e-4, **example.EXACT)
     assert losses[-1] < 0.2 * losses[0]
     assert accuracy > 0.93
