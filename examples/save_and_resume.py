@@ -16,7 +16,8 @@ A loop over ``update`` needs the same two. Its random mini-batches follow from t
 is nothing more to save. The last row shows what is lost when only ``params`` are saved.
 
 This process does all of the work once without a break, and once up to the middle, where it saves. A fresh process loads
-and does the rest. The data are scikit-learn's breast cancer data (569 x 30).
+and does the rest. Both must run the same compiled programs: with other versions, devices or compiler options (such as
+XLA_FLAGS) the last bits differ. The data are scikit-learn's breast cancer data (569 x 30).
 
     python examples/save_and_resume.py
 """
