@@ -22,6 +22,7 @@ except ImportError:
     traceback_util = None
 
 __all__ = [
+    "TANGENT_CHECK",
     "TRACE_NOTES",
     "ClosedJaxpr",
     "Jaxpr",
@@ -52,6 +53,11 @@ Jaxpr, Literal = jex.Jaxpr, jex.Literal
 jaxpr_as_fun, subjaxprs = jex.jaxpr_as_fun, jex.subjaxprs
 # Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
 TRACE_NOTES = (jax.core.Trace, jex.DebugInfo, type(source_info_util.current().traceback))
+
+# The setting of :func:`jaxsolve.diagnostics.check_tangents`. A new setting belongs to what jax compiles programs for:
+# all that were compiled before it was made are compiled again. So it is made when the package is imported, and not at
+# the first use of a solver, which may stand inside a compiled function.
+TANGENT_CHECK = jax.make_user_context(None)
 
 
 def is_concrete(x: Any) -> bool:

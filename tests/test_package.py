@@ -66,6 +66,21 @@ print(round(float(minimize(0.0)), 3), round(float(jax.jit(jax.vmap(minimize))(ja
     assert done.stdout.strip() == "1.0 1.0", done.stderr
 
 
+def test_first_use_of_a_name_makes_nothing_compile_again():
+    code = """
+import jax, jaxsolve
+traces = []
+double = jax.jit(lambda x: traces.append(x) or 2 * x)
+double(1.0)
+for name in jaxsolve.__all__:
+    getattr(jaxsolve, name)
+double(1.0)
+print(len(traces))
+"""
+    done = _python(code)
+    assert done.stdout.strip() == "1", done.stderr
+
+
 _IMPORT_TIMER = """
 import time, jax, optax
 start = time.thread_time()

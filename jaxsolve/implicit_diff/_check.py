@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._compat import TANGENT_CHECK
 from jaxsolve._options import check_choice, check_number
 
 __all__ = ["TangentCheck", "TangentError", "check_tangents", "observe_tangents"]
 
 _ACTIONS = ("warn", "raise")
-_SETTING = jax.make_user_context(None)
 # What a block with the action "raise" has found: its error is raised where the block ends.
 _FOUND: list[str] = []
 
@@ -47,7 +47,7 @@ class TangentCheck(NamedTuple):
         """The check of a solver of that name: by its option, or else by the context; ``None`` if there is none."""
         if option is not None:
             return cls(name, option)
-        return None if _SETTING.value is None else cls(name, *_SETTING.value)
+        return None if TANGENT_CHECK.value is None else cls(name, *TANGENT_CHECK.value)
 
     def tell(self, residual: jax.Array) -> None:
         """Hand a residual, a scalar, to the host."""
@@ -107,7 +107,7 @@ def check_tangents(action: str = "warn", tol: float | None = None) -> Iterator[N
     if tol is not None:
         check_number("tol", tol, at_least=0)
         tol = float(tol)
-    with _SETTING(("collect" if action == "raise" else action, tol)):
+    with TANGENT_CHECK(("collect" if action == "raise" else action, tol)):
         try:
             yield
         finally:
@@ -121,6 +121,6 @@ def check_tangents(action: str = "warn", tol: float | None = None) -> Iterator[N
 @contextlib.contextmanager
 def observe_tangents(listener: Callable[[str, float], None]) -> Iterator[None]:
     """Call ``listener(name, residual)`` for every linear solve of a derivative in a block."""
-    with _SETTING((listener, None)):
+    with TANGENT_CHECK((listener, None)):
         yield
         jax.effects_barrier()
