@@ -14,9 +14,9 @@ errors of two ways to compute it from the k-th iterate x_k can be measured:
   which is the bound of theorem 1 for this problem;
 * unrolling differentiates the k steps one by one.
 
-Both converge, the implicit Jacobian sooner. Its error is at most a constant times that of x_k. The error of unrolling is
-larger by a factor that grows linearly in k: x_k - x* is (I - H/L)^k x*, and the derivative of the k-th power of a matrix
-has the factor k.
+Both converge, the implicit Jacobian sooner. Its error is at most a constant times that of x_k. The error of unrolling
+is larger by a factor that grows linearly in k: x* - x_k is (I - H/L)^k x*, and the derivative of the k-th power of a
+matrix has the factor k.
 
 The second table is about methods that replace the linear solve by a few terms of its Neumann series. One term is
 one-step differentiation: the derivative of the last step alone, with the iterate before it held constant. Its error is

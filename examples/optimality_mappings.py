@@ -196,7 +196,7 @@ def quadratic_program(num_assets=6):
 
 
 def linear_program():
-    """min c'z with A z = b, z >= 0, by HiGHS in C++: KKT conditions at a vertex; theta = b. Closed form."""
+    """Minimize c'z with A z = b, z >= 0, by HiGHS in C++: KKT conditions at a vertex; theta = b. Closed form."""
     A, c = np.array([[1.0, 2.0, 1.0, 0.0], [3.0, 1.0, 0.0, 1.0]]), np.array([-1.0, -1.0, 0.0, 0.0])
 
     def solve(theta):
@@ -242,7 +242,7 @@ def projected_gradient(size=24):
 
 
 def mirror_descent(size=5):
-    """min theta'x + x'Qx/2 + sum x log x over the simplex, by SLSQP in SciPy: a step with softmax. Closed form."""
+    """Minimize theta'x + x'Qx/2 + sum x log x over the simplex by SLSQP: a step with softmax. Closed form."""
     factor = np.random.default_rng(0).normal(size=(size, size))
     Q = factor @ factor.T / size
 
