@@ -63,6 +63,15 @@ def test_the_derivative_of_iterates_is_useless_for_long(example, packing):
 
 
 @pytest.mark.slow
+def test_more_particles(example):
+    """Every linear solver finds the same for 128 particles, and so do differences of relaxed positions."""
+    x, tangent, _ = example.sensitivity(example.THETA, example.random_positions(128))
+    difference, zeros = example.report_solvers(x, example.THETA, tangent)
+    assert zeros == 2 and difference < 1e-9
+    assert example.report_differences(x, example.THETA, tangent) < 1e-4
+
+
+@pytest.mark.slow
 def test_the_script_prints_its_tables_and_draws(example, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(example, "OUTPUT", tmp_path)
     assert example.main(num_particles=16, steps=(1000,))

@@ -56,7 +56,7 @@ def test_cone_programs(example, name):
 def check(example, name):
     row = example.ROWS[name]()
     for eta in row.etas:
-        assert max(example.errors(row, eta)) <= row.tolerance <= 1e-6
+        assert max(example.errors(row, eta)) <= example.TOLERANCE
 
 
 @pytest.mark.slow
