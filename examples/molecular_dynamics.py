@@ -16,7 +16,8 @@ Two things make this system instructive.
   methods find it by themselves; a plain LU factorization divides by rounding errors. The direct method that jaxsolve
   chooses for so small a system sees the zeros and falls back on eigenvalues.
 * Differentiating through the tens of thousands of steps of FIRE is of no use. On its way into the minimum the system is
-  chaotic: the derivative of the iterates grows to many times that of the solution.
+  chaotic: the derivative of the iterates grows to many times that of the solution. (With 16 particles it comes right in
+  the end, long after the positions.)
 
 Reference: Blondel et al. (2021), "Efficient and Modular Implicit Differentiation", section 4.4; Bitzek et al. (2006),
 "Structural relaxation made simple" (FIRE).
@@ -25,6 +26,7 @@ Run it with ``python examples/molecular_dynamics.py``; ``--particles 16`` takes 
 """
 
 import argparse
+import contextlib
 import functools
 import sys
 import time
@@ -168,12 +170,14 @@ def unrolled(theta, x0, steps, tol=1e-12):
 
     In forward mode nothing has to be kept for the way back, so that the memory does not grow with the steps.
     """
-    advance = jax.jit(fire, static_argnums=2)
+    advance = jax.jit(fire)
     state, tangent = jax.jvp(lambda theta: fire_start(x0, theta), (theta,), (1.0,))
     for count in steps:
         on = functools.partial(advance, tol=tol, max_steps=count)
         state, tangent = jax.jvp(lambda s, theta, on=on: on(s, theta), (state, theta), (tangent, 1.0))
         yield state, tangent.x
+        if state.num_steps < count:
+            return
 
 
 def size(tangent):
@@ -196,9 +200,7 @@ def report_known(lowest, tangent):
     known_energy, known = KNOWN.get(len(tangent), (np.nan, np.nan))
     if not abs(lowest - known_energy) < 1e-7:
         if np.isfinite(known):
-            print(
-                f"  (other libraries ended in another minimum: energy {known_energy:.8f}, sum |dx*/dtheta| = {known})"
-            )
+            print(f"  (other libraries: another minimum, of energy {known_energy:.8f}, sum |dx*/dtheta| = {known})")
         return None
     error = abs(size(tangent) - known) / known
     print(f"  sum |dx*/dtheta| = {size(tangent):.7f}, measured with other libraries {known}: difference {error:.0e}")
@@ -207,7 +209,6 @@ def report_known(lowest, tangent):
 
 def report_solvers(x, theta, tangent):
     """Print what each linear solver finds; returns the largest relative difference from the tangent given."""
-    shape = x.shape
     hessian = np.asarray(jax.hessian(energy)(x, theta)).reshape(x.size, x.size)
     slope = np.asarray(jax.jacfwd(jax.grad(energy), 1)(x, theta)).ravel()
     eigenvalues = np.linalg.eigvalsh(hessian)
@@ -215,7 +216,8 @@ def report_solvers(x, theta, tangent):
     print(f"Hessian: {zeros} zero eigenvalues, the next {eigenvalues[zeros]:.4f}, the largest {eigenvalues[-1]:.2f}")
     print(f"{'linear solver':24}{'sum |dx*/dtheta|':>20}{'difference':>13}{'residual':>11}")
     found = {name: tangent_by(x, theta, solve) for name, solve in LINEAR_SOLVERS.items()}
-    found["(NumPy's LU, for contrast)"] = np.linalg.solve(hessian, -slope).reshape(shape)
+    with contextlib.suppress(np.linalg.LinAlgError):  # exactly singular if a particle touches no other
+        found["(plain LU, by NumPy)"] = np.linalg.solve(hessian, -slope).reshape(x.shape)
     differences = {}
     for name, other in found.items():
         residual = np.linalg.norm(hessian @ np.ravel(other) + slope) / np.linalg.norm(slope)
@@ -281,10 +283,11 @@ def main(num_particles=128, seed=0, steps=(100, 1000, 3000, 10_000, 30_000, 1_00
     plot(x, tangent, THETA, OUTPUT / "molecular_dynamics.png")
     worst = max(row[-1] for row in rows)
     agree = difference <= 1e-8 and slope <= 1e-3 and known is not False
-    print(f"two zero modes: {'yes' if zeros == 2 else 'NO'}; all linear solvers agree: {'yes' if agree else 'NO'}")
+    # Particles that touch no other have two zero modes each of their own.
+    print(f"singular: {'yes' if zeros >= 2 else 'NO'}; all linear solvers agree: {'yes' if agree else 'NO'}")
     print(f"unrolled, the derivative was wrong by up to {worst:.0f} times its size: {'yes' if worst > 1 else 'NO'}")
     print(f"{time.perf_counter() - begun:.0f} s")
-    return zeros == 2 and agree and worst > 1
+    return zeros >= 2 and agree and worst > 1
 
 
 if __name__ == "__main__":
