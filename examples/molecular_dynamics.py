@@ -195,8 +195,8 @@ KNOWN = {16: (0.08899216, 20.7461816), 128: (0.55098563, 278.5407)}
 def report_known(lowest, tangent):
     """Compare with what other libraries measured; returns whether it agrees, or ``None`` if there is nothing like it.
 
-    The energy has many minima. Which one is found depends on the smallest details of FIRE, the more the larger the
-    system: only sensitivities of the same minimum can be compared.
+    The energy has many minima, and with many particles small changes of the constants of FIRE lead to another one. Only
+    sensitivities of the same minimum can be compared.
     """
     known_energy, known = KNOWN.get(len(tangent), (np.nan, np.nan))
     if not abs(lowest - known_energy) < 1e-7:
