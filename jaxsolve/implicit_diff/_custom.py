@@ -38,7 +38,9 @@ def custom_root(
     r"""Decorate a solver of :math:`F(x, \theta) = 0` with implicit differentiation.
 
     The solver may be anything: a closed form, a loop, another package, a call of host code. It is never differentiated,
-    only run; the derivative is that of the root, see :mod:`jaxsolve.implicit_diff`.
+    only run; the derivative is that of the root, see :mod:`jaxsolve.implicit_diff`. Host code gets concrete arrays if
+    the caller has them, as in ``jax.grad`` outside of ``jax.jit``; under ``jit`` and ``vmap`` it has to be called
+    through ``jax.pure_callback``.
 
     **Which argument is which.** ``optimality_fun(x, *args, **kwargs)`` takes the solution first. The decorated solver
     is called as the user wrote it, and the arguments of ``optimality_fun`` after the first are found like this:
@@ -83,13 +85,21 @@ def custom_root(
 
     def decorate(solver: Callable) -> Callable:
         signature = signature_of(reference_signature if reference_signature is not None else solver)
-        match = _Matcher(optimality_fun, signature, getattr(solver, "__name__", "solver"))
+        name = getattr(solver, "__name__", "solver")
+        match = _Matcher(optimality_fun, signature, name)
 
         @functools.wraps(solver)
         def differentiable_solver(*args, **kwargs):
             data = match(args, kwargs)
             system = TangentSystem(optimality_fun, solve, structure)
-            out = run_without_derivative(solver, *args, **kwargs)
+            try:
+                out = run_without_derivative(solver, *args, **kwargs)
+            except _HOST_FUNCTION_ERRORS as error:
+                error.add_note(
+                    f"{name} needs concrete arrays, which jax.jit, jax.vmap and loops do not give it: call it through "
+                    "jax.pure_callback there."
+                )
+                raise
             sol, aux = (out[0], out[1]) if has_aux else (out, None)
             sol = jax.tree.map(jnp.asarray, sol)
             sol, _ = attach_derivative(system, sol, *data, name=getattr(solver, "__name__", "a root"))

@@ -107,6 +107,18 @@ def test_host_solvers():
     np.testing.assert_allclose(got, jax.vmap(jax.jacrev(exact))(thetas), atol=1e-9)
 
 
+def test_a_host_solver_without_concrete_arrays_says_what_to_do():
+    def numeric(theta):
+        return jnp.asarray(host(np.asarray(theta)))
+
+    for transformed in (jax.jit(custom_root(F)(numeric)), jax.vmap(custom_root(F)(numeric))):
+        with pytest.raises(jax.errors.TracerArrayConversionError) as caught:
+            transformed(jnp.asarray([1.0, 2.0]))
+        assert any(
+            "numeric needs concrete arrays" in note and "pure_callback" in note for note in caught.value.__notes__
+        )
+
+
 def test_scipy_and_scikit_learn():
     import scipy.optimize
     from sklearn.linear_model import Ridge
