@@ -184,7 +184,7 @@ def plot(rows, path):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(len(rows), NUM_CLASSES, figsize=(11, 1.35 * len(rows) + 0.3), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.18)
+    figure.get_layout_engine().set(hspace=0.18, rect=(0, 0, 1, 0.96))
     for row, (name, theta) in zip(axes, rows.items(), strict=True):
         size, width = np.max(np.abs(theta)), int(np.sqrt(theta.shape[1]))
         for axis, image in zip(row, np.asarray(theta), strict=True):

@@ -54,7 +54,7 @@ def test_standard_error_of_a_paired_difference(example):
 def test_labels_find_the_weak_factors_on_made_data(example):
     X, y = example.make_expressions(num_features=300, weak=0.5, seed=7)
     areas, losses = example.compare(X, y, 200, 99, num_splits=4)
-    mean, error, wins = example.paired_difference(areas, 3, 2, ratio=99 / 200)
+    mean, error, wins = example.paired_difference(areas, -1, -2, ratio=99 / 200)
     assert np.all(losses[:, 1] < 0.8 * losses[:, 0])
     assert wins == 4
     assert mean > 2 * error
