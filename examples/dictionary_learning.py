@@ -172,7 +172,8 @@ def minimize(loss, params, X, y, learning_rate, num_steps):
 
 def fit_logistic(X, y, l1_ratio=0.0):
     """Logistic regression whose penalty is chosen by cross-validation."""
-    models = [LogisticRegression(C=C, l1_ratio=l1_ratio, solver="liblinear") for C in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)]
+    options = {"l1_ratio": l1_ratio, "solver": "liblinear", "random_state": 0}
+    models = [LogisticRegression(C=C, **options) for C in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)]
     areas = [cross_val_score(model, X, y, cv=3, scoring="roc_auc").mean() for model in models]
     return models[int(np.argmax(areas))].fit(X, y)
 
