@@ -1,4 +1,4 @@
-r"""Export a compiled solver with its gradient, for any batch size, and run it where jaxsolve is not installed.
+r"""Export a compiled solver with its gradient, for any batch size, and run it in a process without jaxsolve.
 
 Two layers take a batch of b inputs, one row each, and return the solutions of b problems, and how each run ended:
 
@@ -7,8 +7,8 @@ Two layers take a batch of b inputs, one row each, and return the solutions of b
 
 ``jax.export`` turns each into a file. The size b is symbolic, so one file serves every batch size, and with
 ``vjp_order=1`` the file also holds the gradient, which is that of the optimality conditions: no iteration is
-differentiated. A second Python process reads the files with nothing but jax and numpy. Its
-solutions and gradients are compared with those of this process.
+differentiated. A second Python process reads the files with nothing but jax and numpy. Its solutions and gradients are
+compared with those of this process.
 
 The layers return dictionaries of arrays. A named tuple, such as a state of a solver, would have to be registered with
 ``jax.export.register_namedtuple_serialization`` in both processes. All solvers of jaxsolve can be exported with a

@@ -48,8 +48,7 @@ OUTPUT = Path(__file__).parent / "output"
 STATES = ("position 1", "position 2", "velocity 1", "velocity 2")
 EXPERT = np.array([0.5, 4.0, 0.2, 1.0])  # the weights q* that the learner has to find
 LARGEST_FORCE, TIME_STEP = 1.0, 0.25
-
-TOL = 1e-10
+TOL = 1e-10  # tight, for the gradients are as accurate as the plans
 
 
 class Start(NamedTuple):
@@ -131,7 +130,8 @@ def later(plan):
 
 def plan_by_coordinates(P, c, start):
     """Plan by coordinate descent; returns the forces, where to start one time later, and the state of the solver."""
-    forces, state = jaxsolve.BoxCDQP(tol=TOL).run(start.forces, (P, c), (-LARGEST_FORCE, LARGEST_FORCE))
+    solver = jaxsolve.BoxCDQP(tol=TOL, maxiter=5000)
+    forces, state = solver.run(start.forces, (P, c), (-LARGEST_FORCE, LARGEST_FORCE))
     return forces, start._replace(forces=later(forces)), state
 
 

@@ -65,8 +65,9 @@ def test_gradient_of_the_layer(example, signals):
 
 @pytest.mark.slow
 def test_the_whole_script(example, tmp_path, capsys):
-    errors, _ = example.main(24, 600, 200, num_steps=200, path=tmp_path / "figure.png")
+    errors, _ = example.main(num_steps=300, path=tmp_path / "figure.png")
     noisy, linear, total_variation, learned = errors
-    assert learned < total_variation < linear < noisy
+    assert learned < 0.97 * total_variation
+    assert total_variation < linear < noisy
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert "all quadratic programs converged: yes" in capsys.readouterr().out
