@@ -54,13 +54,14 @@ class ProgramLayer(nn.Module):
 
     num_rows: int = 40
     eps: float = 0.1
+    tol: float = 1e-6
 
     @nn.compact
     def __call__(self, p):
         """Solutions of shape (puzzles, 64) of puzzles of the same shape."""
         A = self.param("A", nn.initializers.uniform(0.25), (self.num_rows, SIZE), p.dtype)
         z0 = self.param("z0", nn.initializers.constant(0.25), (SIZE,), p.dtype)
-        solver = jaxsolve.InteriorPointQP(tol=1e-6, smoothing=1e-2, maxiter=40)
+        solver = jaxsolve.InteriorPointQP(tol=self.tol, smoothing=1e-2, maxiter=40)
         rows, b = jnp.concatenate([A, jnp.eye(SIZE)]), A @ z0
         bounds = (jnp.concatenate([b, jnp.zeros(SIZE)]), jnp.concatenate([b, jnp.full(SIZE, jnp.inf)]))
         Q = self.eps * jnp.eye(SIZE)

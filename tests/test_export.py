@@ -7,6 +7,7 @@ import pytest
 from jax import export
 
 import jaxsolve
+from tests.registry import CASES, QUADRATIC_CASES, get_case, get_quadratic_case
 
 SOLVERS = {
     "lbfgs": lambda fun: jaxsolve.LBFGS(fun, tol=1e-10),
@@ -34,3 +35,32 @@ def test_solutions_and_gradients_with_a_symbolic_dimension(name):
         params, gradient = exported.call(c)
         np.testing.assert_allclose(params, c - c.sum() / (1 + size), rtol=1e-8, atol=1e-8)
         np.testing.assert_allclose(gradient, np.eye(size)[0] - 1 / (1 + size), rtol=1e-8, atol=1e-8)
+
+
+def registered(name):
+    return get_case(name) if name in CASES else get_quadratic_case(name)
+
+
+# Programs outside of JAX are called back, and jax serializes no callbacks.
+EXPORTED = [name for name in [*CASES, *QUADRATIC_CASES] if name not in ("CvxpyQP", "ExternalOSQP")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPORTED)
+def test_every_solver_with_a_symbolic_batch_size(name):
+    """Solutions and gradients of a batch under ``vmap``."""
+    case = registered(name)
+    solver, primal = case.make(), getattr(case, "primal", lambda params: params)
+    first = lambda params: jax.tree.leaves(primal(params))[0][0]
+    both = lambda theta: (
+        first(case.run(solver, theta).params),
+        jax.grad(lambda t: first(case.run(solver, t).params))(theta),
+    )
+    theta = jnp.asarray(case.theta)
+    (b,) = export.symbolic_shape("b")
+    exported = export.export(jax.jit(jax.vmap(both)))(jax.ShapeDtypeStruct((b, *theta.shape), theta.dtype))
+    value, gradient = jax.value_and_grad(lambda theta: first(case.exact(theta)))(theta)
+    for size in (1, 3):
+        found = exported.call(jnp.stack(size * [theta]))
+        np.testing.assert_allclose(found[0], np.full(size, value), rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(found[1], np.tile(gradient, (size, 1)), rtol=1e-6, atol=1e-7)
