@@ -64,8 +64,7 @@ NUM_CLASSES = 5
 SIZES = (700, 200, 100)
 # The linear system of the derivative need not be solved more accurately than the problem itself. With fewer features
 # than training points it is singular, but the gradient of the outer loss is unique.
-LINEAR_SOLVE = functools.partial(solve_bicgstab, tol=1e-3, maxiter=200)
-MAPPINGS = ("mirror descent", "projected gradient")
+LINEAR_SOLVE = functools.partial(solve_bicgstab, tol=1e-3, maxiter=100)
 # The four combinations: inner solver, optimality mapping.
 COMBINATIONS = (
     ("mirror descent", "mirror descent"),
@@ -146,12 +145,11 @@ def iterate(theta, data, solver, iterations, tol=0.0, **options):
     return inner.run(init, None, theta, data).params
 
 
-def optimality_mapping(name, theta, data):
-    """T(x, hyperparams_proj, theta, data), which leaves the solution where it is."""
-    stepsize = longest_step(theta, data[0])
-    if name == "mirror descent":
-        return mirror_descent_fixed_point(dual_objective, jax.vmap(kl_projection_simplex), jnp.log, stepsize)
-    return projected_gradient_fixed_point(dual_objective, jax.vmap(projection_simplex), stepsize)
+# T(x, hyperparams_proj, theta, data). At the solution every step size gives the same derivative; here it is 1.
+MAPPINGS = {
+    "mirror descent": mirror_descent_fixed_point(dual_objective, jax.vmap(kl_projection_simplex), jnp.log),
+    "projected gradient": projected_gradient_fixed_point(dual_objective, jax.vmap(projection_simplex)),
+}
 
 
 def solve_dual(theta, data, solver, mapping, iterations, **options):
@@ -159,7 +157,7 @@ def solve_dual(theta, data, solver, mapping, iterations, **options):
     if mapping is None:
         return iterate(theta, data, solver, iterations, implicit_diff=False, **options)
 
-    @custom_fixed_point(optimality_mapping(mapping, theta, data), solve=LINEAR_SOLVE)
+    @custom_fixed_point(MAPPINGS[mapping], solve=LINEAR_SOLVE)
     def solution(hyperparams_proj, theta, data):
         del hyperparams_proj  # the simplex has none
         return iterate(theta, data, solver, iterations, **options)
