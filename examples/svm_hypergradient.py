@@ -236,20 +236,19 @@ MEMORY_MODES = {
 }
 
 
-def measure_memory(data, iterations=(400, 1600, 6400)):
+def measure_memory(data, iterations=(1600, 6400, 25_600)):
     """Print the temporary memory of the gradient, in MB, for projected gradient; a list for each mode.
 
-    The programs are compiled, not run. For iterations in geometric progression with ratio r, the last increase over the
-    one before is r if memory is linear, and the square root of r if it grows like that.
+    The programs are compiled, not run. Where iterations grow by the factor 4, memory does if it is linear, and by the
+    factor 2 if it grows like the square root.
     """
-    print(f"{'':24}" + "".join(f"{f'K = {count}':>11}" for count in iterations) + "   last increase / the one before")
+    print(f"{'':24}" + "".join(f"{f'K = {count}':>11}" for count in iterations) + f"{'last / one before':>20}")
     memory = {}
     for mode, options in MEMORY_MODES.items():
         programs = (compile_gradient(data, "projected gradient", iterations=k, **options) for k in iterations)
         memory[mode] = [megabytes(program) for program in programs]
-        first, last = np.diff(memory[mode])[-2:]
-        growth = f"{last / first:.1f}" if first else "-"
-        print(f"{mode:24}" + "".join(f"{number:8.1f} MB" for number in memory[mode]) + f"{growth:>12}", flush=True)
+        numbers = "".join(f"{number:8.1f} MB" for number in memory[mode])
+        print(f"{mode:24}{numbers}{memory[mode][-1] / memory[mode][-2]:20.1f}", flush=True)
     return memory
 
 
@@ -348,7 +347,7 @@ def main(
 
     data, compiled = first
     print(f"\n2. Temporary memory of the gradient against inner iterations, p = {features[0]}, projected gradient")
-    counts = (400, 1600, 6400)
+    counts = (1600, 6400, 25_600)
     memory = measure_memory(data, counts)
 
     print(f"\n3. {num_steps} steps of gradient descent on the validation loss, p = {features[0]}")

@@ -68,12 +68,11 @@ def test_gradient_descent_lowers_the_loss_to_the_same_value(example, data):
 
 @pytest.mark.slow
 def test_memory_is_constant_grows_like_the_square_root_or_linearly(example, data, capsys):
-    memory = example.measure_memory(data, (400, 1600, 6400))
-    assert len(set(memory["implicit"])) == 1
-    for mode, growth in (("unrolled", 4), ("unrolled, checkpointed", 2)):
-        first, last = np.diff(memory[mode])
+    memory = example.measure_memory(data, (6400, 25_600))
+    for mode, growth in (("implicit", 1), ("unrolled", 4), ("unrolled, checkpointed", 2)):
+        first, last = memory[mode]
         np.testing.assert_allclose(last / first, growth, rtol=0.1)
-    assert "K = 6400" in capsys.readouterr().out
+    assert "K = 25600" in capsys.readouterr().out
 
 
 @pytest.mark.slow
