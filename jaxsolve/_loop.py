@@ -32,6 +32,9 @@ __all__ = ["LoopKind", "LOOP_KINDS", "loop", "run_if_any"]
 LoopKind = Literal["while", "scan", "checkpoint", "python"]
 LOOP_KINDS = ("while", "scan", "checkpoint", "python")
 
+# Operations that compute nothing, by their names in jax.
+_VIEWS = frozenset({"transpose", "reshape", "squeeze", "broadcast_in_dim", "convert_element_type"})
+
 
 def loop(
     proceed: Callable[[Any], jax.Array],
@@ -74,8 +77,16 @@ def loop(
         return lax.cond(proceed(carry), body, lambda c: c, carry), None
 
     if kind == "scan" or maxiter < 4:
-        return lax.scan(step, init, None, length=maxiter)[0]
+        # What a branch of `cond` reads is kept for its derivative, a copy a step, even data that all steps share.
+        # `checkpoint` passes to the backward step what the forward step was given, and keeps what that computed.
+        return lax.scan(jax.checkpoint(step, policy=_is_computed, prevent_cse=False), init, None, length=maxiter)[0]
     return _checkpointed_scan(step, init, maxiter)
+
+
+def _is_computed(primitive, *args, **kwargs):
+    """Whether reverse mode keeps a result: it makes a view, such as the transpose of a matrix of data, again."""
+    del args, kwargs
+    return primitive.name not in _VIEWS
 
 
 def _as_carried(body, init):

@@ -45,6 +45,18 @@ def test_a_finished_loop_keeps_bad_steps_out_of_the_derivative():
         np.testing.assert_allclose(jax.grad(f)(1.0, kind), 1 / np.sqrt(6.0), rtol=1e-12)
 
 
+def test_an_unrolled_loop_keeps_no_copies_of_its_data():
+    """Reverse mode keeps what the steps compute, not the matrix that each of them reads."""
+
+    def f(x, A):
+        step = lambda c: (c[0] + 1, jnp.tanh(A @ (A.T @ c[1])))
+        return jnp.sum(loop(lambda c: c[0] < 40, step, (0, x), maxiter=50, kind="scan")[1])
+
+    A = jnp.ones((300, 20)) / 80
+    program = jax.jit(jax.grad(f)).lower(jnp.ones(300), A).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 10 * A.nbytes
+
+
 def test_traced_bounds():
     assert int(jax.jit(lambda n: power(1.0, "while", n)[0])(3)) == 3
     with pytest.raises(ValueError, match="traced"):

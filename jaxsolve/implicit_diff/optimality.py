@@ -272,7 +272,9 @@ def mirror_descent_fixed_point(
         bregman_projection: ``bregman_projection(y, hyperparams_proj)``, the point of the set nearest to the *dual*
             point ``y`` in the Bregman divergence of :math:`\varphi`; for the negative entropy on the simplex it is the
             softmax.
-        mirror_map: :math:`\nabla\varphi`; for the negative entropy it is the logarithm (plus a constant).
+        mirror_map: :math:`\nabla\varphi`; for the negative entropy it is the logarithm (plus a constant). Where it is
+            infinite, at the boundary of its domain, it must act entry by entry; such entries stay, and their derivative
+            is 0.
         stepsize: :math:`\eta`, any positive number.
         has_aux: whether ``fun`` returns ``(value, aux)``.
 
@@ -291,8 +293,20 @@ def bregman_step(
     x: Any, grad: Any, stepsize: Any, hyperparams_proj: Any, bregman_projection: Callable, mirror_map: Callable
 ) -> Any:
     """One step of mirror descent; see :func:`mirror_descent_fixed_point` for the two functions."""
-    dual = tree_add_scalar_mul(mirror_map(x), -stepsize, grad)
+    dual = tree_add_scalar_mul(_mirror(mirror_map, x), -stepsize, grad)
     return call_with_hyperparams("projection", bregman_projection, dual, hyperparams_proj)
+
+
+def _mirror(mirror_map, x):
+    """The mirror map, with derivative 0 in the entries where it is infinite."""
+    image = mirror_map(x)
+    if jax.tree.structure(image) != jax.tree.structure(x):
+        return image
+    finite = jax.tree.map(jnp.isfinite, image)
+    # The map is evaluated once more at harmless points: the derivative of a masked infinity is not masked.
+    harmless = mirror_map(jax.tree.map(lambda f, leaf: jnp.where(f, leaf, jnp.ones_like(leaf)), finite, x))
+    stopped = jax.lax.stop_gradient(image)
+    return jax.tree.map(lambda f, a, b: jnp.where(f, a, b), finite, harmless, stopped)
 
 
 def newton_fixed_point(residual_fun: Callable, stepsize: Any = 1.0, solve: Callable | None = None) -> Callable:

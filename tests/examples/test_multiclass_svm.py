@@ -24,12 +24,24 @@ def test_svm_dual_solution_is_that_of_scikit_learn(example, svm_data):
     np.testing.assert_allclose(W, expected, atol=1e-5)
 
 
-def test_svm_tuning_lowers_the_outer_loss(example, svm_data, capsys):
-    start, _ = example.outer_loss(jnp.log(20.0), svm_data, maxiter=5000, tol=1e-4)
-    best, accuracy, _ = example.tune(svm_data, num_steps=12, theta=20.0)
-    assert best < 0.9 * start
-    assert 0.5 < accuracy <= 1.0
-    assert "outer loss" in capsys.readouterr().out
+@pytest.fixture(scope="module")
+def path(example, svm_data):
+    return example.tune(svm_data, theta=20.0)
+
+
+def test_svm_tuning_ends_where_the_gradient_vanishes(path):
+    assert 3 < len(path) < 20
+    assert abs(path[-1].gradient) <= 1e-4
+    assert path[-1].loss < 0.9 * path[0].loss
+    assert 0.5 < path[-1].accuracy <= 1.0
+
+
+def test_svm_tuning_finds_the_minimum_of_the_grid(example, svm_data, path):
+    grid = example.search_grid(svm_data, np.geomspace(path[-1].theta / 2, 2 * path[-1].theta, 9))
+    best = min(range(9), key=lambda i: grid[i].loss)
+    assert best == 4  # the middle of the grid is the end of the path
+    np.testing.assert_allclose(grid[4].loss, path[-1].loss, rtol=1e-6)
+    assert max(point.loss for point in grid) > 1.001 * grid[4].loss
 
 
 def test_svm_gradient_is_the_slope_of_the_outer_loss(example, svm_data):
@@ -42,15 +54,20 @@ def test_svm_gradient_is_the_slope_of_the_outer_loss(example, svm_data):
     )
 
 
+def test_svm_unrolled_gradient_agrees(example, svm_data):
+    """And the memory of the comparison is that of the iterations."""
+    options = {"maxiter": 300, "tol": 0.0}
+    implicit, unrolled = (
+        example.compile_gradient(svm_data, **options, **example.MODES[mode]) for mode in ("implicit", "unrolled")
+    )
+    at = jnp.log(5.0)
+    np.testing.assert_allclose(implicit(at, svm_data), unrolled(at, svm_data), rtol=1e-3)
+    temporary = [program.memory_analysis().temp_size_in_bytes for program in (implicit, unrolled)]
+    assert temporary[1] > 3 * temporary[0]
+
+
 @pytest.mark.slow
-def test_svm_comparison_and_figure(example, svm_data, tmp_path, capsys):
-    rows = example.compare(svm_data, iterations=(20, 200), repeats=1)
-    assert [row[:2] for row in rows] == [(mode, k) for mode in example.MODES for k in (20, 200)]
-    errors = {row[:2]: row[2] for row in rows}
-    memory = {row[:2]: row[4] for row in rows}
-    assert all(errors[mode, 200] < 1e-3 for mode in example.MODES)
-    assert memory["implicit", 200] == memory["implicit", 20]
-    assert memory["unrolled", 200] > 5 * memory["unrolled", 20]
-    assert memory["unrolled, checkpointed", 200] < memory["unrolled", 200] / 4
-    example.plot(rows, tmp_path / "figure.png")
+def test_svm_table_and_figure(example, tmp_path, capsys):
+    assert example.main(grid_size=7, file=tmp_path / "figure.png", num_train=100, num_val=100, num_features=60)
+    assert "inner solves" in capsys.readouterr().out
     assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -8,6 +8,7 @@ import pytest
 from jaxsolve import KKTSolution
 from jaxsolve.implicit_diff import custom_fixed_point, custom_root
 from jaxsolve.implicit_diff import optimality as opt
+from jaxsolve.projection import projection_simplex
 
 rng = np.random.default_rng(0)
 A = jnp.asarray(rng.normal(size=(6, 4)))
@@ -97,6 +98,16 @@ def test_mirror_descent():
     want = lambda theta: jax.nn.softmax(theta * C)
     mapping = opt.mirror_descent_fixed_point(entropic, jax.nn.softmax, jnp.log, stepsize=0.5)
     fixed_point(lambda x, theta: mapping(x, None, theta), want=want)
+
+
+def test_mirror_descent_at_a_solution_with_zeros():
+    """The mapping holds at solutions of other solvers, which may lie on the boundary, where the logarithm does not."""
+    want = lambda theta: projection_simplex(theta * C)
+    assert int(jnp.sum(want(2.0) == 0)) > 0
+    mapping = opt.mirror_descent_fixed_point(
+        lambda x, theta: 0.5 * jnp.sum((x - theta * C) ** 2), jax.nn.softmax, jnp.log
+    )
+    fixed_point(lambda x, theta: mapping(x, None, theta), theta=2.0, want=want)
 
 
 def test_kkt_with_equalities_and_inequalities():

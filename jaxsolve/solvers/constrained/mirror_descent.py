@@ -26,7 +26,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jaxsolve._types import Array, OptStep, PyTree
@@ -135,10 +134,8 @@ class MirrorDescent(GradientMethod):
         check_callable("projection", projection, "a function projection(y, hyperparams_proj)")
         check_callable("mapping_fun", mapping_fun, "a function of the parameters")
 
-        mirror = functools.partial(_mirror, mapping_fun)
-
         def projection_grad(x, x_fun_grad, stepsize, hyperparams_proj=None):
-            return bregman_step(x, x_fun_grad, stepsize, hyperparams_proj, projection, mirror)
+            return bregman_step(x, x_fun_grad, stepsize, hyperparams_proj, projection, mapping_fun)
 
         return projection_grad
 
@@ -221,15 +218,3 @@ class MirrorDescent(GradientMethod):
 
 def _diminishing(iteration, *, initial, power):
     return initial / (jnp.asarray(iteration).astype(jnp.result_type(float)) + 1) ** power
-
-
-def _mirror(mapping_fun, x):
-    """The mirror map, with derivative 0 in the entries where it is infinite."""
-    image = mapping_fun(x)
-    if jax.tree.structure(image) != jax.tree.structure(x):
-        return image
-    finite = jax.tree.map(jnp.isfinite, image)
-    # The map is evaluated once more at harmless points: the derivative of a masked infinity is not masked.
-    harmless = mapping_fun(jax.tree.map(lambda f, leaf: jnp.where(f, leaf, jnp.ones_like(leaf)), finite, x))
-    stopped = jax.lax.stop_gradient(image)
-    return jax.tree.map(lambda f, a, b: jnp.where(f, a, b), finite, harmless, stopped)
