@@ -17,8 +17,8 @@ Two things make this system instructive.
   chooses for so small a system sees the zeros and falls back on eigenvalues.
 * Differentiating through the tens of thousands of steps of FIRE is of little use. On its way into the minimum the
   system is chaotic, and the derivative of the iterates grows to many times that of the solution. It comes right in the
-  end, but long after the energy: with 128 particles it is still wrong by 20 times its size where the energy is right to
-  six digits.
+  end, but long after the energy: with 128 particles it is still wrong by 460 times its size where the energy is right
+  to six digits.
 
 Reference: Blondel et al. (2021), "Efficient and Modular Implicit Differentiation", section 4.4; Bitzek et al. (2006),
 "Structural relaxation made simple" (FIRE).
@@ -98,7 +98,11 @@ def forces(x, theta):
 
 
 class Fire(NamedTuple):
-    """State of FIRE: positions, velocities, forces, time step, mixing factor, steps downhill in a row, all steps."""
+    """State of FIRE: positions, velocities, forces, time step, mixing factor, steps downhill in a row, all steps.
+
+    Time step and mixing factor are kept in half precision, as jax-md does. No more of them is needed, but it matters
+    for comparisons: the energy has many minima, and with many particles other roundings lead into another one.
+    """
 
     x: jax.Array
     v: jax.Array
@@ -111,22 +115,24 @@ class Fire(NamedTuple):
 
 def fire_start(x, theta, dt=1e-3, alpha=0.1):
     """The state at rest."""
-    numbers = map(jnp.asarray, (dt, alpha, 0, 0))
-    return Fire(x, jnp.zeros_like(x), forces(x, theta), *numbers)
+    start, half = jnp.zeros((), jnp.int32), jnp.float16
+    return Fire(x, jnp.zeros_like(x), forces(x, theta), half(dt), half(alpha), start, start)
 
 
 def fire_step(s, theta, dt_max=5e-3, alpha=0.1):
     """One step of velocity Verlet, after which the velocity is turned towards the force, or set to 0 if uphill."""
-    v = s.v + s.dt / 2 * s.f
-    x = s.x + s.dt * v
+    dt, half = s.dt.astype(jnp.float32), jnp.float16
+    v = s.v + dt / 2 * s.f
+    x = s.x + dt * v
     f = forces(x, theta)
-    v = v + s.dt / 2 * f
+    v = v + dt / 2 * f
     power = jnp.sum(f * v)
     v = v + s.alpha * (f * jnp.linalg.norm(v) / jnp.linalg.norm(f) - v)
     downhill = jnp.where(power >= 0, s.downhill + 1, 0)
     faster = (power > 0) & (downhill > 5)
-    dt = jnp.where(faster, jnp.minimum(1.1 * s.dt, dt_max), jnp.where(power < 0, s.dt / 2, s.dt))
-    alpha = jnp.where(faster, 0.99 * s.alpha, jnp.where(power < 0, alpha, s.alpha))
+    longer = jnp.minimum(half(1.1) * s.dt, half(dt_max))
+    dt = jnp.where(faster, longer, jnp.where(power < 0, s.dt / 2, s.dt))
+    alpha = jnp.where(faster, half(0.99) * s.alpha, jnp.where(power < 0, half(alpha), s.alpha))
     return Fire(x, jnp.where(power < 0, 0.0, v), f, dt, alpha, downhill, s.num_steps + 1)
 
 
@@ -193,19 +199,13 @@ KNOWN = {16: (0.08899216, 20.7461816), 128: (0.55098563, 278.5407)}
 
 
 def report_known(lowest, tangent):
-    """Compare with what other libraries measured; returns whether it agrees, or ``None`` if there is nothing like it.
-
-    The energy has many minima, and with many particles small changes of the constants of FIRE lead to another one. Only
-    sensitivities of the same minimum can be compared.
-    """
-    known_energy, known = KNOWN.get(len(tangent), (np.nan, np.nan))
-    if not abs(lowest - known_energy) < 1e-7:
-        if np.isfinite(known):
-            print(f"  (other libraries: another minimum, of energy {known_energy:.8f}, sum |dx*/dtheta| = {known})")
-        return None
+    """Compare with what other libraries measured; returns whether it agrees, ``True`` where nothing was measured."""
+    if len(tangent) not in KNOWN:
+        return True
+    energy_known, known = KNOWN[len(tangent)]
     error = abs(size(tangent) - known) / known
     print(f"  sum |dx*/dtheta| = {size(tangent):.7f}, measured with other libraries {known}: difference {error:.0e}")
-    return error <= 1e-4
+    return abs(lowest - energy_known) < 1e-7 and error <= 1e-6
 
 
 def report_solvers(x, theta, tangent):
@@ -283,7 +283,7 @@ def main(num_particles=128, seed=0, steps=(100, 1000, 3000, 10_000, 30_000, 1_00
     rows = report_unrolled(x, THETA, x0, tangent, steps)
     plot(x, tangent, THETA, OUTPUT / "molecular_dynamics.png")
     worst = max(row[-1] for row in rows)
-    agree = difference <= 1e-8 and slope <= 1e-3 and known is not False
+    agree = difference <= 1e-8 and slope <= 1e-3 and known
     # Particles that touch no other have two zero modes each of their own.
     print(f"singular: {'yes' if zeros >= 2 else 'NO'}; all linear solvers agree: {'yes' if agree else 'NO'}")
     print(f"unrolled, the derivative was wrong by up to {worst:.0f} times its size: {'yes' if worst > 1 else 'NO'}")

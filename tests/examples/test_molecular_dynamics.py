@@ -4,16 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-# Computed with other libraries, for 16 particles.
+# Computed with other libraries, for 16 and 128 particles.
 ENERGY, SIZE = 0.08899216, 20.7461816
+ENERGY_OF_MANY, SIZE_OF_MANY = 0.55098563, 278.5407
 
 
 @pytest.fixture(scope="module")
 def packing(example):
     """Initial and relaxed positions, their derivative, and the number of steps."""
-    with jax.numpy_rank_promotion("allow"):  # a fixture of a module comes before that of conftest.py
-        x0 = example.random_positions(16)
-        return x0, *example.sensitivity(example.THETA, x0)
+    x0 = example.random_positions(16)
+    return x0, *example.sensitivity(example.THETA, x0)
 
 
 def test_the_sensitivity_is_the_known_one(example, packing):
@@ -66,6 +66,8 @@ def test_the_derivative_of_iterates_is_useless_for_long(example, packing):
 def test_more_particles(example):
     """Every linear solver finds the same for 128 particles, and so do differences of relaxed positions."""
     x, tangent, _ = example.sensitivity(example.THETA, example.random_positions(128))
+    np.testing.assert_allclose(example.energy(x, example.THETA), ENERGY_OF_MANY, atol=1e-8)
+    np.testing.assert_allclose(example.size(tangent), SIZE_OF_MANY, rtol=1e-6)
     difference, zeros = example.report_solvers(x, example.THETA, tangent)
     assert zeros == 2 and difference < 1e-9
     assert example.report_differences(x, example.THETA, tangent) < 1e-4
