@@ -49,7 +49,7 @@ def test_gradient_through_the_layer_is_the_slope_of_the_loss(example, data, atom
 
 def test_training_lowers_the_loss_and_moves_the_dictionary(example, data, atoms):
     model = example.Network(example.SparseCoding(atoms), width=8)
-    losses = example.train(model, data, num_epochs=6, batch_size=20)
+    losses = example.train(model, data, num_epochs=20, batch_size=20)
     assert losses[-1] < 0.8 * losses[0]
     assert float(jnp.max(jnp.abs(model.layer.atoms[...] - atoms))) > 1e-3
 
