@@ -49,7 +49,8 @@ jax.config.update("jax_enable_x64", True)
 LAMBDA = 0.3
 WIDTH = 40
 
-# A gradient for Adam may be rough. If the Hessian of a task that was not solved is indefinite, take what CG has got.
+# A gradient for Adam may be rough. A linear solve that fails gives NaN by default; here one task of a batch may stop
+# early, at a point where its Hessian is indefinite, and then the best iterate of CG is good enough for a step.
 META_CG = functools.partial(solve_cg, tol=1e-3, maxiter=50, on_failure="ignore")
 
 

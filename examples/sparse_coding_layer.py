@@ -91,7 +91,7 @@ class SparseCoding(nnx.Module):
     def solve(self, patches):
         """Codes and states of the solver."""
         dictionary = self.dictionary()
-        # The largest eigenvalue of D D' bounds the curvature, and its largest row sum bounds that.
+        # The curvature is at most the largest eigenvalue of D D', and that is at most its largest absolute row sum.
         stepsize = 1 / jnp.max(jnp.sum(jnp.abs(dictionary @ dictionary.T), axis=1))
 
         def one(patch):
