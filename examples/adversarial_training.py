@@ -13,7 +13,8 @@ a maximum is the derivative of the loss *at the maximizer, held fixed*. There ar
     value       ``state.value`` of the solver, which is differentiable;
     implicit    the loss at z*, differentiated through the solver too: the extra term is 0 at an exact maximizer.
 
-All three are compared for attacks of growing accuracy. Training uses the first, which solves no linear system.
+All three are compared for attacks of growing accuracy: they agree at an exact maximizer, and differ widely at a rough
+one, where what the theorem drops is not 0. Training uses the first, which solves no linear system.
 
 The loss is not concave in z: the solver finds a local maximum, and a stronger attack may find a worse one. So the table
 counts as robust only images that withstand both the solver started at the image and one started at random in the box,

@@ -26,8 +26,8 @@ The network is a Haiku model. Its parameters are a nested dictionary, which a so
 
 Reference: Rajeswaran, Finn, Kakade, Levine (2019), "Meta-Learning with Implicit Gradients".
 
-    python examples/implicit_maml.py           300 outer steps of 25 tasks
-    python examples/implicit_maml.py --full    3000 outer steps
+    python examples/implicit_maml.py           200 outer steps of 25 tasks
+    python examples/implicit_maml.py --full    2000 outer steps
 """
 
 import argparse
@@ -229,7 +229,7 @@ def compare_memory(meta, tasks, iterations=(10, 40, 160), exact_steps=3000):
     return rows
 
 
-def main(num_steps=300, num_test=200, seed=0):
+def main(num_steps=200, num_test=200, seed=0):
     """Train, print both tables; returns whether implicit MAML has the smallest loss and its memory is constant."""
     start = time.perf_counter()
     rng = np.random.default_rng(seed)
@@ -263,4 +263,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="ten times as many outer steps")
     full = parser.parse_args().full
-    sys.exit(not (main(num_steps=3000) if full else main()))
+    sys.exit(not (main(num_steps=2000) if full else main()))
