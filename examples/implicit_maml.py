@@ -167,7 +167,7 @@ def train(loss, meta, num_steps, tasks_per_step=25, learning_rate=1e-2, seed=1):
 # ---- Part 1: loss after training on a new task --------------------------------------------------------------------
 
 
-def compare_starts(starts, validation, test, weights=(0.03, 0.1, 0.3, 1.0)):
+def compare_starts(starts, validation, test, weights=(0.01, 0.03, 0.1, 0.3)):
     """Loss on test tasks after ``adapt`` from each starting point; a dictionary of (lambda, loss, standard error)."""
 
     @jax.jit
