@@ -230,7 +230,7 @@ def compare_memory(meta, tasks, iterations=(10, 40, 160), exact_steps=3000):
 
 
 def main(num_steps=200, num_test=200, seed=0):
-    """Train, print both tables; returns whether implicit MAML has the smallest loss and its memory is constant."""
+    """Train, print both tables; returns whether implicit MAML halves the loss and needs less memory."""
     start = time.perf_counter()
     rng = np.random.default_rng(seed)
     validation, test = make_tasks(rng, 50), make_tasks(rng, num_test)
@@ -252,11 +252,12 @@ def main(num_steps=200, num_test=200, seed=0):
     print("\nThe gradient of the outer loss, at the weights of implicit MAML, for 25 tasks")
     rows = compare_memory(starts["implicit MAML"], jax.tree.map(lambda part: part[:25], validation))
     sizes = {row[:2]: row[3] for row in rows}
-    claim = found["implicit MAML"][1] == min(loss for _, loss, _ in found.values())
-    claim &= sizes["implicit", 160] < sizes["unrolled", 160]
-    print(f"implicit MAML has the smallest loss, and less memory than unrolling 160 steps: {'yes' if claim else 'NO'}")
+    others = min(found[name][1] for name in ("random weights", "one network for all tasks"))
+    halved, smaller = found["implicit MAML"][1] < others / 2, sizes["implicit", 160] < sizes["unrolled", 160]
+    print(f"implicit MAML more than halves the loss of starts without meta-learning: {'yes' if halved else 'NO'}")
+    print(f"its gradient needs less memory than unrolling 160 steps: {'yes' if smaller else 'NO'}")
     print(f"{time.perf_counter() - start:.0f} s")
-    return claim
+    return halved and smaller
 
 
 if __name__ == "__main__":

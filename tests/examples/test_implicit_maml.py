@@ -65,6 +65,6 @@ def test_memory_of_the_implicit_gradient_is_below_that_of_unrolling(example, sma
 
 
 @pytest.mark.slow
-def test_implicit_maml_has_the_smallest_loss_on_new_tasks(example, capsys):
+def test_implicit_maml_halves_the_loss_on_new_tasks(example, capsys):
     assert example.main(num_steps=150, num_test=200)
     assert "implicit MAML" in capsys.readouterr().out
