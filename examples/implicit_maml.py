@@ -43,6 +43,7 @@ import optax
 
 import jaxsolve
 from jaxsolve.linear_solve import solve_cg
+from jaxsolve.tree_util import tree_l2_norm
 
 jax.config.update("jax_enable_x64", True)
 
@@ -209,13 +210,14 @@ def gradient_by_steps(meta, tasks, maxiter, tol=0.0, **options):
 def compare_memory(meta, tasks, iterations=(10, 40, 160), exact_steps=3000):
     """Rows of (mode, inner steps, relative error of the gradient, bytes of temporary memory)."""
     # With implicit differentiation the number of steps may be a traced value: one program serves all of them.
-    implicit = jax.jit(functools.partial(gradient_by_steps, implicit_diff_solve=META_CG))
+    gradient = jax.jit(functools.partial(gradient_by_steps, implicit_diff_solve=META_CG))
+    implicit = gradient.lower(meta, tasks, exact_steps, 1e-8).compile()
     exact = implicit(meta, tasks, exact_steps, 1e-8)
-    memory = implicit.lower(meta, tasks, exact_steps, 1e-8).compile().memory_analysis().temp_size_in_bytes
+    memory = implicit.memory_analysis().temp_size_in_bytes
 
     def error(gradient):
-        difference = optax.global_norm(jax.tree.map(jnp.subtract, gradient, exact))
-        return float(difference / optax.global_norm(exact))
+        difference = tree_l2_norm(jax.tree.map(jnp.subtract, gradient, exact))
+        return float(difference / tree_l2_norm(exact))
 
     rows = [("implicit", steps, error(implicit(meta, tasks, steps, 0.0)), memory) for steps in iterations]
     for mode, unroll in (("unrolled", "auto"), ("unrolled, checkpointed", "checkpoint")):
