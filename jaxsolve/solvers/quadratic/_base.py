@@ -182,6 +182,13 @@ class QuadraticSolver(Solver):
         at = products(problem.qp, x, y)
         return optimality_error(residuals(problem.qp, x, y, at), *self._tolerances(x.dtype)), at
 
+    def _forgiven(self, problem: Problem) -> Array:
+        """How far beyond its bounds each row of the scaled problem may be at a solution."""
+        tol, rtol = self._tolerances(problem.qp.q.dtype)
+        bounds = (problem.scaled.lower, problem.scaled.upper)
+        sizes = [jnp.where(jnp.isfinite(bound), jnp.abs(bound), 0) for bound in bounds]
+        return problem.scaling.rows * tol + rtol * jnp.maximum(*sizes)
+
     # ---- Polishing ------------------------------------------------------------------------------------------------
 
     def _polished(

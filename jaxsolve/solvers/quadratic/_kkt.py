@@ -107,6 +107,8 @@ def classify(
     at_upper = jnp.where(jnp.minimum(above, below) < -jnp.abs(multiplier), above < below, multiplier > 0)
     at_upper = jnp.where(multiplier == 0, above < below, at_upper)
     slack = jnp.where(at_upper, above, below)
+    # A row at its bound is not beyond it because of rounding: if nothing pushes, it is let go.
+    slack = jnp.where(jnp.abs(slack) <= 10 * jnp.finfo(y.dtype).eps * norm(rows * Ax), 0, slack)
     equality = qp.lower == qp.upper
     weight = (equality | (jnp.abs(multiplier) > slack)).astype(y.dtype)
     if weak is None:

@@ -169,7 +169,8 @@ class InteriorPoint(IterativeQP):
             due = ~Status.CONVERGED.holds(status) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
 
             def look(status):
-                proved = find_certificates(problem.scaled, *lax.stop_gradient((*moves, own)))
+                parts = (*moves, own, self._forgiven(problem))
+                proved = find_certificates(problem.scaled, *lax.stop_gradient(parts))
                 return jnp.where(Status.RUNNING.holds(proved), status, proved)
 
             status = run_if_any(due, look, status)
