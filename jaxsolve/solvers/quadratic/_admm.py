@@ -240,7 +240,7 @@ class OperatorSplitting(IterativeQP):
             patience = 1 + iter_num.astype(x.dtype) / 100
             tols = (self.primal_infeasible_tol, self.dual_infeasible_tol)
             y_tol, d_tol = (patience * _number(tol, x) for tol in tols)
-            proved = find_certificates(problem.scaled, d, dy, along, (y_tol, d_tol))
+            proved = find_certificates(problem.scaled, d, dy, along, self._forgiven(problem), (y_tol, d_tol))
             status = jnp.where(Status.RUNNING.holds(status), proved, status)
         value = 0.5 * (x @ at.Px) + qp.q @ x
         primal, dual = (point.at.Ax - point.z) / problem.scaling.rows, at.Px + qp.q + at.Aty

@@ -92,6 +92,8 @@ class Problem(NamedTuple):
 _NO_CURVATURE = 1e-8
 # How many active sets are tried in a row.
 _ATTEMPTS = 4
+# What an attempt does: exchange rows, or factorize what derivatives want at the point that was found.
+_SEARCHING, _DIFFERENTIATED, _OVER = 0, 1, 2
 
 
 class QuadraticSolver(Solver):
@@ -180,6 +182,13 @@ class QuadraticSolver(Solver):
         at = products(problem.qp, x, y)
         return optimality_error(residuals(problem.qp, x, y, at), *self._tolerances(x.dtype)), at
 
+    def _forgiven(self, problem: Problem) -> Array:
+        """How far beyond its bounds each row of the scaled problem may be at a solution."""
+        tol, rtol = self._tolerances(problem.qp.q.dtype)
+        bounds = (problem.scaled.lower, problem.scaled.upper)
+        sizes = [jnp.where(jnp.isfinite(bound), jnp.abs(bound), 0) for bound in bounds]
+        return problem.scaling.rows * tol + rtol * jnp.maximum(*sizes)
+
     # ---- Polishing ------------------------------------------------------------------------------------------------
 
     def _polished(
@@ -201,21 +210,28 @@ class QuadraticSolver(Solver):
         lost = _is_lost(status)
 
         def attempt(carry):
-            # A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange. The last
-            # factor is that of the best point, for derivatives are taken there.
-            count, latest, best, best_error, _, _ = carry
-            start = tree_where(count == _ATTEMPTS - 1, best, latest)
-            factors = problem.factors(*classify(qp, start.y, start.Ax, scaling, self.weak))
-            x, y = polish(qp, start.x, start.y, factors)
+            # A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange. Once they
+            # are known, or after the last attempt, the factor is that of the best point as derivatives want it.
+            count, latest, best, best_error, _, phase = carry
+            last = (phase == _DIFFERENTIATED) | (count == _ATTEMPTS)
+            at_point = tree_where(last, best, latest)
+            weight, at_upper = classify(qp, at_point.y, at_point.Ax, scaling)
+            weight = jnp.where(last, classify(qp, best.y, best.Ax, scaling, self.weak)[0], weight)
+            factors = problem.factors(weight, at_upper)
+            x, y = polish(qp, at_point.x, at_point.y, factors)
             y = feasible_signs(qp, y)
             error, at = self._error(problem, x, y)
-            latest, better = Solution(x, y, at.Ax), error < best_error
+            latest, better = Solution(x, y, at.Ax), (error < best_error) & ~last
             best, best_error = tree_where(better, (latest, error), (best, best_error))
-            known = jnp.all(classify(qp, y, at.Ax, scaling, self.weak)[0] == factors.weight)
-            return count + 1, latest, best, best_error, factors, known & (error <= tol)
+            known = jnp.all(classify(qp, y, at.Ax, scaling)[0] == weight) & (error <= tol)
+            same = jnp.all(classify(qp, y, at.Ax, scaling, self.weak)[0] == weight)
+            phase = jnp.where(last | (known & same), _OVER, jnp.where(known, _DIFFERENTIATED, _SEARCHING))
+            return count + 1, latest, best, best_error, factors, phase
 
-        carry = (jnp.zeros((), jnp.int32), solution, solution, error, _no_factors(problem), lost | jnp.isnan(error))
-        _, _, best, best_error, factors, _ = loop(lambda carry: ~carry[-1], attempt, carry, maxiter=_ATTEMPTS)
+        phase = jnp.where(lost | jnp.isnan(error), _OVER, _SEARCHING)
+        carry = (jnp.zeros((), jnp.int32), solution, solution, error, _no_factors(problem), phase)
+        carry = loop(lambda carry: carry[-1] != _OVER, attempt, carry, maxiter=_ATTEMPTS + 1)
+        _, _, best, best_error, factors, _ = carry
         status = Status.CONVERGED.where((best_error <= tol) & ~lost, status)
         return best, best_error, status, self._balanced(problem, factors)
 

@@ -29,7 +29,12 @@ _RADIUS = {8: 1e9, 4: 1e3}
 
 
 def find_certificates(
-    qp: QuadraticProgram, d: Array, y: Array, at: Products, tol: tuple[Array | float, Array | float] = (1e-3, 1e-3)
+    qp: QuadraticProgram,
+    d: Array,
+    y: Array,
+    at: Products,
+    forgiven: Array,
+    tol: tuple[Array | float, Array | float] = (1e-3, 1e-3),
 ) -> Array:
     """Whether the constraints are proved to contradict each other, or the objective to be unbounded below.
 
@@ -39,12 +44,15 @@ def find_certificates(
         d: a direction in which the primal iterates move, shape ``(n,)``.
         y: one in which the multipliers move, with feasible signs, shape ``(m,)``.
         at: the products at ``(d, y)``.
+        forgiven: how far beyond its bounds each row may be at a solution, shape ``(m,)``. Constraints that contradict
+            each other by no more are not called infeasible.
         tol: how closely, relative to its size, ``y`` and ``d`` must meet the conditions of a certificate to be worth
             refining.
 
     Returns:
         ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` with a proof, else ``Status.RUNNING``.
     """
+    qp = qp._replace(lower=qp.lower - forgiven, upper=qp.upper + forgiven)
     # A row whose bounds exclude each other has no multiplier that could say so.
     infeasible = _is_primal_certificate(qp, y, at.Aty) | jnp.any(qp.lower > qp.upper)
     unbounded = _is_dual_certificate(qp, d, at.Px, at.Ax)

@@ -85,7 +85,9 @@ def _regularized(H: Array) -> tuple[Array, Array, Array]:
     return L, epsilon, 10 * jnp.maximum(epsilon, rounding)
 
 
-def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: str) -> tuple[Array, Array]:
+def classify(
+    qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: str | None = None
+) -> tuple[Array, Array]:
     """Which rows are active at a point, by whether the multiplier or the slack is larger, in scaled units.
 
     Args:
@@ -93,7 +95,8 @@ def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: 
         y: multipliers.
         Ax: the rows at the primal point.
         scaling: the scaling of the problem.
-        weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``.
+        weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``, as
+            derivatives want it; ``None``, which is right for the solution itself, decides for each all the same.
 
     Returns:
         ``weight`` and ``at_upper`` of :class:`Factors`.
@@ -104,8 +107,12 @@ def classify(qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: 
     at_upper = jnp.where(jnp.minimum(above, below) < -jnp.abs(multiplier), above < below, multiplier > 0)
     at_upper = jnp.where(multiplier == 0, above < below, at_upper)
     slack = jnp.where(at_upper, above, below)
+    # A row at its bound is not beyond it because of rounding: if nothing pushes, it is let go.
+    slack = jnp.where(jnp.abs(slack) <= 10 * jnp.finfo(y.dtype).eps * norm(rows * Ax), 0, slack)
     equality = qp.lower == qp.upper
     weight = (equality | (jnp.abs(multiplier) > slack)).astype(y.dtype)
+    if weak is None:
+        return weight, at_upper
     tiny = jnp.sqrt(jnp.finfo(y.dtype).eps)
     bound = jnp.where(at_upper, qp.upper, qp.lower)
     size = 1 + jnp.where(jnp.isfinite(bound), jnp.abs(rows * bound), 0)

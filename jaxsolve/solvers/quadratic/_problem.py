@@ -332,7 +332,7 @@ def assemble(
         matrix, unravels[name] = _identity(objective, matrices) if name == "x" else _rows(name, given, objective)
         matrices.append(matrix)
         for side, label, bound in zip(sides, given.names, (given.lower, given.upper), strict=True):
-            side.append(as_vector(label, bound, matrix.shape[0], q.dtype))
+            side.append(_unbounded(as_vector(label, bound, matrix.shape[0], q.dtype)))
     ends = np.cumsum([matrix.shape[0] for matrix in matrices])[:-1]
 
     def unravel_rows(y):
@@ -341,6 +341,15 @@ def assemble(
 
     lower, upper = (jnp.concatenate(side or [jnp.zeros(0, q.dtype)]) for side in sides)
     return QuadraticProgram(P, q, _stack(matrices, q.size, q.dtype), lower, upper), unravel_x, unravel_rows
+
+
+#: From here on a bound means that there is none: HiGHS and qpOASES write 1e20 for infinity, OSQP writes 1e30.
+_INFINITE = 1e20
+
+
+def _unbounded(bound: Array) -> Array:
+    """A bound with what other libraries write for infinity as infinity."""
+    return jnp.where(jnp.abs(bound) >= _INFINITE, jnp.sign(bound) * jnp.inf, bound)
 
 
 def _identity(objective: Quadratic, others: list[Matrix]) -> tuple[Matrix, Callable]:

@@ -166,7 +166,7 @@ class EqualityConstrainedQP(DirectQP, StandardForm):
         d = jnp.where(solved, 0, -(at.Px + qp.q + at.Aty))
         y = jnp.where(solved, 0, at.Ax - qp.upper)
         d, y = problem.scaling.to_scaled(d, y)
-        proved = find_certificates(problem.scaled, d, y, products(problem.scaled, d, y))
+        proved = find_certificates(problem.scaled, d, y, products(problem.scaled, d, y), self._forgiven(problem))
         status = jnp.where(Status.RUNNING.holds(proved), int(Status.STALLED), proved)
         status = Status.CONVERGED.where(solved, status)
         return Status.NONFINITE.where(~jnp.isfinite(error), status)

@@ -169,7 +169,8 @@ class InteriorPoint(IterativeQP):
             due = ~Status.CONVERGED.holds(status) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
 
             def look(status):
-                proved = find_certificates(problem.scaled, *lax.stop_gradient((*moves, own)))
+                parts = (*moves, own, self._forgiven(problem))
+                proved = find_certificates(problem.scaled, *lax.stop_gradient(parts))
                 return jnp.where(Status.RUNNING.holds(proved), status, proved)
 
             status = run_if_any(due, look, status)
@@ -251,8 +252,11 @@ def _cold_start(qp: QuadraticProgram) -> Point:
     x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
     slack = rows.slack(A @ x)
     violation = jnp.max(jnp.where(rows.bounded, -slack, 0), initial=0)
-    s = jnp.where(rows.bounded, jnp.maximum(slack, jnp.maximum(1.0, violation)), 1)
-    return Point(x, jnp.zeros_like(qp.lower), rows.bounded.astype(dtype), s)
+    usual = jnp.maximum(1.0, violation)
+    s = jnp.where(rows.bounded, jnp.maximum(slack, usual), 1)
+    # The multiplier of a bound far away is small from the start, or the method would first have to make it so.
+    z = jnp.where(rows.bounded, usual / s, 0)
+    return Point(x, jnp.zeros_like(qp.lower), z, s)
 
 
 def _warm_start(problem: Problem, x: Array, y: Array) -> Point:
