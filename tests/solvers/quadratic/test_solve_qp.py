@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import sparse
-from scipy.optimize import minimize
+from scipy.optimize import minimize, nnls
 
 import jaxsolve
 from jaxsolve import Status
@@ -164,3 +164,56 @@ def test_data_in_half_precision(dtype):
     np.testing.assert_array_equal(params.primal, jnp.full(3, 1 / 3, dtype))
     slope = jax.grad(lambda c: jaxsolve.OSQP().run(None, (Q, c), None, (G, h)).params.primal[0])(c)
     np.testing.assert_allclose(slope.astype(float), [-2 / 3, 1 / 3, 1 / 3], atol=1e-2)
+
+
+# ---- Data of the size of rounding, and of infinity ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["interior_point", "osqp"])
+def test_the_convention_for_weakly_active_rows_is_of_derivatives_only(method):
+    """Least squares that fit almost exactly: all multipliers are tiny, and none of the rows is weakly active."""
+    rng = np.random.default_rng(3)
+    A = rng.normal(size=(12, 6))
+    A[:, -2:] = A[:, :2] + 0.1 * A[:, -2:]
+    for size in (1e-3, 1e-6, 1e-9):
+        b = A @ np.maximum(rng.normal(size=6), 0) + size * rng.normal(size=12)
+        exact, _ = nnls(A, b)
+        solutions = [
+            jaxsolve.solve_qp(A.T @ A, -A.T @ b, l=0.0, method=method, weak=weak)
+            for weak in ("half", "active", "inactive")
+        ]
+        for found in solutions:
+            assert int(found.status) == Status.CONVERGED
+            np.testing.assert_allclose(found.x, exact, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["interior_point", "osqp"])
+def test_numbers_that_stand_for_infinity_and_numbers_that_do_not(method):
+    Q, c, G = np.diag([1.0, 2.0]), np.array([-1.0, -4.0]), np.array([[1.0, 1.0], [1.0, -1.0]])
+    free = jaxsolve.solve_qp(Q, c, G=G, h=[2.5, np.inf], l=-np.inf, u=np.inf, method=method)
+    np.testing.assert_allclose(free.x, [2 / 3, 11 / 6], atol=1e-7)
+    for big in (1e20, 1e30):
+        found = jaxsolve.solve_qp(Q, c, G=G, h=[2.5, big], l=-big, u=big, method=method)
+        np.testing.assert_array_equal(found.x, free.x)
+        np.testing.assert_array_equal(found.iter_num, free.iter_num)
+    for big in (1e8, 1e15):
+        far = jaxsolve.solve_qp(Q, c, G=G, h=[2.5, big], l=-big, u=big, method=method)
+        np.testing.assert_allclose(far.x, free.x, atol=1e-7)
+        if big == 1e8:
+            assert int(far.iter_num) <= 2 * int(free.iter_num)
+        found = jaxsolve.solve_qp(Q, [-1.0, -4.0 * big], G=G, h=[np.inf, np.inf], l=-big, u=big, method=method)
+        assert int(found.status) == Status.CONVERGED
+        np.testing.assert_allclose(found.x, [1.0, big], rtol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["interior_point", "osqp"])
+def test_a_contradiction_of_the_size_of_rounding_is_none(method):
+    """As model-predictive control makes them; one that the tolerance does not forgive is one."""
+    Q, c = np.diag([0.013, 5.393]), np.array([0.0, 0.3])
+    G = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [-0.01, 0.07]])
+    for gap in (1e-16, 1e-12):
+        found = jaxsolve.solve_qp(Q, c, G=G, h=[0.0, -gap, -gap, 0.0], method=method)
+        assert int(found.status) == Status.CONVERGED
+        np.testing.assert_allclose(found.x, [0.0, -0.3 / 5.393], atol=1e-7)
+    for h in ([0.0, -1e-3, 0.0, 0.0], [0.0, 0.0, -1e-3, 0.0]):
+        assert int(jaxsolve.solve_qp(Q, c, G=G, h=h, method=method).status) == Status.PRIMAL_INFEASIBLE
