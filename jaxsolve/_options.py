@@ -67,7 +67,7 @@ class _Checked(abc.ABCMeta):
         try:
             instance = super().__call__(*args, **kwargs)
         except TypeError as error:
-            raise _explained(cls, kwargs, error) from None
+            raise _explained(cls, args, kwargs, error) from None
         for field in dataclasses.fields(instance):
             value = getattr(instance, field.name)
             plain = _as_python(field, value)
@@ -79,8 +79,13 @@ class _Checked(abc.ABCMeta):
         return instance
 
 
-def _explained(cls, kwargs, error) -> TypeError:
+def _explained(cls, args, kwargs, error) -> TypeError:
     known = [field.name for field in dataclasses.fields(cls) if field.init]
+    by_position = [p.name for p in cls.__signature__.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(args) > len(by_position) and "positional argument" in str(error):
+        others = ", ".join(f"{name}=..." for name in known if name not in by_position)
+        taken = f"{', '.join(by_position) or 'nothing'} by position"
+        return TypeError(f"{cls.__name__} takes {taken}, and got {len(args)} values; options are given by name: {others}.")
     unknown = [name for name in kwargs if name not in known]
     if not unknown or f"'{unknown[0]}'" not in str(error):
         return error

@@ -46,8 +46,10 @@ def test_constructor_signatures(name):
 
 def test_functions_are_positional_and_options_are_not():
     assert jaxsolve.ProjectedGradient(jnp.sum, projection_simplex).projection is projection_simplex
-    with pytest.raises(TypeError, match="positional"):
-        jaxsolve.FixedPointIteration(jnp.cos, 7)
+    for solver, taken in ((jaxsolve.FixedPointIteration, "fixed_point_fun"), (jaxsolve.GradientDescent, "fun")):
+        with pytest.raises(TypeError, match=f"takes {taken} by position, and got 2 values; .* by name: .*maxiter=") as e:
+            solver(jnp.cos, 7)
+        assert solver.__name__ in str(e.value)
 
 
 def test_a_misspelt_option_names_the_class_and_the_nearest_option():
