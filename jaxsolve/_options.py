@@ -85,7 +85,9 @@ def _explained(cls, args, kwargs, error) -> TypeError:
     if len(args) > len(by_position) and "positional argument" in str(error):
         others = ", ".join(f"{name}=..." for name in known if name not in by_position)
         taken = f"{', '.join(by_position) or 'nothing'} by position"
-        return TypeError(f"{cls.__name__} takes {taken}, and got {len(args)} values; options are given by name: {others}.")
+        return TypeError(
+            f"{cls.__name__} takes {taken}, and got {len(args)} values; options are given by name: {others}."
+        )
     unknown = [name for name in kwargs if name not in known]
     if not unknown or f"'{unknown[0]}'" not in str(error):
         return error

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_programs_on_eight_devices():
     """All programs in one process with eight devices, where warnings are errors as they are here."""
     env = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}

@@ -149,7 +149,6 @@ def test_fenchel_young_loss_of_a_perturbed_maximum():
     assert batch.shape == (3,) and np.all(np.isfinite(batch))
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("name", BINARY + MULTICLASS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dtype_is_kept(name, dtype):

@@ -44,7 +44,11 @@ def test_importing_everything_is_silent_with_warnings_as_errors():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("name", SUBMODULES)
+# Each takes a process of its own.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n not in ("base", "prox", "diagnostics") else n for n in SUBMODULES],
+)
 def test_import_jaxsolve_alone_gives_the_submodules(name):
     done = _python(f"import jaxsolve; print(jaxsolve.{name}.__name__)")
     assert done.stdout.strip() == f"jaxsolve.{name}", done.stderr

@@ -35,7 +35,11 @@ def _expected(block, printed):
     return f"the page says\n{block}but its program printed\n{printed}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+# These run whole examples, some for half a minute.
+LONG = ("examples", "experiments", "qp_layers")
+
+
+@pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow) if p in LONG else p for p in PAGES])
 def test_page(page):
     path = ROOT / "docs" / f"{page}.md"
     names = {"jax": jax, "jnp": jnp, "jaxsolve": jaxsolve}

@@ -36,6 +36,7 @@ def test_host_functions_without_jit():
     np.testing.assert_allclose(root.run().params, 2.0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_without_jit_traceable_functions_differentiate_implicitly():
     solver = jaxsolve.GradientDescent(quadratic, jit=False, tol=1e-10)
     solution = lambda theta: solver.run(jnp.zeros(3), theta).params

@@ -52,6 +52,7 @@ def test_without_jit():
         np.testing.assert_allclose(mode(solution)(2.0), mode(exact)(2.0), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_signatures_need_not_agree():
     def wide(w, theta, scale=1.0, *, offset=0.0):
         return F(w, theta * scale + offset)

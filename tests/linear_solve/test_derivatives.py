@@ -86,7 +86,6 @@ def test_integer_captures_under_scan():
     assert_allclose(jax.jit(jax.grad(total))(A), expected, rtol=1e-9)
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("size", [1e-25, 1e25, 0.0])
 @pytest.mark.parametrize("name", METHODS)
 def test_float32_stays_and_its_range_is_used(name, size):
@@ -114,7 +113,6 @@ def test_condition_1e4_in_float32(structure):
         assert error <= 1e-6  # a plain residual in the refinement step gives up to 1.5e-4
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("name", ["cholesky", "cg", "gmres"])
 def test_bfloat16_is_computed_in_float32(name):
     b = {"a": jnp.array([1.0, 2.0], jnp.bfloat16), "c": jnp.asarray(3.0, jnp.float32)}

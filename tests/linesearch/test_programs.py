@@ -19,6 +19,8 @@ from jaxsolve.linesearch import (
 )
 
 SEARCHES = [ZoomLineSearch, BacktrackingLineSearch, HagerZhangLineSearch]
+# What they have from their base.
+QUICK_SEARCHES = [ZoomLineSearch, *(pytest.param(cls, marks=pytest.mark.slow) for cls in SEARCHES[1:])]
 
 
 def rosenbrock(x):
@@ -79,7 +81,7 @@ def test_evaluations_are_counted(cls):
     assert len(calls) - 1 == int(state.num_fun_eval) == int(state.iter_num)
 
 
-@pytest.mark.parametrize("cls", SEARCHES)
+@pytest.mark.parametrize("cls", QUICK_SEARCHES)
 def test_second_eager_run_compiles_nothing(cls):
     search, compiled = cls(rosenbrock), []
 
@@ -229,7 +231,7 @@ def test_unrolled_derivative_is_finite_in_corner_cases(cls):
     assert all(np.all(np.isfinite(g)) for g in grads(1.0, jnp.ones(2)))
 
 
-@pytest.mark.parametrize("cls", SEARCHES)
+@pytest.mark.parametrize("cls", QUICK_SEARCHES)
 def test_batches(cls):
     search = cls(smooth, unroll=True, maxiter=8, max_stepsize=None)
 

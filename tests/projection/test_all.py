@@ -220,7 +220,6 @@ def test_scalar_parameters_and_numbers_in_trees(name):
     np.testing.assert_allclose(jnp.stack(out), fun(jnp.array([1.0, 2.0]), *scalars))
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dtype_is_kept(name, dtype):

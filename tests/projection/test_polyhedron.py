@@ -43,7 +43,6 @@ def test_empty_and_bad_sets():
         projection_polyhedron(X, (ONES, jnp.ones(1), ONES, jnp.ones(2)))
 
 
-@pytest.mark.float32
 def test_float32_and_batches():
     x = X.astype(jnp.float32)
     sets = jax.tree.map(lambda v: v.astype(jnp.float32), SIMPLEX)

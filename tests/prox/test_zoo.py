@@ -106,7 +106,6 @@ def test_derivatives_are_finite_and_symmetric_at_kinks(name):
                 np.testing.assert_allclose(forward, np.eye(6), atol=1e-13)
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("name", CASES)
 def test_dtype_is_kept_and_batches(name):
     fun, _, param, _ = CASES[name]

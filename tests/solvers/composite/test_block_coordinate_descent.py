@@ -188,6 +188,7 @@ def test_working_sets_of_every_size(wide):
     assert int(again.state.iter_num) == 0
 
 
+@pytest.mark.slow
 def test_derivatives_on_the_support_of_a_wide_problem(wide):
     """More unknowns than a direct linear solve takes: the system is that of the free blocks."""
     X, y = wide

@@ -96,6 +96,7 @@ def test_rows_may_be_equalities_in_some_problems_only():
     close(got.dual_eq, want.dual_eq)
 
 
+@pytest.mark.slow
 def test_whatever_differs_within_a_batch():
     """Initial points, tolerances and bounds on iterations are data too."""
     Q, c, A, lower, upper = data(2, rank=6)

@@ -103,9 +103,8 @@ def test_matrices_that_are_large_as_a_whole(name, rows, variables):
     np.testing.assert_allclose(x, solve(1.0, 1.0)[0], atol=1e-4)
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("name", ["BoxOSQP", "InteriorPointQP"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"] if jax.config.jax_enable_x64 else ["float32"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_small_curvature_does_not_hide_that_a_problem_is_unbounded(name, dtype):
     rng = np.random.default_rng(0)
     v, A = rng.normal(size=5), rng.normal(size=(2, 5))

@@ -150,7 +150,8 @@ def test_a_second_eager_call_compiles_and_traces_nothing():
     assert first > 0 and len(events) == first
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_data_in_half_precision(dtype):
     """They are solved in float32, and answered in the dtype of the linear term."""
     c = -jnp.ones(3, dtype)
@@ -169,7 +170,7 @@ def test_data_in_half_precision(dtype):
 # ---- Data of the size of rounding, and of infinity ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["interior_point", "osqp"])
+@pytest.mark.parametrize("method", ["interior_point", pytest.param("osqp", marks=pytest.mark.slow)])
 def test_the_convention_for_weakly_active_rows_is_of_derivatives_only(method):
     """Least squares that fit almost exactly: all multipliers are tiny, and none of the rows is weakly active."""
     rng = np.random.default_rng(3)
