@@ -367,12 +367,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="the published sizes; hours on a CPU")
     parser.add_argument("--features", type=int, nargs="+", help="numbers of features")
+    parser.add_argument("--steps", type=int, help="outer steps of the third table")
+    parser.add_argument("--rounds", type=int, help="timed runs of every gradient")
     parser.add_argument("--gram", action="store_true", help="use m coordinates where p > m")
     arguments = parser.parse_args()
     chosen = {"gram": arguments.gram}
     if arguments.full:
         chosen |= {"features": (100, 300, 1000, 3000, 10_000), "num_iterations": 2500, "num_sweeps": 500}
         chosen |= {"num_steps": 150}
-    if arguments.features:
-        chosen["features"] = arguments.features
+    given = {"features": arguments.features, "num_steps": arguments.steps, "rounds": arguments.rounds}
+    chosen |= {name: value for name, value in given.items() if value is not None}
     sys.exit(not main(**chosen))
