@@ -346,7 +346,7 @@ def test_straight_through_gradients():
     np.testing.assert_allclose(jax.grad(straight_through_projection)(0.375), 3.0, rtol=1e-8)
 
 
-@pytest.mark.parametrize("solution", [orbit, fitted_rate])
+@pytest.mark.parametrize("solution", [orbit, pytest.param(fitted_rate, marks=pytest.mark.slow)])
 def test_differential_equations_in_reverse_mode(solution):
     at = {orbit: jnp.asarray(0.7), fitted_rate: jnp.asarray([0.85, 0.9])}[solution]
     found, expected = jax.grad(solution)(at), slopes(solution, at, 1e-4)

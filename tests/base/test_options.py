@@ -46,7 +46,7 @@ def test_constructor_signatures(name):
 
 def test_functions_are_positional_and_options_are_not():
     assert jaxsolve.ProjectedGradient(jnp.sum, projection_simplex).projection is projection_simplex
-    for solver, taken in ((jaxsolve.FixedPointIteration, "fixed_point_fun"), (jaxsolve.GradientDescent, "fun")):
+    for solver, taken in ((jaxsolve.FixedPointIteration, "fixed_point_fun"), (jaxsolve.LBFGS, "fun")):
         with pytest.raises(
             TypeError, match=f"takes {taken} by position, and got 2 values; .* by name: .*maxiter="
         ) as e:

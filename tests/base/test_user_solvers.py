@@ -192,7 +192,7 @@ def test_solvers_in_the_style_of_dataclasses(solver):
 def test_options_declared_again_are_given_by_name():
     assert Descent(quadratic, 0.2, maxiter=7).maxiter == 7
     assert Descent(quadratic).tol == 1e-6
-    with pytest.raises(TypeError, match="positional"):
+    with pytest.raises(TypeError, match="Descent takes fun, stepsize by position, and got 3 values"):
         Descent(quadratic, 0.2, 7)
     with pytest.raises(ValueError, match="maxiter"):
         Descent(quadratic, maxiter=-1)

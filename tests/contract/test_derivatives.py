@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxsolve
-from tests.registry import CASES, each, float_dtype
+from tests.registry import MAIN, each, float_dtype
 
 
 def close(got, want, tol):
@@ -28,7 +28,7 @@ STRUCTURES = ("GradientDescent-ridge", "ProjectedGradient-simplex", "Bisection-c
 # Cheap to compile, one with a scalar objective and one without.
 TWO = ("ProximalGradient-lasso", "FixedPointIteration-affine")
 # In float32 one of each structure: the rule is the same, and each solver meets its oracle there.
-ONE_OF_EACH = ("LBFGS-zoom", "MirrorDescent-simplex", *TWO) if float_dtype() == jnp.float32 else CASES
+ONE_OF_EACH = ("LBFGS-zoom", "MirrorDescent-simplex", *TWO) if float_dtype() == jnp.float32 else MAIN
 
 
 @pytest.mark.float32

@@ -27,7 +27,10 @@ LIMITED = {
 every_method = pytest.mark.parametrize("name", LIMITED)
 
 
-@every_method
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("cg", "gmres", "lsqr") else pytest.param(name, marks=pytest.mark.slow) for name in LIMITED],
+)
 def test_the_value_is_kept_and_derivatives_are_nan(name):
     def solve(b, **options):
         return LIMITED[name](lambda v: A @ v, b, **options)

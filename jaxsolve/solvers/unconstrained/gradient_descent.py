@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxsolve._types import PyTree
-from jaxsolve.base import option
 from jaxsolve.solvers._proximal import ProximalMethod, prox_none
 
 __all__ = ["GradientDescent"]
@@ -37,7 +36,7 @@ class GradientDescent(ProximalMethod):
         [[1.0, 0.0], [0.0, 1.0]]
     """
 
-    prox: Callable = option(prox_none)
+    prox: Callable = prox_none
 
     _smooth = True
     _structure = "psd"

@@ -103,7 +103,14 @@ def test_an_equality_whose_multiplier_is_zero():
     np.testing.assert_allclose(jax.grad(first)(2.0), 0.5, atol=1e-7)
 
 
-@pytest.mark.parametrize("weak, expected", [("half", 0.5), ("active", 1.0), ("inactive", 0.0)])
+@pytest.mark.parametrize(
+    "weak, expected",
+    [
+        ("half", 0.5),
+        pytest.param("active", 1.0, marks=pytest.mark.slow),
+        pytest.param("inactive", 0.0, marks=pytest.mark.slow),
+    ],
+)
 def test_weakly_active_rows(weak, expected):
     """x = min(1, u) at u = 1: on the one side the derivative is 1, on the other 0."""
 

@@ -88,6 +88,7 @@ def test_functions_of_pytrees():
     np.testing.assert_allclose(held.dual_bounds["b"], [-2.5], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_warm_start_and_batches():
     Q, c, *rest = arrays()
     first = jaxsolve.solve_qp(Q, c, *rest)
