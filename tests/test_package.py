@@ -95,9 +95,12 @@ print(time.thread_time() - start)
 """
 
 
-def test_importing_every_public_name_takes_at_most_0_3_s_beyond_jax_and_optax():
-    # Processor time of the fastest of several processes: whatever else the machine does can only slow them down.
-    times = [float(_python(_IMPORT_TIMER).stdout) for _ in range(5)]
+def test_importing_every_public_name_takes_at_most_0_3_s_beyond_jax_and_optax(tmp_path, monkeypatch):
+    # From the second process on Python has the bytecode, as in an installed package, whatever the environment of the
+    # tests says. Of the others the processor time of the fastest: what else the machine does can only slow them down.
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
+    _, *times = [float(_python(_IMPORT_TIMER).stdout) for _ in range(6)]
     assert min(times) <= 0.3, f"best {min(times):.3f} s, median {statistics.median(times):.3f} s"
 
 
