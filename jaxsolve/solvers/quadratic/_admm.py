@@ -145,9 +145,13 @@ class OperatorSplitting(IterativeQP):
         probe = None
         if inputs is not None:
             probe = _sum_of_first_entries((inputs, self.tol, self.rtol, self.maxiter, self.rho_start, self.momentum))
-        qp = scale(problem.qp, problem.scaling.without_cost())
+        qp = scale(problem.qp, problem.scaling.of_common_parts())
+        sigma = _number(self.sigma, qp.q)
+        if jnp.finfo(sigma.dtype).bits < 64:
+            sigma = jnp.maximum(sigma, 1e-4)  # it decides the condition of the system, and of nothing else
+        sigma = sigma / problem.scaling.steepness
         direct = qp.is_dense and not self.eq_qp_solve.startswith("cg")
-        system = linear_system(qp, _number(self.sigma, qp.q), direct=direct, unrolls=self._unrolls, batch_probe=probe)
+        system = linear_system(qp, sigma, direct=direct, unrolls=self._unrolls, batch_probe=probe)
         return problem._replace(linear_system=system)
 
     # ---- The iterations -------------------------------------------------------------------------------------------
@@ -155,7 +159,7 @@ class OperatorSplitting(IterativeQP):
     def _begin(self, problem: Problem, init_params: PyTree) -> SplittingState:
         system = problem.linear_system
         qp = system.qp
-        x, y = problem.scaling.without_cost().to_scaled(*self._start(problem, init_params))
+        x, y = problem.scaling.of_common_parts().to_scaled(*self._start(problem, init_params))
         y = feasible_signs(qp, y)
         at = products(qp, x, y)
         rho_bar = _number(self.rho_start, x)
@@ -165,7 +169,7 @@ class OperatorSplitting(IterativeQP):
 
     def _advance(self, problem: Problem, state: SplittingState) -> SplittingState:
         system, old = problem.linear_system, state.solver_state
-        rho = state.rho_bar / problem.scaling.cost
+        rho = state.rho_bar / problem.scaling.steepness
         fresh = old._replace(inverse=renewed(system, old.inverse, rho, old.stale))
         point, count = self._iterate(system, fresh, rho, state.iter_num)
         finite = tree_all_finite(point)
@@ -180,7 +184,7 @@ class OperatorSplitting(IterativeQP):
 
     def _solution(self, problem: Problem, state: SplittingState) -> Solution:
         point = state.solver_state
-        x, y, at = problem.scaling.without_cost().to_user(point.x, point.y, point.at)
+        x, y, at = problem.scaling.of_common_parts().to_user(point.x, point.y, point.at)
         return Solution(x, y, at.Ax)
 
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, Any]:
@@ -228,22 +232,24 @@ class OperatorSplitting(IterativeQP):
         self, problem: Problem, point: Point, old: Point | None, iter_num: Array, rho_bar: Array
     ) -> SplittingState:
         """The state at a point: its residuals, its error, and whether the run is over."""
-        qp = problem.qp
-        x, y, at = problem.scaling.without_cost().to_user(point.x, point.y, point.at)
+        qp, scaling = problem.scaled, problem.scaling
+        x, y, at = scaling.from_common_parts(point.x, point.y, point.at)
         error = optimality_error(residuals(qp, x, y, at), *self._tolerances(x.dtype))
         status = self._status_of(error)
         if old is not None and self.check_primal_dual_infeasability is not False:
             d, dy, along = jax.tree.map(jnp.subtract, (point.x, point.y, point.at), (old.x, old.y, old.at))
             dy = feasible_signs(qp, dy)
-            along = Products(problem.scaling.cost * along.Px, along.Ax, problem.scaled.A.rmatvec(dy))
+            d, dy, along = scaling.from_common_parts(d, dy, along)
+            along = along._replace(Aty=qp.A.rmatvec(dy))
             # The longer a run takes, the more it is worth to look closely.
             patience = 1 + iter_num.astype(x.dtype) / 100
             tols = (self.primal_infeasible_tol, self.dual_infeasible_tol)
             y_tol, d_tol = (patience * _number(tol, x) for tol in tols)
-            proved = find_certificates(problem.scaled, d, dy, along, self._forgiven(problem), (y_tol, d_tol))
+            proved = find_certificates(qp, d, dy, along, self._forgiven(problem), (y_tol, d_tol))
             status = jnp.where(Status.RUNNING.holds(status), proved, status)
-        value = 0.5 * (x @ at.Px) + qp.q @ x
-        primal, dual = (point.at.Ax - point.z) / problem.scaling.rows, at.Px + qp.q + at.Aty
+        value = (0.5 * (x @ at.Px) + qp.q @ x) / scaling.cost
+        primal = (point.at.Ax - point.z) / scaling.common[1]
+        dual = (at.Px + qp.q + at.Aty) / (scaling.cost * scaling.variables)
         return self._State(iter_num, error, value, status, primal, dual, rho_bar, point)
 
 

@@ -77,8 +77,6 @@ def linear_system(
     """
     equality = qp.lower == qp.upper
     free = (qp.lower == -jnp.inf) & (qp.upper == jnp.inf)
-    if jnp.finfo(qp.q.dtype).bits < 64:
-        sigma = jnp.maximum(sigma, 1e-4)  # it decides the condition of the system, and of nothing else
     if batch_probe is None or unrolls or not direct:
         return LinearSystem(qp, _weights(equality, free, qp.q.dtype), sigma, None, direct, unrolls)
     weights, *basis = _common_parts(qp.P.dense(), qp.A.dense(), sigma, equality, free, batch_probe)
@@ -167,10 +165,11 @@ _common_parts = custom_vmap(_own_parts)
 
 @_common_parts.def_vmap
 def _(axis_size, in_batched, P, A, sigma, equality, free, batch_probe):
-    if any(in_batched[:3]):  # P, A or sigma
+    if any(in_batched[:2]):  # P or A
         args = (P, A, sigma, equality, free, batch_probe)
         return _each(_own_parts, axis_size, in_batched, args), (True, True, True)
-    # Any weights will do; the whole batch gets the same.
+    # Any weights will do, and any sigma; the whole batch gets the same.
+    sigma = jnp.exp2(jnp.mean(jnp.log2(sigma))) if in_batched[2] else sigma
     equality = jnp.any(equality, axis=0) if in_batched[3] else equality
     free = jnp.all(free, axis=0) if in_batched[4] else free
     weights = _weights(equality, free, P.dtype)

@@ -180,14 +180,15 @@ class QuadraticSolver(Solver):
     def _error(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Any]:
         """The optimality error, see :mod:`._residuals`, and the matrix products that it takes."""
         at = products(problem.qp, x, y)
-        return optimality_error(residuals(problem.qp, x, y, at), *self._tolerances(x.dtype)), at
+        point = (*problem.scaling.to_scaled(x, y), problem.scaling.products_to_scaled(at))
+        return optimality_error(residuals(problem.scaled, *point), *self._tolerances(x.dtype)), at
 
     def _forgiven(self, problem: Problem) -> Array:
         """How far beyond its bounds each row of the scaled problem may be at a solution."""
         tol, rtol = self._tolerances(problem.qp.q.dtype)
         bounds = (problem.scaled.lower, problem.scaled.upper)
         sizes = [jnp.where(jnp.isfinite(bound), jnp.abs(bound), 0) for bound in bounds]
-        return problem.scaling.rows * tol + rtol * jnp.maximum(*sizes)
+        return tol + rtol * jnp.maximum(*sizes)
 
     # ---- Polishing ------------------------------------------------------------------------------------------------
 

@@ -124,7 +124,7 @@ def classify(
 
 def kkt_residual(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
     """The mapping ``F`` of this module; linear in the point, differentiable in the data."""
-    weight, at_upper, (_, rows, cost), _ = factors
+    weight, at_upper, (_, rows, cost, *_), _ = factors
     bound = jnp.where(weight > 0, jnp.where(at_upper, qp.upper, qp.lower), 0)
     stationarity = qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)
     return stationarity, weight * rows * (qp.A.matvec(x) - bound) - (1 - weight) * (cost / rows) * y
@@ -205,7 +205,7 @@ def solve_kkt(
     """
     if factors.cholesky is None:
         return _solve_by_minres(qp, r1, r2, factors, transposed)
-    a, _, (variables, rows, cost), cholesky = factors
+    a, _, (variables, rows, cost, *_), cholesky = factors
     delta = _softness(qp.q.dtype)
     w = 1 / (1 - (1 - delta) * a)
     # In scaled units both systems are symmetric but for the place of `a`.
@@ -257,7 +257,7 @@ def _solve_by_minres(
 
     which has a least-squares solution of minimal norm whatever is singular in it.
     """
-    a, _, (variables, rows, cost), _ = factors
+    a, _, (variables, rows, cost, *_), _ = factors
     t, held = jnp.sqrt(a), a > 0
     safe = jnp.where(held, t, 1)
 
@@ -280,7 +280,7 @@ def _solve_by_minres(
 
 def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
     """Solve for the point that the active set determines, by Newton's method from ``(x, y)``."""
-    variables, _, cost = factors.scaling
+    variables, _, cost, *_ = factors.scaling
 
     def step(x, y):
         F1, F2 = kkt_residual(qp, x, y, factors)

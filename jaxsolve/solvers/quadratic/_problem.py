@@ -67,6 +67,10 @@ class DenseMatrix:
     def scaled(self, rows: Array, columns: Array) -> DenseMatrix:
         return DenseMatrix(self.array * rows[:, None] * columns[None, :])
 
+    def each(self, function: Callable[[Array], Array]) -> DenseMatrix:
+        """The matrix of a function of the entries that is 0 at 0."""
+        return DenseMatrix(function(self.array))
+
     def squared_column_sums(self, weights: Array) -> Array:
         """Diagonal of ``A^T diag(weights) A``."""
         return weights @ self.array**2
@@ -100,6 +104,9 @@ class SparseMatrix:
 
     def scaled(self, rows: Array, columns: Array) -> SparseMatrix:
         return dataclasses.replace(self, data=self.data * rows[self.rows] * columns[self.columns])
+
+    def each(self, function: Callable[[Array], Array]) -> SparseMatrix:
+        return dataclasses.replace(self, data=function(self.data))
 
     def squared_column_sums(self, weights: Array) -> Array:
         return dataclasses.replace(self, data=self.data**2).rmatvec(weights)

@@ -1,4 +1,4 @@
-r"""How far a point is from solving a quadratic program.
+r"""How far a point is from solving a quadratic program, in the units of :mod:`._scaling`.
 
 For a primal point :math:`x` and multipliers :math:`y` of the rows (positive at upper bounds, negative at lower ones):
 
@@ -6,12 +6,14 @@ For a primal point :math:`x` and multipliers :math:`y` of the rows (positive at 
 residual        is                                              compared with
 ==============  ==============================================  =================================================
 primal          :math:`|Ax - \Pi_{[l,u]}(Ax)|_\infty`           :math:`|Ax|_\infty`
-dual            :math:`|Px + q + A^T y|_\infty`                 the largest of its three terms
+dual            :math:`(Px + q + A^T y)_j` of each variable     the largest of its three terms, and the mean term
 duality gap     :math:`|x^T P x + q^T x + S(y)|`                the values of :math:`x` and of :math:`y`
 ==============  ==============================================  =================================================
 
 where :math:`S(y) = u^T y_+ - l^T y_-` is the support function of the box, the value of :math:`x` is
-:math:`\tfrac12 x^T P x + q^T x`, and that of :math:`y` is :math:`-\tfrac12 x^T P x - S(y)`.
+:math:`\tfrac12 x^T P x + q^T x`, and that of :math:`y` is :math:`-\tfrac12 x^T P x - S(y)`. The mean term is the sum of
+:math:`|x_j (Px)_j|,\ |x_j q_j|` and :math:`|x_j (A^T y)_j|` over :math:`|x|_1`: what a variable costs that is in use.
+The largest term of all would be that of a variable that is out of use because of its price.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class Products(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """Residuals in the units of the problem, each with the size it is compared with; pairs of scalars."""
+    """Residuals, each with the size it is compared with; pairs of scalars, or of vectors."""
 
     primal: tuple[Array, Array]
     dual: tuple[Array, Array]
@@ -74,9 +76,12 @@ def residuals(qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residua
     # Relative to the value, for that is what one wants digits of; but where large terms cancel there are fewer.
     value = jnp.minimum(jnp.abs(0.5 * quadratic + linear), jnp.abs(0.5 * quadratic + bounds))
     gap_size = jnp.maximum(value, 1e-3 * norm(quadratic, linear, bounds))
+    terms = jnp.maximum(jnp.maximum(jnp.abs(at.Px), jnp.abs(qp.q)), jnp.abs(at.Aty))
+    total = jnp.sum(jnp.abs(x))
+    mean = jnp.sum(jnp.abs(x) * terms) / jnp.where(total > 0, total, 1)
     return Residuals(
         primal=(norm(violation), norm(at.Ax)),
-        dual=(norm(at.Px + qp.q + at.Aty), norm(at.Px, qp.q, at.Aty)),
+        dual=(jnp.abs(at.Px + qp.q + at.Aty), jnp.maximum(terms, mean)),
         gap=(jnp.abs(quadratic + linear + bounds), gap_size),
     )
 
@@ -84,4 +89,4 @@ def residuals(qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residua
 def optimality_error(res: Residuals, tol: Array, rtol: Array) -> Array:
     """One number that is at most ``tol`` just if every residual is at most ``tol + rtol * size``."""
     ratio = rtol / jnp.maximum(tol, jnp.finfo(tol.dtype).tiny)
-    return functools.reduce(jnp.maximum, [residual / (1 + ratio * size) for residual, size in res])
+    return norm(*[residual / (1 + ratio * size) for residual, size in res])

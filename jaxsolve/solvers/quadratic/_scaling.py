@@ -1,21 +1,29 @@
-r"""Equilibration of quadratic programs.
+r"""The units in which a quadratic program is solved.
 
-Ruiz's method scales variables and rows until the largest entry of every row and column of
+A scaled problem has :math:`\bar P = c D P D,\ \bar q = c D q,\ \bar A = E A D,\ \bar l = E l` and solutions
+:math:`x = D \bar x,\ y = E \bar y / c`. The factors are found in three steps, each of which makes nothing of the units
+in which the problem was given:
 
-.. math::  \begin{pmatrix} P & A^T \\ A & 0 \end{pmatrix}
+1. *Geometric means.* D, E and c are chosen so that the logarithms of the entries of :math:`\bar P` and :math:`\bar A`
+   have the least sum of squares. Another unit of a variable, a row or the objective changes the factor by the inverse
+   of that unit, and nothing else.
+2. *Largest entries.* Ruiz's method goes on from there until the largest entry of every row and column of
+   :math:`\bigl(\begin{smallmatrix} P & A^T \\ A & 0 \end{smallmatrix}\bigr)` is about 1.
+3. *Sizes of solutions.* The matrices leave one unit open, that of all variables together, and the cost. They are set
+   by the bounds and by q, so that solutions and multipliers are numbers around 1.
 
-is about 1, and the objective until the largest entries of :math:`P` and :math:`q` are. The scaled problem has
-:math:`\bar P = c D P D,\ \bar q = c D q,\ \bar A = E A D`, and solutions :math:`x = D \bar x,\ y = E \bar y / c`.
+The factors are powers of two, and exact.
 
 Reference:
-    Ruiz (2001), "A scaling algorithm to equilibrate both rows and columns norms in matrices"; Stellato et al. (2020),
-    "OSQP: an operator splitting solver for quadratic programs", section 5.1.
+    Curtis and Reid (1972), "On the automatic scaling of matrices for Gaussian elimination"; Ruiz (2001), "A scaling
+    algorithm to equilibrate both rows and columns norms in matrices".
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -27,10 +35,10 @@ from jaxsolve.solvers.quadratic._residuals import Products, norm
 __all__ = ["Scaling", "equilibrate", "scale"]
 
 _MAX_PASSES = 10
-# Scaling stops as soon as the norms lie within this factor of each other: factors of two do no harm, and on problems
-# that come scaled, as those of a network layer do, a pass costs as much as a step of the solver.
+# Scaling stops as soon as the norms lie within this factor of each other: factors of two do no harm.
 _BALANCED = 4.0
-_SMALLEST, _LARGEST = 1e-4, 1e4
+# Geometric means: the steps of conjugate gradients, and the logarithm to base 2 that is left over in the mean.
+_MAX_STEPS, _CLOSE = 30, 0.1
 
 
 class Scaling(NamedTuple):
@@ -40,67 +48,62 @@ class Scaling(NamedTuple):
         variables: D, shape ``(n,)``.
         rows: E, shape ``(m,)``.
         cost: c, a scalar.
+        unit: that of all variables, a scalar: D and E are those of ``common`` times and over it.
+        common: D, E and c before the third step, which problems with P and A in common share.
     """
 
     variables: Array
     rows: Array
     cost: Array
+    unit: Array
+    common: tuple[Array, Array, Array]
 
-    def without_cost(self) -> Scaling:
-        """The scaling of variables and rows alone."""
-        return self._replace(cost=jnp.ones_like(self.cost))
+    def of_common_parts(self) -> Scaling:
+        """The scaling that problems with P and A in common share, and nothing else."""
+        return Scaling(*self.common, jnp.ones_like(self.unit), self.common)
+
+    @property
+    def steepness(self) -> Array:
+        """How much larger P is than with the scaling of the common parts; A is the same."""
+        return self.cost / self.common[2] * self.unit**2
 
     def to_scaled(self, x: Array, y: Array) -> tuple[Array, Array]:
         """A point of the scaled problem."""
         return x / self.variables, self.cost * y / self.rows
 
+    def products_to_scaled(self, at: Products) -> Products:
+        """The products at a point, in the units of the scaled problem."""
+        slope = self.cost * self.variables
+        return Products(at.Px * slope, at.Ax * self.rows, at.Aty * slope)
+
     def to_user(self, x: Array, y: Array, at: Products) -> tuple[Array, Array, Products]:
         """A point of the scaled problem and its products, in the units of the user."""
-        variables, rows, cost = self
-        slope = cost * variables
-        return variables * x, rows * y / cost, Products(at.Px / slope, at.Ax / rows, at.Aty / slope)
+        slope = self.cost * self.variables
+        products = Products(at.Px / slope, at.Ax / self.rows, at.Aty / slope)
+        return self.variables * x, self.rows * y / self.cost, products
+
+    def from_common_parts(self, x: Array, y: Array, at: Products) -> tuple[Array, Array, Products]:
+        """A point of the problem scaled by :meth:`of_common_parts`, and its products, in the units of this scaling."""
+        slope = self.cost / self.common[2] * self.unit
+        return x / self.unit, slope * y, Products(slope * at.Px, at.Ax / self.unit, slope * at.Aty)
 
 
 def equilibrate(qp: QuadraticProgram) -> Scaling:
-    """The scaling of a problem; the identity if its matrices have no entries to look at."""
-    identity = Scaling(jnp.ones_like(qp.q), jnp.ones_like(qp.lower), jnp.ones((), qp.q.dtype))
-    if not qp.has_entries:
-        return identity
-
-    def norms(variables, rows):
-        _, of_P = qp.P.largest(variables, variables)  # type: ignore[union-attr]  # matrices with entries have it
-        of_rows, of_A = qp.A.largest(rows, variables)  # type: ignore[union-attr]
-        # A solution does not depend on the scaling, nor do derivatives of iterations that lead to it.
-        return lax.stop_gradient((jnp.maximum(of_P, of_A), of_rows))
-
-    def clipped(norm, largest: Any = 1.0):
-        # A row of zeros, or of next to nothing, stays as it is, and so does one of numbers that are none.
-        matters = (norm > 0) & (norm >= _SMALLEST * jnp.minimum(largest, 1))
-        return jnp.where(matters, jnp.minimum(norm, _LARGEST), 1)
-
-    def one_pass(carry):
-        variables, rows, _ = carry
-        of_columns, of_rows = norms(variables, rows)
-        largest = norm(of_columns, of_rows)
-        of_columns, of_rows = clipped(of_columns, largest), clipped(of_rows, largest)
-        both = jnp.concatenate([of_columns, of_rows])
-        # Where all norms are huge, or tiny, their squares are what the solvers could not bear.
-        unbalanced = jnp.max(both) > _BALANCED * jnp.min(both)
-        unbalanced |= (jnp.max(both) >= _LARGEST) | (jnp.max(both) <= _SMALLEST)
-        variables = jnp.where(unbalanced, variables / jnp.sqrt(of_columns), variables)
-        rows = jnp.where(unbalanced, rows / jnp.sqrt(of_rows), rows)
-        return variables, rows, unbalanced
-
-    first = (identity.variables, identity.rows, jnp.asarray(True))
-    variables, rows, _ = loop(lambda carry: carry[2], one_pass, first, maxiter=_MAX_PASSES)
-    _, of_P = qp.P.largest(variables, variables)  # type: ignore[union-attr]
-    size = jnp.maximum(jnp.mean(of_P), norm(variables * qp.q))
-    return Scaling(variables, rows, lax.stop_gradient(1 / clipped(size)))
+    """The scaling of a problem. Derivatives of iterations do not depend on it: it is a constant to them."""
+    qp = qp._replace(q=lax.stop_gradient(qp.q), lower=lax.stop_gradient(qp.lower), upper=lax.stop_gradient(qp.upper))
+    if qp.has_entries:
+        qp = qp._replace(P=qp.P.each(lax.stop_gradient), A=qp.A.each(lax.stop_gradient))
+    variables, rows, cost, curvature = _of_matrices(qp) if qp.has_entries else _of_products(qp)
+    unit = _power_of_two(_usual_size(qp, variables, rows, cost, curvature))
+    linear = unit * jnp.abs(cost * variables * qp.q)
+    slope = _power_of_two(1 / _typical(jnp.maximum(unit**2 * curvature, linear)))
+    parts = (unit * variables, rows / unit, slope * cost, unit, (variables, rows, cost))
+    return Scaling(*jax.tree.map(lax.stop_gradient, parts))
 
 
 def scale(qp: QuadraticProgram, scaling: Scaling) -> QuadraticProgram:
     """The scaled problem."""
-    variables, rows, cost = scaling
+    variables, rows, cost, *_ = scaling
     return QuadraticProgram(
         qp.P.scaled(cost * variables, variables),
         cost * variables * qp.q,
@@ -108,3 +111,133 @@ def scale(qp: QuadraticProgram, scaling: Scaling) -> QuadraticProgram:
         rows * qp.lower,
         rows * qp.upper,
     )
+
+
+def _power_of_two(x):
+    """The power of two next to a positive number."""
+    return jnp.exp2(jnp.round(jnp.log2(x)))
+
+
+def _typical(sizes):
+    """The geometric mean of sizes, of which those of rounding size do not count; 1 if there are none."""
+    counts = sizes > jnp.finfo(sizes.dtype).eps * jnp.max(sizes, initial=0)
+    counts &= jnp.isfinite(sizes)
+    total = jnp.sum(jnp.where(counts, jnp.log2(jnp.where(counts, sizes, 1)), 0))
+    return jnp.exp2(total / jnp.maximum(jnp.sum(counts), 1).astype(sizes.dtype))
+
+
+# ---- The matrices -------------------------------------------------------------------------------------------------
+
+
+def _of_matrices(qp):
+    """D, E, c of the matrices, and the size of the columns of P then."""
+    variables, rows, cost = map(_power_of_two, _geometric(qp))
+
+    def norms(variables, rows):
+        _, of_P = qp.P.largest(cost * variables, variables)
+        of_rows, of_A = qp.A.largest(rows, variables)
+        return of_P, jnp.maximum(of_P, of_A), of_rows
+
+    def one_pass(carry):
+        variables, rows, _ = carry
+        _, of_columns, of_rows = norms(variables, rows)
+        both = jnp.concatenate([of_columns, of_rows])
+        matters = (both > 0) & jnp.isfinite(both)  # a row of zeros stays as it is
+        both = jnp.where(matters, both, 1)
+        unbalanced = jnp.maximum(jnp.max(both), 1 / jnp.min(both)) > _BALANCED
+        factors = jnp.where(unbalanced, _power_of_two(1 / jnp.sqrt(both)), 1)
+        return variables * factors[: variables.size], rows * factors[variables.size :], unbalanced
+
+    carry = (variables, rows, jnp.asarray(True))
+    variables, rows, _ = loop(lambda carry: carry[2], one_pass, carry, maxiter=_MAX_PASSES)
+    return variables, rows, cost, norms(variables, rows)[0]
+
+
+def _geometric(qp):
+    """The factors with which the logarithms of the entries have the least sum of squares, by conjugate gradients."""
+    dtype = qp.q.dtype
+
+    def split(matrix):
+        present = matrix.each(lambda a: ((a != 0) & jnp.isfinite(a)).astype(a.dtype))
+        logs = matrix.each(lambda a: jnp.log2(jnp.where((a != 0) & jnp.isfinite(a), jnp.abs(a), 1)))
+        return present, logs
+
+    (in_P, of_P), (in_A, of_A) = split(qp.P), split(qp.A)
+    ones, rows_of_ones = jnp.ones_like(qp.q), jnp.ones_like(qp.lower)
+    count_P, count_A, count_rows = in_P.matvec(ones), in_A.rmatvec(rows_of_ones), in_A.matvec(ones)
+
+    def gradient(point, log_P, log_A):
+        """Of half the sum of squares, for means of entries that are added to the logarithms of the factors."""
+        variables, rows, cost = point
+        of_variables = count_P * (variables + cost) + in_P.matvec(variables) + log_P
+        of_variables += count_A * variables + in_A.rmatvec(rows) + log_A[0]
+        of_rows = count_rows * rows + in_A.matvec(variables) + log_A[1]
+        of_cost = jnp.sum(count_P * (0.5 * cost + variables) + 0.5 * log_P)
+        return of_variables, of_rows, of_cost
+
+    def hessian(point):
+        return gradient(point, 0, (0, 0))
+
+    # Counts of entries are the diagonal but for that of P, which counts twice.
+    weights = (count_P + count_A + in_P.diagonal(), count_rows, 0.5 * jnp.sum(count_P))
+    weights = jax.tree.map(lambda count: 1 / jnp.maximum(count, 1), weights)
+    sums_A = of_A.rmatvec(rows_of_ones), of_A.matvec(ones)
+    start = (jnp.zeros_like(qp.q), jnp.zeros_like(qp.lower), jnp.zeros((), dtype))
+
+    def dot(u, v):
+        return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), u, v)))
+
+    def step(carry):
+        point, left, direction, size, _ = carry
+        image = hessian(direction)
+        length = size / jnp.maximum(dot(direction, image), jnp.finfo(dtype).tiny)
+        move = lambda a, b: a + length * b  # noqa: E731
+        point, left = jax.tree.map(move, point, direction), jax.tree.map(lambda a, b: a - length * b, left, image)
+        preconditioned = jax.tree.map(jnp.multiply, weights, left)
+        new_size = dot(left, preconditioned)
+        ratio = new_size / jnp.maximum(size, jnp.finfo(dtype).tiny)
+        direction = jax.tree.map(lambda a, b: a + ratio * b, preconditioned, direction)
+        return point, left, direction, new_size, norm(*preconditioned)
+
+    left = jax.tree.map(jnp.negative, gradient(start, of_P.matvec(ones), sums_A))
+    direction = jax.tree.map(jnp.multiply, weights, left)
+    carry = (start, left, direction, dot(left, direction), norm(*direction))
+    point, *_ = loop(lambda carry: carry[-1] > _CLOSE, step, carry, maxiter=_MAX_STEPS)
+    return jax.tree.map(jnp.exp2, point)
+
+
+def _of_products(qp):
+    """The same for matrices of which only products are known: one size for each of them."""
+    probe = jnp.cos(1 + jnp.arange(qp.q.size, dtype=qp.q.dtype) ** 2)
+
+    def size(vector):
+        largest = norm(vector)
+        return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+
+    rows = jnp.broadcast_to(_power_of_two(1 / size(qp.A.matvec(probe))), qp.lower.shape)
+    curvature = norm(qp.P.matvec(probe))
+    cost = _power_of_two(1 / size(curvature))
+    return jnp.ones_like(qp.q), rows, cost, jnp.broadcast_to(cost * curvature, qp.q.shape)
+
+
+# ---- The vectors --------------------------------------------------------------------------------------------------
+
+
+def _usual_size(qp, variables, rows, cost, curvature):
+    """How large the variables of the solution will be, as far as the sizes of the data say so.
+
+    As large as the bounds demand. Beyond that a solution lies where the slope of q is made up for by the curvature, or
+    as far away as the bounds allow, whichever is nearer.
+    """
+    lower, upper = rows * qp.lower, rows * qp.upper
+    demanded = norm(jnp.where(lower > 0, lower, jnp.where(upper < 0, upper, 0)))
+    slope = jnp.abs(cost * variables * qp.q)
+    rounding = jnp.finfo(slope.dtype).eps
+    curved = (curvature > rounding * norm(curvature)) & (slope > rounding * norm(slope))
+    level = _typical(jnp.where(curved, slope / jnp.where(curved, curvature, 1), 0))
+    level = jnp.where(jnp.any(curved), level, jnp.where(norm(slope) > 0, jnp.inf, 0))
+    room = jnp.maximum(jnp.abs(lower), jnp.abs(upper))
+    limited = jnp.isfinite(room) & (room > 0)
+    allowed = jnp.where(jnp.any(limited), _typical(jnp.where(limited, room, 0)), jnp.inf)
+    size = jnp.maximum(demanded, jnp.minimum(level, allowed))
+    return jnp.where(jnp.isfinite(size) & (size > 0), size, 1)

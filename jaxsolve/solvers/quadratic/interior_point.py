@@ -43,6 +43,8 @@ from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["InteriorPoint", "InteriorPointQP", "InteriorPointState"]
 
+# In scaled units, what the coefficients of q are at most if they are not there to forbid something.
+_USUAL_PRICE = 1e2
 # Certificates are looked for when so many iterations were done, and at the end.
 _CERTIFICATE_FREQUENCY = 4
 
@@ -120,7 +122,7 @@ class InteriorPoint(IterativeQP):
         stationarity, of_rows = super()._kkt_residual(qp, x, y, factors)
         if self._has_active_set:
             return stationarity, of_rows
-        weight, _, (_, rows, cost), _ = factors
+        weight, _, (_, rows, cost, *_), _ = factors
         wanted, _ = _relaxed_multipliers(qp, qp.A.matvec(x), self.smoothing)
         relaxed = (1 - weight) * (cost / rows) * (wanted - y)
         return stationarity, jnp.where(qp.lower == qp.upper, of_rows, relaxed)
@@ -155,12 +157,12 @@ class InteriorPoint(IterativeQP):
         self, problem: Problem, point: Point, iter_num: Array, regularization: Array, *, first: bool = False
     ) -> InteriorPointState:
         """The state at a point: its error, and whether the run is over."""
-        qp, moves = problem.qp, (point.x, _multipliers(point))
-        own = products(problem.scaled, *moves)
-        x, y, at = problem.scaling.to_user(*moves, own)
+        qp, x, y = problem.scaled, point.x, _multipliers(point)
+        at = products(qp, x, y)
         res = residuals(qp, x, y, at)
         if not self._has_active_set:
-            res = res._replace(gap=(_distance_from_path(qp, y, at.Ax, self.smoothing), res.gap[1]))
+            smoothing = jnp.asarray(self.smoothing).astype(x.dtype) * problem.scaling.cost
+            res = res._replace(gap=(_distance_from_path(qp, y, at.Ax, smoothing), res.gap[1]))
         error = optimality_error(res, *self._tolerances(x.dtype))
         status = self._status_of(error, failed=regularization > 1e8)
         if not first:
@@ -169,13 +171,13 @@ class InteriorPoint(IterativeQP):
             due = ~Status.CONVERGED.holds(status) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
 
             def look(status):
-                parts = (*moves, own, self._forgiven(problem))
-                proved = find_certificates(problem.scaled, *lax.stop_gradient(parts))
+                parts = (x, y, at, self._forgiven(problem))
+                proved = find_certificates(qp, *lax.stop_gradient(parts))
                 return jnp.where(Status.RUNNING.holds(proved), status, proved)
 
             status = run_if_any(due, look, status)
-        value = 0.5 * (x @ at.Px) + qp.q @ x
-        return self._State(iter_num, error, value, point, own, regularization, status)
+        value = (0.5 * (x @ at.Px) + qp.q @ x) / problem.scaling.cost
+        return self._State(iter_num, error, value, point, at, regularization, status)
 
 
 class InteriorPointQP(InteriorPoint, BoxConstrained):
@@ -248,14 +250,23 @@ def _cold_start(qp: QuadraticProgram) -> Point:
     target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
     A, identity = qp.A.dense(), jnp.eye(qp.num_variables, dtype=dtype)
     H = qp.P.dense() + 1e-2 * identity + weighted_gram(A, weight)
-    x = cho_solve((jnp.linalg.cholesky(H), True), A.T @ (weight * target) - qp.q)
-    x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
+    L = jnp.linalg.cholesky(H)
+
+    def solve(rhs):
+        solution = cho_solve((L, True), rhs)
+        return jnp.where(jnp.all(jnp.isfinite(solution)), solution, jnp.zeros_like(solution))
+
+    # A huge price keeps a variable at its bound. It would throw the minimizer far beyond.
+    x = solve(A.T @ (weight * target) - jnp.clip(qp.q, -_USUAL_PRICE, _USUAL_PRICE))
     slack = rows.slack(A @ x)
     violation = jnp.max(jnp.where(rows.bounded, -slack, 0), initial=0)
     usual = jnp.maximum(1.0, violation)
     s = jnp.where(rows.bounded, jnp.maximum(slack, usual), 1)
-    # The multiplier of a bound far away is small from the start, or the method would first have to make it so.
-    z = jnp.where(rows.bounded, usual / s, 0)
+    # The multiplier of a bound far away is small from the start, or the method would first have to make it so; that of
+    # a bound with a huge price behind it is as large.
+    y = -weight * (A @ solve(qp.P.matvec(x) + qp.q))
+    pushed = rows.sign * y[None]
+    z = jnp.where(rows.bounded, jnp.maximum(usual / s, jnp.where(pushed > _USUAL_PRICE, pushed, 0)), 0)
     return Point(x, jnp.zeros_like(qp.lower), z, s)
 
 
