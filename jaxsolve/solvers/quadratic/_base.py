@@ -19,6 +19,7 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, Solver, check_callable, option
+from jaxsolve.solvers.quadratic._certificates import Forgiven
 from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, balance, classify, factorize, kkt_residual, polish
 from jaxsolve.solvers.quadratic._problem import (
     Constraints,
@@ -183,12 +184,12 @@ class QuadraticSolver(Solver):
         point = (*problem.scaling.to_scaled(x, y), problem.scaling.products_to_scaled(at))
         return optimality_error(residuals(problem.scaled, *point), *self._tolerances(x.dtype)), at
 
-    def _forgiven(self, problem: Problem) -> Array:
-        """How far beyond its bounds each row of the scaled problem may be at a solution."""
+    def _forgiven(self, problem: Problem) -> Forgiven:
+        """What the test of convergence forgives, in scaled units."""
         tol, rtol = self._tolerances(problem.qp.q.dtype)
         bounds = (problem.scaled.lower, problem.scaled.upper)
         sizes = [jnp.where(jnp.isfinite(bound), jnp.abs(bound), 0) for bound in bounds]
-        return tol + rtol * jnp.maximum(*sizes)
+        return Forgiven(tol + rtol * jnp.maximum(*sizes), tol + rtol * jnp.abs(problem.scaled.q))
 
     # ---- Polishing ------------------------------------------------------------------------------------------------
 

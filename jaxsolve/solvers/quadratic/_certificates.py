@@ -6,6 +6,8 @@ that looks like one is first projected onto the linear conditions a certificate 
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -17,15 +19,26 @@ from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, support
 
-__all__ = ["find_certificates"]
+__all__ = ["Forgiven", "find_certificates"]
 
-_REPEATS = 3
+_REPEATS = 5
 # What is tiny belongs to rows that take no part, and is in the way; how tiny that is depends on how far the algorithm
 # has come, so two thresholds are tried.
 _NEGLIGIBLE = (1e-3, 1e-6)
-# A certificate is believed if it excludes every point within this radius, for each ten variables, where the solutions
-# that the sizes of the data suggest are of size 1.
-_RADIUS = {8: 1e9, 4: 1e3}
+# A sum is taken for zero that is smaller than this multiple of the rounding of its terms, for each ten of them.
+_ROUNDING = 1e2
+
+
+class Forgiven(NamedTuple):
+    """What may be missing at a solution.
+
+    Attributes:
+        rows: how far beyond its bounds each row may be, shape ``(m,)``.
+        slopes: how large the slope of the Lagrangian in each variable may be, shape ``(n,)``.
+    """
+
+    rows: Array
+    slopes: Array
 
 
 def find_certificates(
@@ -33,7 +46,7 @@ def find_certificates(
     d: Array,
     y: Array,
     at: Products,
-    forgiven: Array,
+    forgiven: Forgiven,
     tol: tuple[Array | float, Array | float] = (1e-3, 1e-3),
 ) -> Array:
     """Whether the constraints are proved to contradict each other, or the objective to be unbounded below.
@@ -44,24 +57,23 @@ def find_certificates(
         d: a direction in which the primal iterates move, shape ``(n,)``.
         y: one in which the multipliers move, with feasible signs, shape ``(m,)``.
         at: the products at ``(d, y)``.
-        forgiven: how far beyond its bounds each row may be at a solution, shape ``(m,)``. Constraints that contradict
-            each other by no more are not called infeasible.
+        forgiven: what the test of convergence forgives. A contradiction, or a slope, that is no larger is none.
         tol: how closely, relative to its size, ``y`` and ``d`` must meet the conditions of a certificate to be worth
             refining.
 
     Returns:
         ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` with a proof, else ``Status.RUNNING``.
     """
-    qp = qp._replace(lower=qp.lower - forgiven, upper=qp.upper + forgiven)
+    qp = qp._replace(lower=qp.lower - forgiven.rows, upper=qp.upper + forgiven.rows)
     # A row whose bounds exclude each other has no multiplier that could say so.
     infeasible = _is_primal_certificate(qp, y, at.Aty) | jnp.any(qp.lower > qp.upper)
-    unbounded = _is_dual_certificate(qp, d, at.Px, at.Ax)
+    unbounded = _is_dual_certificate(qp, d, at.Px, at.Ax, forgiven.slopes)
     if qp.is_dense:
-        infeasible, unbounded = _refined(qp, d, y, at, tol, (infeasible, unbounded))
+        infeasible, unbounded = _refined(qp, d, y, at, tol, forgiven.slopes, (infeasible, unbounded))
     return Status.PRIMAL_INFEASIBLE.where(infeasible, Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING)))
 
 
-def _refined(qp, d, y, at, tol, found):
+def _refined(qp, d, y, at, tol, slopes, found):
     """What is found if the directions that look like certificates are projected."""
     tiny = jnp.finfo(y.dtype).tiny
     (infeasible, unbounded), y_size, d_size = found, norm(y), norm(d)
@@ -103,7 +115,7 @@ def _refined(qp, d, y, at, tol, found):
             return _is_primal_certificate(qp, unit, qp.A.rmatvec(unit))
 
         def test_d(unit):
-            return _is_dual_certificate(qp, unit, qp.P.matvec(unit), qp.A.matvec(unit))
+            return _is_dual_certificate(qp, unit, qp.P.matvec(unit), qp.A.matvec(unit), slopes)
 
         infeasible, unbounded = found
         infeasible |= y_likely & jnp.any(jax.vmap(test_y)(y_units))
@@ -116,49 +128,59 @@ def _refined(qp, d, y, at, tol, found):
 # ---- Tests --------------------------------------------------------------------------------------------------------
 
 
-def _radius(qp: QuadraticProgram) -> float:
-    return _RADIUS.get(qp.q.dtype.itemsize, 1e3) * max(1.0, qp.num_variables / 10)
+def _rounding(count: int, dtype: Any) -> float:
+    """How large a sum of so many terms may be, relative to these, if it is zero but for rounding."""
+    return _ROUNDING * float(jnp.finfo(dtype).eps) * max(1.0, count / 10)
 
 
 def _is_primal_certificate(qp: QuadraticProgram, y: Array, Aty: Array) -> Array:
     r"""Whether ``y`` proves that the constraints contradict each other.
 
-    Every feasible :math:`x` has :math:`y^T A x \le S(y)`. So if :math:`S(y) < 0`, then
-    :math:`|x|_1 \ge -S(y) / |A^T y|_\infty`: there is none within that radius.
+    Every feasible :math:`x` has :math:`y^T A x \le S(y)`. So there is none if :math:`A^T y = 0` and :math:`S(y) < 0`.
+    What is larger than rounding is no zero: nearly parallel rows meet far away.
 
     Args:
-        qp: the problem, in units in which solutions are not huge.
+        qp: the problem.
         y: multipliers with feasible signs.
         Aty: ``A^T y``.
     """
     value, size = support(qp, y)
-    # A sum that is negative by rounding alone proves nothing.
-    rounding = 1e3 * jnp.finfo(y.dtype).eps * size
-    # Rows of length 1 with large bounds have large solutions.
-    bound = jnp.maximum(size / jnp.maximum(jnp.sum(jnp.abs(y)), jnp.finfo(y.dtype).tiny), 1)
-    return (value < -rounding) & (norm(Aty) * bound * _radius(qp) <= -value) & jnp.isfinite(value)
+    rounding = _rounding(y.size, y.dtype)
+    if qp.has_entries:
+        terms = qp.A.each(jnp.abs).rmatvec(jnp.abs(y))  # type: ignore[union-attr]
+    else:
+        terms = _OF_PRODUCTS * jnp.sum(jnp.abs(y))
+    balanced = jnp.all(jnp.abs(Aty) <= rounding * terms)
+    return (value < -rounding * size) & balanced & jnp.isfinite(value)
 
 
-def _is_dual_certificate(qp: QuadraticProgram, d: Array, Pd: Array, Ad: Array) -> Array:
+def _is_dual_certificate(qp: QuadraticProgram, d: Array, Pd: Array, Ad: Array, forgiven: Array) -> Array:
     r"""Whether the objective decreases forever along ``d``, without leaving the constraints.
 
-    Scaled to :math:`q^T d = -1` the direction must have :math:`P d` and the growth of violations so small that they
-    are not felt within the radius of a primal certificate; a large q beside a small P, or large bounds, make solutions
-    large.
+    It does if :math:`P d = 0`, no row moves beyond an end of its bounds, and :math:`q^T d < 0`, where all that is not
+    larger than rounding is zero: a curvature that is small, but there, makes solutions that are large.
 
     Args:
-        qp: the problem, likewise.
+        qp: the problem.
         d: direction.
         Pd: ``P d``.
         Ad: ``A d``.
+        forgiven: by how much the slope of each variable may be off at a solution, shape ``(n,)``.
     """
-    slope, size, length = qp.q @ d, jnp.sum(jnp.abs(qp.q * d)), jnp.sum(jnp.abs(d))
-    small = -slope / jnp.maximum(norm(qp.q), jnp.finfo(d.dtype).tiny) / length / _radius(qp)
-    unit = jnp.maximum(norm(qp.q), 1)
-    flat = norm(Pd) <= small * (jnp.minimum(norm(qp.P.dense()), unit) if qp.is_dense else unit) * length
-    inside = norm(_growth(qp, Ad)) <= small * length
-    rounding = 1e3 * jnp.finfo(d.dtype).eps * size
-    return (slope < -rounding) & flat & inside & jnp.isfinite(length) & (length > 0)
+    slope, size, length = qp.q @ d, jnp.sum(jnp.abs(qp.q * d)), jnp.abs(d)
+    rounding = _rounding(d.size, d.dtype)
+    if qp.has_entries:
+        of_P, of_A = (matrix.each(jnp.abs).matvec(length) for matrix in (qp.P, qp.A))  # type: ignore[union-attr]
+    else:
+        of_P, of_A = _OF_PRODUCTS * jnp.sum(length), _OF_PRODUCTS * jnp.sum(length)
+    flat = jnp.all(jnp.abs(Pd) <= rounding * of_P)
+    inside = jnp.all(_growth(qp, Ad) <= rounding * of_A)
+    falls = slope + forgiven @ length < -rounding * size
+    return falls & flat & inside & jnp.isfinite(slope) & jnp.any(length > 0)
+
+
+#: Directions are less accurate where they cannot be projected, by so much.
+_OF_PRODUCTS = 1e4
 
 
 def _growth(qp, Ad, absent=0.0):
