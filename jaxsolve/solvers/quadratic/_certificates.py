@@ -115,6 +115,8 @@ def _refined(qp, d, y, at, tol, slopes, found):
             return _is_primal_certificate(qp, unit, qp.A.rmatvec(unit))
 
         def test_d(unit):
+            # What is left by rounding of a component that is 0 would be all there is in the row of its bound.
+            unit = jnp.where(jnp.abs(unit) > _rounding(unit.size, unit.dtype) * norm(unit), unit, 0)
             return _is_dual_certificate(qp, unit, qp.P.matvec(unit), qp.A.matvec(unit), slopes)
 
         infeasible, unbounded = found

@@ -227,7 +227,7 @@ def _usual_size(qp, variables, rows, cost, curvature):
     """How large the variables of the solution will be, as far as the sizes of the data say so.
 
     As large as the bounds demand. Beyond that a solution lies where the slope of q is made up for by the curvature, or
-    as far away as the bounds allow, whichever is nearer.
+    at bounds, whichever is nearer.
     """
     lower, upper = rows * qp.lower, rows * qp.upper
     demanded = norm(jnp.where(lower > 0, lower, jnp.where(upper < 0, upper, 0)))
@@ -236,8 +236,11 @@ def _usual_size(qp, variables, rows, cost, curvature):
     curved = (curvature > rounding * norm(curvature)) & (slope > rounding * norm(slope))
     level = _typical(jnp.where(curved, slope / jnp.where(curved, curvature, 1), 0))
     level = jnp.where(jnp.any(curved), level, jnp.where(norm(slope) > 0, jnp.inf, 0))
-    room = jnp.maximum(jnp.abs(lower), jnp.abs(upper))
-    limited = jnp.isfinite(room) & (room > 0)
-    allowed = jnp.where(jnp.any(limited), _typical(jnp.where(limited, room, 0)), jnp.inf)
-    size = jnp.maximum(demanded, jnp.minimum(level, allowed))
+    bounds = jnp.abs(jnp.concatenate([lower, upper]))
+    bounds = jnp.where(jnp.isfinite(bounds), bounds, 0)
+    # Bounds that are 0 but for rounding say nothing.
+    largest = jnp.maximum(norm(bounds), jnp.where(jnp.isfinite(level), level, 0))
+    bounds = jnp.where(bounds > rounding * largest, bounds, 0)
+    size = jnp.minimum(level, jnp.where(jnp.any(bounds > 0), _typical(bounds), jnp.inf))
+    size = jnp.maximum(demanded, size)
     return jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
