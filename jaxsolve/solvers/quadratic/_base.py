@@ -70,9 +70,9 @@ class Problem(NamedTuple):
     for_kkt: Any = None
     linear_system: Any = None
 
-    def equilibrated(self, qp: QuadraticProgram) -> Problem:
+    def equilibrated(self, qp: QuadraticProgram, *, prices: bool = False) -> Problem:
         """This problem with its scaling; ``qp`` are the same data with matrices of another kind."""
-        scaling = equilibrate(qp)
+        scaling = equilibrate(qp, prices=prices)
         scaled = scale(qp, scaling)
         for_kkt = scaled, scaling
         if qp.is_dense:
@@ -111,6 +111,8 @@ class QuadraticSolver(Solver):
     weak = "half"
 
     _needs_init_params = False
+    #: Whether the scaling may depend on q and the bounds more than by a factor, see :mod:`._scaling`.
+    _prices_count = False
     #: The arguments of ``run`` behind the initial point.
     _data_names: ClassVar[tuple[str, ...]] = ("params_obj", "params_eq", "params_ineq")
 
@@ -153,7 +155,7 @@ class QuadraticSolver(Solver):
     def _problem(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Problem:
         """The problem of the arguments of ``run``, equilibrated."""
         problem = self._as_given(self._parts(init_params)[0], *args, **kwargs)
-        return problem.equilibrated(self._wanted_form(problem.qp))
+        return problem.equilibrated(self._wanted_form(problem.qp), prices=self._prices_count)
 
     def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any = None, params_ineq: Any = None) -> Any:
         """A starting point for ``run`` with the primal variables ``init_x`` (``None``: 0) and multipliers 0."""

@@ -38,11 +38,16 @@ class Products(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """Residuals, each with the size it is compared with; pairs of scalars, or of vectors."""
+    """Residuals, each with the size it is compared with; pairs of scalars, or of vectors.
+
+    ``unit`` is that in which the absolute tolerance of dual residual and gap is meant: 1, or less where the terms of
+    the variables in use are less.
+    """
 
     primal: tuple[Array, Array]
     dual: tuple[Array, Array]
     gap: tuple[Array, Array]
+    unit: Array
 
 
 def products(qp: QuadraticProgram, x: Array, y: Array) -> Products:
@@ -83,10 +88,12 @@ def residuals(qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residua
         primal=(norm(violation), norm(at.Ax)),
         dual=(jnp.abs(at.Px + qp.q + at.Aty), jnp.maximum(terms, mean)),
         gap=(jnp.abs(quadratic + linear + bounds), gap_size),
+        unit=jnp.where(mean > 0, jnp.minimum(mean, 1), 1),
     )
 
 
 def optimality_error(res: Residuals, tol: Array, rtol: Array) -> Array:
-    """One number that is at most ``tol`` just if every residual is at most ``tol + rtol * size``."""
+    """One number that is at most ``tol`` just if every residual is at most ``tol * unit + rtol * size``."""
     ratio = rtol / jnp.maximum(tol, jnp.finfo(tol.dtype).tiny)
-    return norm(*[residual / (1 + ratio * size) for residual, size in res])
+    parts = ((res.primal, 1), (res.dual, res.unit), (res.gap, res.unit))
+    return norm(*[residual / (unit + ratio * size) for (residual, size), unit in parts])

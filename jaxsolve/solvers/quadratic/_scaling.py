@@ -1,7 +1,7 @@
 r"""The units in which a quadratic program is solved.
 
 A scaled problem has :math:`\bar P = c D P D,\ \bar q = c D q,\ \bar A = E A D,\ \bar l = E l` and solutions
-:math:`x = D \bar x,\ y = E \bar y / c`. The factors are found in three steps, each of which makes nothing of the units
+:math:`x = D \bar x,\ y = E \bar y / c`. The factors are found in four steps, each of which makes nothing of the units
 in which the problem was given:
 
 1. *Geometric means.* D, E and c are chosen so that the logarithms of the entries of :math:`\bar P` and :math:`\bar A`
@@ -9,7 +9,8 @@ in which the problem was given:
    of that unit, and nothing else.
 2. *Largest entries.* Ruiz's method goes on from there until the largest entry of every row and column of
    :math:`\bigl(\begin{smallmatrix} P & A^T \\ A & 0 \end{smallmatrix}\bigr)` is about 1.
-3. *Sizes of solutions.* The matrices leave one unit open, that of all variables together, and the cost. They are set
+3. *Prices.* A variable that a huge linear cost keeps at a bound gets a smaller unit, where a solver asks for it.
+4. *Sizes of solutions.* The matrices leave one unit open, that of all variables together, and the cost. They are set
    by the bounds and by q, so that solutions and multipliers are numbers around 1.
 
 The factors are powers of two, and exact.
@@ -49,7 +50,7 @@ class Scaling(NamedTuple):
         rows: E, shape ``(m,)``.
         cost: c, a scalar.
         unit: that of all variables, a scalar: D and E are those of ``common`` times and over it.
-        common: D, E and c before the third step, which problems with P and A in common share.
+        common: D, E and c before the last step, which problems with P and A in common share.
     """
 
     variables: Array
@@ -88,16 +89,26 @@ class Scaling(NamedTuple):
         return x / self.unit, slope * y, Products(slope * at.Px, at.Ax / self.unit, slope * at.Aty)
 
 
-def equilibrate(qp: QuadraticProgram) -> Scaling:
-    """The scaling of a problem. Derivatives of iterations do not depend on it: it is a constant to them."""
+def equilibrate(qp: QuadraticProgram, *, prices: bool = False) -> Scaling:
+    """The scaling of a problem. Derivatives of iterations do not depend on it: it is a constant to them.
+
+    Args:
+        qp: the problem.
+        prices: whether variables that a huge price keeps at a bound of their own get smaller units. The scaling then
+            depends on q, and problems with P and A in common no longer share it.
+    """
     qp = qp._replace(q=lax.stop_gradient(qp.q), lower=lax.stop_gradient(qp.lower), upper=lax.stop_gradient(qp.upper))
     if qp.has_entries:
         qp = qp._replace(P=qp.P.each(lax.stop_gradient), A=qp.A.each(lax.stop_gradient))
     variables, rows, cost, curvature = _of_matrices(qp) if qp.has_entries else _of_products(qp)
+    if prices and qp.is_dense:
+        variables, rows, curvature = _of_prices(qp, variables, rows, cost, curvature)
     unit = _power_of_two(_usual_size(qp, variables, rows, cost, curvature))
     linear = unit * jnp.abs(cost * variables * qp.q)
     slope = _power_of_two(1 / _typical(jnp.maximum(unit**2 * curvature, linear)))
-    parts = (unit * variables, rows / unit, slope * cost, unit, (variables, rows, cost))
+    # A row of zeros has no unit that its entries could tell.
+    own = jnp.where(_is_zero(qp), rows, rows / unit) if qp.has_entries else rows / unit
+    parts = (unit * variables, own, slope * cost, unit, (variables, rows, cost))
     return Scaling(*jax.tree.map(lax.stop_gradient, parts))
 
 
@@ -220,6 +231,11 @@ def _of_products(qp):
     return jnp.ones_like(qp.q), rows, cost, jnp.broadcast_to(cost * curvature, qp.q.shape)
 
 
+def _is_zero(qp):
+    """Which rows of A are zero."""
+    return qp.A.each(lambda a: jnp.where(a == 0, 0, 1).astype(a.dtype)).matvec(jnp.ones_like(qp.q)) == 0
+
+
 # ---- The vectors --------------------------------------------------------------------------------------------------
 
 
@@ -244,3 +260,29 @@ def _usual_size(qp, variables, rows, cost, curvature):
     size = jnp.minimum(level, jnp.where(jnp.any(bounds > 0), _typical(bounds), jnp.inf))
     size = jnp.maximum(demanded, size)
     return jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
+
+
+# In the unit of what linear terms usually are, those that are there to forbid something.
+_HUGE_PRICE = 1e2
+
+
+def _of_prices(qp, variables, rows, cost, curvature):
+    """D, E and the size of the columns of P with smaller units for variables that a huge price keeps at their bounds.
+
+    Its price, its multiplier and its slack are then numbers around 1, and it takes next to no part in other rows.
+    """
+    A = qp.A.dense()
+    alone = jnp.where(jnp.sum(A != 0, axis=1, keepdims=True) == 1, jnp.sign(A), 0)
+    price = cost * variables * qp.q
+    sizes = jnp.sort(jnp.where(price == 0, jnp.inf, jnp.abs(price)))
+    usual = sizes[jnp.maximum(jnp.sum(jnp.isfinite(sizes)) - 1, 0) // 4]  # even if most of them are huge
+    usual = jnp.where(jnp.isfinite(usual), usual, 1)
+    usual = jnp.maximum(usual, _usual_size(qp, variables, rows, cost, curvature) * curvature)
+    # Each row with one entry bounds its variable below, above, or both.
+    sides = jnp.stack([jnp.isfinite(qp.lower), jnp.isfinite(qp.upper)]).astype(price.dtype)
+    positive, negative = sides @ jnp.maximum(alone, 0), sides @ jnp.maximum(-alone, 0)
+    held = jnp.where(price > 0, positive[0] + negative[1], positive[1] + negative[0]) > 0
+    ratio = jnp.abs(price) / (_HUGE_PRICE * usual)
+    factor = jnp.where(held & (ratio > 1), _power_of_two(1 / jnp.maximum(ratio, 1)), 1)
+    of_rows = jnp.where(jnp.any(alone != 0, axis=1), jnp.abs(alone) @ factor, 1)
+    return variables * factor, rows / of_rows, curvature * factor

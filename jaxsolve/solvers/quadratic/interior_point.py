@@ -38,7 +38,7 @@ from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._forms import BoxConstrained
 from jaxsolve.solvers.quadratic._kkt import Factors
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
-from jaxsolve.solvers.quadratic._residuals import Products, norm, optimality_error, products, residuals
+from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, products, residuals
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["InteriorPoint", "InteriorPointQP", "InteriorPointState"]
@@ -101,6 +101,7 @@ class InteriorPoint(IterativeQP):
     smoothing: float = option(0.0, at_least=0)
 
     _State = InteriorPointState
+    _prices_count = True
     # Iterations are few, so the active set is not looked at before the last; and then it is known.
     _stages = (0.0, 1.0)
 
@@ -134,7 +135,7 @@ class InteriorPoint(IterativeQP):
         warm = jax.tree.leaves(self._parts(init_params)[0])
         start = self._start(problem, init_params)
         point = _warm_start(problem, *start) if warm else _cold_start(problem.scaled)
-        return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype), first=True)
+        return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype))
 
     def _advance(self, problem: Problem, state: InteriorPointState) -> InteriorPointState:
         """One predictor-corrector step."""
@@ -147,14 +148,20 @@ class InteriorPoint(IterativeQP):
         point = tree_where(finite, point, state.point)
         relaxed = jnp.maximum(0.7 * state.regularization, 1)
         regularization = jnp.where(finite & accurate, relaxed, state.regularization * 10)
-        return self._judge(problem, point, state.iter_num + 1, regularization)
+        return self._judge(problem, point, state.iter_num + 1, regularization, before=state)
 
     def _solution(self, problem: Problem, state: InteriorPointState) -> Solution:
         x, y, at = problem.scaling.to_user(state.point.x, _multipliers(state.point), state.at)
         return Solution(x, y, at.Ax)
 
     def _judge(
-        self, problem: Problem, point: Point, iter_num: Array, regularization: Array, *, first: bool = False
+        self,
+        problem: Problem,
+        point: Point,
+        iter_num: Array,
+        regularization: Array,
+        *,
+        before: InteriorPointState | None = None,
     ) -> InteriorPointState:
         """The state at a point: its error, and whether the run is over."""
         qp, x, y = problem.scaled, point.x, _multipliers(point)
@@ -165,14 +172,18 @@ class InteriorPoint(IterativeQP):
             res = res._replace(gap=(_distance_from_path(qp, y, at.Ax, smoothing), res.gap[1]))
         error = optimality_error(res, *self._tolerances(x.dtype))
         status = self._status_of(error, failed=regularization > 1e8)
-        if not first:
+        if before is not None:
             # Most runs are over before it is worth while to look for a proof that they cannot succeed.
             last = (iter_num >= self.maxiter) | ~Status.RUNNING.holds(status)
             due = ~Status.CONVERGED.holds(status) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
 
             def look(status):
-                parts = (x, y, at, self._forgiven(problem))
-                proved = find_certificates(qp, *lax.stop_gradient(parts))
+                # What iterates of an impossible problem gain shows the direction in which they go.
+                earlier = (before.point.x, _multipliers(before.point), before.at)
+                d, dy, along = jax.tree.map(jnp.subtract, (x, y, at), earlier)
+                dy = feasible_signs(qp, dy)
+                parts = (d, dy, along._replace(Aty=qp.A.rmatvec(dy)), self._forgiven(problem))
+                proved = find_certificates(qp, *lax.stop_gradient(parts), (0.5, 0.5))
                 return jnp.where(Status.RUNNING.holds(proved), status, proved)
 
             status = run_if_any(due, look, status)
@@ -250,23 +261,16 @@ def _cold_start(qp: QuadraticProgram) -> Point:
     target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
     A, identity = qp.A.dense(), jnp.eye(qp.num_variables, dtype=dtype)
     H = qp.P.dense() + 1e-2 * identity + weighted_gram(A, weight)
-    L = jnp.linalg.cholesky(H)
-
-    def solve(rhs):
-        solution = cho_solve((L, True), rhs)
-        return jnp.where(jnp.all(jnp.isfinite(solution)), solution, jnp.zeros_like(solution))
-
     # A huge price keeps a variable at its bound. It would throw the minimizer far beyond.
-    x = solve(A.T @ (weight * target) - jnp.clip(qp.q, -_USUAL_PRICE, _USUAL_PRICE))
+    price = jnp.clip(qp.q, -_USUAL_PRICE, _USUAL_PRICE)
+    x = cho_solve((jnp.linalg.cholesky(H), True), A.T @ (weight * target) - price)
+    x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
     slack = rows.slack(A @ x)
     violation = jnp.max(jnp.where(rows.bounded, -slack, 0), initial=0)
     usual = jnp.maximum(1.0, violation)
     s = jnp.where(rows.bounded, jnp.maximum(slack, usual), 1)
-    # The multiplier of a bound far away is small from the start, or the method would first have to make it so; that of
-    # a bound with a huge price behind it is as large.
-    y = -weight * (A @ solve(qp.P.matvec(x) + qp.q))
-    pushed = rows.sign * y[None]
-    z = jnp.where(rows.bounded, jnp.maximum(usual / s, jnp.where(pushed > _USUAL_PRICE, pushed, 0)), 0)
+    # The multiplier of a bound far away is small from the start, or the method would first have to make it so.
+    z = jnp.where(rows.bounded, usual / s, 0)
     return Point(x, jnp.zeros_like(qp.lower), z, s)
 
 
@@ -351,7 +355,8 @@ def _predictor_corrector(
     centering = jnp.clip(after / count / jnp.maximum(mu, jnp.finfo(dtype).tiny), 0, 1) ** 3
     # Complementarity must not run ahead of feasibility, or the iterates are stuck at the boundary: what the infeasible
     # parts may still contribute to the duality gap is a measure for it.
-    behind = 1e-2 * (norm(r_dual) * norm(x) + norm(r_equality, r_bounds) * norm(y)) / count
+    of_rows = jnp.sum(jnp.abs(r_equality * y)) + jnp.sum(jnp.abs(r_bounds) * z)
+    behind = 1e-2 * (jnp.sum(jnp.abs(r_dual * x)) + of_rows) / count
     goal = jnp.maximum(jnp.maximum(centering * mu, jnp.minimum(behind, 10 * mu)), target)
     step, accurate = direction(jnp.where(rows.bounded, goal - s * z - affine.s * affine.z, 0), passes=5)
     primal, dual = lengths(step, 0.995)
