@@ -58,6 +58,12 @@ class Status(enum.IntEnum):
         "shorten it, or leave it to the solver with stepsize=0.",
     )
 
+    NONCONVEX = (
+        10,
+        "The objective of the quadratic program is not convex: it has negative curvature where the equality constraints "
+        "leave room. What was returned need not be a minimum.",
+    )
+
     #: One sentence on what the code means and what to do about it.
     sentence: str
 

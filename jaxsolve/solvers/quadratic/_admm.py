@@ -247,10 +247,19 @@ class OperatorSplitting(IterativeQP):
             y_tol, d_tol = (patience * _number(tol, x) for tol in tols)
             proved = find_certificates(qp, d, dy, along, self._forgiven(problem), (y_tol, d_tol))
             status = jnp.where(Status.RUNNING.holds(status), proved, status)
+            if not qp.is_dense:  # a factorization would have told
+                status = Status.NONCONVEX.where(_curves_down(qp, d, along), status)
         value = (0.5 * (x @ at.Px) + qp.q @ x) / scaling.cost
         primal = (point.at.Ax - point.z) / scaling.common[1]
         dual = (at.Px + qp.q + at.Aty) / (scaling.cost * scaling.variables)
         return self._State(iter_num, error, value, status, primal, dual, rho_bar, point)
+
+
+def _curves_down(qp: QuadraticProgram, d: Array, along: Products) -> Array:
+    """Whether the objective has negative curvature along a step that keeps to the equalities."""
+    rounding = jnp.sqrt(jnp.finfo(d.dtype).eps)
+    kept = norm(jnp.where(qp.lower == qp.upper, along.Ax, 0)) <= rounding * norm(along.Ax, d)
+    return kept & (d @ along.Px < -rounding * (jnp.abs(d) @ jnp.abs(along.Px)))
 
 
 def _number(value: Any, like: Array) -> Array:

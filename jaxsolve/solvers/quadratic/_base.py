@@ -8,6 +8,7 @@ and the factorization made for it serves the derivative too. If not, the iterati
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,7 +21,7 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, Solver, check_callable, option
 from jaxsolve.solvers.quadratic._certificates import Forgiven
-from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, balance, classify, factorize, kkt_residual, polish
+from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, balance, classify, factorize, is_convex, kkt_residual, polish
 from jaxsolve.solvers.quadratic._problem import (
     Constraints,
     QuadraticProgram,
@@ -59,6 +60,7 @@ class Problem(NamedTuple):
         scaling: its equilibration. This and what follows is ``None`` where nothing is to be solved.
         scaled: the equilibrated problem.
         for_kkt: the equilibrated problem for the system of an active set, and its scaling.
+        convex: whether the objective is, where the equalities leave room; a boolean scalar.
         linear_system: what an algorithm prepares once for all its iterations.
     """
 
@@ -68,6 +70,7 @@ class Problem(NamedTuple):
     scaling: Any = None
     scaled: Any = None
     for_kkt: Any = None
+    convex: Any = True
     linear_system: Any = None
 
     def equilibrated(self, qp: QuadraticProgram, *, prices: bool = False) -> Problem:
@@ -82,7 +85,8 @@ class Problem(NamedTuple):
             unit = jnp.where(largest > _NO_CURVATURE, 1 / jnp.maximum(largest, _NO_CURVATURE), 1)
             own = scaling._replace(cost=unit * scaling.cost)
             for_kkt = scale(qp, own), own
-        return self._replace(qp=qp, scaling=scaling, scaled=scaled, for_kkt=for_kkt)
+        convex = is_convex(scale(qp, scaling.of_common_parts())) if qp.is_dense else jnp.asarray(True)
+        return self._replace(qp=qp, scaling=scaling, scaled=scaled, for_kkt=for_kkt, convex=convex)
 
     def factors(self, weight: Array, at_upper: Array, *, direct: bool = True) -> Factors:
         """The system of an active set, factorized where the matrices are dense."""
@@ -351,14 +355,14 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
     ) -> Any:
         """The state before the first iteration; the arguments are those of ``run``."""
         problem = self._prepared(self._problem(init_params, params_obj, params_eq, params_ineq))
-        return self._begin(problem, init_params)
+        return _judged_convex(problem, self._begin(problem, init_params))
 
     def update(
         self, params: PyTree, state: Any, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
     ) -> OptStep:
         """The iterations up to the next test of convergence; returns ``OptStep(params, state)``."""
         problem = self._prepared(self._problem(params, params_obj, params_eq, params_ineq))
-        return self._step(problem, self._advance(problem, state))
+        return self._step(problem, _judged_convex(problem, self._advance(problem, state)))
 
     def _step(self, problem: Problem, state: Any) -> OptStep:
         return OptStep(self._to_params(problem, self._solution(problem, state)), state)
@@ -374,6 +378,7 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         state = self._begin(problem, init_params)
         if isinstance(init_params, OptStep):
             state = self._resumed(state, init_params.state)
+        state = _judged_convex(problem, state)
         if self._reports_start:
             self._report_start(self._step(problem, state))
         if problem.qp.is_dense and self.polish and self._has_active_set and not self._unrolls:
@@ -437,9 +442,15 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         return self._balanced(problem, problem.factors(*active))
 
 
+def _judged_convex(problem: Problem, state: Any) -> Any:
+    """A state that says so if the problem is not convex."""
+    return state._replace(status=Status.NONCONVEX.where(~problem.convex, state.status))
+
+
 def _is_lost(status: Array) -> Array:
-    """Whether the problem was proved to have no solution."""
-    return Status.PRIMAL_INFEASIBLE.holds(status) | Status.DUAL_INFEASIBLE.holds(status)
+    """Whether the problem was proved to have no solution, or none that could be computed."""
+    lost = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE, Status.NONCONVEX)
+    return functools.reduce(jnp.logical_or, [reason.holds(status) for reason in lost])
 
 
 def has_derivative(state: Any) -> Array:

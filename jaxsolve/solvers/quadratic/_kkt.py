@@ -49,7 +49,7 @@ from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite, tree_where, tree_zeros_like
 
-__all__ = ["Factors", "KKTSystem", "balance", "classify", "factorize", "kkt_residual", "polish", "solve_kkt"]
+__all__ = ["Factors", "KKTSystem", "balance", "classify", "factorize", "is_convex", "kkt_residual", "polish", "solve_kkt"]
 
 
 class Factors(NamedTuple):
@@ -151,6 +151,21 @@ def factorize(scaled: QuadraticProgram, weight: Array) -> Array:
         return jnp.linalg.cholesky(basis @ basis.T)
 
     return run_if_any(singular, hold, L)
+
+
+def is_convex(scaled: QuadraticProgram) -> Array:
+    """Whether P has no negative curvature, beyond rounding, along directions in which all equalities hold.
+
+    Args:
+        scaled: the scaled problem, with dense matrices.
+    """
+    held, slack = (1e4, 1e-5) if jnp.finfo(scaled.q.dtype).bits == 64 else (1e2, 1e-3)
+    P = lax.stop_gradient(scaled.P.dense())
+    A = lax.stop_gradient(scaled.A.dense())
+    equality = jnp.where(scaled.lower == scaled.upper, 1, 0).astype(P.dtype)
+    largest = jnp.maximum(norm(P), jnp.finfo(P.dtype).tiny)
+    H = P / largest + weighted_gram(A, held * equality) + slack * jnp.eye(P.shape[0], dtype=P.dtype)
+    return tree_all_finite(jnp.linalg.cholesky(H)) | ~tree_all_finite((P, A))
 
 
 def balance(scaled: QuadraticProgram, factors: Factors) -> Factors:

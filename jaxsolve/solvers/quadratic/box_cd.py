@@ -121,12 +121,15 @@ class BoxCDQP(IterativeSolver):
             step = jnp.where(curved, newton, downhill) - x[i]
             return x.at[i].add(step), product + step * row
 
-        x = flat(params, c.dtype)
-        x, product = lax.fori_loop(0, c.size, coordinate, (x, state.product))
-        state = self._judge(objective, lower, upper, x, product, state.iter_num + 1)
+        old = flat(params, c.dtype)
+        x, product = lax.fori_loop(0, c.size, coordinate, (old, state.product))
+        # Products are kept up to date, and the curvature along the sweep comes with them.
+        d, image = x - old, product - state.product
+        curved_down = d @ image < -jnp.sqrt(jnp.finfo(c.dtype).eps) * (jnp.abs(d) @ jnp.abs(image))
+        state = self._judge(objective, lower, upper, x, product, state.iter_num + 1, curved_down)
         return OptStep(objective.unravel(x), state)
 
-    def _judge(self, objective, lower, upper, x, product, iter_num) -> BoxCDState:
+    def _judge(self, objective, lower, upper, x, product, iter_num, curved_down=False) -> BoxCDState:
         c = objective.q
         error = tree_l2_norm(x - jnp.clip(x - (product + c), lower, upper))
         # A coordinate with neither curvature nor a bound downhill.
@@ -135,6 +138,7 @@ class BoxCDQP(IterativeSolver):
         status = self._status_of(error, failed=jnp.any(endless), failure=Status.DUAL_INFEASIBLE)
         empty = jnp.any((lower > upper) | (lower == jnp.inf) | (upper == -jnp.inf))
         status = Status.PRIMAL_INFEASIBLE.where(empty, status)
+        status = Status.NONCONVEX.where(jnp.any(objective.P.diagonal() < 0) | curved_down, status)
         return BoxCDState(iter_num, error, product, status)
 
     def optimality_fun(self, params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:

@@ -169,6 +169,7 @@ class EqualityConstrainedQP(DirectQP, StandardForm):
         proved = find_certificates(problem.scaled, d, y, products(problem.scaled, d, y), self._forgiven(problem))
         status = jnp.where(Status.RUNNING.holds(proved), int(Status.STALLED), proved)
         status = Status.CONVERGED.where(solved, status)
+        status = Status.NONCONVEX.where(~problem.convex, status)
         return Status.NONFINITE.where(~jnp.isfinite(error), status)
 
 
