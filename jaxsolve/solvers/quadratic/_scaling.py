@@ -68,8 +68,8 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
         return identity
 
     def norms(variables, rows):
-        _, of_P = qp.P.largest(variables, variables)  # type: ignore[union-attr]  # matrices with entries have it
-        of_rows, of_A = qp.A.largest(rows, variables)  # type: ignore[union-attr]
+        _, of_P = qp.P.largest(variables, variables)
+        of_rows, of_A = qp.A.largest(rows, variables)
         # A solution does not depend on the scaling, nor do derivatives of iterations that lead to it.
         return lax.stop_gradient((jnp.maximum(of_P, of_A), of_rows))
 
@@ -93,7 +93,7 @@ def equilibrate(qp: QuadraticProgram) -> Scaling:
 
     first = (identity.variables, identity.rows, jnp.asarray(True))
     variables, rows, _ = loop(lambda carry: carry[2], one_pass, first, maxiter=_MAX_PASSES)
-    _, of_P = qp.P.largest(variables, variables)  # type: ignore[union-attr]
+    _, of_P = qp.P.largest(variables, variables)
     size = jnp.maximum(jnp.mean(of_P), norm(variables * qp.q))
     return Scaling(variables, rows, lax.stop_gradient(1 / clipped(size)))
 
