@@ -106,6 +106,10 @@ class DenseMatrix(Matrix):
     def scaled(self, rows: Array, columns: Array) -> DenseMatrix:
         return DenseMatrix(self.array * rows[:, None] * columns[None, :])
 
+    def shifted(self, ridge: Array) -> DenseMatrix:
+        """``A + ridge I``, for a scalar and a square matrix."""
+        return DenseMatrix(self.array + ridge * jnp.eye(self.shape[0], dtype=self.array.dtype))
+
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -222,9 +226,15 @@ class FunctionMatrix(Matrix):
         return jax.vmap(self.function, in_axes=1, out_axes=1)(identity)
 
     def scaled(self, rows: Array, columns: Array) -> FunctionMatrix:
-        transposed = None if self.transposed is None else Partial(_scaled, Partial(_rmatvec, self), columns, rows)
+        transposed = Partial(_scaled, Partial(_rmatvec, self), columns, rows)
         function = Partial(_scaled, Partial(_matvec, self), rows, columns)
-        return FunctionMatrix(function, self.shape, self.dtype, transposed, self.axes)
+        return dataclasses.replace(self, function=function, transposed=transposed)
+
+    def shifted(self, ridge: Array) -> FunctionMatrix:
+        """``A + ridge I``, for a scalar and a square matrix."""
+        transposed = Partial(_shifted, Partial(_rmatvec, self), ridge)
+        function = Partial(_shifted, Partial(_matvec, self), ridge)
+        return dataclasses.replace(self, function=function, transposed=transposed)
 
 
 def _parts(matrix: FunctionMatrix) -> tuple:
@@ -254,6 +264,10 @@ def _rmatvec(matrix, y):
 
 def _scaled(product, rows, columns, x):
     return rows * product(columns * x)
+
+
+def _shifted(product, ridge, x):
+    return product(x) + ridge * x
 
 
 def _stacked(blocks, x):
