@@ -78,6 +78,10 @@ class Matrix(abc.ABC):
         """The entries in row i and column i."""
         return jnp.diagonal(self.dense())
 
+    def columns(self, index: Array) -> Array:
+        """Some columns, each a row of an array of shape ``(k, m)``, so that they are contiguous in memory."""
+        return jnp.take(self.dense(), index, axis=1, mode="clip").T
+
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +118,7 @@ class DenseMatrix(Matrix):
 @register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class SparseMatrix(Matrix):
-    """A matrix given by its non-zero entries.
+    """A matrix given by its non-zero entries: ``data``, at the places ``rows`` and ``cols``.
 
     Entries at the same place are added up in products, but ``largest`` and ``squared_column_sums`` take them one by
     one: to find them would be a sort.
@@ -122,33 +126,39 @@ class SparseMatrix(Matrix):
 
     data: Array
     rows: Array
-    columns: Array
+    cols: Array
     shape: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
     def matvec(self, x: Array) -> Array:
-        terms = _along(self.data, x) * x[self.columns]
+        terms = _along(self.data, x) * x[self.cols]
         return jnp.zeros((self.shape[0], *x.shape[1:]), terms.dtype).at[self.rows].add(terms)
 
     def transpose(self) -> SparseMatrix:
-        return SparseMatrix(self.data, self.columns, self.rows, (self.shape[1], self.shape[0]))
+        return SparseMatrix(self.data, self.cols, self.rows, (self.shape[1], self.shape[0]))
 
     def dense(self) -> Array:
-        return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.columns].add(self.data)
+        return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.cols].add(self.data)
 
     def scaled(self, rows: Array, columns: Array) -> SparseMatrix:
-        return dataclasses.replace(self, data=self.data * rows[self.rows] * columns[self.columns])
+        return dataclasses.replace(self, data=self.data * rows[self.rows] * columns[self.cols])
 
     def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
         entries = jnp.abs(self.scaled(rows, columns).data)
         of_rows, of_columns = (jnp.zeros(size, entries.dtype) for size in self.shape)
-        return of_rows.at[self.rows].max(entries), of_columns.at[self.columns].max(entries)
+        return of_rows.at[self.rows].max(entries), of_columns.at[self.cols].max(entries)
 
     def squared_column_sums(self, weights: Array) -> Array:
         return dataclasses.replace(self, data=self.data**2).rmatvec(weights)
 
     def diagonal(self) -> Array:
-        on_diagonal = jnp.where(self.rows == self.columns, self.data, 0)
+        on_diagonal = jnp.where(self.rows == self.cols, self.data, 0)
         return jnp.zeros(min(self.shape), self.data.dtype).at[self.rows].add(on_diagonal)
+
+    def columns(self, index: Array) -> Array:
+        (m, n), k = self.shape, index.shape[0]
+        # The place of each column among those asked for; entries of all others are dropped.
+        place = jnp.full(n, k, jnp.int32).at[index].set(jnp.arange(k, dtype=jnp.int32))
+        return jnp.zeros((k, m), self.data.dtype).at[place[self.cols], self.rows].add(self.data, mode="drop")
 
 
 @register_dataclass
@@ -184,6 +194,9 @@ class DiagonalMatrix(Matrix):
     def diagonal(self) -> Array:
         return self.entries
 
+    def columns(self, index: Array) -> Array:
+        return _units(index, self.entries.size, self.entries.dtype) * self.entries[None]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FunctionMatrix(Matrix):
@@ -193,16 +206,18 @@ class FunctionMatrix(Matrix):
 
     Attributes:
         function: the product with a vector of shape ``(n,)``.
-        shape: the pair ``(m, n)``.
+        shape: the pair ``(m, n)``; m may be ``None`` if ``transposed`` is given and nobody asks.
         dtype: of the vectors.
         transposed: the product with the transpose if it is known; else it is derived from ``function``.
+        column: the column of an index if that is known; else it is a product.
         axes: under ``shard_map`` the mesh axes over which the vectors vary.
     """
 
     function: Callable[[Array], Array]
-    shape: tuple[int, int]
+    shape: Any
     dtype: Any
     transposed: Callable[[Array], Array] | None = None
+    column: Callable[[Array], Array] | None = None
     axes: frozenset = frozenset()
 
     has_entries = False
@@ -217,35 +232,40 @@ class FunctionMatrix(Matrix):
         return jax.linear_transpose(self.function, like)(y)[0]
 
     def transpose(self) -> FunctionMatrix:
-        return FunctionMatrix(
-            Partial(_rmatvec, self), (self.shape[1], self.shape[0]), self.dtype, Partial(_matvec, self), self.axes
-        )
+        shape, products = (self.shape[1], self.shape[0]), (Partial(_rmatvec, self), Partial(_matvec, self))
+        return FunctionMatrix(products[0], shape, self.dtype, products[1], axes=self.axes)
 
     def dense(self) -> Array:
         identity = vary_over(jnp.eye(self.shape[1], dtype=self.dtype), self.axes)
         return jax.vmap(self.function, in_axes=1, out_axes=1)(identity)
 
     def scaled(self, rows: Array, columns: Array) -> FunctionMatrix:
-        transposed = Partial(_scaled, Partial(_rmatvec, self), columns, rows)
-        function = Partial(_scaled, Partial(_matvec, self), rows, columns)
-        return dataclasses.replace(self, function=function, transposed=transposed)
+        product, transposed = Partial(_matvec, self), Partial(_rmatvec, self)
+        return self._with(Partial(_scaled, product, rows, columns), Partial(_scaled, transposed, columns, rows))
 
     def shifted(self, ridge: Array) -> FunctionMatrix:
         """``A + ridge I``, for a scalar and a square matrix."""
-        transposed = Partial(_shifted, Partial(_rmatvec, self), ridge)
-        function = Partial(_shifted, Partial(_matvec, self), ridge)
-        return dataclasses.replace(self, function=function, transposed=transposed)
+        product, transposed = Partial(_matvec, self), Partial(_rmatvec, self)
+        return self._with(Partial(_shifted, product, ridge), Partial(_shifted, transposed, ridge))
+
+    def columns(self, index: Array) -> Array:
+        if self.column is not None:
+            return jax.vmap(self.column)(index)
+        return jax.vmap(self.function)(_units(index, self.shape[1], self.dtype))
+
+    def _with(self, function, transposed):
+        return dataclasses.replace(self, function=function, transposed=transposed, column=None)
 
 
 def _parts(matrix: FunctionMatrix) -> tuple:
-    functions = (matrix.function, matrix.transposed)
+    functions = (matrix.function, matrix.transposed, matrix.column)
     functions = [f if f is None or isinstance(f, Partial) else Partial(f) for f in functions]
     return functions, (matrix.shape, matrix.dtype, matrix.axes)
 
 
 def _from_parts(static: tuple, functions: Sequence) -> FunctionMatrix:
-    shape, dtype, axes = static
-    return FunctionMatrix(functions[0], shape, dtype, functions[1], axes)
+    (function, *others), (shape, dtype, axes) = functions, static
+    return FunctionMatrix(function, shape, dtype, *others, axes=axes)
 
 
 register_pytree_node(FunctionMatrix, _parts, _from_parts)
@@ -279,6 +299,11 @@ def _along(entries, x):
     return entries.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def _units(index, size, dtype):
+    """The unit vectors of some indices, as rows."""
+    return (jnp.arange(size, dtype=index.dtype)[None] == index[:, None]).astype(dtype)
+
+
 def weighted_gram(A: Array, weights: Array) -> Array:
     """``A^T diag(weights) A`` for an array of shape ``(m, n)``."""
     # A transposed copy costs less than a product that walks through its operand across the rows: half the time of a
@@ -286,26 +311,28 @@ def weighted_gram(A: Array, weights: Array) -> Array:
     return lax.optimization_barrier((weights[:, None] * A).T) @ A
 
 
-def from_entries(value: Any, dtype: Any, name: str = "A") -> DenseMatrix | SparseMatrix:
+def from_entries(value: Any, dtype: Any = None, name: str = "A") -> DenseMatrix | SparseMatrix:
     """A matrix given by its entries in a dtype.
 
     Args:
         value: array of shape ``(m, n)``, or one of jax's sparse arrays.
-        dtype: of the entries.
+        dtype: of the entries; by default that of ``value``.
         name: how messages call it.
 
     Raises:
         ValueError: ``value`` has axes of a batch or dense axes.
     """
     if not is_sparse(value):
-        return DenseMatrix(jnp.asarray(value).astype(dtype))
+        array = jnp.asarray(value)
+        return DenseMatrix(array.astype(array.dtype if dtype is None else dtype))
     coordinates = value if is_sparse(value, "BCOO") else value.to_bcoo()
     if coordinates.n_batch or coordinates.n_dense:
         raise ValueError(f"{name} must be sparse in both axes, got {value}.")
-    rows, columns = coordinates.indices.T
-    inside = (rows < value.shape[0]) & (columns < value.shape[1])  # the others are padding
-    rows, columns, data = (jnp.where(inside, part, 0) for part in (rows, columns, coordinates.data.astype(dtype)))
-    return SparseMatrix(data, rows, columns, tuple(value.shape))
+    data = coordinates.data.astype(coordinates.dtype if dtype is None else dtype)
+    rows, cols = coordinates.indices.T
+    inside = (rows < value.shape[0]) & (cols < value.shape[1])  # the others are padding
+    data, rows, cols = (jnp.where(inside, part, 0) for part in (data, rows, cols))
+    return SparseMatrix(data, rows, cols, tuple(value.shape))
 
 
 def stack(blocks: Sequence[Matrix], columns: int, dtype: Any) -> Matrix:
@@ -325,7 +352,7 @@ def stack(blocks: Sequence[Matrix], columns: int, dtype: Any) -> Matrix:
     *starts, end = np.cumsum([0, *(block.shape[0] for block in blocks)]).tolist()
     if not all(block.has_entries for block in blocks):
         return FunctionMatrix(Partial(_stacked, tuple(blocks)), (end, columns), dtype)
-    entries = [(b.data, b.rows + start, b.columns) for b, start in zip(map(_as_sparse, blocks), starts, strict=True)]
+    entries = [(b.data, b.rows + start, b.cols) for b, start in zip(map(_as_sparse, blocks), starts, strict=True)]
     return SparseMatrix(*map(jnp.concatenate, zip(*entries, strict=True)), shape=(end, columns))
 
 

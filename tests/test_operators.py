@@ -33,7 +33,7 @@ def product_of(entries, dtype=jnp.float64):
 
 def product_with_transpose(entries, dtype=jnp.float64):
     array = jnp.asarray(entries, dtype)
-    return ops.FunctionMatrix(lambda x: array @ x, entries.shape, dtype, lambda y: y @ array)
+    return ops.FunctionMatrix(lambda x: array @ x, entries.shape, dtype, lambda y: y @ array, lambda j: array[:, j])
 
 
 def dense_of(entries, dtype=jnp.float64):
@@ -83,6 +83,7 @@ def test_what_is_computed_from_the_entries(kind):
     assert_allclose(matrix.gram(rows), entries.T @ np.diag(rows) @ entries, atol=1e-14)
     assert_allclose(matrix.squared_column_sums(rows), np.diagonal(matrix.gram(rows)), atol=1e-14)
     assert_allclose(matrix.diagonal(), np.diagonal(entries), atol=1e-15)
+    assert_allclose(matrix.columns(jnp.array([2, 0])), entries.T[[2, 0]], atol=1e-15)
 
 
 @pytest.mark.parametrize("make", [dense_of, sparse_of, product_of])
@@ -93,6 +94,15 @@ def test_the_largest_entries(make):
     assert_allclose(of_rows, scaled.max(axis=1))
     assert_allclose(of_columns, scaled.max(axis=0))
     assert_allclose(diagonal_of(DIAGONAL).largest(COLUMNS, COLUMNS)[0], COLUMNS**2 * np.abs(np.diagonal(DIAGONAL)))
+
+
+@pytest.mark.parametrize("make", [dense_of, product_of, product_with_transpose])
+def test_a_multiple_of_the_identity_is_added(make):
+    shifted = make(SQUARE).shifted(jnp.asarray(2.0))
+    x = jnp.asarray(COLUMNS)
+    assert_allclose(shifted.dense(), SQUARE + 2 * np.eye(N), atol=1e-15)
+    assert_allclose(shifted.rmatvec(x), SQUARE.T @ x + 2 * x, atol=1e-14)
+    assert_allclose(shifted.columns(jnp.array([1])), [SQUARE[:, 1] + 2 * np.eye(N)[1]], atol=1e-15)
 
 
 @pytest.mark.parametrize("make", [dense_of, sparse_of, diagonal_of])
@@ -158,7 +168,7 @@ def test_derivatives_with_respect_to_the_entries(make):
     matrix = make(ENTRIES)
     grad = jax.jit(jax.grad(form, allow_int=True))(matrix)
     if make is sparse_of:
-        want = 2 * ROWS[matrix.rows] * COLUMNS[matrix.columns]
+        want = 2 * ROWS[matrix.rows] * COLUMNS[matrix.cols]
         assert_allclose(grad.data, want, atol=1e-14)
     else:
         assert_allclose(jax.tree.leaves(grad)[0], 2 * np.outer(ROWS, COLUMNS), atol=1e-14)

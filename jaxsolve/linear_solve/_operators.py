@@ -177,8 +177,8 @@ def on_vectors(matvec: Any, domain: Codec, image: Codec, symmetric: bool = False
         domain.vary(axes)
         image.vary(axes)
         traced = hoist(product, domain.example)
-    transposed = traced if symmetric else None
-    return FunctionMatrix(traced, (image.size, domain.size), domain.dtype, transposed, varying_axes(domain.example))
+    shape, axes = (image.size, domain.size), varying_axes(domain.example)
+    return FunctionMatrix(traced, shape, domain.dtype, traced if symmetric else None, axes=axes)
 
 
 def _real_matrix(matrix: Any, domain: Codec, image: Codec) -> jax.Array:
