@@ -60,8 +60,8 @@ class Status(enum.IntEnum):
 
     NONCONVEX = (
         10,
-        "The objective of the quadratic program is not convex: it has negative curvature where the equality constraints "
-        "leave room. What was returned need not be a minimum.",
+        "The objective of the quadratic program is not convex: it has negative curvature where the equality "
+        "constraints leave room. What was returned need not be a minimum.",
     )
 
     #: One sentence on what the code means and what to do about it.

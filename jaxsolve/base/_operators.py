@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._compat import is_sparse
+from jaxsolve._operators import from_entries
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["AutoOrBoolean", "LinearOperator"]
@@ -44,17 +45,16 @@ class LinearOperator:
 
     def matvec(self, x: jax.Array) -> jax.Array:
         """``A x``, of shape ``(m,)`` or ``(m, k)``."""
-        return self.A @ x
+        return from_entries(self.A).matvec(jnp.asarray(x))
 
     def rmatvec(self, y: jax.Array) -> jax.Array:
         """``A^T y``, of shape ``(d,)`` or ``(d, k)``."""
-        return self.A.T @ y
+        return from_entries(self.A).rmatvec(jnp.asarray(y))
 
     def column(self, idx: Any) -> jax.Array:
         """Column ``idx``, of shape ``(m,)``; the index may be traced."""
         if is_sparse(self.A, "BCOO"):
-            pick = jnp.arange(self.shape[1]) == idx
-            return self.A @ pick.astype(self.A.dtype)
+            return from_entries(self.A).columns(jnp.asarray(idx)[None])[0]
         return jnp.take(self.A, idx, axis=1)
 
     def matvec_element(self, x: jax.Array, idx: Any) -> jax.Array:
@@ -80,7 +80,6 @@ class LinearOperator:
             from jax.experimental import sparse
 
             entries = sparse.bcoo_sum_duplicates(self.A, nse=self.A.nse)
-            squared_entries = sparse.BCOO((entries.data**2, entries.indices), shape=self.shape)
-            squares = squared_entries.transpose() @ jnp.ones(self.shape[0], self.A.dtype)
+            squares = from_entries(entries).squared_column_sums(jnp.ones(self.shape[0], self.A.dtype))
             return squares if squared else jnp.sqrt(squares)
         return jax.vmap(lambda column: tree_l2_norm(column, squared=squared), in_axes=1)(self.A)

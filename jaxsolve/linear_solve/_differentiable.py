@@ -8,7 +8,6 @@ with the pseudo-inverse, which is exact for perturbations that keep the range of
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -120,9 +119,7 @@ def _solve(function, matvec, b, init, info, *rest):
 
 def _solve_vector(matvec, b, init, info, kernel, options, ridge, symmetric):
     codec = Codec(b, matvec=matvec)
-    operator = make_operator(matvec, codec, ridge)
-    if symmetric:
-        operator = dataclasses.replace(operator, vecmat=operator.matvec)
+    operator = make_operator(matvec, codec, ridge, symmetric)
     rhs = codec.ravel(b)
     start = None if init is None else lax.stop_gradient(codec.ravel(init, "init"))
     if rhs.shape == (0,):

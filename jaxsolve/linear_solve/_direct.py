@@ -168,7 +168,7 @@ def solve_lstsq(
 
 def _lstsq_kernel(operator: Operator, rhs: RightHandSide, options: tuple) -> Outcome:
     symmetric, rcond = options
-    matrix = operator.dense()
+    matrix = operator.matrix.dense()
     spectrum = _spectrum(matrix, symmetric)
     null = _is_null(spectrum, _rcond(matrix) if rcond is None else rcond)
     return Outcome(_pseudo_solve(spectrum, null, rhs.vector), 0, jnp.any(null))
@@ -176,7 +176,7 @@ def _lstsq_kernel(operator: Operator, rhs: RightHandSide, options: tuple) -> Out
 
 def direct_kernel(operator: Operator, rhs: RightHandSide, method: str) -> Outcome:
     """Solve by ``"cholesky"``, ``"lu"``, ``"qr"`` or ``"inv"``."""
-    matrix, b, symmetric = operator.dense(), rhs.vector, method == "cholesky"
+    matrix, b, symmetric = operator.matrix.dense(), rhs.vector, method == "cholesky"
     rows, columns = _scaling(matrix, symmetric)
 
     def scaled():

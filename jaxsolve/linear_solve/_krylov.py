@@ -106,7 +106,7 @@ class System(NamedTuple):
 
     def rmatvec(self, vector: jax.Array) -> jax.Array:
         """The product with its transpose."""
-        return self.operator.transpose().matvec(vector) / self.size
+        return self.operator.matrix.rmatvec(vector) / self.size
 
 
 class Best(NamedTuple):

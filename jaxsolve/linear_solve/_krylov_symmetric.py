@@ -17,7 +17,7 @@ from jax import lax
 from jaxsolve.linear_solve._differentiable import Outcome, describe, enter
 from jaxsolve.linear_solve._krylov import Best, KrylovOptions, System, iterate, krylov_solve, order_of, safe_divide
 from jaxsolve.linear_solve._krylov_general import or_least_squares
-from jaxsolve.linear_solve._operators import Codec, LinearMap, check_sizes, is_matrix, make_operator, map_on_vectors
+from jaxsolve.linear_solve._operators import Codec, LinearMap, check_sizes, is_matrix, make_operator, on_vectors
 
 __all__ = ["cg", "minres", "solve_cg", "solve_minres", "solve_normal_cg"]
 
@@ -236,13 +236,9 @@ def _solve_normal(matvec, b, init, info, ridge, options):
         init = jnp.zeros(matvec.shape[1], jnp.result_type(b))
     image = Codec(b, matvec=matvec)
     domain = image if init is None else Codec(init, "init", matvec)
-    product, rhs = map_on_vectors(matvec, domain, image), image.ravel(b)
-
-    def adjoint(vector):
-        return jax.linear_transpose(product, domain.example)(vector)[0]
-
+    matrix, rhs = on_vectors(matvec, domain, image), image.ravel(b)
     # Squares of the map's scale occur below: it is divided out.
-    size = lax.stop_gradient(order_of(product, domain.example))
+    size = lax.stop_gradient(order_of(matrix.matvec, domain.example))
     if ridge is not None:
         ridge = jnp.asarray(ridge).astype(domain.dtype)
         size = jnp.maximum(size, jnp.sqrt(lax.stop_gradient(ridge)))
@@ -252,13 +248,13 @@ def _solve_normal(matvec, b, init, info, ridge, options):
     init = None if init is None else size * domain.ravel(init)
 
     def normal(vector):
-        return adjoint(product(vector) / size) / size
+        return matrix.rmatvec(matrix.matvec(vector) / size) / size
 
     rest = {"symmetric": True, "ridge": ridge, "init": init, "info": True}
-    x, about = krylov_solve("solve_normal_cg", cg, options._asdict(), normal, adjoint(rhs) / size, **rest)
+    x, about = krylov_solve("solve_normal_cg", cg, options._asdict(), normal, matrix.rmatvec(rhs) / size, **rest)
     x = x / size
     if not info:
         return domain.unravel(x)
     if ridge is not None:
         return domain.unravel(x), about._replace(residual_norm=size * about.residual_norm)
-    return domain.unravel(x), describe(Outcome(lax.stop_gradient(x), about.num_iter), rhs, product)
+    return domain.unravel(x), describe(Outcome(lax.stop_gradient(x), about.num_iter), rhs, matrix.matvec)

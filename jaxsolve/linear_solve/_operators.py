@@ -1,7 +1,7 @@
 """Linear maps between pytrees, seen as maps between real vectors.
 
 Every solver of the package works on one real vector in one dtype. A :class:`Codec` turns a pytree into that vector and
-back, casting each leaf explicitly, and an :class:`Operator` is a linear map on such vectors. A complex entry takes two
+back, casting each leaf explicitly, and an :class:`Operator` is a matrix for such vectors. A complex entry takes two
 places, its real and its imaginary part: then a Hermitian map becomes a symmetric one, a conjugate transpose a
 transpose, and no algorithm has to know of complex numbers.
 """
@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec, reshard
 
 from jaxsolve._closure import hoist
 from jaxsolve._compat import is_concrete, vary_over, varying_axes
+from jaxsolve._operators import DenseMatrix, FunctionMatrix, Matrix
 
 __all__ = [
     "Codec",
@@ -33,8 +34,8 @@ __all__ = [
     "is_multicolumn",
     "jacobi_preconditioner",
     "make_operator",
-    "map_on_vectors",
     "materialize",
+    "on_vectors",
     "residual",
     "transpose",
 ]
@@ -117,80 +118,67 @@ class Codec:
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """A square linear map on real vectors.
+    """A square linear map on pytrees.
 
     Attributes:
-        matvec: maps a vector of shape ``(n,)`` to a vector of shape ``(n,)``, both of dtype ``codec.dtype``.
+        matrix: the map on vectors of dtype ``codec.dtype``.
         codec: the pytrees for which the vectors stand.
-        vecmat: the product with the transpose if it is known, else it is derived from ``matvec``.
-        matrix: the dense matrix if it is known, shape ``(n, n)``, else ``None``.
         is_transpose: whether this is the transpose of the map that the caller gave.
     """
 
-    matvec: Callable[[jax.Array], jax.Array]
+    matrix: Matrix
     codec: Codec
-    vecmat: Callable[[jax.Array], jax.Array] | None = None
-    matrix: jax.Array | None = None
     is_transpose: bool = False
 
-    def dense(self) -> jax.Array:
-        """The matrix, shape ``(n, n)``: one batched product with the identity."""
-        if self.matrix is not None:
-            return self.matrix
-        return jax.vmap(self.matvec, out_axes=1)(jnp.diag(jnp.ones_like(self.codec.example)))
+    def matvec(self, vector: jax.Array) -> jax.Array:
+        """The map on vectors."""
+        return self.matrix.matvec(vector)
 
     def transpose(self) -> Operator:
         """The transposed map."""
-        vecmat = self.vecmat or (lambda vector: jax.linear_transpose(self.matvec, self.codec.example)(vector)[0])
-        matrix = None if self.matrix is None else self.matrix.T
-        return Operator(vecmat, self.codec, self.matvec, matrix, not self.is_transpose)
+        return Operator(self.matrix.transpose(), self.codec, not self.is_transpose)
 
     def tree_matvec(self, tree: PyTree) -> PyTree:
         """The map on pytrees of the structure and dtypes of ``b``."""
         return self.codec.unravel(self.matvec(self.codec.ravel(tree, "the argument of matvec")))
 
 
-def make_operator(matvec: LinearMap, codec: Codec, ridge: Any = None) -> Operator:
+def make_operator(matvec: LinearMap, codec: Codec, ridge: Any = None, symmetric: bool = False) -> Operator:
     """The map ``matvec + ridge * I`` on vectors. A callable is called once, to trace it.
 
     Args:
         matvec: callable on pytrees with the leaf shapes of the codec, or a dense matrix of shape ``(n, n)``.
         codec: describes the right-hand side.
         ridge: non-negative scalar or ``None``.
+        symmetric: whether it is its own conjugate transpose.
 
     Raises:
         ValueError: the map is not square, or ``ridge`` is negative.
         TypeError: ``matvec`` is neither callable nor an array.
     """
     check_sizes(ridge=ridge)
-    if is_matrix(matvec):
-        matrix = _real_matrix(matvec, codec, codec)
-        if ridge is not None:
-            matrix = matrix + jnp.asarray(ridge).astype(codec.dtype) * jnp.eye(codec.size, dtype=codec.dtype)
-        return Operator(lambda v: matrix @ v, codec, lambda v: matrix.T @ v, matrix)
-    plain = map_on_vectors(matvec, codec, codec)
-    if ridge is None:
-        return Operator(plain, codec)
-    return Operator(lambda v: plain(v) + jnp.asarray(ridge).astype(codec.dtype) * v, codec)
+    matrix = on_vectors(matvec, codec, codec, symmetric)
+    return Operator(matrix if ridge is None else matrix.shifted(jnp.asarray(ridge).astype(codec.dtype)), codec)
 
 
-def map_on_vectors(matvec: Any, domain: Codec, image: Codec) -> Callable[[jax.Array], jax.Array]:
+def on_vectors(matvec: Any, domain: Codec, image: Codec, symmetric: bool = False) -> DenseMatrix | FunctionMatrix:
     """A linear map between pytrees as one between vectors; Python runs the caller's function once."""
     if is_matrix(matvec):
-        return _real_matrix(matvec, domain, image).__matmul__
+        return DenseMatrix(_real_matrix(matvec, domain, image))
     if not callable(matvec):
         raise TypeError(f"matvec must be a callable or a 2-d array, got {type(matvec).__name__}.")
 
-    def on_vectors(vector):
+    def product(vector):
         return image.ravel(matvec(domain.unravel(vector)), "the value of matvec")
 
-    traced = hoist(on_vectors, domain.example)
+    traced = hoist(product, domain.example)
     axes = varying_axes(traced.out_shape)
     if axes - varying_axes(domain.example):
         domain.vary(axes)
         image.vary(axes)
-        traced = hoist(on_vectors, domain.example)
-    return traced
+        traced = hoist(product, domain.example)
+    shape, axes = (image.size, domain.size), varying_axes(domain.example)
+    return FunctionMatrix(traced, shape, domain.dtype, traced if symmetric else None, axes=axes)
 
 
 def _real_matrix(matrix: Any, domain: Codec, image: Codec) -> jax.Array:
@@ -239,7 +227,7 @@ def materialize(matvec: LinearMap, like: PyTree, ridge: Any = None) -> jax.Array
         [[1.0, 1.0, 1.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]
     """
     codec = Codec(like, "like", matvec)
-    dense = make_operator(matvec, codec, ridge).dense()
+    dense = make_operator(matvec, codec, ridge).matrix.dense()
     if not any(codec.is_complex):
         return dense
     _check_all_complex(codec)

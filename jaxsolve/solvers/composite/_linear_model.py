@@ -9,14 +9,13 @@ shape ``(k, n)``: products with it, and of two such arrays, run along contiguous
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._compat import is_sparse
+from jaxsolve._operators import DiagonalMatrix, FunctionMatrix, Matrix, from_entries
 from jaxsolve._types import Array
 from jaxsolve.base import LinearOperator
 from jaxsolve.base._objective import Objective
@@ -64,7 +63,8 @@ class LinearModel:
         self._fun, self._subfun, self._args, self._kwargs = fun, subfun, args, kwargs
         self._dtype = params.dtype
         self.block = params.shape[1:]
-        self.linear, self.operator = None, _identity(params)
+        self.linear: Any = None
+        self.operator: Matrix = DiagonalMatrix(jnp.ones(params.shape[0], params.dtype))
         if not is_composite(fun):
             return
         self.operator = _adapt(fun.make_linop(*args, **kwargs), params)
@@ -173,68 +173,16 @@ def spread(column: Array, block: Array) -> Array:
     return column.reshape(-1, *[1] * block.ndim) * block[None]
 
 
-class _Operator(NamedTuple):
-    """The products with a matrix, and some of its columns, given their indices, as rows of an array."""
-
-    matvec: Callable[[Array], Array]
-    rmatvec: Callable[[Array], Array]
-    columns: Callable[[Array], Array]
-
-
-def _adapt(linop, params):
-    matrix = linop.A if type(linop) is LinearOperator else None
-    shape = getattr(linop, "shape", None)
-    if shape is not None and shape[1] != params.shape[0]:
+def _adapt(linop: Any, params: Array) -> Matrix:
+    """The operator of an objective: a matrix, or ``matvec`` and ``rmatvec`` of the user, and ``column`` if there is."""
+    shape = getattr(linop, "shape", None) or (None, params.shape[0])
+    if shape[1] != params.shape[0]:
         raise ValueError(
             f"init_params must have one block for each of the {shape[1]} columns of the linear operator, but has shape "
             f"{params.shape}."
         )
     if params.ndim > 2:
         raise ValueError(f"init_params of a linear model must have shape (d,) or (d, k), got {params.shape}.")
-    if matrix is None:
-        return _given(linop, params)
-    if is_sparse(matrix, "BCOO"):
-        return _sparse(matrix, params.dtype)
-    matrix = jnp.asarray(matrix).astype(params.dtype)
-    return _Operator(
-        lambda x: matrix @ x,
-        # A row vector from the left runs along the rows of the matrix; its transpose would jump across them.
-        lambda u: (u.T @ matrix).T,
-        lambda index: jnp.take(matrix, index, axis=1, mode="clip").T,
-    )
-
-
-def _units(params, index):
-    return (jnp.arange(params.shape[0], dtype=index.dtype)[None] == index[:, None]).astype(params.dtype)
-
-
-def _identity(params) -> _Operator:
-    return _Operator(lambda x: x, lambda u: u, lambda index: _units(params, index))
-
-
-def _given(linop, params) -> _Operator:
-    """An operator of the user: ``matvec`` and ``rmatvec``, and ``column`` if it has one."""
-
-    def columns(index):
-        if hasattr(linop, "column"):
-            return jax.vmap(linop.column)(index)
-        return jax.vmap(linop.matvec)(_units(params, index))
-
-    return _Operator(linop.matvec, linop.rmatvec, columns)
-
-
-def _sparse(matrix, dtype) -> _Operator:
-    from jax.experimental import sparse
-
-    if matrix.dtype != dtype:
-        matrix = sparse.BCOO((matrix.data.astype(dtype), matrix.indices), shape=matrix.shape)
-
-    def columns(index):
-        n, d = matrix.shape
-        # The place of each column among those asked for; entries of all others are dropped, and so is padding.
-        place = jnp.full(d, index.shape[0], jnp.int32).at[index].set(jnp.arange(index.shape[0], dtype=jnp.int32))
-        rows, columns = matrix.indices[:, 0], matrix.indices[:, 1]
-        dense = jnp.zeros((index.shape[0], n), dtype)
-        return dense.at[place[columns], rows].add(matrix.data, mode="drop")
-
-    return _Operator(lambda x: matrix @ x, lambda u: matrix.T @ u, columns)
+    if type(linop) is LinearOperator:
+        return from_entries(linop.A, params.dtype)
+    return FunctionMatrix(linop.matvec, shape, params.dtype, linop.rmatvec, getattr(linop, "column", None))

@@ -137,7 +137,7 @@ def _by_conjugate_gradients(system, rho, g):
 
     diagonal = jnp.ones_like(g)
     if qp.has_entries:
-        diagonal = qp.P.diagonal() + sigma + qp.A.squared_column_sums(weights)  # type: ignore[union-attr]
+        diagonal = qp.P.diagonal() + sigma + qp.A.squared_column_sums(weights)
     # Derivatives are as inaccurate as the solutions of the linear systems; iterates are not.
     limits = {} if system.unrolls else {"tol": _CG_TOLERANCE, "maxiter": _CG_MAXITER}
     return -solve_cg(matvec, g, preconditioner=lambda x: x / diagonal, **limits)

@@ -21,7 +21,16 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, Solver, check_callable, option
 from jaxsolve.solvers.quadratic._certificates import Forgiven
-from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, balance, classify, factorize, is_convex, kkt_residual, polish
+from jaxsolve.solvers.quadratic._kkt import (
+    Factors,
+    KKTSystem,
+    balance,
+    classify,
+    factorize,
+    is_convex,
+    kkt_residual,
+    polish,
+)
 from jaxsolve.solvers.quadratic._problem import (
     Constraints,
     QuadraticProgram,

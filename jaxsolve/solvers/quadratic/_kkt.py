@@ -49,7 +49,17 @@ from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite, tree_where, tree_zeros_like
 
-__all__ = ["Factors", "KKTSystem", "balance", "classify", "factorize", "is_convex", "kkt_residual", "polish", "solve_kkt"]
+__all__ = [
+    "Factors",
+    "KKTSystem",
+    "balance",
+    "classify",
+    "factorize",
+    "is_convex",
+    "kkt_residual",
+    "polish",
+    "solve_kkt",
+]
 
 
 class Factors(NamedTuple):

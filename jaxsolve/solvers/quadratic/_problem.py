@@ -7,16 +7,24 @@ A row with :math:`l_i = u_i` is an equality; a bound may be infinite. The matric
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jaxsolve._compat import is_concrete, is_sparse
+from jaxsolve._compat import is_concrete
+from jaxsolve._operators import (
+    DenseMatrix,
+    DiagonalMatrix,
+    FunctionMatrix,
+    Matrix,
+    SparseMatrix,
+    from_entries,
+    stack,
+    weighted_gram,
+)
 from jaxsolve._types import Array, PyTree
 from jaxsolve.tree_util import tree_real_dtype
 
@@ -37,116 +45,6 @@ __all__ = [
 ]
 
 
-# ---- Matrices -----------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class DenseMatrix:
-    """A matrix given by its entries."""
-
-    array: Array
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.array.shape[0], self.array.shape[1]
-
-    def matvec(self, x: Array) -> Array:
-        return self.array @ x
-
-    def rmatvec(self, y: Array) -> Array:
-        return y @ self.array
-
-    def dense(self) -> Array:
-        return self.array
-
-    def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
-        """Largest absolute entry of each row and column of ``diag(rows) |A| diag(columns)``."""
-        entries = jnp.abs(self.scaled(rows, columns).array)
-        return jnp.max(entries, axis=1, initial=0), jnp.max(entries, axis=0, initial=0)
-
-    def scaled(self, rows: Array, columns: Array) -> DenseMatrix:
-        return DenseMatrix(self.array * rows[:, None] * columns[None, :])
-
-    def each(self, function: Callable[[Array], Array]) -> DenseMatrix:
-        """The matrix of a function of the entries that is 0 at 0."""
-        return DenseMatrix(function(self.array))
-
-    def squared_column_sums(self, weights: Array) -> Array:
-        """Diagonal of ``A^T diag(weights) A``."""
-        return weights @ self.array**2
-
-    def diagonal(self) -> Array:
-        return jnp.diagonal(self.array)
-
-
-@dataclasses.dataclass(frozen=True)
-class SparseMatrix:
-    """A matrix given by its non-zero entries."""
-
-    data: Array
-    rows: Array
-    columns: Array
-    shape: tuple[int, int]
-
-    def matvec(self, x: Array) -> Array:
-        return jnp.zeros(self.shape[0], x.dtype).at[self.rows].add(self.data * x[self.columns])
-
-    def rmatvec(self, y: Array) -> Array:
-        return SparseMatrix(self.data, self.columns, self.rows, (self.shape[1], self.shape[0])).matvec(y)
-
-    def dense(self) -> Array:
-        return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.columns].add(self.data)
-
-    def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
-        entries = jnp.abs(self.scaled(rows, columns).data)
-        of_rows, of_columns = (jnp.zeros(size, entries.dtype) for size in self.shape)
-        return of_rows.at[self.rows].max(entries), of_columns.at[self.columns].max(entries)
-
-    def scaled(self, rows: Array, columns: Array) -> SparseMatrix:
-        return dataclasses.replace(self, data=self.data * rows[self.rows] * columns[self.columns])
-
-    def each(self, function: Callable[[Array], Array]) -> SparseMatrix:
-        return dataclasses.replace(self, data=function(self.data))
-
-    def squared_column_sums(self, weights: Array) -> Array:
-        return dataclasses.replace(self, data=self.data**2).rmatvec(weights)
-
-    def diagonal(self) -> Array:
-        on_diagonal = jnp.where(self.rows == self.columns, self.data, 0)
-        return jnp.zeros(self.shape[0], self.data.dtype).at[self.rows].add(on_diagonal)
-
-
-@dataclasses.dataclass(frozen=True)
-class FunctionMatrix:
-    """A matrix given by its products: a linear function of vectors."""
-
-    function: Callable[[Array], Array]
-    shape: tuple[int, int]
-    dtype: Any
-
-    def matvec(self, x: Array) -> Array:
-        return self.function(x)
-
-    def rmatvec(self, y: Array) -> Array:
-        return jax.linear_transpose(self.function, jax.ShapeDtypeStruct(self.shape[1:], self.dtype))(y)[0]
-
-    def dense(self) -> Array:
-        return jax.vmap(self.function, in_axes=1, out_axes=1)(jnp.eye(self.shape[1], dtype=self.dtype))
-
-    def scaled(self, rows: Array, columns: Array) -> FunctionMatrix:
-        return dataclasses.replace(self, function=lambda x: rows * self.function(columns * x))
-
-
-Matrix = DenseMatrix | SparseMatrix | FunctionMatrix
-
-
-def weighted_gram(A: Array, weights: Array) -> Array:
-    """``A^T diag(weights) A`` for an array of shape ``(m, n)``."""
-    # A transposed copy costs less than a product that walks through its operand across the rows: half the time of a
-    # batch of 64 on CPU.
-    return lax.optimization_barrier((weights[:, None] * A).T) @ A
-
-
 def as_matrix(name: str, value: Any, size: int, dtype: Any) -> DenseMatrix | SparseMatrix:
     """A matrix given by its entries, with a column for each of so many variables."""
     shape = getattr(value, "shape", None)
@@ -158,38 +56,7 @@ def as_matrix(name: str, value: Any, size: int, dtype: Any) -> DenseMatrix | Spa
         )
     if shape[1] != size:
         raise ValueError(f"{name} must have one column for each of the {size} variables, got shape {shape}.")
-    if is_sparse(value):
-        coordinates = value if is_sparse(value, "BCOO") else value.to_bcoo()
-        if coordinates.n_batch or coordinates.n_dense:
-            raise ValueError(f"{name} must be sparse in both axes, got {value}.")
-        rows, columns = coordinates.indices.T
-        inside = (rows < shape[0]) & (columns < shape[1])  # the others are padding
-        rows, columns, data = (jnp.where(inside, part, 0) for part in (rows, columns, coordinates.data.astype(dtype)))
-        return SparseMatrix(data, rows, columns, tuple(shape))
-    return DenseMatrix(jnp.asarray(value).astype(dtype))
-
-
-def _stack(blocks: list[Matrix], columns: int, dtype: Any) -> Matrix:
-    """The matrices on top of each other; without any, one with no rows."""
-    if len(blocks) == 1:
-        return blocks[0]
-    if all(isinstance(block, DenseMatrix) for block in blocks):
-        return DenseMatrix(jnp.concatenate([block.dense() for block in blocks] or [jnp.zeros((0, columns), dtype)]))
-    *starts, end = np.cumsum([0, *(block.shape[0] for block in blocks)]).tolist()
-    if any(isinstance(block, FunctionMatrix) for block in blocks):
-        return FunctionMatrix(lambda x: jnp.concatenate([block.matvec(x) for block in blocks]), (end, columns), dtype)
-    entries = [(b.data, b.rows + start, b.columns) for b, start in zip(map(_as_sparse, blocks), starts, strict=True)]
-    return SparseMatrix(*map(jnp.concatenate, zip(*entries, strict=True)), shape=(end, columns))
-
-
-def _as_sparse(matrix):
-    if isinstance(matrix, SparseMatrix):
-        return matrix
-    rows, columns = jnp.indices(matrix.shape, dtype=jnp.int32).reshape(2, -1)
-    return SparseMatrix(matrix.dense().reshape(-1), rows, columns, matrix.shape)
-
-
-# ---- Problems -----------------------------------------------------------------------------------------------------
+    return from_entries(value, dtype, name)
 
 
 class QuadraticProgram(NamedTuple):
@@ -216,7 +83,7 @@ class QuadraticProgram(NamedTuple):
     @property
     def has_entries(self) -> bool:
         """Whether single entries of the matrices can be looked at."""
-        return not any(isinstance(matrix, FunctionMatrix) for matrix in (self.P, self.A))
+        return self.P.has_entries and self.A.has_entries
 
     @property
     def is_dense(self) -> bool:
@@ -347,7 +214,7 @@ def assemble(
         return {name: unravel(part) for (name, unravel), part in parts}
 
     lower, upper = (jnp.concatenate(side or [jnp.zeros(0, q.dtype)]) for side in sides)
-    return QuadraticProgram(P, q, _stack(matrices, q.size, q.dtype), lower, upper), unravel_x, unravel_rows
+    return QuadraticProgram(P, q, stack(matrices, q.size, q.dtype), lower, upper), unravel_x, unravel_rows
 
 
 #: From here on a bound means that there is none: HiGHS and qpOASES write 1e20 for infinity, OSQP writes 1e30.
@@ -364,8 +231,7 @@ def _identity(objective: Quadratic, others: list[Matrix]) -> tuple[Matrix, Calla
     q = objective.q
     if all(isinstance(matrix, DenseMatrix) for matrix in (objective.P, *others)):
         return DenseMatrix(jnp.eye(q.size, dtype=q.dtype)), objective.unravel
-    index = jnp.arange(q.size, dtype=jnp.int32)
-    return SparseMatrix(jnp.ones_like(q), index, index, (q.size, q.size)), objective.unravel
+    return DiagonalMatrix(jnp.ones_like(q)), objective.unravel
 
 
 def _rows(name: str, given: Constraints, objective: Quadratic) -> tuple[Matrix, Callable]:

@@ -1,0 +1,199 @@
+"""Linear maps: every kind is the same matrix, whatever it was given as."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import sparse
+from jax.tree_util import Partial
+from numpy.testing import assert_allclose
+
+from jaxsolve import _operators as ops
+
+RNG = np.random.default_rng(0)
+M, N = 4, 3
+ENTRIES = RNG.normal(size=(M, N)) * (RNG.uniform(size=(M, N)) < 0.6)
+SQUARE = RNG.normal(size=(N, N)) * (RNG.uniform(size=(N, N)) < 0.6)
+DIAGONAL = np.diag(RNG.normal(size=N))
+ROWS, COLUMNS = RNG.uniform(0.5, 2, M), RNG.uniform(0.5, 2, N)
+
+
+def _product(array, x):
+    return array @ x
+
+
+def sparse_of(entries, dtype=jnp.float64):
+    coordinates = sparse.BCOO.fromdense(jnp.asarray(entries), nse=entries.size + 2)  # two of them are padding
+    return ops.from_entries(coordinates, dtype)
+
+
+def product_of(entries, dtype=jnp.float64):
+    return ops.FunctionMatrix(Partial(_product, jnp.asarray(entries, dtype)), entries.shape, dtype)
+
+
+def product_with_transpose(entries, dtype=jnp.float64):
+    array = jnp.asarray(entries, dtype)
+    return ops.FunctionMatrix(lambda x: array @ x, entries.shape, dtype, lambda y: y @ array, lambda j: array[:, j])
+
+
+def dense_of(entries, dtype=jnp.float64):
+    return ops.from_entries(entries, dtype)
+
+
+def diagonal_of(entries, dtype=jnp.float64):
+    return ops.DiagonalMatrix(jnp.asarray(np.diagonal(entries), dtype))
+
+
+KINDS = [
+    *((make, entries) for make in (dense_of, sparse_of, product_of, product_with_transpose) for entries in (ENTRIES,)),
+    *((make, SQUARE) for make in (sparse_of, product_of)),
+    (diagonal_of, DIAGONAL),
+]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0].__name__}-{kind[1].shape[0]}")
+def kind(request):
+    make, entries = request.param
+    return make(entries), entries
+
+
+def test_the_products_are_those_of_the_entries(kind):
+    matrix, entries = kind
+    m, n = entries.shape
+    assert matrix.shape == (m, n)
+    x, y = RNG.normal(size=n), RNG.normal(size=m)
+    assert_allclose(matrix.matvec(jnp.asarray(x)), entries @ x, atol=1e-14)
+    assert_allclose(matrix.rmatvec(jnp.asarray(y)), entries.T @ y, atol=1e-14)
+    assert_allclose(matrix.dense(), entries, atol=1e-15)
+    transposed = matrix.transpose()
+    assert type(transposed) is type(matrix) and transposed.shape == (n, m)
+    assert_allclose(transposed.dense(), entries.T, atol=1e-15)
+    assert_allclose(transposed.rmatvec(jnp.asarray(x)), entries @ x, atol=1e-14)
+    assert_allclose(transposed.transpose().matvec(jnp.asarray(x)), entries @ x, atol=1e-14)
+
+
+def test_what_is_computed_from_the_entries(kind):
+    matrix, entries = kind
+    m, n = entries.shape
+    rows, columns = jnp.asarray(ROWS[:m]), jnp.asarray(COLUMNS[:n])
+    scaled = np.diag(rows) @ entries @ np.diag(columns)
+    assert type(matrix.scaled(rows, columns)) is type(matrix)
+    assert_allclose(matrix.scaled(rows, columns).dense(), scaled, atol=1e-14)
+    assert_allclose(matrix.scaled(rows, columns).rmatvec(rows), scaled.T @ rows, atol=1e-14)
+    assert_allclose(matrix.gram(rows), entries.T @ np.diag(rows) @ entries, atol=1e-14)
+    assert_allclose(matrix.squared_column_sums(rows), np.diagonal(matrix.gram(rows)), atol=1e-14)
+    assert_allclose(matrix.diagonal(), np.diagonal(entries), atol=1e-15)
+    assert_allclose(matrix.columns(jnp.array([2, 0])), entries.T[[2, 0]], atol=1e-15)
+
+
+@pytest.mark.parametrize("make", [dense_of, sparse_of, product_of])
+def test_the_largest_entries(make):
+    matrix = make(ENTRIES)
+    scaled = np.abs(np.diag(ROWS) @ ENTRIES @ np.diag(COLUMNS))
+    of_rows, of_columns = matrix.largest(jnp.asarray(ROWS), jnp.asarray(COLUMNS))
+    assert_allclose(of_rows, scaled.max(axis=1))
+    assert_allclose(of_columns, scaled.max(axis=0))
+    assert_allclose(diagonal_of(DIAGONAL).largest(COLUMNS, COLUMNS)[0], COLUMNS**2 * np.abs(np.diagonal(DIAGONAL)))
+
+
+@pytest.mark.parametrize("make", [dense_of, product_of, product_with_transpose])
+def test_a_multiple_of_the_identity_is_added(make):
+    shifted = make(SQUARE).shifted(jnp.asarray(2.0))
+    x = jnp.asarray(COLUMNS)
+    assert_allclose(shifted.dense(), SQUARE + 2 * np.eye(N), atol=1e-15)
+    assert_allclose(shifted.rmatvec(x), SQUARE.T @ x + 2 * x, atol=1e-14)
+    assert_allclose(shifted.columns(jnp.array([1])), [SQUARE[:, 1] + 2 * np.eye(N)[1]], atol=1e-15)
+
+
+@pytest.mark.parametrize("make", [dense_of, sparse_of, diagonal_of])
+def test_known_entries_multiply_several_columns(make):
+    entries = DIAGONAL if make is diagonal_of else ENTRIES
+    m, n = entries.shape
+    X, Y = RNG.normal(size=(n, 2)), RNG.normal(size=(m, 2))
+    assert_allclose(make(entries).matvec(jnp.asarray(X)), entries @ X, atol=1e-14)
+    assert_allclose(make(entries).rmatvec(jnp.asarray(Y)), entries.T @ Y, atol=1e-14)
+
+
+STACKS = {
+    "dense": ((dense_of, ENTRIES), (dense_of, SQUARE)),
+    "sparse": ((sparse_of, ENTRIES), (diagonal_of, DIAGONAL), (dense_of, SQUARE)),
+    "function": ((product_of, ENTRIES), (diagonal_of, DIAGONAL), (sparse_of, SQUARE)),
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_stacks(name):
+    stacked = ops.stack([make(entries) for make, entries in STACKS[name]], N, jnp.float64)
+    assert type(stacked).__name__ == f"{name.capitalize()}Matrix"
+    want = np.concatenate([entries for _, entries in STACKS[name]])
+    assert stacked.shape == want.shape
+    assert_allclose(stacked.dense(), want, atol=1e-15)
+    assert_allclose(stacked.rmatvec(jnp.ones(want.shape[0])), want.sum(axis=0), atol=1e-14)
+
+
+def test_a_stack_of_nothing_and_of_one():
+    assert ops.stack([], N, jnp.float32).dense().shape == (0, N)
+    alone = diagonal_of(DIAGONAL)
+    assert ops.stack([alone], N, jnp.float64) is alone
+
+
+@pytest.mark.parametrize("make", [dense_of, sparse_of, product_of, diagonal_of])
+def test_matrices_are_pytrees(make):
+    entries = DIAGONAL if make is diagonal_of else ENTRIES
+    rows, columns = jnp.asarray(ROWS[: len(entries)]), jnp.asarray(COLUMNS)
+    matrix = make(entries)
+
+    @jax.jit
+    def halved_thrice(matrix):
+        def halved(_, matrix):
+            return jax.tree.map(lambda v: 0.5 * v if jnp.issubdtype(v.dtype, jnp.floating) else v, matrix)
+
+        return jax.lax.fori_loop(0, 3, halved, matrix)
+
+    assert_allclose(halved_thrice(matrix).dense(), entries / 8, atol=1e-15)
+    # Two made of equal parts have one structure: a loop may replace one by the other.
+    chosen = jax.lax.cond(rows[0] > 0, lambda: matrix.scaled(rows, columns), lambda: matrix.scaled(2 * rows, columns))
+    assert_allclose(chosen.dense(), np.diag(rows) @ entries @ np.diag(columns), atol=1e-14)
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), make(entries), make(entries))
+    assert_allclose(jax.vmap(lambda a: a.rmatvec(rows))(batch), np.tile(entries.T @ rows, (2, 1)), atol=1e-14)
+
+
+@pytest.mark.parametrize("make", [dense_of, sparse_of, product_of])
+def test_derivatives_with_respect_to_the_entries(make):
+    x, y = jnp.asarray(COLUMNS), jnp.asarray(ROWS)
+
+    def form(matrix):
+        return y @ matrix.matvec(x) + x @ matrix.transpose().matvec(y)
+
+    matrix = make(ENTRIES)
+    grad = jax.jit(jax.grad(form, allow_int=True))(matrix)
+    if make is sparse_of:
+        want = 2 * ROWS[matrix.rows] * COLUMNS[matrix.cols]
+        assert_allclose(grad.data, want, atol=1e-14)
+    else:
+        assert_allclose(jax.tree.leaves(grad)[0], 2 * np.outer(ROWS, COLUMNS), atol=1e-14)
+
+
+@pytest.mark.parametrize("make", [dense_of, sparse_of, product_of])
+def test_float32_stays(make):
+    matrix = make(ENTRIES, jnp.float32)
+    ones = jnp.ones(M, jnp.float32), jnp.ones(N, jnp.float32)
+    found = matrix.scaled(*ones), matrix.gram(ones[0]), matrix.diagonal(), *matrix.largest(*ones)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} <= {jnp.dtype("float32"), jnp.dtype("int32")}
+    assert matrix.matvec(ones[1]).dtype == matrix.rmatvec(ones[0]).dtype == jnp.float32
+
+
+def test_padding_and_other_layouts():
+    coordinates = sparse.BCOO.fromdense(jnp.asarray(ENTRIES), nse=M * N + 3)
+    bad = jnp.where((coordinates.indices[:, :1] >= M), jnp.nan, coordinates.data[:, None])[:, 0]
+    for given in (sparse.BCOO((bad, coordinates.indices), shape=(M, N)), sparse.BCSR.fromdense(jnp.asarray(ENTRIES))):
+        matrix = ops.from_entries(given, jnp.float64)
+        assert_allclose(matrix.dense(), ENTRIES)
+        assert_allclose(matrix.squared_column_sums(jnp.ones(M)), (ENTRIES**2).sum(axis=0))
+    halves = sparse.BCOO((jnp.tile(0.5 * coordinates.data, 2), jnp.tile(coordinates.indices, (2, 1))), shape=(M, N))
+    summed = ops.from_entries(halves, jnp.float64)
+    assert_allclose(summed.dense(), ENTRIES)
+    assert_allclose(summed.matvec(jnp.asarray(COLUMNS)), ENTRIES @ COLUMNS, atol=1e-14)
+    assert_allclose(summed.diagonal(), np.diagonal(ENTRIES))
+    with pytest.raises(ValueError, match="G must be sparse in both axes"):
+        ops.from_entries(sparse.BCOO.fromdense(jnp.asarray(ENTRIES), n_batch=1), jnp.float64, "G")
