@@ -165,7 +165,9 @@ class EqualityConstrainedQP(DirectQP, StandardForm):
         # What a least-squares solution leaves over is a certificate.
         d = jnp.where(solved, 0, -(at.Px + qp.q + at.Aty))
         y = jnp.where(solved, 0, at.Ax - qp.upper)
-        d, y = problem.scaling.to_scaled(d, y)
+        # They are residuals, not points, and are scaled as such.
+        scaling = problem.scaling
+        d, y = scaling.cost * scaling.variables * d, scaling.rows * y
         proved = find_certificates(problem.scaled, d, y, products(problem.scaled, d, y), self._forgiven(problem))
         status = jnp.where(Status.RUNNING.holds(proved), int(Status.STALLED), proved)
         status = Status.CONVERGED.where(solved, status)
