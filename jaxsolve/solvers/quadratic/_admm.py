@@ -126,6 +126,7 @@ class OperatorSplitting(IterativeQP):
 
     _State = SplittingState
     _resumed_fields = ("rho_bar",)
+    _shares_scaling = True
 
     def _validate(self) -> None:
         super()._validate()

@@ -82,9 +82,9 @@ class Problem(NamedTuple):
     convex: Any = True
     linear_system: Any = None
 
-    def equilibrated(self, qp: QuadraticProgram, *, prices: bool = False) -> Problem:
+    def equilibrated(self, qp: QuadraticProgram, *, shared: bool = False) -> Problem:
         """This problem with its scaling; ``qp`` are the same data with matrices of another kind."""
-        scaling = equilibrate(qp, prices=prices)
+        scaling = equilibrate(qp, shared=shared)
         scaled = scale(qp, scaling)
         for_kkt = scaled, scaling
         if qp.is_dense:
@@ -124,8 +124,8 @@ class QuadraticSolver(Solver):
     weak = "half"
 
     _needs_init_params = False
-    #: Whether the scaling may depend on q and the bounds more than by a factor, see :mod:`._scaling`.
-    _prices_count = False
+    #: Whether a batch of problems with P and A in common is to share its scaling, see :mod:`._scaling`.
+    _shares_scaling = False
     #: The arguments of ``run`` behind the initial point.
     _data_names: ClassVar[tuple[str, ...]] = ("params_obj", "params_eq", "params_ineq")
 
@@ -168,7 +168,7 @@ class QuadraticSolver(Solver):
     def _problem(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Problem:
         """The problem of the arguments of ``run``, equilibrated."""
         problem = self._as_given(self._parts(init_params)[0], *args, **kwargs)
-        return problem.equilibrated(self._wanted_form(problem.qp), prices=self._prices_count)
+        return problem.equilibrated(self._wanted_form(problem.qp), shared=self._shares_scaling)
 
     def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any = None, params_ineq: Any = None) -> Any:
         """A starting point for ``run`` with the primal variables ``init_x`` (``None``: 0) and multipliers 0."""

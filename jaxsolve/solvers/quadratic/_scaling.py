@@ -9,7 +9,7 @@ in which the problem was given:
    of that unit, and nothing else.
 2. *Largest entries.* Ruiz's method goes on from there until the largest entry of every row and column of
    :math:`\bigl(\begin{smallmatrix} P & A^T \\ A & 0 \end{smallmatrix}\bigr)` is about 1.
-3. *Prices.* A variable that a huge linear cost keeps at a bound gets a smaller unit, where a solver asks for it.
+3. *Prices.* A variable that a huge linear cost keeps at a bound of its own gets a smaller unit.
 4. *Sizes of solutions.* The matrices leave one unit open, that of all variables together, and the cost. They are set
    by the bounds and by q, so that solutions and multipliers are numbers around 1.
 
@@ -27,6 +27,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 from jaxsolve._loop import loop
 from jaxsolve._types import Array
@@ -89,20 +90,23 @@ class Scaling(NamedTuple):
         return x / self.unit, slope * y, Products(slope * at.Px, at.Ax / self.unit, slope * at.Aty)
 
 
-def equilibrate(qp: QuadraticProgram, *, prices: bool = False) -> Scaling:
+def equilibrate(qp: QuadraticProgram, *, shared: bool = False) -> Scaling:
     """The scaling of a problem. Derivatives of iterations do not depend on it: it is a constant to them.
 
     Args:
         qp: the problem.
-        prices: whether variables that a huge price keeps at a bound of their own get smaller units. The scaling then
-            depends on q, and problems with P and A in common no longer share it.
+        shared: whether ``common`` is to be the same for a batch of problems with P and A in common. They do without
+            the third step, which depends on q.
     """
-    qp = qp._replace(q=lax.stop_gradient(qp.q), lower=lax.stop_gradient(qp.lower), upper=lax.stop_gradient(qp.upper))
-    if qp.has_entries:
-        qp = qp._replace(P=qp.P.each(lax.stop_gradient), A=qp.A.each(lax.stop_gradient))
+    qp = jax.tree.map(lax.stop_gradient, qp)
     variables, rows, cost, curvature = _of_matrices(qp) if qp.has_entries else _of_products(qp)
-    if prices and qp.is_dense:
-        variables, rows, curvature = _of_prices(qp, variables, rows, cost, curvature)
+    if qp.is_dense:
+        A, usual = qp.A.dense(), _usual_size(qp, variables, rows, cost, curvature) * curvature
+        of_prices = _of_prices_unless_common if shared else _of_prices
+        factors = of_prices(A, cost * variables * qp.q, qp.lower, qp.upper, usual)
+        single = jnp.sum(A != 0, axis=1) == 1
+        variables, curvature = variables * factors, curvature * factors
+        rows = jnp.where(single, rows / ((A != 0).astype(factors.dtype) @ factors + jnp.where(single, 0, 1)), rows)
     unit = _power_of_two(_usual_size(qp, variables, rows, cost, curvature))
     linear = unit * jnp.abs(cost * variables * qp.q)
     slope = _power_of_two(1 / _typical(jnp.maximum(unit**2 * curvature, linear)))
@@ -266,23 +270,39 @@ def _usual_size(qp, variables, rows, cost, curvature):
 _HUGE_PRICE = 1e2
 
 
-def _of_prices(qp, variables, rows, cost, curvature):
-    """D, E and the size of the columns of P with smaller units for variables that a huge price keeps at their bounds.
+def _of_prices(A, price, lower, upper, usual):
+    """Factors for the units of variables that a huge price keeps at a bound of their own; 1 for all others.
 
-    Its price, its multiplier and its slack are then numbers around 1, and it takes next to no part in other rows.
+    With them the price, the multiplier and the slack are numbers around 1, and the variable takes next to no part in
+    other rows.
+
+    Args:
+        A: array of shape ``(m, n)``.
+        price: the linear terms, in the units so far, shape ``(n,)``.
+        lower: shape ``(m,)``.
+        upper: shape ``(m,)``.
+        usual: the slope of the curvature in each variable where solutions are likely to be, shape ``(n,)``.
     """
-    A = qp.A.dense()
     alone = jnp.where(jnp.sum(A != 0, axis=1, keepdims=True) == 1, jnp.sign(A), 0)
-    price = cost * variables * qp.q
     sizes = jnp.sort(jnp.where(price == 0, jnp.inf, jnp.abs(price)))
-    usual = sizes[jnp.maximum(jnp.sum(jnp.isfinite(sizes)) - 1, 0) // 4]  # even if most of them are huge
-    usual = jnp.where(jnp.isfinite(usual), usual, 1)
-    usual = jnp.maximum(usual, _usual_size(qp, variables, rows, cost, curvature) * curvature)
+    quarter = sizes[jnp.maximum(jnp.sum(jnp.isfinite(sizes)) - 1, 0) // 4]  # usual even if most prices are huge
+    usual = jnp.maximum(usual, jnp.where(jnp.isfinite(quarter), quarter, 1))
     # Each row with one entry bounds its variable below, above, or both.
-    sides = jnp.stack([jnp.isfinite(qp.lower), jnp.isfinite(qp.upper)]).astype(price.dtype)
+    sides = jnp.stack([jnp.isfinite(lower), jnp.isfinite(upper)]).astype(price.dtype)
     positive, negative = sides @ jnp.maximum(alone, 0), sides @ jnp.maximum(-alone, 0)
     held = jnp.where(price > 0, positive[0] + negative[1], positive[1] + negative[0]) > 0
-    ratio = jnp.abs(price) / (_HUGE_PRICE * usual)
-    factor = jnp.where(held & (ratio > 1), _power_of_two(1 / jnp.maximum(ratio, 1)), 1)
-    of_rows = jnp.where(jnp.any(alone != 0, axis=1), jnp.abs(alone) @ factor, 1)
-    return variables * factor, rows / of_rows, curvature * factor
+    ratio = jnp.abs(price) / usual
+    return jnp.where(held & (ratio > _HUGE_PRICE), _power_of_two(1 / jnp.maximum(ratio, 1)), 1)
+
+
+@custom_vmap
+def _of_prices_unless_common(A, price, lower, upper, usual):
+    return _of_prices(A, price, lower, upper, usual)
+
+
+@_of_prices_unless_common.def_vmap
+def _(axis_size, in_batched, A, price, lower, upper, usual):
+    if not in_batched[0]:  # problems with a matrix in common keep their scaling in common
+        return jnp.ones(price.shape[-1:], price.dtype), False
+    axes = [0 if batched else None for batched in in_batched]
+    return jax.vmap(_of_prices, in_axes=axes, axis_size=axis_size)(A, price, lower, upper, usual), True
