@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec, reshard
 
 from jaxsolve._closure import hoist
 from jaxsolve._compat import is_concrete, vary_over, varying_axes
 from jaxsolve._operators import DenseMatrix, FunctionMatrix, Matrix
+from jaxsolve._vectors import flat
 
 __all__ = [
     "Codec",
@@ -92,7 +92,7 @@ class Codec:
         self._check(leaves, name)
         parts = [jnp.real(leaf) for leaf in leaves]
         parts += [jnp.imag(leaf) for leaf, twice in zip(leaves, self.is_complex, strict=True) if twice]
-        return vary_over(ravel_pytree([part.astype(self.dtype) for part in parts])[0], self.axes)
+        return vary_over(flat(parts, self.dtype), self.axes)
 
     def unravel(self, vector: jax.Array) -> PyTree:
         """The pytree of a vector, in the structure, shapes and dtypes of the model."""
