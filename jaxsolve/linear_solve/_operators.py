@@ -22,6 +22,7 @@ from jaxsolve._closure import hoist
 from jaxsolve._compat import is_concrete, vary_over, varying_axes
 from jaxsolve._operators import DenseMatrix, FunctionMatrix, Matrix
 from jaxsolve._vectors import flat
+from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = [
     "Codec",
@@ -66,10 +67,10 @@ class Codec:
         self.name = name
         self.types = [jax.typeof(jnp.asarray(leaf)) for leaf in leaves]
         self.shapes = [leaf.shape for leaf in self.types]
-        bits = [_bits(leaf.dtype, name) for leaf in self.types]
-        bits += [_bits(jnp.result_type(matvec), "matvec")] if is_matrix(matvec) else []
+        numbers = {name: leaves, "matvec": [matvec] if is_matrix(matvec) else []}
+        _check_inexact(numbers)
         self.is_complex = [jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in self.types]
-        self.dtype = jnp.dtype(jnp.float64 if max(bits, default=32) > 32 else jnp.float32)
+        self.dtype = tree_real_dtype(numbers)
         sizes = [math.prod(shape) for shape in self.shapes]
         self.sizes = sizes + [size for size, twice in zip(sizes, self.is_complex, strict=True) if twice]
         self.size = sum(self.sizes)
@@ -396,10 +397,10 @@ def _like(part, model):
     return reshard(leaf, model.sharding) if any(model.sharding.spec) else leaf
 
 
-def _bits(dtype, name):
-    """The bits of a number, or of its real part."""
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(
-            f"{name} must consist of floating point arrays, but a leaf has dtype {dtype}: convert it first."
-        )
-    return jnp.finfo(dtype).bits
+def _check_inexact(numbers):
+    for name, leaves in numbers.items():
+        for dtype in map(jnp.result_type, leaves):
+            if not jnp.issubdtype(dtype, jnp.inexact):
+                raise TypeError(
+                    f"{name} must consist of floating point arrays, but a leaf has dtype {dtype}: convert it first."
+                )
