@@ -25,7 +25,6 @@ __all__ = [
     "checked_by",
     "nonnegative_scalar",
     "power_of_two",
-    "ravel",
     "scale_to_unit",
     "unpack",
     "widen",
@@ -171,24 +170,6 @@ def unpack(hyperparams: Any, names: tuple[str, ...]) -> tuple:
         got = f"{len(hyperparams)} entries" if isinstance(hyperparams, (tuple, list)) else type(hyperparams).__name__
         raise ValueError(f"hyperparams must be the tuple ({', '.join(names)}), got {got}.")
     return tuple(hyperparams)
-
-
-def ravel(tree: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
-    """All leaves in one vector of the widest dtype, and the way back to the structure and dtypes of ``tree``."""
-    leaves, structure = jax.tree.flatten(tree)
-    dtype = tree_real_dtype(tree)
-    parts = [leaf.astype(dtype).reshape(-1) for leaf in leaves]
-    vector = parts[0] if len(parts) == 1 else jnp.concatenate([*parts, jnp.zeros(0, dtype)])
-    ends = np.cumsum([leaf.size for leaf in leaves])
-
-    def unravel(values):
-        out = [
-            values[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
-            for leaf, end in zip(leaves, ends, strict=True)
-        ]
-        return jax.tree.unflatten(structure, out)
-
-    return vector, unravel
 
 
 def power_of_two(size: jax.Array) -> jax.Array:

@@ -134,22 +134,23 @@ class SparseMatrix(Matrix):
     shape: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
     def matvec(self, x: Array) -> Array:
-        terms = _along(self.data, x) * x[self.cols]
-        return jnp.zeros((self.shape[0], *x.shape[1:]), terms.dtype).at[self.rows].add(terms)
+        terms = _along(self.data, x) * _pick(x, self.cols)
+        return _sums(terms, self.shape[0], self.rows)
 
     def transpose(self) -> SparseMatrix:
         return SparseMatrix(self.data, self.cols, self.rows, (self.shape[1], self.shape[0]))
 
     def dense(self) -> Array:
-        return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.cols].add(self.data)
+        return _sums(self.data, self.shape, (self.rows, self.cols))
 
     def scaled(self, rows: Array, columns: Array) -> SparseMatrix:
-        return dataclasses.replace(self, data=self.data * rows[self.rows] * columns[self.cols])
+        return dataclasses.replace(self, data=self.data * _pick(rows, self.rows) * _pick(columns, self.cols))
 
     def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
         entries = jnp.abs(self.scaled(rows, columns).data)
         of_rows, of_columns = (jnp.zeros(size, entries.dtype) for size in self.shape)
-        return of_rows.at[self.rows].max(entries), of_columns.at[self.cols].max(entries)
+        of_rows = of_rows.at[self.rows].max(entries, **_PLAIN)
+        return of_rows, of_columns.at[self.cols].max(entries, **_PLAIN)
 
     def each(self, function: Callable[[Array], Array]) -> SparseMatrix:
         return dataclasses.replace(self, data=function(self.data))
@@ -159,13 +160,13 @@ class SparseMatrix(Matrix):
 
     def diagonal(self) -> Array:
         on_diagonal = jnp.where(self.rows == self.cols, self.data, 0)
-        return jnp.zeros(min(self.shape), self.data.dtype).at[self.rows].add(on_diagonal)
+        return _sums(on_diagonal, min(self.shape), self.rows)
 
     def columns(self, index: Array) -> Array:
         (m, n), k = self.shape, index.shape[0]
         # The place of each column among those asked for; entries of all others are dropped.
         place = jnp.full(n, k, jnp.int32).at[index].set(jnp.arange(k, dtype=jnp.int32))
-        return jnp.zeros((k, m), self.data.dtype).at[place[self.cols], self.rows].add(self.data, mode="drop")
+        return _sums(self.data, (k, m), (_pick(place, self.cols), self.rows))
 
 
 @register_dataclass
@@ -302,6 +303,20 @@ def _shifted(product, ridge, x):
 
 def _stacked(blocks, x):
     return jnp.concatenate([block.matvec(x) for block in blocks])
+
+
+# Places are never negative; for those that may be, jax compiles a test.
+_PLAIN: Any = {"wrap_negative_indices": False}
+
+
+def _pick(vector, index):
+    return vector.at[index].get(**_PLAIN)
+
+
+def _sums(terms, size, index):
+    """An array of so many rows, or of a shape, with ``terms`` added at their places; those outside are dropped."""
+    rows = size if isinstance(size, tuple) else (size, *terms.shape[1:])
+    return jnp.zeros(rows, terms.dtype).at[index].add(terms, mode="drop", **_PLAIN)
 
 
 def _along(entries, x):

@@ -148,8 +148,8 @@ def tree_cast_like(tree: PyTree, like: PyTree) -> PyTree:
     return _map_numbers(lambda x, y: jnp.asarray(x).astype(jnp.result_type(y)), tree, like)
 
 
-def _widest_dtype(leaves: list) -> Any:
-    """The dtype in which products of ``leaves`` are summed: of the inexact ones, and with 32 bits or more."""
+def widest_dtype(leaves: list) -> Any:
+    """The dtype in which ``leaves`` of several dtypes meet: the widest of the inexact ones, and float32 at least."""
     dtypes = [jnp.result_type(x) for x in leaves if _is_inexact(x)] or [jnp.result_type(float)]
     return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
 
@@ -160,12 +160,12 @@ def tree_real_dtype(tree: PyTree) -> jnp.dtype:
     It is the widest real dtype among the inexact leaves, and float32 at least: a step size in bfloat16 has too few
     bits. Without an inexact leaf it is the default one.
     """
-    return jnp.dtype(jnp.finfo(_widest_dtype(jax.tree.leaves(tree))).dtype)
+    return jnp.dtype(jnp.finfo(widest_dtype(jax.tree.leaves(tree))).dtype)
 
 
 def _total(terms: list) -> jax.Array:
     """The sum of scalars in the widest of their dtypes, which strict promotion wants said."""
-    dtype = _widest_dtype(terms)
+    dtype = widest_dtype(terms)
     return sum((term.astype(dtype) for term in terms), start=jnp.zeros((), dtype))
 
 
@@ -180,7 +180,7 @@ def tree_vdot(tree_x: PyTree, tree_y: PyTree) -> jax.Array:
     def leaf_vdot(x, y):
         if not _is_number(x):
             return None
-        dtype = _widest_dtype([x, y])
+        dtype = widest_dtype([x, y])
         # Not `jnp.vdot`, which is ambiguous where the axes of a mesh are explicit and the operands are sharded.
         return jnp.sum(lax.mul(jnp.conj(jnp.asarray(x, dtype)), jnp.asarray(y, dtype)))
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 from jax.experimental import sparse
 from jax.tree_util import Partial
 from numpy.testing import assert_allclose
@@ -22,9 +23,15 @@ def _product(array, x):
     return array @ x
 
 
+def coordinates_of(entries, padding=0.0):
+    """The entries that are not zero, in BCOO's layout, and two more that stand for none."""
+    places = np.argwhere(entries)
+    data = np.concatenate([entries[tuple(places.T)], [padding] * 2])
+    return jnp.asarray(data), jnp.asarray(np.concatenate([places, [entries.shape] * 2]).astype(np.int32))
+
+
 def sparse_of(entries, dtype=jnp.float64):
-    coordinates = sparse.BCOO.fromdense(jnp.asarray(entries), nse=entries.size + 2)  # two of them are padding
-    return ops.from_entries(coordinates, dtype)
+    return ops.from_entries(sparse.BCOO(coordinates_of(entries), shape=entries.shape), dtype)
 
 
 def product_of(entries, dtype=jnp.float64):
@@ -183,17 +190,17 @@ def test_float32_stays(make):
     assert matrix.matvec(ones[1]).dtype == matrix.rmatvec(ones[0]).dtype == jnp.float32
 
 
-def test_padding_and_other_layouts():
-    coordinates = sparse.BCOO.fromdense(jnp.asarray(ENTRIES), nse=M * N + 3)
-    bad = jnp.where((coordinates.indices[:, :1] >= M), jnp.nan, coordinates.data[:, None])[:, 0]
-    for given in (sparse.BCOO((bad, coordinates.indices), shape=(M, N)), sparse.BCSR.fromdense(jnp.asarray(ENTRIES))):
-        matrix = ops.from_entries(given, jnp.float64)
+def test_padding_repeated_entries_and_other_layouts():
+    padded = sparse.BCOO(coordinates_of(ENTRIES, padding=np.nan), shape=(M, N))
+    rows = sparse.BCSR.from_scipy_sparse(scipy.sparse.csr_matrix(ENTRIES))
+    for given in (padded, rows):
+        matrix = ops.from_entries(given)
         assert_allclose(matrix.dense(), ENTRIES)
         assert_allclose(matrix.squared_column_sums(jnp.ones(M)), (ENTRIES**2).sum(axis=0))
-    halves = sparse.BCOO((jnp.tile(0.5 * coordinates.data, 2), jnp.tile(coordinates.indices, (2, 1))), shape=(M, N))
-    summed = ops.from_entries(halves, jnp.float64)
-    assert_allclose(summed.dense(), ENTRIES)
-    assert_allclose(summed.matvec(jnp.asarray(COLUMNS)), ENTRIES @ COLUMNS, atol=1e-14)
-    assert_allclose(summed.diagonal(), np.diagonal(ENTRIES))
+    data, indices = coordinates_of(ENTRIES)
+    halves = ops.from_entries(sparse.BCOO((jnp.tile(0.5 * data, 2), jnp.tile(indices, (2, 1))), shape=(M, N)))
+    assert_allclose(halves.dense(), ENTRIES)
+    assert_allclose(halves.matvec(jnp.asarray(COLUMNS)), ENTRIES @ COLUMNS, atol=1e-14)
+    assert_allclose(halves.diagonal(), np.diagonal(ENTRIES))
     with pytest.raises(ValueError, match="G must be sparse in both axes"):
-        ops.from_entries(sparse.BCOO.fromdense(jnp.asarray(ENTRIES), n_batch=1), jnp.float64, "G")
+        ops.from_entries(sparse.BCOO((jnp.ones((M, 1)), jnp.zeros((M, 1, 1), int)), shape=(M, N)), name="G")

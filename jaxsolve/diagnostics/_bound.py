@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._closure import merge_static
 from jaxsolve._status import Status
 from jaxsolve._types import PyTree
+from jaxsolve._vectors import ravel
 from jaxsolve.base import OptStep, Solver
 from jaxsolve.diagnostics._tangent import floating_data, residual_of
 from jaxsolve.linear_solve import DIRECT_MAX_SIZE
@@ -102,14 +102,14 @@ def implicit_error_bound(
     if isinstance(params, OptStep):
         _warn_of_status(solver, params.state)
         params = params.params
-    point, unravel = ravel_pytree(params)
+    point, unravel = ravel(params)
     if point.size > DIRECT_MAX_SIZE:
         raise ValueError(
             f"implicit_error_bound makes dense matrices, for at most {DIRECT_MAX_SIZE} parameters; got {point.size}. "
             "compare_gradients has no such limit."
         )
     leaves, static = floating_data(args, kwargs)
-    data, unravel_data = ravel_pytree(leaves)
+    data, unravel_data = ravel(leaves)
 
     def residual(x, data):
         return residual_of(solver, unravel, *merge_static(unravel_data(data), static))(x)

@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._types import PyTree
+from jaxsolve._vectors import ravel
 from jaxsolve.base import OptStep, Solver
 from jaxsolve.diagnostics._comparison import GradientComparison, GradientRow
 from jaxsolve.diagnostics._problem import Differences, Problem, changed_options, precise
@@ -132,7 +132,7 @@ def _variants(problem: Problem, solver: Solver, params: PyTree, linear_solvers: 
         name = getattr(method, "__name__", repr(method)).removeprefix("solve_")
         yield f"implicit, {name}", implicit(method)
     if solver._structure == "psd" or solver._is_fixed_point:
-        point, unravel = ravel_pytree(params)
+        point, unravel = ravel(params)
         norm = norm_of(residual_of(solver, unravel, *problem.arguments(problem.leaves)), point)
         for name, num_terms in (("one-step", 1), ("Neumann, 10 terms", 10)):
             yield name, implicit(_series(num_terms, solver._structure == "psd", norm))

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._closure import is_dynamic, split_static
 from jaxsolve._types import Array, PyTree
+from jaxsolve._vectors import flat
 from jaxsolve.base import Solver
 
 __all__ = ["floating_data", "norm_of", "residual_of"]
@@ -36,7 +36,7 @@ def _moves(leaf: Any) -> bool:
 
 def residual_of(solver: Solver, unravel: Callable[[Array], PyTree], args: tuple, kwargs: dict) -> Callable:
     """The mapping that is differentiated, from vectors to vectors."""
-    return lambda x: ravel_pytree(solver._residual(unravel(x), *args, **kwargs))[0]
+    return lambda x: flat(solver._residual(unravel(x), *args, **kwargs))
 
 
 def norm_of(residual: Callable[[Array], Array], point: Array) -> float:

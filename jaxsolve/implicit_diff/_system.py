@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._closure import hoist
 from jaxsolve._compat import inside_shard_map, varying_axes
 from jaxsolve._types import Array, PyTree, Structure
+from jaxsolve._vectors import flat, ravel
 from jaxsolve.linear_solve import DIRECT_MAX_SIZE
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_sub
 
@@ -72,11 +72,11 @@ def _relative(image: PyTree, rhs: PyTree) -> Array:
 
 def as_matrix(matvec: Callable, like: PyTree) -> Callable:
     """A linear map on pytrees as the product with its matrix, which can be transposed; a large one as it is."""
-    flat, unravel = ravel_pytree(like)
-    if flat.size > DIRECT_MAX_SIZE:
+    vector, unravel = ravel(like)
+    if vector.size > DIRECT_MAX_SIZE:
         return matvec
-    columns = jax.vmap(lambda v: ravel_pytree(matvec(unravel(v)))[0])(jnp.eye(flat.size, dtype=flat.dtype))
-    return lambda x: unravel(ravel_pytree(x)[0] @ columns)
+    columns = jax.vmap(lambda v: flat(matvec(unravel(v)), v.dtype))(jnp.eye(vector.size, dtype=vector.dtype))
+    return lambda x: unravel(flat(x, vector.dtype) @ columns)
 
 
 def same_on_all_devices(matvec: Callable, like: PyTree) -> Callable:

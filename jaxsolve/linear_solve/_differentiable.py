@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from jaxsolve._closure import hoist
 from jaxsolve._compat import outside_transformations
 from jaxsolve._compile import compiled_call
+from jaxsolve._vectors import flat, ravel
 from jaxsolve.linear_solve._operators import Codec, LinearMap, Operator, check_sizes, is_multicolumn, make_operator
 
 __all__ = ["Outcome", "RightHandSide", "SolveInfo", "describe", "differentiable_solve", "enter", "scale_of", "solve_by"]
@@ -191,9 +191,9 @@ def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callabl
         The solution, a pytree like ``b``.
     """
     # One vector: a right-hand side of which a part is constant could not be transposed.
-    flat, unravel = ravel_pytree(b)
+    vector, unravel = ravel(b)
 
     def on_vectors(function):
-        return lambda vector: ravel_pytree(function(unravel(vector)))[0]
+        return lambda v: flat(function(unravel(v)), v.dtype)
 
-    return unravel(_custom_linear_solve(on_vectors(matvec), flat, on_vectors(forward), on_vectors(transposed)))
+    return unravel(_custom_linear_solve(on_vectors(matvec), vector, on_vectors(forward), on_vectors(transposed)))

@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec, reshard
 
 from jaxsolve._closure import hoist
 from jaxsolve._compat import is_concrete, vary_over, varying_axes
 from jaxsolve._operators import DenseMatrix, FunctionMatrix, Matrix
+from jaxsolve._vectors import flat
+from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = [
     "Codec",
@@ -66,10 +67,10 @@ class Codec:
         self.name = name
         self.types = [jax.typeof(jnp.asarray(leaf)) for leaf in leaves]
         self.shapes = [leaf.shape for leaf in self.types]
-        bits = [_bits(leaf.dtype, name) for leaf in self.types]
-        bits += [_bits(jnp.result_type(matvec), "matvec")] if is_matrix(matvec) else []
+        numbers = {name: leaves, "matvec": [matvec] if is_matrix(matvec) else []}
+        _check_inexact(numbers)
         self.is_complex = [jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in self.types]
-        self.dtype = jnp.dtype(jnp.float64 if max(bits, default=32) > 32 else jnp.float32)
+        self.dtype = tree_real_dtype(numbers)
         sizes = [math.prod(shape) for shape in self.shapes]
         self.sizes = sizes + [size for size, twice in zip(sizes, self.is_complex, strict=True) if twice]
         self.size = sum(self.sizes)
@@ -92,7 +93,7 @@ class Codec:
         self._check(leaves, name)
         parts = [jnp.real(leaf) for leaf in leaves]
         parts += [jnp.imag(leaf) for leaf, twice in zip(leaves, self.is_complex, strict=True) if twice]
-        return vary_over(ravel_pytree([part.astype(self.dtype) for part in parts])[0], self.axes)
+        return vary_over(flat(parts, self.dtype), self.axes)
 
     def unravel(self, vector: jax.Array) -> PyTree:
         """The pytree of a vector, in the structure, shapes and dtypes of the model."""
@@ -396,10 +397,10 @@ def _like(part, model):
     return reshard(leaf, model.sharding) if any(model.sharding.spec) else leaf
 
 
-def _bits(dtype, name):
-    """The bits of a number, or of its real part."""
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(
-            f"{name} must consist of floating point arrays, but a leaf has dtype {dtype}: convert it first."
-        )
-    return jnp.finfo(dtype).bits
+def _check_inexact(numbers):
+    for name, leaves in numbers.items():
+        for dtype in map(jnp.result_type, leaves):
+            if not jnp.issubdtype(dtype, jnp.inexact):
+                raise TypeError(
+                    f"{name} must consist of floating point arrays, but a leaf has dtype {dtype}: convert it first."
+                )

@@ -20,9 +20,10 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_size_of, checked_by, ravel, unpack
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_size_of, checked_by, unpack
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
+from jaxsolve._vectors import ravel
 from jaxsolve.tree_util import broadcast_pytrees, tree_map, tree_negative
 
 __all__ = [

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._inputs import as_inexact, check_nonnegative, ravel, widen
+from jaxsolve._inputs import as_inexact, check_nonnegative, widen
 from jaxsolve._types import PyTree
+from jaxsolve._vectors import ravel
 from jaxsolve.isotonic import isotonic_l2_pav, project_sorted, sort_descending
 from jaxsolve.projection._box import projection_box_section
 from jaxsolve.projection._simplex import projection_simplex

@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._inputs import as_inexact, check_size_of, checked_by, nonnegative_scalar, ravel
+from jaxsolve._inputs import as_inexact, check_size_of, checked_by, nonnegative_scalar
 from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
+from jaxsolve._vectors import ravel
 from jaxsolve.tree_util import tree_size
 
 __all__ = [

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_inexact, check_nonnegative, nonnegative_scalar, ravel, scale_to_unit, unpack, widen
+from jaxsolve._inputs import as_inexact, check_nonnegative, nonnegative_scalar, scale_to_unit, unpack, widen
 from jaxsolve._types import PyTree
+from jaxsolve._vectors import ravel
 from jaxsolve.isotonic import isotonic_l2_pav, sort_descending
 from jaxsolve.projection._box import projection_non_negative
 from jaxsolve.projection._simplex import projection_l1_ball

@@ -26,6 +26,7 @@ from jaxsolve._operators import (
     weighted_gram,
 )
 from jaxsolve._types import Array, PyTree
+from jaxsolve._vectors import flat, unraveled
 from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = [
@@ -105,24 +106,6 @@ class Quadratic(NamedTuple):
     q: Array
     unravel: Callable[[Array], PyTree]
     dtype: Any
-
-
-def flat(tree: PyTree, dtype: Any) -> Array:
-    """The vector of a pytree, in a dtype."""
-    leaves = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)]
-    return jnp.concatenate(leaves) if leaves else jnp.zeros(0, dtype)
-
-
-def unraveled(like: PyTree) -> Callable[[Array], PyTree]:
-    """The map from vectors of any dtype to pytrees like ``like``."""
-    leaves, treedef = jax.tree.flatten(like)
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-
-    def unravel(vector):
-        parts = zip(leaves, jnp.split(vector, ends), strict=False)  # no leaves, and one part that is empty
-        return jax.tree.unflatten(treedef, [part.reshape(leaf.shape).astype(leaf.dtype) for leaf, part in parts])
-
-    return unravel
 
 
 def as_quadratic(
