@@ -403,5 +403,5 @@ def _assembled(placed: list[tuple[int, int, Any]], widths: list[int], dtype: Any
             inside = (where[:, 0] < block.shape[0]) & (where[:, 1] < block.shape[1])  # the others are padding
             where, values = jnp.where(inside[:, None], where, 0).astype(jnp.int32), jnp.where(inside, values, 0)
         entries.append(values.astype(dtype))
-        places.append(where + jnp.asarray([row, starts[column]], jnp.int32))
+        places.append(where + jnp.asarray([[row, starts[column]]], jnp.int32))
     return sparse.BCOO((jnp.concatenate(entries), jnp.concatenate(places)), shape=shape)

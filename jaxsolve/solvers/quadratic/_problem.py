@@ -437,11 +437,11 @@ def as_vector(name: str, value: Any, size: int, dtype: Any, rows: PyTree = None)
         if wrong:
             where = f", in leaves of the shapes {[like.shape for like in wanted]}" if len(wanted) > 1 else ""
             raise ValueError(
-                f"{name} must have {size} entries, one for each row of the matrix{where}, got shape {wrong[0]}."
+                f"{name} must have {size} entries, one for each row or variable{where}, got shape {wrong[0]}."
             )
     vector = flat(leaves, dtype)
     if vector.size != size:
-        raise ValueError(f"{name} must have {size} entries, one for each row of the matrix, got {vector.size}.")
+        raise ValueError(f"{name} must have {size} entries, one for each row or variable, got {vector.size}.")
     return vector
 
 

@@ -184,7 +184,7 @@ def _choose(Q, c, A, G, bounded) -> tuple[str, str]:
     rows = size + (size if bounded else 0) + sum(block.shape[0] if len(block.shape) > 1 else 1 for block in blocks)
     if rows * size <= _MAX_ENTRIES:
         return "interior_point", "small enough to be factorized in every iteration"
-    if any(map(is_sparse, jax.tree.leaves(given, is_leaf=is_sparse))):
+    if any(is_sparse(matrix) or jax.tree.structure(matrix) != jax.tree.structure(0) for matrix in given):
         return "matrix_free", "sparse, and too large to be made dense"
     return "osqp", "too large to be factorized in every iteration"
 
