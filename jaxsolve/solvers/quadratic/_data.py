@@ -76,7 +76,7 @@ def _run_of(cls: type[ReadsData]) -> Callable:
     @functools.wraps(Solver.run)
     @without_our_frames
     def run(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> OptStep:
-        return super(ReadsData, self).run(init_params, *args, **kwargs)
+        return Solver.run(self, init_params, *args, **kwargs)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     empty = inspect.Parameter("self", kind), inspect.Parameter("init_params", kind, default=None, annotation=PyTree)
@@ -197,7 +197,7 @@ def _array(name: str, leaf: Any) -> Any:
         return _without_products(name, leaf)
     scipy_sparse = sys.modules.get("scipy.sparse")
     if scipy_sparse is not None and scipy_sparse.issparse(leaf):
-        return _from_scipy(leaf) if _is_matrix(name) else _checked(name, leaf.toarray())
+        return _from_scipy(name, leaf) if _is_matrix(name) else _checked(name, leaf.toarray())
     if is_sparse(leaf):
         return _checked(name, leaf if _is_matrix(name) else leaf.todense())
     if isinstance(leaf, (list, tuple)):
@@ -257,15 +257,15 @@ def _checked(name: str, array: Any) -> Any:
     return array.astype(float) if whole else array
 
 
-def _from_scipy(matrix: Any) -> Any:
+def _from_scipy(name: str, matrix: Any) -> Any:
     """A matrix of SciPy as ``BCOO``."""
     from jax.experimental import sparse
 
     if matrix.ndim == 1:
         matrix = matrix.reshape((1, -1))
     entries = matrix.tocsr().tocoo()  # without duplicates, row by row
-    data = _checked("", entries.data)
-    indices = np.stack([entries.row, entries.col], axis=1).astype(np.int32)
+    data = jnp.asarray(_checked(name, entries.data))
+    indices = jnp.asarray(np.stack([entries.row, entries.col], axis=1).astype(np.int32))
     return sparse.BCOO((data, indices), shape=matrix.shape, indices_sorted=True, unique_indices=True)
 
 

@@ -410,7 +410,7 @@ def _rows(name: str, given: Constraints, objective: Quadratic) -> tuple[Matrix, 
 
         rows = jax.eval_shape(lambda x: matvec(params, objective.variables(x)), q)
         matrix = FunctionMatrix(product, (sum(_sizes(rows)), q.size), q.dtype)
-    return matrix, unraveled(jax.tree.map(lambda leaf: leaf.update(dtype=objective.dtype), rows))
+    return matrix, unraveled(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, objective.dtype), rows))
 
 
 def as_vector(name: str, value: Any, size: int, dtype: Any, rows: PyTree = None) -> Array:

@@ -95,11 +95,13 @@ def linprog(
 
     Args:
         c: costs, shape ``(n,)``.
-        A_ub: matrix of the inequalities, shape ``(m_ub, n)``, dense or sparse.
+        A_ub: matrix of the inequalities, shape ``(m_ub, n)``: dense, sparse (``BCOO``, ``BCSR``, ``scipy.sparse``), or
+            nested lists.
         b_ub: their right-hand side, shape ``(m_ub,)``.
         A_eq: matrix of the equalities, shape ``(m_eq, n)``.
         b_eq: their right-hand side, shape ``(m_eq,)``.
-        bounds: a pair of numbers for all variables; or a sequence of ``n`` pairs, or an array of shape ``(n, 2)``.
+        bounds: a pair of numbers for all variables; a sequence of ``n`` pairs, an array of shape ``(n, 2)``, or a
+            ``scipy.optimize.Bounds``.
             ``None`` and infinities are absent bounds. As in SciPy, variables are non-negative by default.
         weak: how rows count in derivatives that hold with equality and multiplier 0.
         smoothing: products of slack and multiplier at the point that is returned, in place of 0. That point moves
@@ -114,6 +116,7 @@ def linprog(
 
     Raises:
         ValueError: shapes do not fit, a matrix without its right-hand side, or bounds that no number satisfies.
+        TypeError: an argument does not consist of real numbers.
 
     Reference:
         Mehrotra (1992), "On the implementation of a primal-dual interior point method".

@@ -98,13 +98,14 @@ def solve_qp(
     ====================  =============================================================================================
 
     Args:
-        Q: symmetric positive semidefinite, shape ``(n, n)``: dense, sparse (``BCOO``, ``BCSR``), a function
-            ``x -> Q x``, or ``None`` for a linear program.
-        c: shape ``(n,)``; a pytree if all matrices are functions.
-        A: matrix of the equalities, shape ``(p, n)``, or a linear function.
-        b: their right-hand side, shape ``(p,)``.
-        G: matrix of the inequalities, shape ``(m, n)``, or a linear function.
-        h: their right-hand side, shape ``(m,)``; may be infinite.
+        Q: symmetric positive semidefinite, shape ``(n, n)``: dense, sparse (``BCOO``, ``BCSR``, ``scipy.sparse``),
+            nested lists, a function ``x -> Q x``, or ``None`` for a linear program. Where ``c`` is a pytree: a pytree
+            of matrices like it, which are blocks on the diagonal; or what ``jax.hessian`` returns.
+        c: shape ``(n,)``, or a pytree. Half precision is computed with in float32; the solution is like ``c``.
+        A: matrix of the equalities, shape ``(p, n)``, in any of these forms; or a vector, which is one row.
+        b: their right-hand side, shape ``(p,)``, or a number for all of them.
+        G: matrix of the inequalities, shape ``(m, n)``, likewise.
+        h: their right-hand side, shape ``(m,)``, or a number; may be infinite.
         l: lower bounds of the variables, shape ``(n,)`` or a number; may be infinite.
         u: upper bounds, likewise.
         method: one of the table, or ``"auto"``.
@@ -120,6 +121,7 @@ def solve_qp(
     Raises:
         ValueError: shapes do not fit, a matrix without its right-hand side, an impossible method, or bounds that no
             number satisfies.
+        TypeError: an argument does not consist of real numbers.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve
@@ -135,8 +137,8 @@ def solve_qp(
     if c is None:
         raise TypeError("c must be a vector or a pytree, with an entry for each variable, got None.")
     bounded = l is not None or u is not None
-    data = read_all({"Q": Q, "c": c, "A": A, "b": b, "G": G, "h": h, "l": l, "u": u})
-    Q, c, A, b, G, h, l, u = (data | together("A", "b", data) | together("G", "h", data)).values()  # noqa: E741
+    read = read_all({"Q": Q, "c": c, "A": A, "b": b, "G": G, "h": h, "l": l, "u": u})
+    Q, c, A, b, G, h, l, u = (read | together("A", "b", read) | together("G", "h", read)).values()  # noqa: E741
     chosen, reason = _choose(Q, c, A, G, bounded) if method == "auto" else (method, "asked for")
     if chosen == "equality" and (G is not None or bounded):
         raise ValueError("method='equality' is for problems without G, h, l and u.")
