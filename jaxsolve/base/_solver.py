@@ -120,6 +120,10 @@ class Solver(Configured):
         del params, args, kwargs
         return {}
 
+    def _read(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The data of a call as they are traced, for a solver that takes what jax cannot trace."""
+        return args, kwargs
+
     def _check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
         """Raise for arguments of ``run`` that cannot be right; called before anything is compiled.
 
@@ -155,6 +159,7 @@ class Solver(Configured):
         """
         if self._needs_init_params:
             _check_init_params(init_params, kwargs)
+        args, kwargs = self._read(args, kwargs)
         self._check_arguments(init_params, *args, **kwargs)
         _warn_if_kept_by_module(self)
         step = self._run(init_params, args, kwargs)
@@ -288,6 +293,10 @@ def _compiled_when_eager(method: Callable) -> Callable:
             args = (kwargs.pop(first, None),)
         if len(args) == 1 and method.__name__ == "update" and others and others[0] in kwargs:
             args = (*args, kwargs.pop(others[0]))
+        own = 2 if method.__name__ == "update" else 1
+        if len(args) >= own:
+            data, kwargs = self._read(args[own:], kwargs)
+            args = (*args[:own], *data)
         compiled = self.jit and outside_transformations()
         out = (compiled_call if compiled else call_directly)(body, self, *args, **kwargs)
         return self._with_held_of(args[0], out) if isinstance(out, OptStep) else out

@@ -19,8 +19,9 @@ from jax import lax
 from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, Solver, check_callable, option
+from jaxsolve.base import IterativeSolver, check_callable, option
 from jaxsolve.solvers.quadratic._certificates import Forgiven
+from jaxsolve.solvers.quadratic._data import ReadsData, default_tol
 from jaxsolve.solvers.quadratic._kkt import (
     Factors,
     KKTSystem,
@@ -37,7 +38,6 @@ from jaxsolve.solvers.quadratic._problem import (
     as_quadratic,
     as_vector,
     assemble,
-    by_name,
     check_bounds,
     flat,
 )
@@ -110,7 +110,7 @@ _ATTEMPTS = 4
 _SEARCHING, _DIFFERENTIATED, _OVER = 0, 1, 2
 
 
-class QuadraticSolver(Solver):
+class QuadraticSolver(ReadsData):
     """Base of the solvers for quadratic programs, whatever their method.
 
     Data in half precision are computed with in float32; the solution has the dtype of the linear term. A positive
@@ -120,14 +120,12 @@ class QuadraticSolver(Solver):
     tol: Any
 
     # Options of some solvers. For the others these are no options.
-    matvec_Q = matvec_A = matvec_G = fun = rtol = None
+    rtol = None
     weak = "half"
 
     _needs_init_params = False
     #: Whether a batch of problems with P and A in common is to share its scaling, see :mod:`._scaling`.
     _shares_scaling = False
-    #: The arguments of ``run`` behind the initial point.
-    _data_names: ClassVar[tuple[str, ...]] = ("params_obj", "params_eq", "params_ineq")
 
     def _validate(self) -> None:
         super()._validate()
@@ -151,15 +149,15 @@ class QuadraticSolver(Solver):
         """The primal variables and the multipliers of the rows."""
         return params.primal, (params.dual_eq, params.dual_ineq)
 
-    def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
-        _, *data = by_name(self, self._data_names, args, kwargs)
+    def _check_arguments(self, init_params: PyTree = None, params_obj: Any = None, *data: Any) -> None:
         for _, _, lower, upper, names in self._constraints(0, *data).values():
             check_bounds(lower, upper, names)
 
-    def _as_given(self, like: PyTree, params_obj: Any = None, *args: Any, **kwargs: Any) -> Problem:
+    def _as_given(self, like: PyTree, *args: Any, **kwargs: Any) -> Problem:
         """The problem of the data, for variables like ``like``, with what maps vectors to the pytrees of the user."""
+        (params_obj, *others), _ = self._read(args, kwargs)
         objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
-        return Problem(*assemble(objective, self._constraints(objective.q.size, *args, **kwargs)))
+        return Problem(*assemble(objective, self._constraints(objective.q.size, *others)))
 
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         """The problem with the kind of matrices that the algorithm needs."""
@@ -189,7 +187,8 @@ class QuadraticSolver(Solver):
 
     def _tolerances(self, dtype) -> tuple[Array, Array]:
         """Absolute and relative tolerance as scalars of a dtype; what is beyond its precision is not asked for."""
-        tol, rtol = (jnp.asarray(t).astype(dtype) for t in (self.tol, self.tol if self.rtol is None else self.rtol))
+        given = default_tol(dtype) if self.tol is None else self.tol
+        tol, rtol = (jnp.asarray(t).astype(dtype) for t in (given, given if self.rtol is None else self.rtol))
         smallest = 10 * float(jnp.finfo(dtype).eps)
         return tuple(jnp.where(t > 0, jnp.maximum(t, smallest), t) for t in (tol, rtol))  # type: ignore[return-value]
 
@@ -326,7 +325,8 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
     once.
 
     Attributes:
-        tol: absolute tolerance for the residuals, see :mod:`jaxsolve.solvers.quadratic._residuals`.
+        tol: absolute tolerance for the residuals, see :mod:`jaxsolve.solvers.quadratic._residuals`. ``None`` is 1e-8
+            for data in float64 and 1e-5 for data in float32.
         rtol: relative tolerance; ``None`` is ``tol``.
         polish: solve for the point that the active set determines as soon as it seems to be known.
         weak: how rows count in derivatives that hold with equality and multiplier 0, where the solution is not

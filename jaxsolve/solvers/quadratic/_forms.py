@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxsolve._types import KKTSolution, PyTree
 from jaxsolve.solvers.quadratic._base import Problem, QuadraticSolver, Solution
-from jaxsolve.solvers.quadratic._problem import Constraints, pair
+from jaxsolve.solvers.quadratic._problem import Constraints
 
 __all__ = ["BoxConstrained", "GeneralForm", "StandardForm"]
 
@@ -27,10 +27,12 @@ class BoxConstrained(QuadraticSolver):
     matvec_A: Callable | None = None  # type: ignore[misc]
     fun: Callable | None = None  # type: ignore[misc]
 
+    _arguments = {"params_obj": ("Q", "c"), "params_eq": "A", "params_ineq": ("l", "u")}
+
     def _constraints(self, size, params_eq=None, params_ineq=None):
         if params_ineq is not None:
             name = "x" if params_eq is None and self.matvec_A is None else "A"
-            return {name: Constraints(self.matvec_A, params_eq, *pair("params_ineq", params_ineq, "(l, u)"))}
+            return {name: Constraints(self.matvec_A, params_eq, *params_ineq)}
         if params_eq is not None:
             raise ValueError("params_eq gives a matrix A, but params_ineq, the bounds (l, u) of A x, is missing.")
         return {"A": Constraints(None, jnp.zeros((0, size)), 0.0, 0.0)}
@@ -50,13 +52,15 @@ class BoxConstrained(QuadraticSolver):
 class StandardForm(QuadraticSolver):
     r"""Base of the solvers of :math:`\min \tfrac12 x^T Q x + c^T x` subject to :math:`A x = b,\ G x \le h`."""
 
+    _arguments = {"params_obj": ("Q", "c"), "params_eq": ("A", "b"), "params_ineq": ("G", "h")}
+
     def _constraints(self, size, params_eq=None, params_ineq=None, params_bounds=None):
         constraints = {}
         if params_eq is not None:
-            params_A, b = pair("params_eq", params_eq, "(A, b)")
+            params_A, b = params_eq
             constraints["A"] = Constraints(self.matvec_A, params_A, b, b, ("b", "b"))
         if params_ineq is not None:
-            params_G, h = pair("params_ineq", params_ineq, "(G, h)")
+            params_G, h = params_ineq
             constraints["G"] = Constraints(self.matvec_G, params_G, -jnp.inf, h, ("-inf", "h"))
         if params_bounds is not None:
             constraints["x"] = Constraints(None, None, *params_bounds)
@@ -81,7 +85,7 @@ class GeneralForm(StandardForm):
     matvec_A: Callable | None = None  # type: ignore[misc]
     matvec_G: Callable | None = None  # type: ignore[misc]
 
-    _data_names = ("params_obj", "params_eq", "params_ineq", "params_bounds")
+    _arguments = {**StandardForm._arguments, "params_bounds": ("l", "u")}
 
     def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
         """``KKTSolution(x, dual_eq, (dual_ineq, dual_bounds))``."""

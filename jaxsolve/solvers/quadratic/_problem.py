@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import widen
 from jaxsolve._operators import (
     DenseMatrix,
     DiagonalMatrix,
@@ -27,6 +28,7 @@ from jaxsolve._operators import (
 )
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat, unraveled
+from jaxsolve.solvers.quadratic._data import joined, pair
 from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = [
@@ -37,10 +39,8 @@ __all__ = [
     "as_quadratic",
     "as_vector",
     "assemble",
-    "by_name",
     "check_bounds",
     "flat",
-    "pair",
     "unraveled",
     "weighted_gram",
 ]
@@ -100,12 +100,21 @@ class QuadraticProgram(NamedTuple):
 
 
 class Quadratic(NamedTuple):
-    """An objective: ``P``, ``q``, the map from vectors to the pytrees of the user, and the dtype of these."""
+    """An objective.
+
+    Attributes:
+        P: matrix of shape ``(n, n)``.
+        q: shape ``(n,)``.
+        unravel: the map from vectors to the pytrees of the user.
+        dtype: that of these.
+        variables: the same map for the functions of the user, which compute in float32 at least.
+    """
 
     P: Matrix
     q: Array
     unravel: Callable[[Array], PyTree]
     dtype: Any
+    variables: Callable[[Array], PyTree]
 
 
 def as_quadratic(
@@ -127,30 +136,53 @@ def as_quadratic(
     if fun is not None:
         if like is None:
             raise ValueError("an objective given by fun needs init_params, which says what its variables look like.")
-        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(_as_float(leaf)), like)
-        c, hessian = jax.linearize(jax.grad(lambda x: fun(x, params_obj)), zeros)
+        like, params = jax.tree.map(_as_float, like), _wide(params_obj)
+        c, hessian = jax.linearize(jax.grad(lambda x: fun(x, params)), widen(jax.tree.map(jnp.zeros_like, like)))
         params_obj, matvec_Q = (None, c), lambda _, x: hessian(x)
     params_Q, c = pair("params_obj", params_obj, "(Q, c)")
     c = jax.tree.map(_as_float, c)
-    q, unravel = flat(c, tree_real_dtype(c)), unraveled(c)
+    like = c if fun is None else like
+    q, unravel, variables = flat(c, tree_real_dtype(c)), unraveled(like), unraveled(widen(c))
     if not q.size:
         raise ValueError("c must have at least one entry, one for each variable.")
-    size, dtype = q.size, jax.tree.leaves(c)[0].dtype
+    size, dtype = q.size, jax.tree.leaves(like)[0].dtype
     if matvec_Q is not None:
+        params_Q = _wide(params_Q)
 
         def product(x):
-            return flat(matvec_Q(params_Q, unravel(x)), q.dtype)
+            return flat(matvec_Q(params_Q, variables(x)), q.dtype)
 
         if (got := jax.eval_shape(product, q).size) != size:
             raise ValueError(f"matvec_Q must return as many entries as x has, {size}, but returned {got}.")
-        return Quadratic(FunctionMatrix(product, (size, size), q.dtype), q, unravel, dtype)
-    P = as_matrix("Q", jnp.zeros((size, size), q.dtype) if params_Q is None else params_Q, size, q.dtype)
+        return Quadratic(FunctionMatrix(product, (size, size), q.dtype), q, unravel, dtype, variables)
+    params_Q = jnp.zeros((size, size), q.dtype) if params_Q is None else params_Q
+    matrix, rows = joined("Q", params_Q, c, q.dtype)
+    if rows is not None and _sizes(rows) != _sizes(c):
+        raise ValueError(f"Q must be square, with as many rows as c has entries, {_sizes(c)}, got {_sizes(rows)}.")
+    P = as_matrix("Q", matrix, size, q.dtype)
     if P.shape[0] != size:
-        raise ValueError(f"Q must be square of size {size}, the number of entries of c, got shape {P.shape}.")
+        raise ValueError(
+            f"Q must be square of size {size}, the number of entries of c, got shape {jnp.shape(params_Q)}."
+        )
     if isinstance(P, DenseMatrix):
         # Only the symmetric part enters the objective, and its derivative says so.
         P = DenseMatrix(0.5 * (P.array + P.array.T))
-    return Quadratic(P, q, unravel, dtype)
+    return Quadratic(P, q, unravel, dtype, variables)
+
+
+def _sizes(tree: PyTree) -> list[int]:
+    return [leaf.size for leaf in jax.tree.leaves(tree)]
+
+
+def _wide(tree: PyTree) -> PyTree:
+    """Parameters of a function with float32 in place of half precision."""
+
+    def up(leaf):
+        dtype = getattr(leaf, "dtype", None)
+        half = dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+        return leaf.astype(jnp.float32) if half else leaf
+
+    return jax.tree.map(up, tree)
 
 
 class Constraints(NamedTuple):
@@ -183,13 +215,14 @@ def assemble(
     Returns:
         The problem, and the maps from vectors to the user's variables and, by name, to pytrees like the rows.
     """
-    P, q, unravel_x, _ = objective
+    P, q, unravel_x, *_ = objective
     matrices, unravels, sides = [], {}, ([], [])
     for name, given in constraints.items():
         matrix, unravels[name] = _identity(objective, matrices) if name == "x" else _rows(name, given, objective)
         matrices.append(matrix)
+        like = jax.eval_shape(unravels[name], jax.ShapeDtypeStruct(matrix.shape[:1], q.dtype))
         for side, label, bound in zip(sides, given.names, (given.lower, given.upper), strict=True):
-            side.append(_unbounded(as_vector(label, bound, matrix.shape[0], q.dtype)))
+            side.append(_unbounded(as_vector(label, bound, matrix.shape[0], q.dtype, like)))
     ends = np.cumsum([matrix.shape[0] for matrix in matrices])[:-1]
 
     def unravel_rows(y):
@@ -221,25 +254,57 @@ def _rows(name: str, given: Constraints, objective: Quadratic) -> tuple[Matrix, 
     """The matrix of constraints, and the map from vectors to pytrees like the rows."""
     q, (matvec, params, *_) = objective.q, given
     if matvec is None:
-        return as_matrix(name, params, q.size, q.dtype), lambda y: y.astype(objective.dtype)
-    like = jax.eval_shape(lambda x: matvec(params, objective.unravel(x)), q)
+        like = jax.eval_shape(objective.unravel, q)
+        params, rows = joined(name, params, like, q.dtype)
+        matrix = as_matrix(name, params, q.size, q.dtype)
+        rows = jax.ShapeDtypeStruct(matrix.shape[:1], q.dtype) if rows is None else rows
+    else:
+        params = _wide(params)
 
-    def product(x):
-        return flat(matvec(params, objective.unravel(x)), q.dtype)
+        def product(x):
+            return flat(matvec(params, objective.variables(x)), q.dtype)
 
-    size = sum(leaf.size for leaf in jax.tree.leaves(like))
-    return FunctionMatrix(product, (size, q.size), q.dtype), unraveled(like)
+        rows = jax.eval_shape(lambda x: matvec(params, objective.variables(x)), q)
+        matrix = FunctionMatrix(product, (sum(_sizes(rows)), q.size), q.dtype)
+    return matrix, unraveled(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, objective.dtype), rows))
 
 
-def as_vector(name: str, value: Any, size: int, dtype) -> Array:
-    """A right-hand side as a vector; a number stands for as many entries as there are rows."""
+def as_vector(name: str, value: Any, size: int, dtype: Any, rows: PyTree = None) -> Array:
+    """A right-hand side as a vector; a number stands for as many entries as there are rows.
+
+    Args:
+        name: for messages.
+        value: a number, a vector, or a pytree like the rows, whose leaves may be numbers.
+        size: how many rows there are.
+        dtype: of the vector.
+        rows: pytree of structs like the rows, if the shapes of its leaves count.
+
+    Raises:
+        ValueError: the sizes do not fit.
+    """
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and jnp.ndim(leaves[0]) == 0:
         return jnp.broadcast_to(jnp.asarray(leaves[0]).astype(dtype), (size,))
-    vector = flat(value, dtype)
+    wanted = jax.tree.leaves(rows)
+    if len(wanted) == len(leaves):
+        parts = zip(leaves, wanted, strict=True)
+        leaves = [jnp.broadcast_to(leaf, like.shape) if jnp.ndim(leaf) == 0 else leaf for leaf, like in parts]
+        wrong = [jnp.shape(leaf) for leaf, like in zip(leaves, wanted, strict=True) if not _fits(leaf, like)]
+        if wrong:
+            where = f", in leaves of the shapes {[like.shape for like in wanted]}" if len(wanted) > 1 else ""
+            raise ValueError(
+                f"{name} must have {size} entries, one for each row or variable{where}, got shape {wrong[0]}."
+            )
+    vector = flat(leaves, dtype)
     if vector.size != size:
-        raise ValueError(f"{name} must have {size} entries, one for each row of the matrix, got {vector.size}.")
+        raise ValueError(f"{name} must have {size} entries, one for each row or variable, got {vector.size}.")
     return vector
+
+
+def _fits(leaf: Any, like: Any) -> bool:
+    """Whether an array has a shape, or is a row or column with as many entries."""
+    shape = jnp.shape(leaf)
+    return shape == like.shape or (jnp.size(leaf) == like.size and (like.size == 0 or max(shape) == like.size))
 
 
 def check_bounds(lower: Any, upper: Any, names: tuple[str, str] = ("l", "u")) -> None:
@@ -264,22 +329,3 @@ def check_bounds(lower: Any, upper: Any, names: tuple[str, str] = ("l", "u")) ->
 def _as_float(leaf):
     leaf = jnp.asarray(leaf)
     return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(jnp.result_type(float))
-
-
-def pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:
-    """The two parts of an argument; ``TypeError`` if it has not two."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} must be a pair {meaning}, got {type(value).__name__}.")
-    return value[0], value[1]
-
-
-def by_name(solver: Any, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> list[Any]:
-    """The data given to ``run`` in the order of their names; ``TypeError`` for data that the solver has no use for."""
-    given = dict(zip(names, args, strict=False))
-    wrong = [name for name in kwargs if name not in names or name in given]
-    if len(args) > len(names) or wrong:
-        too_many = f"{len(args)} arguments behind init_params" if len(args) > len(names) else " and ".join(wrong)
-        raise TypeError(
-            f"{type(solver).__name__}.run takes init_params and, once each, {', '.join(names)}; got {too_many}."
-        )
-    return [(given | kwargs).get(name) for name in names]

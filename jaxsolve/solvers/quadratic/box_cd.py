@@ -18,14 +18,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
-from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, by_name, check_bounds, flat, pair, unraveled
-from jaxsolve.tree_util import tree_l2_norm
+from jaxsolve.solvers.quadratic._data import ReadsData, pair
+from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds, flat, unraveled
+from jaxsolve.tree_util import tree_cast_like, tree_l2_norm
 
 __all__ = ["BoxCDQP", "BoxCDState"]
 
@@ -46,7 +48,7 @@ class BoxCDState(NamedTuple):
     status: Array
 
 
-class BoxCDQP(IterativeSolver):
+class BoxCDQP(ReadsData, IterativeSolver):
     """Coordinate descent for quadratic programs over a box; an iteration is a sweep over all coordinates.
 
     ``run(init_params, params_obj=(Q, c), params_ineq=(l, u))`` minimizes ``0.5 x^T Q x + c^T x`` subject to
@@ -79,23 +81,34 @@ class BoxCDQP(IterativeSolver):
     _needs_init_params = False
     _error_is_estimate = True  # `Q x` is kept up to date, which gathers rounding
 
-    def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
+    _arguments = {"params_obj": ("Q", "c"), "params_ineq": ("l", "u")}
+
+    def _check_arguments(self, init_params: PyTree = None, params_obj: Any = None, params_ineq: Any = None) -> None:
         """Raise ``ValueError`` for bounds that no number satisfies."""
-        _, params_ineq = by_name(self, ("params_obj", "params_ineq"), args, kwargs)
         check_bounds(*pair("params_ineq", params_ineq, "(l, u)"))
 
+    def _run(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
+        """The solution in the dtype of ``c``; what computes it has float32 at least."""
+        params, state = super()._run(init_params, args, kwargs)
+        (_, c), _ = args
+        return OptStep(tree_cast_like(params, c), state)
+
     def _problem(self, params_obj, params_ineq):
+        (params_obj, (lower, upper)), _ = self._read((params_obj, params_ineq), {})
         objective = as_quadratic(params_obj)
-        size, dtype = objective.q.size, objective.q.dtype
-        lower, upper = pair("params_ineq", params_ineq, "(l, u)")
-        return objective, as_vector("l", lower, size, dtype), as_vector("u", upper, size, dtype)
+        like = jax.eval_shape(objective.unravel, objective.q)
+        bounds = (
+            as_vector(name, bound, objective.q.size, objective.q.dtype, like)
+            for name, bound in (("l", lower), ("u", upper))
+        )
+        return objective, *bounds
 
     def _first_point(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> PyTree:
         """The point of the box that is closest to ``init_params``, or to 0."""
         objective, lower, upper = self._problem(params_obj, params_ineq)
         start = 0.0 if init_params is None else init_params
         x = as_vector("init_params", start, objective.q.size, objective.q.dtype)
-        return objective.unravel(jnp.clip(x, lower, upper))
+        return objective.variables(jnp.clip(x, lower, upper))
 
     def init_state(self, init_params: PyTree, params_obj: Any = None, params_ineq: Any = None) -> BoxCDState:
         """The state before the first sweep; the arguments are those of ``run``."""
@@ -127,7 +140,7 @@ class BoxCDQP(IterativeSolver):
         d, image = x - old, product - state.product
         curved_down = d @ image < -jnp.sqrt(jnp.finfo(c.dtype).eps) * (jnp.abs(d) @ jnp.abs(image))
         state = self._judge(objective, lower, upper, x, product, state.iter_num + 1, curved_down)
-        return OptStep(objective.unravel(x), state)
+        return OptStep(objective.variables(x), state)
 
     def _judge(self, objective, lower, upper, x, product, iter_num, curved_down=False) -> BoxCDState:
         c = objective.q

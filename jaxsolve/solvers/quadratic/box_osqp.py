@@ -15,8 +15,9 @@ class BoxOSQP(OperatorSplitting, BoxConstrained):
     """Operator-splitting solver for quadratic programs ``min 0.5 x^T Q x + c^T x`` subject to ``l <= A x <= u``.
 
     ``run(init_params=None, params_obj=(Q, c), params_eq=A, params_ineq=(l, u))``. ``Q`` (shape ``(n, n)``, positive
-    semidefinite, may be ``None``) and ``A`` (shape ``(m, n)``, of any rank) are dense, sparse (``BCOO``, ``BCSR``), or
-    the parameters of ``matvec_Q`` and ``matvec_A``. Bounds may be infinite, equal, or numbers. The result is
+    semidefinite, may be ``None``) and ``A`` (shape ``(m, n)``, of any rank) are dense, sparse (``BCOO``, ``BCSR``,
+    ``scipy.sparse``), or the parameters of ``matvec_Q`` and ``matvec_A``. Pytrees of matrices like ``c`` are blocks on
+    the diagonal. Bounds may be infinite, equal, or numbers. The result is
     ``KKTSolution((x, z), y, (mu, phi))`` with ``z = A x``, the multipliers ``y`` of the rows, and their positive and
     negative parts ``mu`` and ``phi``. All are differentiable with respect to ``Q, c, A, l, u``, and so is
     ``state.value``.

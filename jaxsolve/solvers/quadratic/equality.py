@@ -93,7 +93,7 @@ class EqualityConstrainedQP(DirectQP, StandardForm):
     matvec_A: Callable | None = None  # type: ignore[misc]
     fun: Callable | None = None  # type: ignore[misc]
 
-    _data_names = ("params_obj", "params_eq")
+    _arguments = {"params_obj": ("Q", "c"), "params_eq": ("A", "b")}
 
     def _validate(self) -> None:
         super()._validate()

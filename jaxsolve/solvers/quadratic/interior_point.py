@@ -97,7 +97,7 @@ class InteriorPoint(IterativeQP):
     """
 
     maxiter: int = option(100)
-    tol: float = option(1e-8)
+    tol: float | None = option(None)  # type: ignore[assignment]  # by dtype
     smoothing: float = option(0.0, at_least=0)
 
     _State = InteriorPointState

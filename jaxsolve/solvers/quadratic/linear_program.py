@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._compat import is_sparse
 from jaxsolve._results import show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._problem import as_matrix, check_bounds
-from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, default_tol
+from jaxsolve.solvers.quadratic._data import joined, read_all
+from jaxsolve.solvers.quadratic._problem import as_matrix, as_vector, check_bounds
+from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, together
+from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = ["LinprogMarginals", "LinprogResult", "linprog"]
 
@@ -93,11 +95,13 @@ def linprog(
 
     Args:
         c: costs, shape ``(n,)``.
-        A_ub: matrix of the inequalities, shape ``(m_ub, n)``, dense or sparse.
+        A_ub: matrix of the inequalities, shape ``(m_ub, n)``: dense, sparse (``BCOO``, ``BCSR``, ``scipy.sparse``), or
+            nested lists.
         b_ub: their right-hand side, shape ``(m_ub,)``.
         A_eq: matrix of the equalities, shape ``(m_eq, n)``.
         b_eq: their right-hand side, shape ``(m_eq,)``.
-        bounds: a pair of numbers for all variables; or a sequence of ``n`` pairs, or an array of shape ``(n, 2)``.
+        bounds: a pair of numbers for all variables; a sequence of ``n`` pairs, an array of shape ``(n, 2)``, or a
+            ``scipy.optimize.Bounds``.
             ``None`` and infinities are absent bounds. As in SciPy, variables are non-negative by default.
         weak: how rows count in derivatives that hold with equality and multiplier 0.
         smoothing: products of slack and multiplier at the point that is returned, in place of 0. That point moves
@@ -112,6 +116,7 @@ def linprog(
 
     Raises:
         ValueError: shapes do not fit, a matrix without its right-hand side, or bounds that no number satisfies.
+        TypeError: an argument does not consist of real numbers.
 
     Reference:
         Mehrotra (1992), "On the implementation of a primal-dual interior point method".
@@ -126,15 +131,17 @@ def linprog(
         >>> round(float(gradient[0]), 3)
         -1.0
     """
-    c = jnp.asarray(c)
-    c = c if jnp.issubdtype(c.dtype, jnp.floating) else c.astype(float)
-    if c.ndim != 1 or not c.size:
+    data = read_all({"c": c, "A_ub": A_ub, "b_ub": b_ub, "A_eq": A_eq, "b_eq": b_eq})
+    if jax.tree.structure(data["c"]) != jax.tree.structure(0):
+        raise TypeError(f"c must be a vector, got {type(c).__name__}.")
+    c = jnp.asarray(data["c"])
+    if not c.size or c.size not in (1, *c.shape):
         raise ValueError(f"c must be a vector with an entry for each variable, got shape {c.shape}.")
-    size, dtype = c.size, c.dtype
-    A_ub, b_ub = _rows("ub", A_ub, b_ub, size, dtype)
-    A_eq, b_eq = _rows("eq", A_eq, b_eq, size, dtype)
+    # Half precision is computed with in float32.
+    c, size, dtype = c.reshape(-1), c.size, tree_real_dtype(c)
+    A_ub, b_ub = _rows("ub", data, c, dtype)
+    A_eq, b_eq = _rows("eq", data, c, dtype)
     lower, upper = _bounds(bounds, size, dtype)
-    tol = default_tol(dtype) if tol is None else tol
     options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak, "smoothing": smoothing}
     data = ((None, c), (A_eq, b_eq), (A_ub, b_ub), (lower, upper))
     (x, of_eq, (of_ub, of_bounds)), state = GeneralInteriorPoint(**options).run(None, *data)
@@ -143,27 +150,28 @@ def linprog(
     value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
     # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
     marginals = LinprogMarginals(-of_ub, -of_eq, jnp.maximum(-of_bounds, 0), jnp.minimum(-of_bounds, 0))
-    success, slack, con = Status.CONVERGED.holds(state.status), b_ub - A_ub @ x, b_eq - A_eq @ x
+    success, at = Status.CONVERGED.holds(state.status), x.astype(dtype)
+    slack, con = (b_ub - A_ub @ at).astype(c.dtype), (b_eq - A_eq @ at).astype(c.dtype)
     return LinprogResult(x, value, success, slack, con, marginals, state.status, state.iter_num, state.error)
 
 
-def _rows(name, matrix, bound, size, dtype) -> tuple[Array, Array]:
-    if (matrix is None) != (bound is None):
-        raise ValueError(f"A_{name} and b_{name} belong together: give both or none.")
+def _rows(name, data, c, dtype) -> tuple[Array, Array]:
+    matrix, bound = together(f"A_{name}", f"b_{name}", data).values()
     if matrix is None:
-        return jnp.zeros((0, size), dtype), jnp.zeros(0, dtype)
-    matrix = as_matrix(f"A_{name}", matrix if is_sparse(matrix) else jnp.asarray(matrix), size, dtype).dense()
-    bound = jnp.asarray(bound).astype(dtype)
-    if bound.ndim > 1 or bound.size != matrix.shape[0]:
-        raise ValueError(f"b_{name} must have one entry for each row of A_{name}, got shape {bound.shape}.")
+        return jnp.zeros((0, c.size), dtype), jnp.zeros(0, dtype)
+    matrix = as_matrix(f"A_{name}", joined(f"A_{name}", matrix, c, dtype).matrix, c.size, dtype).dense()
+    like = jax.ShapeDtypeStruct(matrix.shape[:1], dtype)
     check_bounds(bound if name == "eq" else -np.inf, bound, ("-inf", f"b_{name}"))
-    return matrix, bound.reshape(-1)
+    return matrix, as_vector(f"b_{name}", bound, matrix.shape[0], dtype, like)
 
 
 def _bounds(bounds, size, dtype) -> tuple[Array, Array]:
     """Lower and upper bounds as vectors."""
-    if not hasattr(bounds, "shape"):
-        given: Any = (0, None) if bounds is None else list(bounds)
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):  # scipy.optimize.Bounds
+        sides = [("the lower bounds", bounds.lb), ("the upper bounds", bounds.ub)]
+        bounds = jnp.stack([as_vector(name, side, size, dtype) for name, side in sides], axis=1)
+    if not hasattr(bounds, "shape") or bounds.dtype.hasobject:
+        given: Any = (0, None) if bounds is None or len(bounds) == 0 else list(bounds)
         rows = given if any(map(_is_pair, given)) else [given]
         if not all(map(_is_pair, rows)):
             raise ValueError(f"bounds must be a pair (lower, upper), or {size} pairs, got {bounds!r}.")

@@ -13,11 +13,12 @@ __all__ = ["OSQP"]
 class OSQP(OperatorSplitting, StandardForm):
     """Operator-splitting solver for ``min 0.5 x^T Q x + c^T x`` subject to ``A x = b, G x <= h``.
 
-    ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b), params_ineq=(G, h))``; either kind of constraints may
-    be ``None``. ``Q`` (shape ``(n, n)``, positive semidefinite, may be ``None``), ``A`` (shape ``(p, n)``) and ``G``
-    (shape ``(m, n)``) are dense, sparse (``BCOO``, ``BCSR``), or the parameters of ``matvec_Q``, ``matvec_A`` and
-    ``matvec_G``. The result is ``KKTSolution(x, dual_eq, dual_ineq)``, differentiable with respect to all six inputs,
-    and so is ``state.value``. In everything else it is :class:`.BoxOSQP`.
+    ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b), params_ineq=(G, h))``; either kind of constraints
+    may be ``None``. ``Q`` (shape ``(n, n)``, positive semidefinite, may be ``None``), ``A`` (shape ``(p, n)``) and
+    ``G`` (shape ``(m, n)``) are dense, sparse (``BCOO``, ``BCSR``, ``scipy.sparse``), or the parameters of
+    ``matvec_Q``, ``matvec_A`` and ``matvec_G``. Pytrees of matrices like ``c`` are blocks on the diagonal. The
+    result is ``KKTSolution(x, dual_eq, dual_ineq)``, differentiable with respect to all six inputs, and so is
+    ``state.value``. In everything else it is :class:`.BoxOSQP`.
 
     Attributes:
         matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric positive semidefinite matrix of the

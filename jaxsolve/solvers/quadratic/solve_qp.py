@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxsolve._compat import is_sparse
 from jaxsolve._results import show_as_line
@@ -15,10 +14,11 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
+from jaxsolve.solvers.quadratic._data import default_tol, read_all
 from jaxsolve.solvers.quadratic._forms import GeneralForm
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
-from jaxsolve.tree_util import tree_real_dtype
+from jaxsolve.tree_util import tree_real_dtype, tree_size
 
 __all__ = ["QPResult", "solve_qp"]
 
@@ -98,13 +98,14 @@ def solve_qp(
     ====================  =============================================================================================
 
     Args:
-        Q: symmetric positive semidefinite, shape ``(n, n)``: dense, sparse (``BCOO``, ``BCSR``), a function
-            ``x -> Q x``, or ``None`` for a linear program.
-        c: shape ``(n,)``; a pytree if all matrices are functions.
-        A: matrix of the equalities, shape ``(p, n)``, or a linear function.
-        b: their right-hand side, shape ``(p,)``.
-        G: matrix of the inequalities, shape ``(m, n)``, or a linear function.
-        h: their right-hand side, shape ``(m,)``; may be infinite.
+        Q: symmetric positive semidefinite, shape ``(n, n)``: dense, sparse (``BCOO``, ``BCSR``, ``scipy.sparse``),
+            nested lists, a function ``x -> Q x``, or ``None`` for a linear program. Where ``c`` is a pytree: a pytree
+            of matrices like it, which are blocks on the diagonal; or what ``jax.hessian`` returns.
+        c: shape ``(n,)``, or a pytree. Half precision is computed with in float32; the solution is like ``c``.
+        A: matrix of the equalities, shape ``(p, n)``, in any of these forms; or a vector, which is one row.
+        b: their right-hand side, shape ``(p,)``, or a number for all of them.
+        G: matrix of the inequalities, shape ``(m, n)``, likewise.
+        h: their right-hand side, shape ``(m,)``, or a number; may be infinite.
         l: lower bounds of the variables, shape ``(n,)`` or a number; may be infinite.
         u: upper bounds, likewise.
         method: one of the table, or ``"auto"``.
@@ -120,6 +121,7 @@ def solve_qp(
     Raises:
         ValueError: shapes do not fit, a matrix without its right-hand side, an impossible method, or bounds that no
             number satisfies.
+        TypeError: an argument does not consist of real numbers.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve
@@ -132,25 +134,26 @@ def solve_qp(
         -0.2
     """
     check_choice("method", method, _METHODS)
-    for matrix, side, names in ((A, b, ("A", "b")), (G, h, ("G", "h"))):
-        if (matrix is None) != (side is None):
-            raise ValueError(f"{names[0]} and {names[1]} belong together: give both or none.")
+    if c is None:
+        raise TypeError("c must be a vector or a pytree, with an entry for each variable, got None.")
     bounded = l is not None or u is not None
+    read = read_all({"Q": Q, "c": c, "A": A, "b": b, "G": G, "h": h, "l": l, "u": u})
+    Q, c, A, b, G, h, l, u = (read | together("A", "b", read) | together("G", "h", read)).values()  # noqa: E741
     chosen, reason = _choose(Q, c, A, G, bounded) if method == "auto" else (method, "asked for")
     if chosen == "equality" and (G is not None or bounded):
         raise ValueError("method='equality' is for problems without G, h, l and u.")
-    if tol is None:
+    if tol is None and chosen != "interior_point":
         tol = 1e-4 if chosen == "matrix_free" else default_tol(tree_real_dtype(c))
     matrices = {"matvec_Q": Q, "matvec_A": A, "matvec_G": G}
     options: dict[str, Any] = {name: _calling(matrix) for name, matrix in matrices.items() if callable(matrix)}
     options |= {"tol": tol} if maxiter is None else {"tol": tol, "maxiter": maxiter}
     params_Q, params_A, params_G = (None if callable(matrix) else matrix for matrix in (Q, A, G))
-    data = [(params_Q, c), None if b is None else (params_A, b)]
+    data: list[Any] = [(params_Q, c), None if b is None else (params_A, b)]
     if chosen == "equality":
         solver: Any = EqualityConstrainedQP(**options)
     else:
         data.append(None if h is None else (params_G, h))
-        data.append((-jnp.inf if l is None else l, jnp.inf if u is None else u) if bounded else None)
+        data.append((l, u) if bounded else None)
         if chosen == "interior_point":
             solver = GeneralInteriorPoint(weak=weak, **options)
         else:
@@ -171,25 +174,32 @@ class GeneralOSQP(OperatorSplitting, GeneralForm):
     """Operator splitting for equalities, inequalities and bounds."""
 
 
-def default_tol(dtype: Any) -> float:
-    """A tolerance that a method with factorizations reaches in a dtype."""
-    return 1e-8 if jnp.finfo(dtype).bits == 64 else 1e-5
-
-
 def _choose(Q, c, A, G, bounded) -> tuple[str, str]:
     """The method, and the reason in words."""
     given = [matrix for matrix in (Q, A, G) if matrix is not None]
-    size = sum(leaf.size for leaf in map(jnp.asarray, jax.tree.leaves(c)))
+    size = tree_size(c)
     if G is None and not bounded:
         return "equality", "equalities only"
     if any(map(callable, given)):
         return "matrix_free", "matrices given as functions"
-    rows = size + (size if bounded else 0) + sum(matrix.shape[0] for matrix in (A, G) if matrix is not None)
+    blocks = jax.tree.leaves((A, G), is_leaf=is_sparse)
+    rows = size + (size if bounded else 0) + sum(block.shape[0] if len(block.shape) > 1 else 1 for block in blocks)
     if rows * size <= _MAX_ENTRIES:
         return "interior_point", "small enough to be factorized in every iteration"
-    if any(map(is_sparse, given)):
+    if any(is_sparse(matrix) or jax.tree.structure(matrix) != jax.tree.structure(0) for matrix in given):
         return "matrix_free", "sparse, and too large to be made dense"
     return "osqp", "too large to be factorized in every iteration"
+
+
+def together(matrix: str, side: str, data: dict[str, Any]) -> dict[str, Any]:
+    """A matrix and its right-hand side; one without entries may stand for both."""
+    pair = {name: data[name] for name in (matrix, side)}
+    present = [value for value in pair.values() if value is not None]
+    if len(present) == 1:
+        if callable(present[0]) or tree_size(present[0]):
+            raise ValueError(f"{matrix} and {side} belong together: give both or none.")
+        return {matrix: None, side: None}
+    return pair
 
 
 def _calling(function: Callable) -> Callable:

@@ -130,7 +130,7 @@ def test_errors():
     c, A_ub, b_ub, _, _ = _data(0)
     with pytest.raises(ValueError, match="A_ub and b_ub belong together"):
         jaxsolve.linprog(c, A_ub)
-    with pytest.raises(ValueError, match="b_ub must have one entry"):
+    with pytest.raises(ValueError, match="b_ub must have 6 entries"):
         jaxsolve.linprog(c, A_ub, b_ub[1:])
     with pytest.raises(ValueError, match="A_eq must have one column"):
         jaxsolve.linprog(c, A_eq=A_ub[:, 1:], b_eq=b_ub)
