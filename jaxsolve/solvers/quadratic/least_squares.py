@@ -90,8 +90,9 @@ class BoundedLeastSquares(IterativeSolver):
 
     The units of the columns of ``A`` and of ``b`` make no difference. An iteration is a QR factorization of
     ``min(m, n) + n`` rows; five to twenty are usual. Where the columns of the free variables are dependent there are
-    several solutions. One is returned, and its derivative is the smallest change that leads to a solution again;
-    ``state.value``, ``state.fun`` and their derivatives are those of all. A variable whose column is 0 keeps its value.
+    several solutions. One is returned, without bounds the shortest in units in which columns have about the length 1,
+    and its derivative is the smallest change that leads to a solution again. ``state.fun`` is the same for all, and so
+    is its derivative in ``b``. A variable whose column is 0 keeps its value.
 
     A sparse ``A`` is made dense, if it has no more than 4 million entries then. For larger ones write
     ``jaxsolve.solve_qp`` with the product ``x -> A^T A x``.
@@ -356,14 +357,17 @@ def _measured(problem: Reduced, z: Array, state: Any) -> tuple[Any, Array, Array
     residual = problem.A @ z - problem.b
     gradient = problem.C.T @ (problem.C @ z - problem.d)
     noise = _noise(problem, z)
-    moves = _movable(problem) & (jnp.abs(gradient) > noise * problem.lengths)
-    moves = moves & jnp.where(gradient > 0, z > problem.lower, z < problem.upper)
+    pull = jnp.abs(gradient) / jnp.where(problem.lengths > 0, problem.lengths, 1)
+    can_move = _movable(problem) & jnp.where(gradient > 0, z > problem.lower, z < problem.upper)
     size = jnp.linalg.norm(residual)
-    cosines = jnp.abs(gradient) / jnp.where(size * problem.lengths > 0, size * problem.lengths, 1)
-    error = jnp.max(jnp.where(moves, cosines, 0))
+    cosines = pull / jnp.where(size > 0, size, 1)
+    error = jnp.max(jnp.where(can_move & (pull > noise), cosines, 0))
     error = jnp.where(jnp.isfinite(size), error, jnp.nan)
+    # Of an ill-conditioned matrix a residual far above rounding may have a gradient that is hardly more than rounding:
+    # a variable is set free for less than is called an error, and what that gains decides.
+    wrong = can_move & ~state.free & (pull > 1e-2 * noise / max(problem.A.shape) ** 0.5)
     fun = problem.unit * jnp.zeros_like(residual).at[problem.order].set(residual)
-    return state._replace(error=error, value=0.5 * jnp.sum(fun**2), fun=fun), moves & ~state.free, noise
+    return state._replace(error=error, value=0.5 * jnp.sum(fun**2), fun=fun), wrong, noise
 
 
 # ---- Steps ---------------------------------------------------------------------------------------------------------
