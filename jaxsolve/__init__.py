@@ -49,11 +49,14 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
     from jaxsolve.solvers.linear import IterativeRefinement as IterativeRefinement
     from jaxsolve.solvers.quadratic import OSQP as OSQP
+    from jaxsolve.solvers.quadratic import BoundedLeastSquares as BoundedLeastSquares
     from jaxsolve.solvers.quadratic import BoxCDQP as BoxCDQP
     from jaxsolve.solvers.quadratic import BoxOSQP as BoxOSQP
     from jaxsolve.solvers.quadratic import EqualityConstrainedQP as EqualityConstrainedQP
     from jaxsolve.solvers.quadratic import InteriorPointQP as InteriorPointQP
     from jaxsolve.solvers.quadratic import linprog as linprog
+    from jaxsolve.solvers.quadratic import lsq_linear as lsq_linear
+    from jaxsolve.solvers.quadratic import nnls as nnls
     from jaxsolve.solvers.quadratic import solve_qp as solve_qp
     from jaxsolve.solvers.root import Bisection as Bisection
     from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
@@ -73,7 +76,10 @@ _HOMES = {
     "solvers.external": "CvxpyQP ExternalOSQP",
     "solvers.fixed_point": "FixedPointIteration",
     "solvers.linear": "IterativeRefinement",
-    "solvers.quadratic": "BoxCDQP BoxOSQP EqualityConstrainedQP InteriorPointQP OSQP linprog solve_qp",
+    "solvers.quadratic": (
+        "BoundedLeastSquares BoxCDQP BoxOSQP EqualityConstrainedQP InteriorPointQP OSQP linprog lsq_linear nnls "
+        "solve_qp"
+    ),
     "solvers.root": "Bisection",
     "solvers.unconstrained": "GradientDescent LBFGS",
 }

@@ -551,6 +551,8 @@ class QuadraticCase:
         unrolls: whether the iterations can be unrolled.
         iterates: whether the solver is an iteration of ours, with the options that come with it.
         external: whether it calls a program outside of jax, which is as accurate as that is.
+        constant: ``constant(theta)``, by which the objective exceeds that of the rows.
+        wrong: a matrix with which no problem can be made, and what the message says of it.
     """
 
     name: str
@@ -564,6 +566,8 @@ class QuadraticCase:
     unrolls: bool = True
     iterates: bool = True
     external: bool = False
+    constant: Callable = lambda theta: 0
+    wrong: tuple = (np.ones((2, 3)), "Q must")
 
     def make(self, **options: Any) -> Any:
         """The solver, tight enough for derivatives to be compared."""
@@ -590,7 +594,7 @@ class QuadraticCase:
         """The optimal value."""
         P, c, *_ = self.rows(theta)
         x = self.primal(self.exact(theta))
-        return 0.5 * (x @ P @ x) + c @ x
+        return 0.5 * (x @ P @ x) + c @ x + self.constant(theta)
 
 
 def _box_form(theta):
@@ -645,6 +649,27 @@ def _bounded_exact(theta):
     return x.at[free].set(inside)
 
 
+def _least_squares_data(theta):
+    """A least-squares problem over a box: one variable is at its lower bound, one at its upper bound."""
+    A, b = jnp.asarray(X, theta.dtype), jnp.asarray(Y, theta.dtype)
+    A = A + 0.1 * theta[0] * jnp.zeros_like(A).at[:, 0].set(1)
+    lower, upper = jnp.full(4, -0.05, A.dtype) * theta[1], jnp.full(4, 0.5, A.dtype) * theta[0]
+    return A, theta[1] * b, lower, upper
+
+
+def _least_squares_rows(theta):
+    A, b, lower, upper = _least_squares_data(theta)
+    return A.T @ A, -A.T @ b, jnp.eye(4, dtype=A.dtype), lower, upper
+
+
+def _least_squares_exact(theta):
+    A, b, lower, upper = _least_squares_data(theta)
+    x = jnp.where(_FIT_AT_LOWER, lower, jnp.where(_FIT_AT_UPPER, upper, 0))
+    inside = A[:, ~(_FIT_AT_LOWER | _FIT_AT_UPPER)]
+    return x.at[~(_FIT_AT_LOWER | _FIT_AT_UPPER)].set(jnp.linalg.solve(inside.T @ inside, inside.T @ (b - A @ x)))
+
+
+_FIT_AT_LOWER, _FIT_AT_UPPER = np.array([False, True, False, False]), np.array([False, False, False, True])
 _BOX_AT_LOWER, _BOX_AT_UPPER = np.array([False, True, False, False]), np.array([False, False, False, True])
 
 
@@ -712,6 +737,18 @@ def _quadratic_cases():
         lambda params: params,
         THETA,
         unroll_iters=200,
+    )
+    yield QuadraticCase(
+        "BoundedLeastSquares",
+        jaxsolve.BoundedLeastSquares,
+        _least_squares_rows,
+        lambda theta: (_least_squares_data(theta)[:2], _least_squares_data(theta)[2:]),
+        _least_squares_exact,
+        lambda params: params,
+        THETA,
+        unrolls=False,
+        constant=lambda theta: 0.5 * jnp.sum(_least_squares_data(theta)[1] ** 2),
+        wrong=(np.ones((2, 3, 2)), "A must"),
     )
 
 

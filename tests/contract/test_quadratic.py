@@ -212,8 +212,9 @@ def test_bad_options_are_refused(case):
                 case.make(**{option: value})
     with pytest.raises(TypeError, match="params_obj"):
         case.make().run(None, jnp.eye(2), *rest)
-    with pytest.raises(ValueError, match="Q must"):
-        case.make().run(None, (jnp.ones((2, 3)), jnp.ones(2)), *rest)
+    matrix, message = case.wrong
+    with pytest.raises(ValueError, match=message):
+        case.make().run(None, (jnp.asarray(matrix, float_dtype()), jnp.ones(2)), *rest)
     if case.iterates:
         with pytest.raises(jaxsolve.SolverError):
             jaxsolve.check(case.run(case.make(maxiter=0, tol=0.0), case.theta))
