@@ -44,7 +44,6 @@ KINDS = (
 UNITS = ("none", "objective", "rows", "columns", "all", "wide")
 BATCH = 128
 TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
-NAMES = ("P", "q", "A", "b", "G", "h", "l", "u")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Case:
 
     Attributes:
         kind: one of ``KINDS``.
-        problem: ``P, q, A, b, G, h, l, u`` in float64, exact in float32.
+        problem: ``P, q, A, b, G, h, lower, upper`` in float64, exact in float32.
         variables: units of the variables, shape ``(n,)``; those of the solver are ``x / variables``.
         equalities: units of the rows of ``A``.
         inequalities: units of the rows of ``G``.
@@ -104,9 +103,9 @@ def case(seed, index, dtype="float64"):
     kind, (n, p, m) = shape_of(index)
     x = np.round(4 * rng.normal(size=n)) / 4
     A, G = _numbers(rng, p, n), _numbers(rng, m, n)
-    slack, l, u = _positive(rng, m), np.full(n, -np.inf), np.full(n, np.inf)
+    slack, lower, upper = _positive(rng, m), np.full(n, -np.inf), np.full(n, np.inf)
     bounded = rng.random((2, n)) < 0.4
-    l[bounded[0]], u[bounded[1]] = (x - _positive(rng, n))[bounded[0]], (x + _positive(rng, n))[bounded[1]]
+    lower[bounded[0]], upper[bounded[1]] = (x - _positive(rng, n))[bounded[0]], (x + _positive(rng, n))[bounded[1]]
     q, priced = _numbers(rng, n), np.zeros(n, bool)
     rank = int(rng.integers(0, n))
     P = _objective(rng, n, n, 0.5)
@@ -136,7 +135,7 @@ def case(seed, index, dtype="float64"):
         if kind == "degenerate":
             z *= rng.random(m) < 0.5
             of_l *= rng.random(n) < 0.5
-        l, u = np.where(at_l, x, l), np.where(at_u, x, u)
+        lower, upper = np.where(at_l, x, lower), np.where(at_u, x, upper)
         b, h = A @ x, G @ x + np.where(active, 0, slack)
         q = -(P @ x + A.T @ y + G.T @ z - of_l * at_l + of_u * at_u)
     elif kind in ("unbounded", "neither"):
@@ -156,7 +155,7 @@ def case(seed, index, dtype="float64"):
             G[:2] = orthogonal(G[:2])
             G[1] = -G[0]
             slack[1] = -slack[0] - 0.25
-        l, u = np.where(d < 0, -np.inf, l), np.where(d > 0, np.inf, u)
+        lower, upper = np.where(d < 0, -np.inf, lower), np.where(d > 0, np.inf, upper)
         q[j] = -(q @ d - q[j]) - 1
         b, h = A @ x, G @ x + slack
     elif kind == "infeasible":
@@ -168,28 +167,28 @@ def case(seed, index, dtype="float64"):
             weights[0] = 1
             G[-1], slack[-1] = -weights @ G[:-1], -weights @ slack[:-1] - margin
         elif mode == 3 or p < 2:
-            G[0], l = np.abs(G[0]), x - _positive(rng, n)
-            slack[0] = G[0] @ (l - x) - margin
-            u = np.maximum(u, l)
+            G[0], lower = np.abs(G[0]), x - _positive(rng, n)
+            slack[0] = G[0] @ (lower - x) - margin
+            upper = np.maximum(upper, lower)
         b, h = A @ x, G @ x + slack
         if mode == 2 and p > 1:
             A[1], b[1] = 2 * A[0], 2 * b[0] + margin
         elif mode == 4 and p > 1:
-            A[0], u = np.abs(A[0]), x + _positive(rng, n)
-            b[0] = A[0] @ u + margin
+            A[0], upper = np.abs(A[0]), x + _positive(rng, n)
+            b[0] = A[0] @ upper + margin
     elif kind == "price":
         x = np.abs(x)
         priced = rng.random(n) < 0.3
         priced[0], priced[1] = True, False
         x = np.where(priced, 0, x)
-        A, q, l, u = np.abs(A), _positive(rng, n), np.zeros(n), np.full(n, np.inf)
+        A, q, lower, upper = np.abs(A), _positive(rng, n), np.zeros(n), np.full(n, np.inf)
         exponent = int(rng.integers(20, 41))
         q = np.where(priced, 2.0 ** (exponent if dtype == "float64" else exponent // 2 - 3), q)
         b, h = A @ x, G @ x + slack
     elif kind == "rounding":
         # A row of zeros, rows that touch, and a variable that is fixed at 0 by its bounds, each broken by rounding.
         rounding = float(np.finfo(dtype).eps) / 4
-        x[0], l[0], u[0] = 0, 0, 0
+        x[0], lower[0], upper[0] = 0, 0, 0
         G[-1], slack[-1] = 0, 0
         G[1], slack[:2] = -G[0], 0
         A[0] = np.abs(A[0])
@@ -208,32 +207,34 @@ def case(seed, index, dtype="float64"):
     factors = [base ** (exponent if i in wanted else 0 * exponent) for i, exponent in enumerate(exponents)]
     if kind == "rounding":
         factors[2][-1] = 1.0
-    problem = (P, q, A, b, G, h, l, u)
+    problem = (P, q, A, b, G, h, lower, upper)
     return Case(kind, problem, *factors[:3], float(factors[3][0]), units, exact, priced, rounding, dtype)
 
 
 def data(case):
-    """``P, q, A, b, G, h, l, u`` in units, as the solver gets them."""
-    P, q, A, b, G, h, l, u = case.problem  # noqa: E741
+    """``P, q, A, b, G, h, lower, upper`` in units, as the solver gets them."""
+    P, q, A, b, G, h, lower, upper = case.problem
     d, e, f, cost = case.variables, case.equalities, case.inequalities, case.cost
     if case.rounding:
         h = h.copy()
         h[0] -= case.rounding * max(1, abs(h[0]))
         h[-1] = -case.rounding
-        l = l.copy()  # noqa: E741
-        l[0] = case.rounding
+        lower = lower.copy()
+        lower[0] = case.rounding
     scaled = (
-        cost * (d[:, None] * P * d), cost * d * q, e[:, None] * A * d, e * b, f[:, None] * G * d, f * h, l / d, u / d
+        cost * (d[:, None] * P * d), cost * d * q, e[:, None] * A * d, e * b, f[:, None] * G * d, f * h,
+        lower / d, upper / d,
     )  # fmt: skip
     return tuple(part.astype(case.dtype) for part in scaled)
 
 
 def without_units(case, arrays):
     """The problem of data in units, in float64 and without the units."""
-    P, q, A, b, G, h, l, u = (np.asarray(part, np.float64) for part in arrays)  # noqa: E741
+    P, q, A, b, G, h, lower, upper = (np.asarray(part, np.float64) for part in arrays)
     d, e, f, cost = case.variables, case.equalities, case.inequalities, case.cost
     return (
-        P / d[:, None] / d / cost, q / d / cost, A / e[:, None] / d, b / e, G / f[:, None] / d, h / f, l * d, u * d
+        P / d[:, None] / d / cost, q / d / cost, A / e[:, None] / d, b / e, G / f[:, None] / d, h / f,
+        lower * d, upper * d,
     )  # fmt: skip
 
 
@@ -255,11 +256,11 @@ def value_of(problem, x):
 
 
 def _by_clarabel(problem):
-    P, q, A, b, G, h, l, u = problem  # noqa: E741
-    n, below, above = q.size, np.isfinite(l), np.isfinite(u)
+    P, q, A, b, G, h, lower, upper = problem
+    n, below, above = q.size, np.isfinite(lower), np.isfinite(upper)
     eye, finite = np.eye(n), np.isfinite(h)
     rows = np.concatenate([A, G[finite], -eye[below], eye[above]])
-    sides = np.concatenate([b, h[finite], -l[below], u[above]])
+    sides = np.concatenate([b, h[finite], -lower[below], upper[above]])
     cones = [clarabel.ZeroConeT(b.size)] if b.size else []
     if sides.size > b.size:
         cones.append(clarabel.NonnegativeConeT(sides.size - b.size))
@@ -289,9 +290,9 @@ def _by_clarabel(problem):
 
 
 def _by_highs(problem):
-    _, q, A, b, G, h, l, u = problem  # noqa: E741
+    _, q, A, b, G, h, lower, upper = problem
     options = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}
-    found = scipy.optimize.linprog(q, G, h, A, b, np.stack([l, u], 1), options=options)
+    found = scipy.optimize.linprog(q, G, h, A, b, np.stack([lower, upper], 1), options=options)
     verdict = {0: "solved", 2: "infeasible", 3: "unbounded"}.get(found.status, "unsure")
     return Answer(verdict, found.x, found.fun if verdict == "solved" else np.nan)
 
@@ -325,8 +326,8 @@ def _both(problem):
 def reference(case):
     """The answer for a case, without units."""
     answer, without_priced = _both(case.problem), False
-    if answer.verdict == "unsure" and case.priced.any():
-        # A price of 1e12 is hard for the references too: the problem without what it forbids.
+    if answer.verdict != "solved" and case.priced.any():
+        # A price of 1e12 is hard for Clarabel too, it says unbounded: the problem without what the price forbids.
         problem, without_priced = list(case.problem), True
         problem[1], problem[7] = (np.where(case.priced, 0, problem[i]) for i in (1, 7))
         answer = _both(problem)
@@ -347,10 +348,10 @@ def reference(case):
 
 
 def has_ray(problem):
-    """Whether the objective decreases forever along a direction that leaves no constraint, were there feasible points."""
-    P, q, A, b, G, h, l, u = problem  # noqa: E741
+    """Whether the objective would decrease forever along a direction, were there feasible points."""
+    P, q, A, b, G, h, lower, upper = problem
     finite, n = np.isfinite(h), q.size
-    bounds = np.stack([np.where(np.isfinite(l), 0, -1), np.where(np.isfinite(u), 0, 1)], 1)
+    bounds = np.stack([np.where(np.isfinite(lower), 0, -1), np.where(np.isfinite(upper), 0, 1)], 1)
     flat = np.concatenate([P, A])
     found = scipy.optimize.linprog(q, G[finite], np.zeros(finite.sum()), flat, np.zeros(n + b.size), bounds)
     return found.status == 0 and found.fun < -1e-6
@@ -363,10 +364,10 @@ def has_ray(problem):
 def solver(method):
     """A batch of problems by one method with its default options."""
 
-    def solve(P, q, A, b, G, h, l, u):  # noqa: E741
+    def solve(P, q, A, b, G, h, lower, upper):
         some = (A, b) if b.size else (None, None)
         others = (G, h) if h.size else (None, None)
-        found = jaxsolve.solve_qp(P, q, *some, *others, l, u, method=method)
+        found = jaxsolve.solve_qp(P, q, *some, *others, lower, upper, method=method)
         return found.x, found.status, found.iter_num, found.error
 
     return jax.jit(jax.vmap(solve))
@@ -396,10 +397,12 @@ def judge(case, answer, x, status):
         return "undecided", np.nan, np.nan
     if answer.verdict != "solved":
         return "wrong", np.inf, np.inf
-    _, _, A, b, G, h, l, u = problem  # noqa: E741
+    _, _, A, b, G, h, lower, upper = problem
     x = np.asarray(x, np.float64) * case.variables
-    violation = np.concatenate([np.abs(A @ x - b), np.maximum(G @ x - h, 0), np.maximum(np.maximum(l - x, x - u), 0)])
-    finite = [np.where(np.isfinite(side), np.abs(side), 0) for side in (b, h, l, u)]
+    violation = np.concatenate(
+        [np.abs(A @ x - b), np.maximum(G @ x - h, 0), np.maximum(np.maximum(lower - x, x - upper), 0)]
+    )
+    finite = [np.where(np.isfinite(side), np.abs(side), 0) for side in (b, h, lower, upper)]
     size = np.concatenate(
         [
             np.maximum(np.abs(A) @ np.maximum(np.abs(x), 1), finite[0]),
@@ -414,7 +417,7 @@ def judge(case, answer, x, status):
 
 
 def fuzz(count, seed, dtypes, methods, kinds=KINDS, units=UNITS):
-    """All outcomes: ``[(index, case, method, outcome, status, iterations, off, broken)]``, and how many were left out."""
+    """``[(index, case, method, outcome, status, iterations, off, broken)]``, and how many cases were left out."""
     outcomes, left_out = [], collections.Counter()
     for dtype in dtypes:
         groups = collections.defaultdict(list)
