@@ -2,7 +2,8 @@
 
     python benchmarks/quadratic_fuzz.py --count 2000                 every kind, both methods, float64 and float32
     python benchmarks/quadratic_fuzz.py --method osqp --list         with the failing cases
-    python benchmarks/quadratic_fuzz.py --kinds lp price --units all parts of it
+    python benchmarks/quadratic_fuzz.py --kinds lp price --units all     parts of it
+    python benchmarks/quadratic_fuzz.py --gradients                  derivatives where they exist, to 1e-6, in float64
 
 A case is a problem with numbers of size 1, whose entries have so few digits that they are exact in float32 too, and
 units for its variables, rows and objective. The references solve it without the units, and the solver with them. What
@@ -461,6 +462,140 @@ def table(outcomes, key):
         print(f" {decided:8.1%} {np.median(iterations):8.0f} {max(iterations):7}")
 
 
+# ---- Derivatives --------------------------------------------------------------------------------------------------
+
+_DIRECTIONS = 3
+
+
+def directions(case, index):
+    """Relative changes of all data, a few sets of them, and the weights of a loss: the same in all units."""
+    rng = np.random.default_rng(index)
+    sets = []
+    for _ in range(_DIRECTIONS):
+        changes = [np.where(np.isfinite(part), rng.normal(size=part.shape), 0) for part in case.problem]
+        changes[0] = (changes[0] + changes[0].T) / 2
+        sets.append(changes)
+    return sets, rng.normal(size=case.problem[1].size)
+
+
+def slopes(case, x, index):
+    """Slopes of the loss along ``directions`` at a solution that its active rows determine, or ``None``.
+
+    The slopes come from the linear system of the active rows, and are confirmed by central differences of its solution.
+    """
+    P, q, A, b, G, h, lower, upper = case.problem
+    n, m = q.size, b.size + h.size
+    rows = np.concatenate([A, G, -np.eye(n), np.eye(n)])
+    sides = np.concatenate([b, h, -lower, upper])
+    active = sides - rows @ x <= 1e-6
+    both = np.isfinite(lower) & (lower == upper)
+    active[m + n :][both] = False
+    size, one_sided = int(active.sum()), np.flatnonzero(active) >= b.size
+    one_sided &= ~np.isin(np.flatnonzero(active), m + np.flatnonzero(both))
+
+    def system(problem):
+        P, q, A, b, G, h, lower, upper = problem
+        rows = np.concatenate([A, G, -np.eye(n), np.eye(n)])[active]
+        sides = np.concatenate([b, h, -lower, upper])[active]
+        return np.block([[P, rows.T], [rows, np.zeros((size, size))]]), np.concatenate([-q, sides])
+
+    K, right = system(case.problem)
+    if np.linalg.cond(K) > 1e8:
+        return None
+    solution = np.linalg.solve(K, right)
+    inactive = sides[~active] - rows[~active] @ solution[:n]
+    if (solution[n:][one_sided] < 1e-3).any() or (inactive < 1e-3).any():
+        return None
+    sets, weights = directions(case, index)
+    found = []
+    for changes in sets:
+
+        def at(step, changes=changes):
+            return system(
+                [np.where(np.isfinite(v), v * (1 + step * c), v) for v, c in zip(case.problem, changes, strict=True)]
+            )
+
+        plus, minus = at(1.0), at(-1.0)  # the system is linear in the data
+        dK, dright = (plus[0] - minus[0]) / 2, (plus[1] - minus[1]) / 2
+        slope = weights @ np.linalg.solve(K, dright - dK @ solution)[:n]
+        step = 1e-5
+        ends = [weights @ np.linalg.solve(*at(sign * step))[:n] for sign in (1, -1)]
+        found.append((slope, (ends[0] - ends[1]) / (2 * step)))
+    found = np.array(found)
+    largest = np.abs(found[:, 0]).max()
+    if largest == 0 or np.abs(found[:, 0] - found[:, 1]).max() > 1e-4 * largest:
+        return None
+    return found[:, 0]
+
+
+@functools.cache
+def gradient(method):
+    """Gradients of a weighted sum of the solution, for a batch."""
+
+    def loss(data, weights):
+        P, q, A, b, G, h, lower, upper = data
+        some = (A, b) if b.size else (None, None)
+        others = (G, h) if h.size else (None, None)
+        found = jaxsolve.solve_qp(P, q, *some, *others, lower, upper, method=method)
+        return weights @ found.x, found.status
+
+    return jax.jit(jax.vmap(jax.grad(loss, has_aux=True)))
+
+
+def gradients(count, seed, methods, kinds=KINDS, units=UNITS):
+    """``[(index, case, method, error)]``, relative to the largest slope; infinite where the solver did not converge."""
+    groups, errors = collections.defaultdict(list), []
+    for index in range(count):
+        if shape_of(index)[0] not in kinds:
+            continue
+        one = case(seed, index)
+        if one.units not in units or not one.exact or one.rounding:
+            continue
+        answer = reference(one)
+        wanted = slopes(one, answer.x, index) if answer.verdict == "solved" else None
+        if wanted is not None:
+            groups[shape_of(index)[1]].append((index, one, wanted))
+    for method in methods:
+        for members in groups.values():
+            for start in range(0, len(members), BATCH):
+                batch = members[start : start + BATCH]
+                filled = batch + [batch[0]] * (BATCH - len(batch))
+                data_of = [
+                    jnp.asarray(np.stack(part)) for part in zip(*(data(one) for _, one, _ in filled), strict=True)
+                ]
+                weights = np.stack([directions(one, index)[1] * one.variables for index, one, _ in filled])
+                grads, status = gradient(method)(tuple(data_of), jnp.asarray(weights))
+                grads = [np.asarray(part) for part in grads]
+                for i, (index, one, wanted) in enumerate(batch):
+                    arrays = data(one)
+                    got = [
+                        sum(
+                            np.sum(np.where(np.isfinite(v), v, 0) * change * g[i])
+                            for v, change, g in zip(arrays, changes, grads, strict=True)
+                        )
+                        for changes in directions(one, index)[0]
+                    ]
+                    error = np.abs(np.array(got) - wanted).max() / np.abs(wanted).max()
+                    good = int(status[i]) == Status.CONVERGED and np.isfinite(error)
+                    errors.append((index, one, method, float(error) if good else np.inf, Status(int(status[i])).name))
+    return errors
+
+
+def gradient_table(errors, seed, show):
+    """A line for each kind: how many gradients are right, and the largest errors."""
+    groups = collections.defaultdict(list)
+    for index, one, method, error, status in errors:
+        for name in (one.kind, "in all"):
+            groups[method, name].append(error)
+        if show and error > 1e-6:
+            print(f"case({seed}, {index}) {method} {one.kind} units={one.units} {status}: gradient off by {error:.1e}")
+    print(f"{'method':14} {'':11} {'cases':>6} {'right':>6} {'median':>8} {'largest':>8} {'not converged':>14}")
+    for (method, name), values in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] == "in all")):
+        ends = np.array([value for value in values if np.isfinite(value)] or [0.0])
+        print(f"{method:14} {name:11} {len(values):6} {np.sum(ends <= 1e-6):6} {np.median(ends):8.1e}", end="")
+        print(f" {ends.max():8.1e} {len(values) - len(ends):14}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000)
@@ -470,9 +605,14 @@ def main():
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
     parser.add_argument("--units", nargs="*", default=UNITS, choices=UNITS)
     parser.add_argument("--list", action="store_true", help="print the failing cases")
+    parser.add_argument("--gradients", action="store_true", help="derivatives in float64 instead of solutions")
     arguments = parser.parse_args()
     dtypes = ("float64", "float32") if arguments.dtype == "both" else (arguments.dtype,)
     methods = ("interior_point", "osqp") if arguments.method == "both" else (arguments.method,)
+    if arguments.gradients:
+        errors = gradients(arguments.count, arguments.seed, methods, arguments.kinds, arguments.units)
+        gradient_table(errors, arguments.seed, arguments.list)
+        return
     outcomes, left_out = fuzz(arguments.count, arguments.seed, dtypes, methods, arguments.kinds, arguments.units)
     table(outcomes, lambda outcome: outcome[1].kind)
     print()
