@@ -35,7 +35,7 @@ class BoxCDState(NamedTuple):
 
     Attributes:
         iter_num: sweeps done, int32.
-        error: Euclidean norm of the optimality residual.
+        error: Euclidean norm of what is left of the gradient at each coordinate, relative to the size of its terms.
         product: ``Q x``, shape ``(n,)``.
         status: a :class:`jaxsolve.Status`, int32.
     """
@@ -77,7 +77,6 @@ class BoxCDQP(IterativeSolver):
 
     _State = BoxCDState
     _needs_init_params = False
-    _error_is_estimate = True  # `Q x` is kept up to date, which gathers rounding
 
     def _check_arguments(self, init_params: PyTree = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` for bounds that no number satisfies."""
@@ -122,16 +121,23 @@ class BoxCDQP(IterativeSolver):
             return x.at[i].add(step), product + step * row
 
         x = flat(params, c.dtype)
-        x, product = lax.fori_loop(0, c.size, coordinate, (x, state.product))
-        state = self._judge(objective, lower, upper, x, product, state.iter_num + 1)
+        x, _ = lax.fori_loop(0, c.size, coordinate, (x, state.product))
+        # `Q x` that is only brought up to date gathers rounding.
+        state = self._judge(objective, lower, upper, x, objective.P.matvec(x), state.iter_num + 1)
         return OptStep(objective.unravel(x), state)
 
     def _judge(self, objective, lower, upper, x, product, iter_num) -> BoxCDState:
-        c = objective.q
-        error = tree_l2_norm(x - jnp.clip(x - (product + c), lower, upper))
+        c, curvature = objective.q, objective.P.diagonal()
+        gradient, curved = product + c, curvature > 0
+        # By how much the gradient of a coordinate is not that of a minimizer: all of it, but for what a bound takes up.
+        at_bound = jnp.where(gradient > 0, x <= lower, x >= upper)
+        step = x - jnp.clip(x - gradient / jnp.where(curved, curvature, 1), lower, upper)
+        left = jnp.where(curved, curvature * step, jnp.where(at_bound, 0, gradient))
+        # The terms of the gradient are c and Q x, and Q x is at most this by the inequality of Cauchy and Schwarz.
+        size = jnp.abs(c) + jnp.sqrt(jnp.abs(curvature)) * jnp.sqrt(jnp.abs(x @ product))
+        error = tree_l2_norm(left / jnp.where(size > 0, size, 1))
         # A coordinate with neither curvature nor a bound downhill.
-        linear = objective.P.diagonal() <= 0
-        endless = linear & (((c > 0) & (lower == -jnp.inf)) | ((c < 0) & (upper == jnp.inf)))
+        endless = ~curved & (((c > 0) & (lower == -jnp.inf)) | ((c < 0) & (upper == jnp.inf)))
         status = self._status_of(error, failed=jnp.any(endless), failure=Status.DUAL_INFEASIBLE)
         empty = jnp.any((lower > upper) | (lower == jnp.inf) | (upper == -jnp.inf))
         status = Status.PRIMAL_INFEASIBLE.where(empty, status)
