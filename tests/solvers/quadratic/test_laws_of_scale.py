@@ -191,7 +191,14 @@ SOLVERS = {
     "BoxCDQP": (_coordinate_descent, "box", LOOSE),
 }
 # In `make test` those with code of their own.
-FIRST = ("solve_qp interior_point", "solve_qp osqp", "solve_qp equality", "BoxCDQP")
+FIRST = {
+    "solve_qp interior_point": DTYPES,
+    "solve_qp osqp": ("float64",),
+    "solve_qp equality": ("float64",),
+    "BoxCDQP": ("float64",),
+}
+# Residuals are looked at once in so many iterations of operator splitting, and certificates once in about as many.
+_BETWEEN_CHECKS = 5
 
 
 # ---- Laws ---------------------------------------------------------------------------------------------------------
@@ -265,7 +272,7 @@ def _results(name, dtype):
 def _cases():
     for name in SOLVERS:
         for dtype in DTYPES:
-            marks = [] if name in FIRST else [pytest.mark.slow]
+            marks = [] if dtype in FIRST.get(name, ()) else [pytest.mark.slow]
             for units in UNITS:
                 program = next(iter(_instances(name).values())).program
                 if (units == "one equality" and not program.b.size) or (
@@ -288,8 +295,10 @@ def test_units_change_the_solution_by_their_factor_alone(name, dtype, units):
             if found_status != status:
                 failures.append(f"{what}{Status(found_status).name} after {count} iterations")
                 continue
-            # A residual is looked at once in several iterations of operator splitting.
-            if abs(count - iterations) > max(0.1 * iterations, 5 if count >= 20 else 1):
+            checked = _BETWEEN_CHECKS if "osqp" in name.lower() or status != Status.CONVERGED else 1
+            # In single precision rounding has a say in the last steps.
+            share, least = (0.1, checked) if dtype == "float64" else (0.5, 4 * checked)
+            if abs(count - iterations) > max(share * iterations, least):
                 failures.append(f"{what}{count} iterations, and {iterations} without units")
             for part, value, wanted in zip(Solution._fields, found, solution or (), strict=False):
                 if (
