@@ -15,6 +15,7 @@ from jaxsolve._compat import is_sparse
 from jaxsolve._results import show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array
+from jaxsolve.solvers.quadratic._elastic import ElasticInteriorPoint, as_weights, check_weights
 from jaxsolve.solvers.quadratic._problem import as_matrix, check_bounds
 from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, default_tol
 
@@ -43,8 +44,9 @@ class LinprogResult(NamedTuple):
     Attributes:
         x: the minimizer, shape ``(n,)``.
         fun: the optimal value; infinite if the constraints contradict each other, minus infinity if it is unbounded.
+            With ``elastic`` it includes the weighted violations.
         success: whether the optimum was found.
-        slack: ``b_ub - A_ub x``, shape ``(m_ub,)``.
+        slack: ``b_ub - A_ub x``, shape ``(m_ub,)``; negative where ``elastic`` lets a row be violated.
         con: ``b_eq - A_eq x``, shape ``(m_eq,)``.
         marginals: the multipliers.
         status: a :class:`jaxsolve.Status`, int32: not SciPy's number.
@@ -83,6 +85,7 @@ def linprog(
     smoothing: float = 0.0,
     maxiter: int = 100,
     tol: float | None = None,
+    elastic: Any = None,
 ) -> LinprogResult:
     """Solve a linear program, differentiably.
 
@@ -105,13 +108,19 @@ def linprog(
         maxiter: largest number of iterations.
         tol: absolute and relative tolerance for residuals and duality gap; by default 1e-8 in float64 and 1e-5 in
             float32.
+        elastic: price of a violation. ``elastic=w`` adds ``w`` times the sum of ``max(A_ub x - b_ub, 0)`` and
+            ``|A_eq x - b_eq|`` to the costs in place of the constraints; the bounds still hold. A positive number; or
+            one for each row, an array like the right-hand side, and a pair ``(of_A_ub, of_A_eq)`` where there are both.
+            ``inf`` is for rows that must hold. See :func:`.solve_qp`.
 
     Returns:
         A :class:`LinprogResult`. ``status`` and ``success`` say whether the problem was infeasible or unbounded; the
         derivatives of ``x`` and ``fun`` are then 0.
 
     Raises:
-        ValueError: shapes do not fit, a matrix without its right-hand side, or bounds that no number satisfies.
+        ValueError: shapes do not fit, a matrix without its right-hand side, bounds that no number satisfies, or
+            ``elastic`` without rows or not positive.
+        TypeError: ``elastic`` is no number or array.
 
     Reference:
         Mehrotra (1992), "On the implementation of a primal-dual interior point method".
@@ -137,7 +146,15 @@ def linprog(
     tol = default_tol(dtype) if tol is None else tol
     options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak, "smoothing": smoothing}
     data = ((None, c), (A_eq, b_eq), (A_ub, b_ub), (lower, upper))
-    (x, of_eq, (of_ub, of_bounds)), state = GeneralInteriorPoint(**options).run(None, *data)
+    if elastic is None:
+        (x, of_eq, (of_ub, of_bounds)), state = GeneralInteriorPoint(**options).run(None, *data)
+    else:
+        check_weights(elastic)
+        if not b_ub.size + b_eq.size:
+            raise ValueError("elastic is the price of violating rows of A_ub and A_eq, but neither was given.")
+        weights_ub, weights_eq = as_weights(elastic, {"A_ub": b_ub.size, "A_eq": b_eq.size}, dtype)
+        solution, state = ElasticInteriorPoint(**options).run(None, *data, (weights_eq, weights_ub))
+        (x, _), of_eq, (of_ub, of_bounds, _) = solution
     # A constant, as its derivatives are then 0.
     value = jnp.where(Status.PRIMAL_INFEASIBLE.holds(state.status), jnp.inf, state.value)
     value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)

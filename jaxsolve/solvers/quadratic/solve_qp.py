@@ -15,6 +15,7 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
+from jaxsolve.solvers.quadratic._elastic import ElasticInteriorPoint, ElasticOSQP, check_weights, violations
 from jaxsolve.solvers.quadratic._forms import GeneralForm
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
@@ -38,12 +39,15 @@ class QPResult:
         dual_ineq: multipliers of ``G x <= h``, non-negative, shape ``(m,)``; ``None`` without inequalities.
         dual_bounds: multipliers of ``l <= x <= u``, positive at ``u`` and negative at ``l``, shape ``(n,)``; ``None``
             without bounds.
-        value: the objective, a scalar.
+        value: the objective, a scalar; with ``elastic`` its sum with the weighted violations.
         status: a :class:`jaxsolve.Status`, int32.
         error: optimality error.
         iter_num: iterations done, int32.
         method: the method that was chosen: ``"equality"``, ``"interior_point"``, ``"osqp"`` or ``"matrix_free"``.
         reason: why, in a few words.
+        violation_eq: with ``elastic`` the amounts ``|A x - b|``, shape ``(p,)``; else, or without equalities, ``None``.
+        violation_ineq: with ``elastic`` the amounts ``max(G x - h, 0)``, shape ``(m,)``; else, or without
+            inequalities, ``None``.
     """
 
     x: PyTree
@@ -56,6 +60,8 @@ class QPResult:
     iter_num: Array
     method: str = dataclasses.field(metadata={"static": True})
     reason: str = dataclasses.field(metadata={"static": True})
+    violation_eq: PyTree = None
+    violation_ineq: PyTree = None
 
     @property
     def message(self) -> str:
@@ -81,6 +87,7 @@ def solve_qp(
     maxiter: int | None = None,
     init: Any = None,
     weak: str = "half",
+    elastic: Any = None,
 ) -> QPResult:
     """Solve a quadratic program, differentiably, by whatever method suits it.
 
@@ -113,13 +120,21 @@ def solve_qp(
         maxiter: largest number of iterations; the solver's own by default.
         init: initial point ``x``, or an earlier :class:`QPResult` of a problem of the same shapes.
         weak: how rows count in derivatives that hold with equality and multiplier 0.
+        elastic: price of a violation. ``elastic=w`` adds ``w`` times the sum of ``|A x - b|`` and ``max(G x - h, 0)``
+            to the objective in place of the constraints; the bounds ``l`` and ``u`` still hold. Where the constraints
+            can be satisfied and ``w`` exceeds their multipliers, the solution is the same as without. Where they
+            contradict each other, it is a point close to satisfying them. A positive number; or one for each row, an
+            array like ``b`` or ``h``, and a pair ``(of_A, of_G)`` where there are both. ``inf`` is for rows that must
+            hold. The unit of ``w`` is that of the objective over that of the row. The solution is differentiable with
+            respect to ``w``.
 
     Returns:
         A :class:`QPResult`; ``method`` says what was chosen and ``reason`` why.
 
     Raises:
-        ValueError: shapes do not fit, a matrix without its right-hand side, an impossible method, or bounds that no
-            number satisfies.
+        ValueError: shapes do not fit, a matrix without its right-hand side, an impossible method, bounds that no
+            number satisfies, or ``elastic`` without rows or not positive.
+        TypeError: ``elastic`` is no number or array.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve
@@ -130,15 +145,26 @@ def solve_qp(
         >>> slope = jax.grad(lambda u: jaxsolve.solve_qp(Q, c, jnp.ones((1, 2)), jnp.ones(1), l=0.0, u=u).value)(0.7)
         >>> round(float(slope), 3)  # minus the multiplier of the bound
         -0.2
+
+        The inequalities ``x <= 1`` and ``x >= 2`` contradict each other; violating the second one is cheaper.
+
+        >>> G, h, weights = jnp.array([[1.0], [-1.0]]), jnp.array([1.0, -2.0]), jnp.array([10.0, 5.0])
+        >>> result = jaxsolve.solve_qp(jnp.eye(1), jnp.zeros(1), G=G, h=h, elastic=weights)
+        >>> [round(x, 3) for x in result.x.tolist()], [round(v, 3) for v in result.violation_ineq.tolist()]
+        ([1.0], [0.0, 1.0])
     """
     check_choice("method", method, _METHODS)
     for matrix, side, names in ((A, b, ("A", "b")), (G, h, ("G", "h"))):
         if (matrix is None) != (side is None):
             raise ValueError(f"{names[0]} and {names[1]} belong together: give both or none.")
     bounded = l is not None or u is not None
-    chosen, reason = _choose(Q, c, A, G, bounded) if method == "auto" else (method, "asked for")
-    if chosen == "equality" and (G is not None or bounded):
-        raise ValueError("method='equality' is for problems without G, h, l and u.")
+    if elastic is not None:
+        check_weights(elastic)
+        if A is None and G is None:
+            raise ValueError("elastic is the price of violating rows of A and G, but neither was given.")
+    chosen, reason = _choose(Q, c, A, G, bounded, elastic) if method == "auto" else (method, "asked for")
+    if chosen == "equality" and (G is not None or bounded or elastic is not None):
+        raise ValueError("method='equality' is for problems without G, h, l, u and elastic.")
     if tol is None:
         tol = 1e-4 if chosen == "matrix_free" else default_tol(tree_real_dtype(c))
     matrices = {"matvec_Q": Q, "matvec_A": A, "matvec_G": G}
@@ -151,16 +177,22 @@ def solve_qp(
     else:
         data.append(None if h is None else (params_G, h))
         data.append((-jnp.inf if l is None else l, jnp.inf if u is None else u) if bounded else None)
+        data += [] if elastic is None else [elastic]
         if chosen == "interior_point":
-            solver = GeneralInteriorPoint(weak=weak, **options)
+            solver = (GeneralInteriorPoint if elastic is None else ElasticInteriorPoint)(weak=weak, **options)
         else:
-            solver = GeneralOSQP(weak=weak, eq_qp_solve="cg" if chosen == "matrix_free" else "lu", **options)
+            options["eq_qp_solve"] = "cg" if chosen == "matrix_free" else "lu"
+            solver = (GeneralOSQP if elastic is None else ElasticOSQP)(weak=weak, **options)
     if isinstance(init, QPResult):
         init = KKTSolution(init.x, init.dual_eq, (init.dual_ineq, init.dual_bounds))
     (x, of_eq, others), state = solver.run(init, *data)
-    of_ineq, of_bounds = others or (None, None)
+    of_ineq, of_bounds, *_ = others or (None, None)
+    violated = (None, None)
+    if elastic is not None:
+        x, slacks = x
+        violated = violations(slacks, of_eq, of_ineq)
     found = (state.value, state.status, state.error, state.iter_num)
-    return QPResult(x, of_eq, of_ineq, of_bounds, *found, chosen, reason)
+    return QPResult(x, of_eq, of_ineq, of_bounds, *found, chosen, reason, *violated)
 
 
 class GeneralInteriorPoint(InteriorPoint, GeneralForm):
@@ -176,16 +208,18 @@ def default_tol(dtype: Any) -> float:
     return 1e-8 if jnp.finfo(dtype).bits == 64 else 1e-5
 
 
-def _choose(Q, c, A, G, bounded) -> tuple[str, str]:
+def _choose(Q, c, A, G, bounded, elastic) -> tuple[str, str]:
     """The method, and the reason in words."""
     given = [matrix for matrix in (Q, A, G) if matrix is not None]
     size = sum(leaf.size for leaf in map(jnp.asarray, jax.tree.leaves(c)))
-    if G is None and not bounded:
+    if G is None and not bounded and elastic is None:
         return "equality", "equalities only"
     if any(map(callable, given)):
         return "matrix_free", "matrices given as functions"
-    rows = size + (size if bounded else 0) + sum(matrix.shape[0] for matrix in (A, G) if matrix is not None)
-    if rows * size <= _MAX_ENTRIES:
+    num_eq, num_ineq = (0 if matrix is None else matrix.shape[0] for matrix in (A, G))
+    slacks = 0 if elastic is None else 2 * num_eq + num_ineq
+    rows = size + (size if bounded else 0) + num_eq + num_ineq + 2 * slacks
+    if rows * (size + slacks) <= _MAX_ENTRIES:
         return "interior_point", "small enough to be factorized in every iteration"
     if any(map(is_sparse, given)):
         return "matrix_free", "sparse, and too large to be made dense"
