@@ -40,7 +40,7 @@ from jaxsolve.solvers.quadratic._problem import (
 )
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 
-__all__ = ["ElasticForm", "ElasticInteriorPoint", "ElasticOSQP", "as_weights", "check_weights", "violations"]
+__all__ = ["ElasticForm", "ElasticInteriorPoint", "ElasticOSQP", "as_weights", "check_weights", "counts", "violations"]
 
 
 class ElasticForm(GeneralForm):
@@ -61,7 +61,7 @@ class ElasticForm(GeneralForm):
         *constraints, elastic = args
         problem = super()._as_given(like, params_obj, *constraints, **kwargs)
         qp, size = problem.qp, problem.qp.num_variables
-        num_eq, num_soft = _counts(problem)
+        num_eq, num_soft = counts(problem)
         num_rows = qp.lower.size
         sizes = {"A": num_eq, "G": num_soft - num_eq}
         weights = jnp.concatenate(as_weights(elastic, sizes, qp.q.dtype))
@@ -87,7 +87,7 @@ class ElasticForm(GeneralForm):
         """A start of the program without slacks, ``x`` and multipliers, with the slacks that belong to it."""
         x, y = (part if jax.tree.leaves(part) else 0.0 for part in self._parts(init_params))
         qp, dtype = problem.qp, problem.qp.q.dtype
-        num_eq, num_soft = _counts(problem)
+        num_eq, num_soft = counts(problem)
         num_slacks = num_soft + num_eq
         x = as_vector("init_params.primal", x, qp.num_variables - num_slacks, dtype)
         y = as_vector("the multipliers", y, qp.lower.size - num_slacks, dtype)
@@ -160,7 +160,7 @@ def violations(slacks: Array, dual_eq: PyTree, dual_ineq: PyTree) -> tuple[PyTre
     return of_eq, None if dual_ineq is None else unraveled(dual_ineq)(over[num_eq:])
 
 
-def _counts(problem: Problem) -> tuple[int, int]:
+def counts(problem: Problem) -> tuple[int, int]:
     """How many equalities there are, and how many rows that may be violated."""
     rows = problem.unravel_rows(problem.qp.lower)
     num_eq, num_ineq = (sum(leaf.size for leaf in jax.tree.leaves(rows.get(name))) for name in ("A", "G"))

@@ -17,9 +17,10 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._elastic import ElasticInteriorPoint, as_weights, check_weights
 from jaxsolve.solvers.quadratic._problem import as_matrix, check_bounds
+from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, default_tol
 
-__all__ = ["LinprogMarginals", "LinprogResult", "linprog"]
+__all__ = ["LinprogMarginals", "LinprogResult", "linprog", "planned_lp"]
 
 
 class LinprogMarginals(NamedTuple):
@@ -135,6 +136,24 @@ def linprog(
         >>> round(float(gradient[0]), 3)
         -1.0
     """
+    options = {"weak": weak, "smoothing": smoothing, "maxiter": maxiter, "tol": tol, "elastic": elastic}
+    solver, data = planned_lp(c, A_ub, b_ub, A_eq, b_eq, bounds, **options)
+    (x, of_eq, (of_ub, of_bounds, *_)), state = solver.run(None, *data)
+    x = x if elastic is None else x[0]
+    _, (A_eq, b_eq), (A_ub, b_ub), *_ = data
+    # A constant, as its derivatives are then 0.
+    value = jnp.where(Status.PRIMAL_INFEASIBLE.holds(state.status), jnp.inf, state.value)
+    value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
+    # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
+    marginals = LinprogMarginals(-of_ub, -of_eq, jnp.maximum(-of_bounds, 0), jnp.minimum(-of_bounds, 0))
+    success, slack, con = Status.CONVERGED.holds(state.status), b_ub - A_ub @ x, b_eq - A_eq @ x
+    return LinprogResult(x, value, success, slack, con, marginals, state.status, state.iter_num, state.error)
+
+
+def planned_lp(
+    c, A_ub, b_ub, A_eq, b_eq, bounds, *, weak, smoothing, maxiter, tol, elastic
+) -> tuple[InteriorPoint, list[Any]]:
+    """What :func:`linprog` runs: the solver, and its data."""
     c = jnp.asarray(c)
     c = c if jnp.issubdtype(c.dtype, jnp.floating) else c.astype(float)
     if c.ndim != 1 or not c.size:
@@ -145,23 +164,14 @@ def linprog(
     lower, upper = _bounds(bounds, size, dtype)
     tol = default_tol(dtype) if tol is None else tol
     options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak, "smoothing": smoothing}
-    data = ((None, c), (A_eq, b_eq), (A_ub, b_ub), (lower, upper))
+    data = [(None, c), (A_eq, b_eq), (A_ub, b_ub), (lower, upper)]
     if elastic is None:
-        (x, of_eq, (of_ub, of_bounds)), state = GeneralInteriorPoint(**options).run(None, *data)
-    else:
-        check_weights(elastic)
-        if not b_ub.size + b_eq.size:
-            raise ValueError("elastic is the price of violating rows of A_ub and A_eq, but neither was given.")
-        weights_ub, weights_eq = as_weights(elastic, {"A_ub": b_ub.size, "A_eq": b_eq.size}, dtype)
-        solution, state = ElasticInteriorPoint(**options).run(None, *data, (weights_eq, weights_ub))
-        (x, _), of_eq, (of_ub, of_bounds, _) = solution
-    # A constant, as its derivatives are then 0.
-    value = jnp.where(Status.PRIMAL_INFEASIBLE.holds(state.status), jnp.inf, state.value)
-    value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
-    # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
-    marginals = LinprogMarginals(-of_ub, -of_eq, jnp.maximum(-of_bounds, 0), jnp.minimum(-of_bounds, 0))
-    success, slack, con = Status.CONVERGED.holds(state.status), b_ub - A_ub @ x, b_eq - A_eq @ x
-    return LinprogResult(x, value, success, slack, con, marginals, state.status, state.iter_num, state.error)
+        return GeneralInteriorPoint(**options), data
+    check_weights(elastic)
+    if not b_ub.size + b_eq.size:
+        raise ValueError("elastic is the price of violating rows of A_ub and A_eq, but neither was given.")
+    of_ub, of_eq = as_weights(elastic, {"A_ub": b_ub.size, "A_eq": b_eq.size}, dtype)
+    return ElasticInteriorPoint(**options), [*data, (of_eq, of_ub)]
 
 
 def _rows(name, matrix, bound, size, dtype) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 from jaxsolve.tree_util import tree_real_dtype
 
-__all__ = ["QPResult", "solve_qp"]
+__all__ = ["QPResult", "planned_qp", "solve_qp"]
 
 # Beyond so many entries of [Q; A; G; I] a matrix is not made dense, and a dense one not factorized in every iteration.
 _MAX_ENTRIES = 4_000_000
@@ -153,6 +153,22 @@ def solve_qp(
         >>> [round(x, 3) for x in result.x.tolist()], [round(v, 3) for v in result.violation_ineq.tolist()]
         ([1.0], [0.0, 1.0])
     """
+    options = {"method": method, "tol": tol, "maxiter": maxiter, "weak": weak, "elastic": elastic}
+    solver, data, chosen, reason = planned_qp(Q, c, A, b, G, h, l, u, **options)
+    if isinstance(init, QPResult):
+        init = KKTSolution(init.x, init.dual_eq, (init.dual_ineq, init.dual_bounds))
+    (x, of_eq, others), state = solver.run(init, *data)
+    of_ineq, of_bounds, *_ = others or (None, None)
+    violated = (None, None)
+    if elastic is not None:
+        x, slacks = x
+        violated = violations(slacks, of_eq, of_ineq)
+    found = (state.value, state.status, state.error, state.iter_num)
+    return QPResult(x, of_eq, of_ineq, of_bounds, *found, chosen, reason, *violated)
+
+
+def planned_qp(Q, c, A, b, G, h, l, u, *, method, tol, maxiter, weak, elastic) -> tuple[Any, list[Any], str, str]:  # noqa: E741
+    """What :func:`solve_qp` runs: the solver, its data, the method, and the reason for it."""
     check_choice("method", method, _METHODS)
     for matrix, side, names in ((A, b, ("A", "b")), (G, h, ("G", "h"))):
         if (matrix is None) != (side is None):
@@ -183,16 +199,7 @@ def solve_qp(
         else:
             options["eq_qp_solve"] = "cg" if chosen == "matrix_free" else "lu"
             solver = (GeneralOSQP if elastic is None else ElasticOSQP)(weak=weak, **options)
-    if isinstance(init, QPResult):
-        init = KKTSolution(init.x, init.dual_eq, (init.dual_ineq, init.dual_bounds))
-    (x, of_eq, others), state = solver.run(init, *data)
-    of_ineq, of_bounds, *_ = others or (None, None)
-    violated = (None, None)
-    if elastic is not None:
-        x, slacks = x
-        violated = violations(slacks, of_eq, of_ineq)
-    found = (state.value, state.status, state.error, state.iter_num)
-    return QPResult(x, of_eq, of_ineq, of_bounds, *found, chosen, reason, *violated)
+    return solver, data, chosen, reason
 
 
 class GeneralInteriorPoint(InteriorPoint, GeneralForm):
