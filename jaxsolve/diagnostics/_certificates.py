@@ -22,11 +22,11 @@ __all__ = ["Contradiction", "Program", "downhill_direction", "find_contradiction
 
 # What is smaller than the largest entry by such a factor is taken for rounding of the linear program: first as much as
 # may be, for few rows are wanted.
-_CUTS = (1e-2, 1e-4, 1e-6, 1e-8)
-# Columns are dependent, and sums are 0, to this relative precision.
-_PRECISION = 1e-9
-# A contradiction is believed if it excludes all points up to this multiple of the sizes of its bounds.
-_FAR = 1e6
+_CUTS = (1e-2, 1e-4, 1e-6, 1e-8, 0.0)
+# Columns are dependent, and sums are 0, to this relative precision; amounts are 0 to that one.
+_PRECISION, _TINY = 1e-9, 1e-12
+# How many units of rounding a sum may be off.
+_ROUNDING = 1e3
 # Which bounds take part, relative to the largest one.
 _BOUNDS = (1.0, 1e-4, 1e-8)
 
@@ -57,8 +57,13 @@ class Contradiction(NamedTuple):
     irreducible: bool
 
 
-def find_contradiction(program: Program) -> Contradiction | None:
-    """Rows that contradict each other, as few as possible, or ``None`` if none are proved to."""
+def find_contradiction(program: Program, eps: float = 2e-16) -> Contradiction | None:
+    """Rows that contradict each other, as few as possible, or ``None`` if none are proved to.
+
+    Args:
+        program: the program.
+        eps: relative precision of the data: what is left of a sum of rows is compared with it.
+    """
     _, _, A, lower, upper = program
     alone = np.flatnonzero((lower > upper) | (lower == np.inf) | (upper == -np.inf))
     if alone.size:
@@ -74,7 +79,7 @@ def find_contradiction(program: Program) -> Contradiction | None:
     # Beside one huge bound a contradiction of others is of the size of rounding.
     for share in _BOUNDS:
         kept = np.flatnonzero(np.abs(r) <= share * np.max(np.abs(r)))
-        found = _farkas(M[kept], r[kept])
+        found = _farkas(M[kept], r[kept], eps)
         if found is not None:
             support, y, irreducible = found
             support, y = kept[support], y / row_scale[kept[support]]
@@ -98,26 +103,24 @@ def downhill_direction(program: Program) -> np.ndarray | None:
     curvature, slope = curvature / _sizes(curvature, axis=1), slope / _sizes(slope)
     limits = np.zeros(len(rows)), np.zeros(len(curvature))
     d = _linear_program(slope, A_ub=rows, b_ub=limits[0], A_eq=curvature, b_eq=limits[1], bounds=(-1, 1))
-    room = -rows @ d
     for cut in _CUTS:
-        moved, free = np.flatnonzero(np.abs(d) > cut * np.max(np.abs(d), initial=0)), np.flatnonzero(room > cut)
-        # In standard form: positive amounts along signed variables, and positive slacks.
-        K = np.vstack(
-            [
-                np.hstack([curvature[:, moved] * np.sign(d[moved]), np.zeros((len(curvature), free.size))]),
-                np.hstack([rows[:, moved] * np.sign(d[moved]), np.eye(len(rows))[:, free]]),
-                np.hstack([slope[moved] * np.sign(d[moved]), np.zeros(free.size)]),
-            ]
-        )
-        target = np.append(np.zeros(len(K) - 1), -1.0)
-        amounts = _vertex(K, np.concatenate([np.abs(d[moved]), room[free]]), target)
-        if amounts is None:
-            continue
+        moved = np.flatnonzero(np.abs(d) > cut * np.max(np.abs(d), initial=0))
+        signs, room = np.sign(d[moved]), -rows @ d
+        free = room > cut
+        # Amounts along signed variables, and the room that they leave, which they determine.
+        still = np.vstack([curvature, rows[~free], slope[None]])[:, moved] * signs
+        null = _null_space(still)
+        null = np.vstack([null, -(rows[free][:, moved] * signs) @ null])
+        amounts = _shortened(np.concatenate([np.abs(d[moved]), room[free]]), null)
+        tight = np.flatnonzero(~free)
+        tight = np.concatenate([tight, np.flatnonzero(free)[amounts[moved.size :] == 0]])
+        used = np.flatnonzero(amounts[: moved.size] > 0)
+        K = np.vstack([curvature, rows[tight], slope[None]])[:, moved[used]] * signs[used]
+        exact = _amounts(K, np.append(np.zeros(len(K) - 1), -1.0))
         ray = np.zeros_like(q)
-        ray[moved] = np.sign(d[moved]) * amounts[: moved.size]
-        size = np.max(np.abs(ray), initial=0)
+        ray[moved[used]] = signs[used] * exact
         leaves = np.max(np.append(rows @ ray, np.abs(curvature @ ray)), initial=0)
-        if size > 0 and leaves <= _PRECISION * -(slope @ ray):
+        if np.any(exact) and leaves <= _PRECISION * -(slope @ ray):
             ray = ray / columns
             return ray / np.max(np.abs(ray))
     return None
@@ -147,7 +150,7 @@ def _sizes(array, axis=None):
     return np.where(largest > 0, largest, 1.0)
 
 
-def _farkas(M, r):
+def _farkas(M, r, eps):
     """``(support, y, irreducible)`` with ``y > 0``, ``M[support].T y = 0`` and ``r[support] @ y < 0``, or ``None``."""
     if not r.size:
         return None
@@ -156,20 +159,18 @@ def _farkas(M, r):
     for cut in _CUTS:
         support = np.flatnonzero(y > cut * np.max(y, initial=0))
         K = np.vstack([M[support].T, r[support]])
-        amounts = _vertex(K, y[support], np.append(np.zeros(M.shape[1]), -1.0))
-        if amounts is not None and _excludes(M[support], r[support], amounts):
-            used = amounts > 0
-            return support[used], amounts[used], True
-    support = np.flatnonzero(y > _CUTS[-1] * np.max(y, initial=0))
-    return (support, y[support], False) if _excludes(M[support], r[support], y[support]) else None
+        support = support[_shortened(y[support], _null_space(K)) > 0]
+        amounts = _amounts(np.vstack([M[support].T, r[support]]), np.append(np.zeros(M.shape[1]), -1.0))
+        if np.all(amounts >= 0) and _proves(M[support], r[support], amounts, eps):
+            return support[amounts > 0], amounts[amounts > 0], True
+    support = np.flatnonzero(y > 0)
+    return (support, y[support], False) if _proves(M[support], r[support], y[support], eps) else None
 
 
-def _excludes(M, r, y) -> bool:
-    """Whether ``y`` proves that ``M x <= r`` has no solution of a size that the bounds suggest."""
-    value, sizes = r @ y, np.abs(r) @ y
-    left = np.max(np.abs(M.T @ y), initial=0)
-    # Every solution has |x|_1 >= -value / left.
-    return bool(value < -1e3 * np.finfo(float).eps * sizes and left * _FAR * sizes / np.sum(y) <= -value)
+def _proves(M, r, y, eps) -> bool:
+    """Whether ``y`` proves that ``M x <= r`` has no solution, for entries that are known to a relative precision."""
+    none_left = np.abs(M.T @ y) <= _ROUNDING * eps * (np.abs(M).T @ y)
+    return bool(np.all(none_left) and r @ y < -_ROUNDING * np.finfo(float).eps * (np.abs(r) @ y))
 
 
 def _linear_program(costs, **data):
@@ -177,17 +178,19 @@ def _linear_program(costs, **data):
     # Not ours: what explains a run should not fail where the run did, and compiling would take seconds.
     from scipy.optimize import linprog
 
-    x = linprog(costs, **data).x
+    tolerances = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    x = linprog(costs, **data, options=tolerances).x
     return np.zeros_like(costs) if x is None else x
 
 
-def _vertex(K, y, target):
-    """A non-negative solution of ``K y = target`` with independent columns, from one with dependent ones.
+def _shortened(y, null):
+    """The non-negative ``y`` moved in the null space of a matrix until the columns that it needs are independent.
 
-    Returns:
-        The solution, with zeros for the columns that it does not need; ``None`` if it is not positive elsewhere.
+    Args:
+        y: amounts of the columns.
+        null: vectors, as columns, that span the null space.
     """
-    y, null = y.copy(), _null_space(K)
+    y = y.copy()
     for _ in range(null.shape[1]):
         d = null[:, 0] if np.max(null[:, 0]) >= np.max(-null[:, 0]) else -null[:, 0]
         # As far along d as no entry becomes negative. There one is 0, and the other directions are to leave it there.
@@ -195,24 +198,27 @@ def _vertex(K, y, target):
         first = int(np.argmin(ratios))
         y = y - ratios[first] * d
         y[first] = 0
-        y[y <= _PRECISION * np.max(y, initial=0)] = 0
+        y[y <= _TINY * np.max(y, initial=0)] = 0
         null = null[:, 1:] - np.outer(d, null[first, 1:] / d[first])
         null[first] = 0
         null = null / _sizes(null, axis=0)
-    # The amounts do not add up to the target yet, and with those that do some columns may not be needed.
-    used = np.flatnonzero(y > 0)
-    exact = np.linalg.lstsq(K[:, used], target, rcond=None)[0]
-    used = used[np.abs(exact) > _PRECISION * np.max(np.abs(exact), initial=0)]
-    exact = np.linalg.lstsq(K[:, used], target, rcond=None)[0]
-    if not np.all(exact > 0):
-        return None
-    y = np.zeros_like(y)
-    y[used] = exact
+    return y
+
+
+def _amounts(K, target):
+    """The least-squares solution of ``K y = target``, with zeros for what is 0 to rounding."""
+    sizes = _sizes(K, axis=1)
+    K, target = K / sizes, target / sizes[:, 0]
+    y, used = np.zeros(K.shape[1]), np.arange(K.shape[1])
+    for _ in range(2):
+        y[:] = 0
+        y[used] = np.linalg.lstsq(K[:, used], target, rcond=None)[0]
+        used = np.flatnonzero(np.abs(y) > _TINY * np.max(np.abs(y), initial=0))
     return y
 
 
 def _null_space(K):
     """Vectors, as columns, whose product with K is 0 to rounding."""
-    _, values, vectors = np.linalg.svd(K, full_matrices=True)
+    _, values, vectors = np.linalg.svd(K / _sizes(K, axis=1), full_matrices=True)
     rank = int(np.sum(values > _PRECISION * np.max(values, initial=0)))
     return vectors[rank:].T

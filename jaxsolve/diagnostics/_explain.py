@@ -69,7 +69,7 @@ def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Expla
     contradiction, irreducible, direction = {}, False, {}
     kind, notes = "solved" if status is Status.CONVERGED else "failed", []
     if status is Status.PRIMAL_INFEASIBLE or kind == "failed" and status is not Status.DUAL_INFEASIBLE:
-        if (found := find_contradiction(case.hard)) is not None:
+        if (found := find_contradiction(case.hard, float(jnp.finfo(case.x.dtype).eps))) is not None:
             kind, irreducible = "infeasible", found.irreducible
             contradiction = {case.rows[i]: float(y) for i, y in zip(found.rows, found.multipliers, strict=True)}
             notes.append(f"Their sum reads 0 <= {found.sum:.4g}.")
@@ -174,8 +174,8 @@ def _case_of(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> C
     for key, tree in problem.unravel_rows(qp.lower).items():
         rows += variables if key == "x" else _paths(names[key], tree)
     program = Program(*(np.asarray(part, np.float64) for part in (qp.P.dense(), qp.q, qp.A.dense(), *qp[3:])))
-    tol = tuple(float(t) for t in solver._tolerances(dtype))
-    return Case(program, x, y, weights, rows, variables, state, tol)
+    tol, rtol = (float(t) for t in solver._tolerances(dtype))
+    return Case(program, x, y, weights, rows, variables, state, (tol, rtol))
 
 
 def _given(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> _Given:
@@ -202,7 +202,8 @@ def _given(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> _Gi
         data = by_name(solver, solver._data_names, args, kwargs)
         return _Given(solver, data, solver._unknowns(result.params), result.state)
     params_obj, params_ineq = by_name(solver, ("params_obj", "params_ineq"), args, kwargs)
-    box = BoxOSQP(tol=solver.tol)
+    options: dict[str, Any] = {"tol": solver.tol}
+    box = BoxOSQP(**options)
     qp = box._as_given(None, params_obj, None, params_ineq).qp
     x = flat(result.params, qp.q.dtype)
     # The bounds push back against the gradient.
@@ -255,8 +256,9 @@ def _constraint_rows(case: Case) -> list[ConstraintRow]:
             return "inactive"
         return "at upper" if y[i] > 0 else "at lower"
 
-    parts = zip(case.rows, lower, A @ x, upper, slack + 0.0, y, strict=True)
-    return [ConstraintRow(name, *map(float, numbers), state(i)) for i, (name, *numbers) in enumerate(parts)]
+    columns = (lower.tolist(), (A @ x).tolist(), upper.tolist(), (slack + 0.0).tolist(), y.tolist())
+    parts = enumerate(zip(case.rows, *columns, strict=True))
+    return [ConstraintRow(*part, state=state(i)) for i, part in parts]
 
 
 def _residual_rows(case: Case) -> list[ResidualRow]:
