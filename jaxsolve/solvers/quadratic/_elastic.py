@@ -184,16 +184,16 @@ def _with_slacks(qp: QuadraticProgram, num_eq: int, weights: Array) -> Quadratic
     hard = weights == jnp.inf
     total = size + num_slacks
     return QuadraticProgram(
-        P=_embedded(qp.P, (total, total), *(np.zeros(0, int),) * 3),
+        P=_embedded(qp.P, (total, total), *(np.zeros(0, int),) * 3, dtype),
         q=jnp.concatenate([qp.q, jnp.where(hard, 0, weights)]),
-        A=_embedded(qp.A, (num_rows + num_slacks, total), rows, columns, entries),
+        A=_embedded(qp.A, (num_rows + num_slacks, total), rows, columns, entries, dtype),
         lower=jnp.concatenate([qp.lower, jnp.zeros(num_slacks, dtype)]),
         upper=jnp.concatenate([qp.upper, jnp.where(hard, 0, jnp.asarray(jnp.inf, dtype))]),
     )
 
 
 def _embedded(
-    matrix: Matrix, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray, entries: np.ndarray
+    matrix: Matrix, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray, entries: np.ndarray, dtype: Any
 ) -> Matrix:
     """The matrix in the upper left corner of a larger one that has further entries."""
     missing = (shape[0] - matrix.shape[0], shape[1] - matrix.shape[1])
@@ -204,9 +204,11 @@ def _embedded(
         ours, more = (matrix.data, matrix.rows, matrix.columns), (entries, rows, columns)
         parts = [jnp.concatenate([a, jnp.asarray(b, a.dtype)]) for a, b in zip(ours, more, strict=True)]
         return SparseMatrix(*parts, shape=shape)
-    size, dtype = matrix.shape[1], matrix.dtype
+    size = matrix.shape[1]
 
     def product(x):
-        return jnp.pad(matrix.matvec(x[:size]), (0, missing[0])).at[rows].add(jnp.asarray(entries, dtype) * x[columns])
+        return (
+            jnp.pad(matrix.matvec(x[:size]), (0, missing[0])).at[rows].add(jnp.asarray(entries, x.dtype) * x[columns])
+        )
 
     return FunctionMatrix(product, shape, dtype)
