@@ -181,11 +181,13 @@ def _case_of(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> C
 def _given(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> _Given:
     if isinstance(result, QPResult):
         options = _arguments(solve_qp, args, kwargs) | {"method": result.method}
-        del options["init"]
+        del options["init"], options["presolve"]  # of the run alone
         solver, data, *_ = planned_qp(**options)
         return _Given(solver, data, (result.x, (result.dual_eq, (result.dual_ineq, result.dual_bounds))), result)
     if isinstance(result, LinprogResult):
-        solver, data = planned_lp(**_arguments(linprog, args, kwargs))
+        options = _arguments(linprog, args, kwargs)
+        del options["presolve"]
+        solver, data = planned_lp(**options)
         of_ub, of_eq, of_lower, of_upper = result.marginals
         names = {"A": "A_eq", "G": "A_ub"}
         return _Given(solver, data, (result.x, (-of_eq, (-of_ub, -(of_lower + of_upper)))), result, names)

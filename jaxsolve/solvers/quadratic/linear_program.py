@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,6 +17,7 @@ from jaxsolve._results import show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._elastic import ElasticInteriorPoint, as_weights, check_weights
+from jaxsolve.solvers.quadratic._presolve import as_arrays, reduced, restored
 from jaxsolve.solvers.quadratic._problem import as_matrix, check_bounds
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, default_tol
@@ -87,6 +89,7 @@ def linprog(
     maxiter: int = 100,
     tol: float | None = None,
     elastic: Any = None,
+    presolve: bool = False,
 ) -> LinprogResult:
     """Solve a linear program, differentiably.
 
@@ -113,6 +116,8 @@ def linprog(
             ``|A_eq x - b_eq|`` to the costs in place of the constraints; the bounds still hold. A positive number; or
             one for each row, an array like the right-hand side, and a pair ``(of_A_ub, of_A_eq)`` where there are both.
             ``inf`` is for rows that must hold. See :func:`.solve_qp`.
+        presolve: take out rows and variables that need not be solved for, and recover their multipliers; see
+            :func:`.solve_qp`.
 
     Returns:
         A :class:`LinprogResult`. ``status`` and ``success`` say whether the problem was infeasible or unbounded; the
@@ -120,7 +125,7 @@ def linprog(
 
     Raises:
         ValueError: shapes do not fit, a matrix without its right-hand side, bounds that no number satisfies, or
-            ``elastic`` without rows or not positive.
+            ``elastic`` without rows, not positive, or with ``presolve``.
         TypeError: ``elastic`` is no number or array.
 
     Reference:
@@ -138,9 +143,20 @@ def linprog(
     """
     options = {"weak": weak, "smoothing": smoothing, "maxiter": maxiter, "tol": tol, "elastic": elastic}
     solver, data = planned_lp(c, A_ub, b_ub, A_eq, b_eq, bounds, **options)
-    (x, of_eq, (of_ub, of_bounds, *_)), state = solver.run(None, *data)
-    x = x if elastic is None else x[0]
-    _, (A_eq, b_eq), (A_ub, b_ub), *_ = data
+    (_, c), (A_eq, b_eq), (A_ub, b_ub), sides, *_ = data
+    if presolve and elastic is not None:
+        raise ValueError("presolve=True is for rows that must hold, and elastic lets them be violated: leave one out.")
+    arrays = as_arrays(None, c, A_eq, b_eq, A_ub, b_ub, *sides) if presolve and smoothing == 0 else None
+    if arrays is not None and (less := reduced(arrays)).removed:
+        left = jax.tree.map(lambda part: jnp.asarray(part, c.dtype), less.program)
+        sides = (left.l, left.u)
+        (x, *duals), state = solver.run(None, (None, left.c), (left.A, left.b), (left.G, left.h), sides)
+        full = restored(less, x, duals[0], *duals[1])
+        x, of_eq, of_ub, of_bounds = (jnp.asarray(part, c.dtype) for part in full)
+        state = state._replace(value=c @ x)
+    else:
+        (x, of_eq, (of_ub, of_bounds, *_)), state = solver.run(None, *data)
+        x = x if elastic is None else x[0]
     # A constant, as its derivatives are then 0.
     value = jnp.where(Status.PRIMAL_INFEASIBLE.holds(state.status), jnp.inf, state.value)
     value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)

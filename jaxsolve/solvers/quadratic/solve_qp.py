@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsolve._compat import is_sparse
 from jaxsolve._results import show_as_line
@@ -17,6 +18,7 @@ from jaxsolve.base import check_choice
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 from jaxsolve.solvers.quadratic._elastic import ElasticInteriorPoint, ElasticOSQP, check_weights, violations
 from jaxsolve.solvers.quadratic._forms import GeneralForm
+from jaxsolve.solvers.quadratic._presolve import Reduced, as_arrays, reduced, restored
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 from jaxsolve.tree_util import tree_real_dtype
@@ -88,6 +90,7 @@ def solve_qp(
     init: Any = None,
     weak: str = "half",
     elastic: Any = None,
+    presolve: bool = False,
 ) -> QPResult:
     """Solve a quadratic program, differentiably, by whatever method suits it.
 
@@ -127,13 +130,17 @@ def solve_qp(
             array like ``b`` or ``h``, and a pair ``(of_A, of_G)`` where there are both. ``inf`` is for rows that must
             hold. The unit of ``w`` is that of the objective over that of the row. The solution is differentiable with
             respect to ``w``.
+        presolve: take out rows without entries, rows with one (they become bounds), proportional rows and fixed
+            variables before solving; the multipliers of all rows are recovered. Only for dense data whose values are
+            known: inside ``jit``, ``vmap`` and ``grad`` nothing is taken out. What is left has other shapes, and a
+            program is compiled for each.
 
     Returns:
         A :class:`QPResult`; ``method`` says what was chosen and ``reason`` why.
 
     Raises:
         ValueError: shapes do not fit, a matrix without its right-hand side, an impossible method, bounds that no
-            number satisfies, or ``elastic`` without rows or not positive.
+            number satisfies, or ``elastic`` without rows, not positive, or with ``presolve``.
         TypeError: ``elastic`` is no number or array.
 
     Example:
@@ -154,6 +161,11 @@ def solve_qp(
         ([1.0], [0.0, 1.0])
     """
     options = {"method": method, "tol": tol, "maxiter": maxiter, "weak": weak, "elastic": elastic}
+    if presolve and elastic is not None:
+        raise ValueError("presolve=True is for rows that must hold, and elastic lets them be violated: leave one out.")
+    arrays = as_arrays(Q, c, A, b, G, h, l, u) if presolve else None
+    if arrays is not None and (less := reduced(arrays)).removed:
+        return _solve_less(less, c, (Q is None, A is None, G is None, l is None and u is None), init, options)
     solver, data, chosen, reason = planned_qp(Q, c, A, b, G, h, l, u, **options)
     if isinstance(init, QPResult):
         init = KKTSolution(init.x, init.dual_eq, (init.dual_ineq, init.dual_bounds))
@@ -165,6 +177,32 @@ def solve_qp(
         violated = violations(slacks, of_eq, of_ineq)
     found = (state.value, state.status, state.error, state.iter_num)
     return QPResult(x, of_eq, of_ineq, of_bounds, *found, chosen, reason, *violated)
+
+
+def _solve_less(less: Reduced, c: Any, absent: tuple[bool, ...], init: Any, options: dict[str, Any]) -> QPResult:
+    """The result of a program from which something was taken out, as that of the whole program."""
+    dtype = tree_real_dtype(c)
+    left, costs = (jax.tree.map(lambda part: jnp.asarray(part, dtype), arrays) for arrays in (less.program, less.given))
+    bounded = bool(np.any(np.isfinite(less.program.l)) or np.any(np.isfinite(less.program.u)))
+    start = getattr(init, "x", init)
+    result = solve_qp(
+        None if absent[0] else left.Q,
+        left.c,
+        *(left.A, left.b) if left.b.size else (None, None),
+        *(left.G, left.h) if left.h.size else (None, None),
+        *(left.l, left.u) if bounded else (None, None),
+        init=None if start is None else jnp.asarray(start)[less.free],
+        **options,
+    )
+    sizes = {"dual_eq": left.b.size, "dual_ineq": left.h.size, "dual_bounds": left.c.size}
+    duals = (np.zeros(size) if (y := getattr(result, name)) is None else y for name, size in sizes.items())
+    x, *full = (jnp.asarray(part, result.x.dtype) for part in restored(less, result.x, *duals))
+    of_eq, of_ineq, of_bounds = (None if none else y for none, y in zip(absent[1:], full, strict=True))
+    value = 0.5 * (x @ (costs.Q @ x)) + costs.c @ x
+    reason = f"{result.reason}; presolve removed {less.removed} rows and variables"
+    return dataclasses.replace(
+        result, x=x, dual_eq=of_eq, dual_ineq=of_ineq, dual_bounds=of_bounds, value=value, reason=reason
+    )
 
 
 def planned_qp(Q, c, A, b, G, h, l, u, *, method, tol, maxiter, weak, elastic) -> tuple[Any, list[Any], str, str]:  # noqa: E741
