@@ -182,9 +182,9 @@ def _with_slacks(qp: QuadraticProgram, num_eq: int, weights: Array) -> Quadratic
     entries = np.repeat([-1.0, 1.0, 1.0], [num_soft, num_eq, num_slacks])
     weights = jnp.concatenate([weights, weights[:num_eq]])
     hard = weights == jnp.inf
-    total = size + num_slacks
+    total, none = size + num_slacks, np.zeros(0, int)
     return QuadraticProgram(
-        P=_embedded(qp.P, (total, total), *(np.zeros(0, int),) * 3, dtype),
+        P=_embedded(qp.P, (total, total), none, none, none, dtype),
         q=jnp.concatenate([qp.q, jnp.where(hard, 0, weights)]),
         A=_embedded(qp.A, (num_rows + num_slacks, total), rows, columns, entries, dtype),
         lower=jnp.concatenate([qp.lower, jnp.zeros(num_slacks, dtype)]),

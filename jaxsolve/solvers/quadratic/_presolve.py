@@ -108,7 +108,7 @@ def reduced(given: Arrays) -> Reduced:
     lower, upper, kept, bounds = lower.copy(), upper.copy(), side < np.inf, []
     for _ in range(_MAX_PASSES):
         found = len(bounds), np.sum(kept)
-        for i in np.flatnonzero(kept):
+        for i in np.flatnonzero(kept).tolist():
             kept[i] = not _bound_of(i, M[i], side[i], equal[i], lower, upper, bounds)
         if found == (len(bounds), np.sum(kept)):
             break
@@ -159,7 +159,7 @@ def _bound_of(i, row, side, is_equality, lower, upper, bounds) -> bool:
 def _drop_proportional(M, side, equal, kept):
     """Of rows in proportion to each other, keep the tightest."""
     groups: dict[bytes, int] = {}
-    for i in np.flatnonzero(kept):
+    for i in np.flatnonzero(kept).tolist():
         largest = int(np.argmax(np.abs(M[i]))) if M.shape[1] else 0
         size = M[i, largest] if M.shape[1] else 0.0
         if size == 0:

@@ -181,6 +181,7 @@ def test_linear_programs_against_highs():
     assert np.sum(found.slack < -1e-3) > 0
 
 
+@pytest.mark.slow
 def test_functions_of_pytrees():
     def rows(x):
         return {"above": x["a"], "sum": (x["a"][0] + x["b"])[None]}
