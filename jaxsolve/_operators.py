@@ -26,6 +26,7 @@ __all__ = [
     "FunctionMatrix",
     "Matrix",
     "SparseMatrix",
+    "as_sparse",
     "from_entries",
     "stack",
     "weighted_gram",
@@ -377,11 +378,12 @@ def stack(blocks: Sequence[Matrix], columns: int, dtype: Any) -> Matrix:
     *starts, end = np.cumsum([0, *(block.shape[0] for block in blocks)]).tolist()
     if not all(block.has_entries for block in blocks):
         return FunctionMatrix(Partial(_stacked, tuple(blocks)), (end, columns), dtype)
-    entries = [(b.data, b.rows + start, b.cols) for b, start in zip(map(_as_sparse, blocks), starts, strict=True)]
+    entries = [(b.data, b.rows + start, b.cols) for b, start in zip(map(as_sparse, blocks), starts, strict=True)]
     return SparseMatrix(*map(jnp.concatenate, zip(*entries, strict=True)), shape=(end, columns))
 
 
-def _as_sparse(matrix):
+def as_sparse(matrix: Matrix) -> SparseMatrix:
+    """A matrix that is given by entries, with the places of these."""
     if isinstance(matrix, SparseMatrix):
         return matrix
     if isinstance(matrix, DiagonalMatrix):

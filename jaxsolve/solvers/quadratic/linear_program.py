@@ -16,11 +16,14 @@ from jaxsolve._results import show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._data import joined, read_all
+from jaxsolve.solvers.quadratic._elastic import ElasticInteriorPoint, as_weights, check_weights
+from jaxsolve.solvers.quadratic._presolve import as_arrays, reduced, restored
 from jaxsolve.solvers.quadratic._problem import as_matrix, as_vector, check_bounds
+from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, together
 from jaxsolve.tree_util import tree_real_dtype
 
-__all__ = ["LinprogMarginals", "LinprogResult", "linprog"]
+__all__ = ["LinprogMarginals", "LinprogResult", "linprog", "planned_lp"]
 
 
 class LinprogMarginals(NamedTuple):
@@ -45,8 +48,9 @@ class LinprogResult(NamedTuple):
     Attributes:
         x: the minimizer, shape ``(n,)``.
         fun: the optimal value; infinite if the constraints contradict each other, minus infinity if it is unbounded.
+            With ``elastic`` it includes the weighted violations.
         success: whether the optimum was found.
-        slack: ``b_ub - A_ub x``, shape ``(m_ub,)``.
+        slack: ``b_ub - A_ub x``, shape ``(m_ub,)``; negative where ``elastic`` lets a row be violated.
         con: ``b_eq - A_eq x``, shape ``(m_eq,)``.
         marginals: the multipliers.
         status: a :class:`jaxsolve.Status`, int32: not SciPy's number.
@@ -85,6 +89,8 @@ def linprog(
     smoothing: float = 0.0,
     maxiter: int = 100,
     tol: float | None = None,
+    elastic: Any = None,
+    presolve: bool = False,
 ) -> LinprogResult:
     """Solve a linear program, differentiably.
 
@@ -109,13 +115,20 @@ def linprog(
         maxiter: largest number of iterations.
         tol: absolute and relative tolerance for residuals and duality gap; by default 1e-8 in float64 and 1e-5 in
             float32.
+        elastic: price of a violation. ``elastic=w`` adds ``w`` times the sum of ``max(A_ub x - b_ub, 0)`` and
+            ``|A_eq x - b_eq|`` to the costs in place of the constraints; the bounds still hold. A positive number; or
+            one for each row, an array like the right-hand side, and a pair ``(of_A_ub, of_A_eq)`` where there are both.
+            ``inf`` is for rows that must hold. See :func:`.solve_qp`.
+        presolve: take out rows and variables that need not be solved for, and recover their multipliers; see
+            :func:`.solve_qp`.
 
     Returns:
         A :class:`LinprogResult`. ``status`` and ``success`` say whether the problem was infeasible or unbounded; the
         derivatives of ``x`` and ``fun`` are then 0.
 
     Raises:
-        ValueError: shapes do not fit, a matrix without its right-hand side, or bounds that no number satisfies.
+        ValueError: shapes do not fit, a matrix without its right-hand side, bounds that no number satisfies, or
+            ``elastic`` without rows, not positive, or with ``presolve``.
         TypeError: an argument does not consist of real numbers.
 
     Reference:
@@ -131,7 +144,37 @@ def linprog(
         >>> round(float(gradient[0]), 3)
         -1.0
     """
-    data = read_all({"c": c, "A_ub": A_ub, "b_ub": b_ub, "A_eq": A_eq, "b_eq": b_eq})
+    options = {"weak": weak, "smoothing": smoothing, "maxiter": maxiter, "tol": tol, "elastic": elastic}
+    solver, data = planned_lp(c, A_ub, b_ub, A_eq, b_eq, bounds, **options)
+    (_, c), (A_eq, b_eq), (A_ub, b_ub), sides, *_ = data
+    if presolve and elastic is not None:
+        raise ValueError("presolve=True is for rows that must hold, and elastic lets them be violated: leave one out.")
+    arrays = as_arrays(None, c, A_eq, b_eq, A_ub, b_ub, *sides) if presolve and smoothing == 0 else None
+    if arrays is not None and (less := reduced(arrays)).removed:
+        left = jax.tree.map(lambda part: jnp.asarray(part, c.dtype), less.program)
+        sides = (left.l, left.u)
+        (x, *duals), state = solver.run(None, (None, left.c), (left.A, left.b), (left.G, left.h), sides)
+        full = restored(less, x, duals[0], *duals[1])
+        x, of_eq, of_ub, of_bounds = (jnp.asarray(part, c.dtype) for part in full)
+        state = state._replace(value=c @ x)
+    else:
+        (x, of_eq, (of_ub, of_bounds, *_)), state = solver.run(None, *data)
+        x = x if elastic is None else x[0]
+    # A constant, as its derivatives are then 0.
+    value = jnp.where(Status.PRIMAL_INFEASIBLE.holds(state.status), jnp.inf, state.value)
+    value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
+    # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
+    marginals = LinprogMarginals(-of_ub, -of_eq, jnp.maximum(-of_bounds, 0), jnp.minimum(-of_bounds, 0))
+    success, at = Status.CONVERGED.holds(state.status), x.astype(b_ub.dtype)
+    slack, con = (b_ub - A_ub @ at).astype(c.dtype), (b_eq - A_eq @ at).astype(c.dtype)
+    return LinprogResult(x, value, success, slack, con, marginals, state.status, state.iter_num, state.error)
+
+
+def planned_lp(
+    c, A_ub, b_ub, A_eq, b_eq, bounds, *, weak, smoothing, maxiter, tol, elastic
+) -> tuple[InteriorPoint, list[Any]]:
+    """What :func:`linprog` runs: the solver, and its data."""
+    data: Any = read_all({"c": c, "A_ub": A_ub, "b_ub": b_ub, "A_eq": A_eq, "b_eq": b_eq})
     if jax.tree.structure(data["c"]) != jax.tree.structure(0):
         raise TypeError(f"c must be a vector, got {type(c).__name__}.")
     c = jnp.asarray(data["c"])
@@ -143,16 +186,14 @@ def linprog(
     A_eq, b_eq = _rows("eq", data, c, dtype)
     lower, upper = _bounds(bounds, size, dtype)
     options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak, "smoothing": smoothing}
-    data = ((None, c), (A_eq, b_eq), (A_ub, b_ub), (lower, upper))
-    (x, of_eq, (of_ub, of_bounds)), state = GeneralInteriorPoint(**options).run(None, *data)
-    # A constant, as its derivatives are then 0.
-    value = jnp.where(Status.PRIMAL_INFEASIBLE.holds(state.status), jnp.inf, state.value)
-    value = jnp.where(Status.DUAL_INFEASIBLE.holds(state.status), -jnp.inf, value)
-    # Multipliers are the forces with which bounds push back; the optimal value falls as an upper bound is raised.
-    marginals = LinprogMarginals(-of_ub, -of_eq, jnp.maximum(-of_bounds, 0), jnp.minimum(-of_bounds, 0))
-    success, at = Status.CONVERGED.holds(state.status), x.astype(dtype)
-    slack, con = (b_ub - A_ub @ at).astype(c.dtype), (b_eq - A_eq @ at).astype(c.dtype)
-    return LinprogResult(x, value, success, slack, con, marginals, state.status, state.iter_num, state.error)
+    data = [(None, c), (A_eq, b_eq), (A_ub, b_ub), (lower, upper)]
+    if elastic is None:
+        return GeneralInteriorPoint(**options), data
+    check_weights(elastic)
+    if not b_ub.size + b_eq.size:
+        raise ValueError("elastic is the price of violating rows of A_ub and A_eq, but neither was given.")
+    of_ub, of_eq = as_weights(elastic, {"A_ub": b_ub.size, "A_eq": b_eq.size}, dtype)
+    return ElasticInteriorPoint(**options), [*data, (of_eq, of_ub)]
 
 
 def _rows(name, data, c, dtype) -> tuple[Array, Array]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxsolve._compat import is_sparse
 from jaxsolve._results import show_as_line
@@ -15,12 +17,14 @@ from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 from jaxsolve.solvers.quadratic._data import default_tol, read_all
+from jaxsolve.solvers.quadratic._elastic import ElasticInteriorPoint, ElasticOSQP, check_weights, violations
 from jaxsolve.solvers.quadratic._forms import GeneralForm
+from jaxsolve.solvers.quadratic._presolve import Reduced, as_arrays, reduced, restored
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 from jaxsolve.tree_util import tree_real_dtype, tree_size
 
-__all__ = ["QPResult", "solve_qp"]
+__all__ = ["QPResult", "planned_qp", "solve_qp"]
 
 # Beyond so many entries of [Q; A; G; I] a matrix is not made dense, and a dense one not factorized in every iteration.
 _MAX_ENTRIES = 4_000_000
@@ -38,12 +42,15 @@ class QPResult:
         dual_ineq: multipliers of ``G x <= h``, non-negative, shape ``(m,)``; ``None`` without inequalities.
         dual_bounds: multipliers of ``l <= x <= u``, positive at ``u`` and negative at ``l``, shape ``(n,)``; ``None``
             without bounds.
-        value: the objective, a scalar.
+        value: the objective, a scalar; with ``elastic`` its sum with the weighted violations.
         status: a :class:`jaxsolve.Status`, int32.
         error: optimality error.
         iter_num: iterations done, int32.
         method: the method that was chosen: ``"equality"``, ``"interior_point"``, ``"osqp"`` or ``"matrix_free"``.
         reason: why, in a few words.
+        violation_eq: with ``elastic`` the amounts ``|A x - b|``, shape ``(p,)``; else, or without equalities, ``None``.
+        violation_ineq: with ``elastic`` the amounts ``max(G x - h, 0)``, shape ``(m,)``; else, or without
+            inequalities, ``None``.
     """
 
     x: PyTree
@@ -56,6 +63,8 @@ class QPResult:
     iter_num: Array
     method: str = dataclasses.field(metadata={"static": True})
     reason: str = dataclasses.field(metadata={"static": True})
+    violation_eq: PyTree = None
+    violation_ineq: PyTree = None
 
     @property
     def message(self) -> str:
@@ -81,6 +90,8 @@ def solve_qp(
     maxiter: int | None = None,
     init: Any = None,
     weak: str = "half",
+    elastic: Any = None,
+    presolve: bool = False,
 ) -> QPResult:
     """Solve a quadratic program, differentiably, by whatever method suits it.
 
@@ -114,13 +125,24 @@ def solve_qp(
         maxiter: largest number of iterations; the solver's own by default.
         init: initial point ``x``, or an earlier :class:`QPResult` of a problem of the same shapes.
         weak: how rows count in derivatives that hold with equality and multiplier 0.
+        elastic: price of a violation. ``elastic=w`` adds ``w`` times the sum of ``|A x - b|`` and ``max(G x - h, 0)``
+            to the objective in place of the constraints; the bounds ``l`` and ``u`` still hold. Where the constraints
+            can be satisfied and ``w`` exceeds their multipliers, the solution is the same as without. Where they
+            contradict each other, it is a point close to satisfying them. A positive number; or one for each row, an
+            array like ``b`` or ``h``, and a pair ``(of_A, of_G)`` where there are both. ``inf`` is for rows that must
+            hold. The unit of ``w`` is that of the objective over that of the row. The solution is differentiable with
+            respect to ``w``.
+        presolve: take out rows without entries, rows with one (they become bounds), proportional rows and fixed
+            variables before solving; the multipliers of all rows are recovered. Only for dense data whose values are
+            known: inside ``jit``, ``vmap`` and ``grad`` nothing is taken out. What is left has other shapes, and a
+            program is compiled for each.
 
     Returns:
         A :class:`QPResult`; ``method`` says what was chosen and ``reason`` why.
 
     Raises:
-        ValueError: shapes do not fit, a matrix without its right-hand side, an impossible method, or bounds that no
-            number satisfies.
+        ValueError: shapes do not fit, a matrix without its right-hand side, an impossible method, bounds that no
+            number satisfies, or ``elastic`` without rows, not positive, or with ``presolve``.
         TypeError: an argument does not consist of real numbers.
 
     Example:
@@ -132,16 +154,74 @@ def solve_qp(
         >>> slope = jax.grad(lambda u: jaxsolve.solve_qp(Q, c, jnp.ones((1, 2)), jnp.ones(1), l=0.0, u=u).value)(0.7)
         >>> round(float(slope), 3)  # minus the multiplier of the bound
         -0.2
+
+        The inequalities ``x <= 1`` and ``x >= 2`` contradict each other; violating the second one is cheaper.
+
+        >>> G, h, weights = jnp.array([[1.0], [-1.0]]), jnp.array([1.0, -2.0]), jnp.array([10.0, 5.0])
+        >>> result = jaxsolve.solve_qp(jnp.eye(1), jnp.zeros(1), G=G, h=h, elastic=weights)
+        >>> [round(x, 3) for x in result.x.tolist()], [round(v, 3) for v in result.violation_ineq.tolist()]
+        ([1.0], [0.0, 1.0])
     """
+    options = {"method": method, "tol": tol, "maxiter": maxiter, "weak": weak, "elastic": elastic}
+    if presolve and elastic is not None:
+        raise ValueError("presolve=True is for rows that must hold, and elastic lets them be violated: leave one out.")
+    arrays = as_arrays(Q, c, A, b, G, h, l, u) if presolve else None
+    if arrays is not None and (less := reduced(arrays)).removed:
+        return _solve_less(less, c, (Q is None, A is None, G is None, l is None and u is None), init, options)
+    solver, data, chosen, reason = planned_qp(Q, c, A, b, G, h, l, u, **options)
+    if isinstance(init, QPResult):
+        init = KKTSolution(init.x, init.dual_eq, (init.dual_ineq, init.dual_bounds))
+    (x, of_eq, others), state = solver.run(init, *data)
+    of_ineq, of_bounds, *_ = others or (None, None)
+    violated = (None, None)
+    if elastic is not None:
+        x, slacks = x
+        violated = violations(slacks, of_eq, of_ineq)
+    found = (state.value, state.status, state.error, state.iter_num)
+    return QPResult(x, of_eq, of_ineq, of_bounds, *found, chosen, reason, *violated)
+
+
+def _solve_less(less: Reduced, c: Any, absent: tuple[bool, ...], init: Any, options: dict[str, Any]) -> QPResult:
+    """The result of a program from which something was taken out, as that of the whole program."""
+    dtype = tree_real_dtype(c)
+    left, costs = (jax.tree.map(lambda part: jnp.asarray(part, dtype), arrays) for arrays in (less.program, less.given))
+    bounded = bool(np.any(np.isfinite(less.program.l)) or np.any(np.isfinite(less.program.u)))
+    start = getattr(init, "x", init)
+    result = solve_qp(
+        None if absent[0] else left.Q,
+        left.c,
+        *(left.A, left.b) if left.b.size else (None, None),
+        *(left.G, left.h) if left.h.size else (None, None),
+        *(left.l, left.u) if bounded else (None, None),
+        init=None if start is None else jnp.asarray(start)[less.free],
+        **options,
+    )
+    sizes = {"dual_eq": left.b.size, "dual_ineq": left.h.size, "dual_bounds": left.c.size}
+    duals = (np.zeros(size) if (y := getattr(result, name)) is None else y for name, size in sizes.items())
+    x, *full = (jnp.asarray(part, result.x.dtype) for part in restored(less, result.x, *duals))
+    of_eq, of_ineq, of_bounds = (None if none else y for none, y in zip(absent[1:], full, strict=True))
+    value = 0.5 * (x @ (costs.Q @ x)) + costs.c @ x
+    reason = f"{result.reason}; presolve removed {less.removed} rows and variables"
+    return dataclasses.replace(
+        result, x=x, dual_eq=of_eq, dual_ineq=of_ineq, dual_bounds=of_bounds, value=value, reason=reason
+    )
+
+
+def planned_qp(Q, c, A, b, G, h, l, u, *, method, tol, maxiter, weak, elastic) -> tuple[Any, list[Any], str, str]:  # noqa: E741
+    """What :func:`solve_qp` runs: the solver, its data, the method, and the reason for it."""
     check_choice("method", method, _METHODS)
     if c is None:
         raise TypeError("c must be a vector or a pytree, with an entry for each variable, got None.")
     bounded = l is not None or u is not None
     read = read_all({"Q": Q, "c": c, "A": A, "b": b, "G": G, "h": h, "l": l, "u": u})
     Q, c, A, b, G, h, l, u = (read | together("A", "b", read) | together("G", "h", read)).values()  # noqa: E741
-    chosen, reason = _choose(Q, c, A, G, bounded) if method == "auto" else (method, "asked for")
-    if chosen == "equality" and (G is not None or bounded):
-        raise ValueError("method='equality' is for problems without G, h, l and u.")
+    if elastic is not None:
+        check_weights(elastic)
+        if A is None and G is None:
+            raise ValueError("elastic is the price of violating rows of A and G, but neither was given.")
+    chosen, reason = _choose(Q, c, A, G, bounded, elastic) if method == "auto" else (method, "asked for")
+    if chosen == "equality" and (G is not None or bounded or elastic is not None):
+        raise ValueError("method='equality' is for problems without G, h, l, u and elastic.")
     if tol is None and chosen != "interior_point":
         tol = 1e-4 if chosen == "matrix_free" else default_tol(tree_real_dtype(c))
     matrices = {"matvec_Q": Q, "matvec_A": A, "matvec_G": G}
@@ -154,16 +234,13 @@ def solve_qp(
     else:
         data.append(None if h is None else (params_G, h))
         data.append((l, u) if bounded else None)
+        data += [] if elastic is None else [elastic]
         if chosen == "interior_point":
-            solver = GeneralInteriorPoint(weak=weak, **options)
+            solver = (GeneralInteriorPoint if elastic is None else ElasticInteriorPoint)(weak=weak, **options)
         else:
-            solver = GeneralOSQP(weak=weak, eq_qp_solve="cg" if chosen == "matrix_free" else "lu", **options)
-    if isinstance(init, QPResult):
-        init = KKTSolution(init.x, init.dual_eq, (init.dual_ineq, init.dual_bounds))
-    (x, of_eq, others), state = solver.run(init, *data)
-    of_ineq, of_bounds = others or (None, None)
-    found = (state.value, state.status, state.error, state.iter_num)
-    return QPResult(x, of_eq, of_ineq, of_bounds, *found, chosen, reason)
+            options["eq_qp_solve"] = "cg" if chosen == "matrix_free" else "lu"
+            solver = (GeneralOSQP if elastic is None else ElasticOSQP)(weak=weak, **options)
+    return solver, data, chosen, reason
 
 
 class GeneralInteriorPoint(InteriorPoint, GeneralForm):
@@ -174,21 +251,28 @@ class GeneralOSQP(OperatorSplitting, GeneralForm):
     """Operator splitting for equalities, inequalities and bounds."""
 
 
-def _choose(Q, c, A, G, bounded) -> tuple[str, str]:
+def _choose(Q, c, A, G, bounded, elastic) -> tuple[str, str]:
     """The method, and the reason in words."""
     given = [matrix for matrix in (Q, A, G) if matrix is not None]
     size = tree_size(c)
-    if G is None and not bounded:
+    if G is None and not bounded and elastic is None:
         return "equality", "equalities only"
     if any(map(callable, given)):
         return "matrix_free", "matrices given as functions"
-    blocks = jax.tree.leaves((A, G), is_leaf=is_sparse)
-    rows = size + (size if bounded else 0) + sum(block.shape[0] if len(block.shape) > 1 else 1 for block in blocks)
-    if rows * size <= _MAX_ENTRIES:
+    num_eq, num_ineq = map(_num_rows, (A, G))
+    slacks = 0 if elastic is None else 2 * num_eq + num_ineq
+    rows = size + (size if bounded else 0) + num_eq + num_ineq + 2 * slacks
+    if rows * (size + slacks) <= _MAX_ENTRIES:
         return "interior_point", "small enough to be factorized in every iteration"
     if any(is_sparse(matrix) or jax.tree.structure(matrix) != jax.tree.structure(0) for matrix in given):
         return "matrix_free", "sparse, and too large to be made dense"
     return "osqp", "too large to be factorized in every iteration"
+
+
+def _num_rows(matrix) -> int:
+    """How many rows a matrix has, or a pytree of blocks."""
+    blocks = jax.tree.leaves(matrix, is_leaf=is_sparse)
+    return sum(block.shape[0] if len(block.shape) > 1 else 1 for block in blocks)
 
 
 def together(matrix: str, side: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,209 @@
+r"""The elastic form of a quadratic program: rows may be violated, at a price.
+
+.. math::
+
+    \min_{l \le x \le u,\; s}\; \tfrac12 x^T Q x + c^T x + w^T s \quad\text{subject to}\quad
+    -s \le A x - b \le s,\quad G x - h \le s,\quad s \ge 0.
+
+The penalty is exact: where the constraints can be satisfied and every weight is larger than the multiplier of its row,
+the solution is that of the program without slacks. Where they contradict each other, it is the point of the least
+weighted sum of violations in the limit of large weights. The slacks become variables of an ordinary program, so that
+methods, polishing and derivatives are those of every other one. With two slacks for an equality, one for each
+direction, a slack is 0 or its row is at its bound, and no row has two multipliers.
+
+Reference:
+    Nocedal and Wright (2006), "Numerical optimization", section 17.2; Gill, Murray and Saunders (2005), "SNOPT: an SQP
+    algorithm for large-scale constrained optimization", section 1.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve._compat import is_concrete
+from jaxsolve._operators import DenseMatrix, DiagonalMatrix, FunctionMatrix, Matrix, SparseMatrix, as_sparse
+from jaxsolve._types import Array, KKTSolution, PyTree
+from jaxsolve._vectors import unraveled
+from jaxsolve.solvers.quadratic._admm import OperatorSplitting
+from jaxsolve.solvers.quadratic._base import Problem, Solution
+from jaxsolve.solvers.quadratic._forms import GeneralForm
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram, as_vector
+from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
+
+__all__ = ["ElasticForm", "ElasticInteriorPoint", "ElasticOSQP", "as_weights", "check_weights", "counts", "violations"]
+
+
+class ElasticForm(GeneralForm):
+    r"""Solvers of the general form with violations at a price.
+
+    ``run(init_params, params_obj, params_eq, params_ineq, params_bounds, weights)`` returns
+    ``KKTSolution((x, slacks), dual_eq, (dual_ineq, dual_bounds, dual_slacks))``. The slacks are a vector: the amounts
+    by which the rows of A and of G exceed their right-hand sides, and those by which the rows of A fall short. A row of
+    infinite weight keeps its slacks at 0.
+    """
+
+    _arguments = {**GeneralForm._arguments, "weights": "elastic"}
+
+    def _constraints(self, size, params_eq=None, params_ineq=None, params_bounds=None, weights=None):
+        return super()._constraints(size, params_eq, params_ineq, params_bounds)
+
+    def _as_given(self, like: PyTree, *args: Any, **kwargs: Any) -> Problem:
+        problem = super()._as_given(like, *args, **kwargs)
+        elastic = self._read(args, kwargs)[0][-1]
+        qp, size = problem.qp, problem.qp.num_variables
+        num_eq, num_soft = counts(problem)
+        num_rows = qp.lower.size
+        sizes = {"A": num_eq, "G": num_soft - num_eq}
+        weights = jnp.concatenate(as_weights(elastic, sizes, qp.q.dtype))
+        qp = _with_slacks(qp, num_eq, weights)
+
+        def unravel_x(x):
+            return problem.unravel_x(x[:size]), x[size:].astype(jax.tree.leaves(problem.unravel_x(x[:size]))[0].dtype)
+
+        def unravel_rows(y):
+            like = problem.unravel_rows(y[:num_rows])
+            return like | {"slacks": y[num_rows:].astype(jax.tree.leaves(like)[0].dtype)}
+
+        return Problem(qp, unravel_x, unravel_rows)
+
+    def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
+        """``KKTSolution((x, slacks), dual_eq, (dual_ineq, dual_bounds, dual_slacks))``."""
+        duals = problem.unravel_rows(solution.y)
+        return KKTSolution(
+            problem.unravel_x(solution.x), duals.get("A"), (duals.get("G"), duals.get("x"), duals["slacks"])
+        )
+
+    def _start(self, problem: Problem, init_params: PyTree) -> tuple[Array, Array]:
+        """A start of the program without slacks, ``x`` and multipliers, with the slacks that belong to it."""
+        x, y = (part if jax.tree.leaves(part) else 0.0 for part in self._parts(init_params))
+        qp, dtype = problem.qp, problem.qp.q.dtype
+        num_eq, num_soft = counts(problem)
+        num_slacks = num_soft + num_eq
+        x = as_vector("init_params.primal", x, qp.num_variables - num_slacks, dtype)
+        y = as_vector("the multipliers", y, qp.lower.size - num_slacks, dtype)
+        Ax = qp.A.matvec(jnp.concatenate([x, jnp.zeros(num_slacks, dtype)]))
+        slacks = jnp.concatenate([(Ax - qp.upper)[:num_soft], (qp.lower - Ax)[:num_eq]])
+        slacks = jnp.clip(slacks, 0, qp.upper[-num_slacks:])
+        # Stationarity in a slack: the multiplier of its bound makes up for what that of the row leaves of the weight.
+        weights = qp.q[-num_slacks:]
+        of_slacks = jnp.minimum(jnp.concatenate([y[:num_soft], -y[:num_eq]]) - weights, 0)
+        return jnp.concatenate([x, slacks]), jnp.concatenate([y, of_slacks])
+
+
+class ElasticInteriorPoint(InteriorPoint, ElasticForm):
+    """The interior-point method for the elastic form."""
+
+
+class ElasticOSQP(OperatorSplitting, ElasticForm):
+    """Operator splitting for the elastic form."""
+
+
+def check_weights(elastic: Any) -> None:
+    """Raise for concrete weights of violations that are no positive numbers.
+
+    Raises:
+        TypeError: an entry is no number.
+        ValueError: an entry is NaN, 0 or negative.
+    """
+    for leaf in jax.tree.leaves(elastic):
+        if isinstance(leaf, (str, bool)):
+            raise TypeError(f"elastic must be a number or an array of weights, got {elastic!r}.")
+        if is_concrete(leaf) and not np.all(np.asarray(leaf, dtype=float) > 0):
+            raise ValueError(f"elastic must be positive, infinite for a row that must hold, got {leaf}.")
+
+
+def as_weights(elastic: Any, sizes: dict[str, int], dtype: Any) -> list[Array]:
+    """The weights as a vector for each kind of rows.
+
+    Args:
+        elastic: a number; if there are rows of one kind, a pytree like these; if of both, a pair of such parts.
+        sizes: how many rows there are of each of the two kinds, by the names of their matrices.
+        dtype: of the vectors.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    names, counts = zip(*sizes.items(), strict=True)
+    parts = [elastic if count else 0.0 for count in counts]
+    if all(counts) and not _is_number(elastic):
+        if not isinstance(elastic, (tuple, list)) or len(elastic) != 2:
+            raise ValueError(
+                f"elastic must be a number, or a pair with the weights of the rows of {names[0]} and of {names[1]}, "
+                f"got {type(elastic).__name__}."
+            )
+        parts = elastic
+    rows = zip(names, parts, counts, strict=True)
+    return [as_vector(f"elastic for {name}", part, count, dtype) for name, part, count in rows]
+
+
+def violations(slacks: Array, dual_eq: PyTree, dual_ineq: PyTree) -> tuple[PyTree, PyTree]:
+    """The amounts of violation, like the rows, ``None`` for no rows.
+
+    Args:
+        slacks: of :class:`ElasticForm`.
+        dual_eq: multipliers of the equalities, or ``None``.
+        dual_ineq: multipliers of the inequalities, or ``None``.
+    """
+    num_eq, num_ineq = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (dual_eq, dual_ineq))
+    over, under = jnp.maximum(slacks[: num_eq + num_ineq], 0), jnp.maximum(slacks[num_eq + num_ineq :], 0)
+    of_eq = None if dual_eq is None else unraveled(dual_eq)(over[:num_eq] + under)
+    return of_eq, None if dual_ineq is None else unraveled(dual_ineq)(over[num_eq:])
+
+
+def counts(problem: Problem) -> tuple[int, int]:
+    """How many equalities there are, and how many rows that may be violated."""
+    rows = problem.unravel_rows(problem.qp.lower)
+    num_eq, num_ineq = (sum(leaf.size for leaf in jax.tree.leaves(rows.get(name))) for name in ("A", "G"))
+    return num_eq, num_eq + num_ineq
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, (tuple, list, dict)) and jnp.ndim(value) == 0
+
+
+def _with_slacks(qp: QuadraticProgram, num_eq: int, weights: Array) -> QuadraticProgram:
+    """The program with a variable and a row for each slack behind its own."""
+    num_rows, size = qp.A.shape
+    num_soft, dtype = weights.size, qp.q.dtype
+    num_slacks = num_soft + num_eq
+    soft, equalities, slacks = np.arange(num_soft), np.arange(num_eq), np.arange(num_slacks)
+    rows = np.concatenate([soft, equalities, num_rows + slacks])
+    columns = size + np.concatenate([slacks, slacks])
+    entries = np.repeat([-1.0, 1.0, 1.0], [num_soft, num_eq, num_slacks])
+    weights = jnp.concatenate([weights, weights[:num_eq]])
+    hard = weights == jnp.inf
+    total, none = size + num_slacks, np.zeros(0, int)
+    return QuadraticProgram(
+        P=_embedded(qp.P, (total, total), none, none, none, dtype),
+        q=jnp.concatenate([qp.q, jnp.where(hard, 0, weights)]),
+        A=_embedded(qp.A, (num_rows + num_slacks, total), rows, columns, entries, dtype),
+        lower=jnp.concatenate([qp.lower, jnp.zeros(num_slacks, dtype)]),
+        upper=jnp.concatenate([qp.upper, jnp.where(hard, 0, jnp.asarray(jnp.inf, dtype))]),
+    )
+
+
+def _embedded(
+    matrix: Matrix, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray, entries: np.ndarray, dtype: Any
+) -> Matrix:
+    """The matrix in the upper left corner of a larger one that has further entries."""
+    missing = (shape[0] - matrix.shape[0], shape[1] - matrix.shape[1])
+    if isinstance(matrix, DenseMatrix):
+        padded = jnp.pad(matrix.array, [(0, extra) for extra in missing])
+        return DenseMatrix(padded.at[rows, columns].set(jnp.asarray(entries, padded.dtype)))
+    if isinstance(matrix, SparseMatrix | DiagonalMatrix):
+        matrix = as_sparse(matrix)
+        ours, more = (matrix.data, matrix.rows, matrix.cols), (entries, rows, columns)
+        parts = [jnp.concatenate([a, jnp.asarray(b, a.dtype)]) for a, b in zip(ours, more, strict=True)]
+        return SparseMatrix(*parts, shape=shape)
+    size = matrix.shape[1]
+
+    def product(x):
+        return (
+            jnp.pad(matrix.matvec(x[:size]), (0, missing[0])).at[rows].add(jnp.asarray(entries, x.dtype) * x[columns])
+        )
+
+    return FunctionMatrix(product, shape, dtype)
