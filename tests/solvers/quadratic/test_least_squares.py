@@ -375,6 +375,7 @@ def test_hessian():
 # ---- The functions ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scipys_names():
     """Sparse matrices in single precision, a column as right-hand side; the result unpacks, and is a pytree."""
     rng = np.random.default_rng(6)
