@@ -47,7 +47,8 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
 from jaxsolve.implicit_diff import TangentSystem
 from jaxsolve.solvers.quadratic._base import WEAK, has_derivative
-from jaxsolve.solvers.quadratic._problem import as_matrix, as_vector, by_name, check_bounds, pair
+from jaxsolve.solvers.quadratic._data import by_name, pair
+from jaxsolve.solvers.quadratic._problem import as_matrix, as_vector, check_bounds
 from jaxsolve.tree_util import tree_all_finite, tree_real_dtype, tree_where, tree_zeros_like
 
 __all__ = ["BoundedLeastSquares", "LeastSquaresState", "LsqLinearResult", "NNLSResult", "lsq_linear", "nnls"]
