@@ -342,6 +342,9 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
     _resumed_fields = ()
     #: The tolerance at which the active set is looked at for the first time, and the factor from stage to stage.
     _stages: ClassVar[tuple[float, float]] = (1e-3, 1e-2)
+    #: How many iterations may pass until the active set is looked at all the same, the first time; then twice as many.
+    #: Often it is known long before the iterates are accurate. ``None`` for no such limit.
+    _patience: ClassVar[int | None] = 50
 
     def _prepared(self, problem: Problem, inputs: Any = None) -> Problem:
         """The problem with what all iterations of a run have in common; ``None`` in place of its inputs for one."""
@@ -412,11 +415,12 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         """Whether the solution is one that an active set determines."""
         return True
 
-    def _iterated(self, problem: Problem, state: Any, until: Any) -> Any:
-        """The state when its error is at most ``until``, or the iterations are over."""
+    def _iterated(self, problem: Problem, state: Any, until: Any, limit: Array | None = None) -> Any:
+        """The state when its error is at most ``until``, or ``limit`` or all iterations are done."""
+        end = self.maxiter if limit is None else jnp.minimum(limit, self.maxiter)
 
         def proceed(state):
-            return Status.RUNNING.holds(state.status) & (state.error > until) & (state.iter_num < self.maxiter)
+            return Status.RUNNING.holds(state.status) & (state.error > until) & (state.iter_num < end)
 
         def body(state):
             new = self._advance(problem, state)
@@ -431,18 +435,20 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         first, ratio = self._stages
 
         def stage(carry):
-            state, _, _, _, until = carry
-            state = self._iterated(problem, state, jnp.maximum(until, tol))
+            state, _, _, _, until, limit = carry
+            state = self._iterated(problem, state, jnp.maximum(until, tol), limit)
             solution = self._solution(problem, state)
             polished, error, status, factors = self._polished(problem, solution, state.error, state.status)
             over = ~Status.RUNNING.holds(status) | (state.iter_num >= self.maxiter)
             # Unless the run is over the iterations go on where they were.
             solution, error = tree_where(over, (polished, error), (solution, state.error))
             state = state._replace(status=status, error=error, value=problem.qp.value(solution.x))
-            return state, solution, factors, over, until * ratio
+            until = jnp.where(state.error <= until, until * ratio, until)
+            return state, solution, factors, over, until, None if limit is None else 2 * state.iter_num + self._patience
 
         over, until = jnp.asarray(False), jnp.asarray(first, tol.dtype)
-        carry = (state, self._solution(problem, state), _no_factors(problem), over, until)
+        limit = None if self._patience is None else state.iter_num + self._patience
+        carry = (state, self._solution(problem, state), _no_factors(problem), over, until, limit)
         return loop(lambda carry: ~carry[3], stage, carry, maxiter=100, kind=self._loop_kind)[:3]
 
     def _factors_at(self, problem: Problem, solution: Solution) -> Factors:
