@@ -101,9 +101,11 @@ def equilibrate(qp: QuadraticProgram, *, shared: bool = False) -> Scaling:
     qp = jax.tree.map(lax.stop_gradient, qp)
     variables, rows, cost, curvature = _of_matrices(qp) if qp.has_entries else _of_products(qp)
     if qp.is_dense:
-        A, usual = qp.A.dense(), _usual_size(qp, variables, rows, cost, curvature) * curvature
+        A, size = qp.A.dense(), _usual_size(qp, variables, rows, cost, curvature)
+        # Far away there is nothing to be kept at.
+        bounds = [jnp.abs(rows * bound) <= _HUGE_PRICE * size for bound in (qp.lower, qp.upper)]
         of_prices = _of_prices_unless_common if shared else _of_prices
-        factors = of_prices(A, cost * variables * qp.q, qp.lower, qp.upper, usual)
+        factors = of_prices(A, cost * variables * qp.q, *bounds, size * curvature)
         single = jnp.sum(A != 0, axis=1) == 1
         variables, curvature = variables * factors, curvature * factors
         rows = jnp.where(single, rows / ((A != 0).astype(factors.dtype) @ factors + jnp.where(single, 0, 1)), rows)
@@ -260,7 +262,7 @@ def _usual_size(qp, variables, rows, cost, curvature):
     bounds = jnp.where(jnp.isfinite(bounds), bounds, 0)
     # Bounds that are 0 but for rounding say nothing.
     largest = jnp.maximum(norm(bounds), jnp.where(jnp.isfinite(level), level, 0))
-    bounds = jnp.where(bounds > rounding * largest, bounds, 0)
+    bounds = jnp.where(bounds > rounding ** (2 / 3) * largest, bounds, 0)
     size = jnp.minimum(level, jnp.where(jnp.any(bounds > 0), _typical(bounds), jnp.inf))
     size = jnp.maximum(demanded, size)
     return jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
@@ -279,8 +281,8 @@ def _of_prices(A, price, lower, upper, usual):
     Args:
         A: array of shape ``(m, n)``.
         price: the linear terms, in the units so far, shape ``(n,)``.
-        lower: shape ``(m,)``.
-        upper: shape ``(m,)``.
+        lower: whether rows have a lower bound, shape ``(m,)``.
+        upper: whether they have an upper one, shape ``(m,)``.
         usual: the slope of the curvature in each variable where solutions are likely to be, shape ``(n,)``.
     """
     alone = jnp.where(jnp.sum(A != 0, axis=1, keepdims=True) == 1, jnp.sign(A), 0)
@@ -288,7 +290,7 @@ def _of_prices(A, price, lower, upper, usual):
     quarter = sizes[jnp.maximum(jnp.sum(jnp.isfinite(sizes)) - 1, 0) // 4]  # usual even if most prices are huge
     usual = jnp.maximum(usual, jnp.where(jnp.isfinite(quarter), quarter, 1))
     # Each row with one entry bounds its variable below, above, or both.
-    sides = jnp.stack([jnp.isfinite(lower), jnp.isfinite(upper)]).astype(price.dtype)
+    sides = jnp.stack([lower, upper]).astype(price.dtype)
     positive, negative = sides @ jnp.maximum(alone, 0), sides @ jnp.maximum(-alone, 0)
     held = jnp.where(price > 0, positive[0] + negative[1], positive[1] + negative[0]) > 0
     ratio = jnp.abs(price) / usual

@@ -101,7 +101,7 @@ class InteriorPoint(IterativeQP):
     smoothing: float = option(0.0, at_least=0)
 
     _State = InteriorPointState
-    _patience = None
+    _patience = 8
     # Iterations are few, so the active set is not looked at before the last; and then it is known.
     _stages = (0.0, 1.0)
 
