@@ -18,8 +18,9 @@ from jaxsolve.diagnostics._certificates import Program, downhill_direction, find
 from jaxsolve.diagnostics._explanation import ConstraintRow, Explanation, ResidualRow
 from jaxsolve.solvers.quadratic import BoxCDQP, BoxOSQP, LinprogResult, QPResult, linprog, solve_qp
 from jaxsolve.solvers.quadratic._base import QuadraticSolver
+from jaxsolve.solvers.quadratic._data import by_name
 from jaxsolve.solvers.quadratic._elastic import ElasticForm, as_weights, counts
-from jaxsolve.solvers.quadratic._problem import by_name, flat
+from jaxsolve.solvers.quadratic._problem import flat
 from jaxsolve.solvers.quadratic.linear_program import planned_lp
 from jaxsolve.solvers.quadratic.solve_qp import planned_qp
 
@@ -201,9 +202,9 @@ def _given(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> _Gi
     args = args if "init_params" in kwargs else args[1:]
     kwargs = {name: value for name, value in kwargs.items() if name != "init_params"}
     if isinstance(solver, QuadraticSolver):
-        data = by_name(solver, solver._data_names, args, kwargs)
+        data = by_name(solver, tuple(solver._arguments), args, kwargs)
         return _Given(solver, data, solver._unknowns(result.params), result.state)
-    params_obj, params_ineq = by_name(solver, ("params_obj", "params_ineq"), args, kwargs)
+    params_obj, params_ineq = by_name(solver, tuple(solver._arguments), args, kwargs)
     options: dict[str, Any] = {"tol": solver.tol}
     box = BoxOSQP(**options)
     qp = box._as_given(None, params_obj, None, params_ineq).qp

@@ -103,9 +103,9 @@ def equilibrate(qp: QuadraticProgram, *, shared: bool = False) -> Scaling:
     if qp.is_dense:
         A, size = qp.A.dense(), _usual_size(qp, variables, rows, cost, curvature)
         # Far away there is nothing to be kept at.
-        bounds = [jnp.abs(rows * bound) <= _HUGE_PRICE * size for bound in (qp.lower, qp.upper)]
+        below, above = (jnp.abs(rows * bound) <= _HUGE_PRICE * size for bound in (qp.lower, qp.upper))
         of_prices = _of_prices_unless_common if shared else _of_prices
-        factors = of_prices(A, cost * variables * qp.q, *bounds, size * curvature)
+        factors = of_prices(A, cost * variables * qp.q, below, above, size * curvature)
         single = jnp.sum(A != 0, axis=1) == 1
         variables, curvature = variables * factors, curvature * factors
         rows = jnp.where(single, rows / ((A != 0).astype(factors.dtype) @ factors + jnp.where(single, 0, 1)), rows)
