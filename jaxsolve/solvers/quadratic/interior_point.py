@@ -300,7 +300,8 @@ def _predictor_corrector(
     rho = delta = 1e-9 if jnp.finfo(dtype).bits == 64 else 1e-5
     # Multipliers of equalities are residuals over delta: the rounding of the residual must stay below what is left to
     # correct of the multipliers.
-    rounding = 10 * jnp.finfo(dtype).eps * norm(Ax) / jnp.maximum(norm(r_dual), delta)
+    left = jnp.maximum(norm(r_dual), (1e-7 if dtype == jnp.float64 else 1e-3) * norm(qp.q, at.Aty))
+    rounding = 10 * jnp.finfo(dtype).eps * norm(Ax) / jnp.maximum(left, jnp.finfo(dtype).tiny)
     rho, delta = regularization * rho, regularization * jnp.clip(rounding, delta, 1e3 * delta)
     inverse = jnp.where(rows.bounded, 1 / (s + delta * z), 0)
     stiffness, per_s, per_z = z * inverse, 1 / s, 1 / jnp.where(rows.bounded, z, 1)
