@@ -9,7 +9,7 @@ from jaxsolve._vectors import flat, ravel, unraveled
 
 TREES = {
     "array": jnp.arange(6.0).reshape(2, 3),
-    "nested": {"a": jnp.arange(6.0).reshape(2, 3), "b": (jnp.float64(7), [jnp.array([8.0, 9.0])])},
+    "nested": {"a": jnp.arange(6.0).reshape(2, 3), "b": (jnp.asarray(7.0), [jnp.array([8.0, 9.0])])},
     "dtypes": [jnp.ones(2, jnp.bfloat16), jnp.arange(3.0, dtype=jnp.float32), jnp.arange(2.0)],
     "complex": {"re": jnp.ones(2), "z": jnp.array([1 + 2j, 3j])},
     "half": jnp.ones((2, 1), jnp.float16),
