@@ -195,8 +195,9 @@ class QuadraticSolver(ReadsData):
     def _error(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Any]:
         """The optimality error, see :mod:`._residuals`, and the matrix products that it takes."""
         at = products(problem.qp, x, y)
-        scaled, of_point = problem.scaling.to_scaled(x, y), problem.scaling.products_to_scaled(at)
-        return optimality_error(residuals(problem.scaled, *scaled, of_point), *self._tolerances(x.dtype)), at
+        x, y = problem.scaling.to_scaled(x, y)
+        res = residuals(problem.scaled, x, y, problem.scaling.products_to_scaled(at))
+        return optimality_error(res, *self._tolerances(x.dtype)), at
 
     def _forgiven(self, problem: Problem) -> Forgiven:
         """What the test of convergence forgives, in scaled units."""
