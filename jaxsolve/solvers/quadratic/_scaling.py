@@ -40,7 +40,7 @@ _MAX_PASSES = 10
 # Scaling stops as soon as the norms lie within this factor of each other: factors of two do no harm.
 _BALANCED = 4.0
 # Geometric means: the steps of conjugate gradients, and the logarithm to base 2 that is left over in the mean.
-_MAX_STEPS, _CLOSE = 30, 0.1
+_MAX_STEPS, _CLOSE = 40, 0.01
 
 
 class Scaling(NamedTuple):
@@ -132,7 +132,8 @@ def scale(qp: QuadraticProgram, scaling: Scaling) -> QuadraticProgram:
 
 def _power_of_two(x):
     """The power of two next to a positive number."""
-    return jnp.exp2(jnp.round(jnp.log2(x)))
+    # Odd powers of the root of two are common, and must not be rounded now down and now up.
+    return jnp.exp2(jnp.round(jnp.log2(x) + 0.1))
 
 
 def _typical(sizes):
@@ -219,8 +220,11 @@ def _geometric(qp):
     left = jax.tree.map(jnp.negative, gradient(start, of_P.matvec(ones), sums_A))
     direction = jax.tree.map(jnp.multiply, weights, left)
     carry = (start, left, direction, dot(left, direction), norm(*direction))
-    point, *_ = loop(lambda carry: carry[-1] > _CLOSE, step, carry, maxiter=_MAX_STEPS)
-    return jax.tree.map(jnp.exp2, point)
+    (variables, rows, cost), *_ = loop(lambda carry: carry[-1] > _CLOSE, step, carry, maxiter=_MAX_STEPS)
+    # The unit of all variables is open. It is a power of two times that of the first one.
+    open_part = variables[0] - jnp.round(variables[0])
+    parts = (variables - open_part, rows + open_part, cost + 2 * open_part)
+    return jax.tree.map(jnp.exp2, parts)
 
 
 def _of_products(qp):
