@@ -232,6 +232,7 @@ def test_the_result_of_a_run_is_a_starting_point():
     assert int(EXACT.run(step, *args).state.status) == Status.CONVERGED
 
 
+@pytest.mark.slow
 def test_buffers_may_be_donated():
     Q, c, A, lower, upper = data(6)
     solver, args = jaxsolve.BoxOSQP(), ((Q, c), A, (lower, upper))
@@ -277,6 +278,7 @@ def test_a_number_is_compared_with_every_leaf_of_the_other_bound():
         jaxsolve.BoxOSQP().run(None, objective, None, (0.0, {"a": jnp.ones(1), "b": -jnp.ones(1)}))
 
 
+@pytest.mark.slow
 def test_the_start_without_a_point_is_zero():
     objective, A, side = (jnp.eye(2), jnp.ones(2)), jnp.ones((1, 2)), jnp.ones(1)
     box, standard = jaxsolve.BoxOSQP(), jaxsolve.OSQP()
@@ -289,6 +291,7 @@ def test_the_start_without_a_point_is_zero():
     np.testing.assert_allclose(standard.run(start, objective, (A, side)).params.primal, 0.5, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_statuses_have_their_older_names():
     objective, A = (jnp.eye(2), jnp.ones(2)), jnp.asarray([[1.0, 0.0], [1.0, 0.0]])
     solver = jaxsolve.BoxOSQP()

@@ -52,7 +52,7 @@ def _check(name, *data, tol):
 
 @pytest.mark.float32
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("size", [1e3, 1e6])
+@pytest.mark.parametrize("size", [pytest.param(1e3, marks=pytest.mark.slow), 1e6])
 def test_large_solutions_in_single_precision(name, size):
     """They are no sign of infeasibility, and a large linear term does not hide the curvature."""
     rng = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def test_small_curvature_in_single_precision(name, rows):
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("name", ["BoxOSQP", "InteriorPointQP"])
+@pytest.mark.parametrize("name", [pytest.param("BoxOSQP", marks=pytest.mark.slow), "InteriorPointQP"])
 def test_impossible_problems_with_large_data_in_single_precision(name):
     def status(Q, c, A, lower, upper):
         Q, c, A, lower, upper = _single(Q, c, A, lower, upper)
