@@ -131,9 +131,12 @@ def scale(qp: QuadraticProgram, scaling: Scaling) -> QuadraticProgram:
 
 
 def _power_of_two(x):
-    """The power of two next to a positive number."""
+    """The power of two next to a positive number, exactly; 1 for what is no such number."""
     # Odd powers of the root of two are common, and must not be rounded now down and now up.
-    return jnp.exp2(jnp.round(jnp.log2(x) + 0.1))
+    exponent = jnp.round(jnp.log2(jnp.where(x > 0, x, 1)) + 0.1)
+    limit = -float(jnp.finfo(x.dtype).minexp)
+    exponent = jnp.where(jnp.isfinite(exponent), jnp.clip(exponent, -limit, limit), 0)
+    return jnp.ldexp(jnp.ones_like(x), exponent.astype(jnp.int32))
 
 
 def _typical(sizes):

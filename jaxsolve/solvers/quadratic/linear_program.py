@@ -23,7 +23,7 @@ from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, together
 from jaxsolve.tree_util import tree_real_dtype
 
-__all__ = ["LinprogMarginals", "LinprogResult", "linprog", "planned_lp"]
+__all__ = ["LinprogMarginals", "LinprogResult", "linprog"]
 
 
 class LinprogMarginals(NamedTuple):

@@ -24,7 +24,7 @@ from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 from jaxsolve.tree_util import tree_real_dtype, tree_size
 
-__all__ = ["QPResult", "planned_qp", "solve_qp"]
+__all__ = ["QPResult", "solve_qp"]
 
 # Beyond so many entries of [Q; A; G; I] a matrix is not made dense, and a dense one not factorized in every iteration.
 _MAX_ENTRIES = 4_000_000
