@@ -156,8 +156,9 @@ def _case_of(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> C
             f"explain expects one run, got a batch of shape {shape}: pass jax.tree.map(lambda leaf: leaf[i], result), "
             "and the data of that element."
         )
-    elastic = isinstance(solver, ElasticForm)
-    problem = QuadraticSolver._as_given(solver, unknowns[0], *(data[:-1] if elastic else data))
+    form, data = solver._form, solver._read(tuple(data), {})[0]
+    elastic = isinstance(form, ElasticForm)
+    problem = form.without_slacks().program(unknowns[0], *data[:-1]) if elastic else form.program(unknowns[0], *data)
     qp, dtype = problem.qp, problem.qp.q.dtype
     x, y = (flat(part, dtype) for part in unknowns)
     if (x.size, y.size) != (qp.q.size, qp.lower.size):
@@ -203,11 +204,11 @@ def _given(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> _Gi
     kwargs = {name: value for name, value in kwargs.items() if name != "init_params"}
     if isinstance(solver, QuadraticSolver):
         data = by_name(solver, tuple(solver._arguments), args, kwargs)
-        return _Given(solver, data, solver._unknowns(result.params), result.state)
+        return _Given(solver, data, solver._form.unknowns(result.params), result.state)
     params_obj, params_ineq = by_name(solver, tuple(solver._arguments), args, kwargs)
     options: dict[str, Any] = {"tol": solver.tol}
     box = BoxOSQP(**options)
-    qp = box._as_given(None, params_obj, None, params_ineq).qp
+    qp = box._form.program(None, *box._read((params_obj, None, params_ineq), {})[0]).qp
     x = flat(result.params, qp.q.dtype)
     # The bounds push back against the gradient.
     held = (x <= qp.lower) | (x >= qp.upper)

@@ -17,7 +17,7 @@ from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.solvers.quadratic._base import WEAK, DirectQP, Solution, has_derivative
-from jaxsolve.solvers.quadratic._forms import StandardForm
+from jaxsolve.solvers.quadratic._form import StandardForm
 from jaxsolve.solvers.quadratic._kkt import KKTSystem
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import feasible_signs
@@ -25,7 +25,7 @@ from jaxsolve.solvers.quadratic._residuals import feasible_signs
 __all__ = ["ExternalQP", "import_optional"]
 
 
-class ExternalQP(DirectQP, StandardForm):
+class ExternalQP(DirectQP):
     """Base of the solvers that call a program outside of jax.
 
     A subclass defines ``_host``. What it returns is polished with the factorization that the derivative needs too.
@@ -37,6 +37,8 @@ class ExternalQP(DirectQP, StandardForm):
 
     weak: str = option("half", among=WEAK)  # type: ignore[misc]  # an option here
 
+    _Form = StandardForm
+
     @abc.abstractmethod
     def _host(self) -> Callable:
         """The function ``solve(P, q, A, lower, upper, x, y) -> (x, y, status, iter_num)`` of NumPy arrays.
@@ -47,10 +49,10 @@ class ExternalQP(DirectQP, StandardForm):
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         return qp.dense()
 
-    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, KKTSystem]:
-        problem = self._problem(init_params, *args, **kwargs)
+    def _solve(self, init_params: PyTree, *data: Any) -> tuple[OptStep, KKTSystem]:
+        problem = self._problem(init_params, *data)
         qp = problem.qp
-        start = self._start(problem, init_params)
+        start = self._form.start(problem, init_params)
         scalar = jax.ShapeDtypeStruct((), jnp.int32)
         outputs = (*(jax.ShapeDtypeStruct(part.shape, part.dtype) for part in start), scalar, scalar)
         arrays = (qp.P.dense(), qp.q, qp.A.dense(), qp.lower, qp.upper, *start)
@@ -62,7 +64,7 @@ class ExternalQP(DirectQP, StandardForm):
         status = Status.STALLED.where(Status.CONVERGED.holds(status), status)
         solution, error, status, factors = self._polished(problem, Solution(x, y, at.Ax), error, status)
         state = self._State(iter_num, error, qp.value(solution.x), status)
-        return OptStep(self._to_params(problem, solution), state), KKTSystem(factors, self, has_derivative(state))
+        return OptStep(self._form.solution(problem, solution), state), self._system(factors, has_derivative(state))
 
 
 # The runs of one program may be called from several threads at once, but filters of warnings belong to the process, and

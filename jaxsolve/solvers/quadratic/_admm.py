@@ -160,7 +160,7 @@ class OperatorSplitting(IterativeQP):
     def _begin(self, problem: Problem, init_params: PyTree) -> SplittingState:
         system = problem.linear_system
         qp = system.qp
-        x, y = problem.scaling.of_common_parts().to_scaled(*self._start(problem, init_params))
+        x, y = problem.scaling.of_common_parts().to_scaled(*self._form.start(problem, init_params))
         y = feasible_signs(qp, y)
         at = products(qp, x, y)
         rho_bar = _number(self.rho_start, x)
@@ -188,8 +188,8 @@ class OperatorSplitting(IterativeQP):
         x, y, at = problem.scaling.of_common_parts().to_user(point.x, point.y, point.at)
         return Solution(x, y, at.Ax)
 
-    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, Any]:
-        (params, state), system = super()._solve(init_params, *args, **kwargs)
+    def _solve(self, init_params: PyTree, *data: Any) -> tuple[OptStep, Any]:
+        (params, state), system = super()._solve(init_params, *data)
         return OptStep(params, state._replace(solver_state=None)), system
 
     def _iterate(self, system: LinearSystem, point: Point, rho: Array, iter_num: Array) -> tuple[Point, Array]:

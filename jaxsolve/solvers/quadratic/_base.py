@@ -1,18 +1,21 @@
-"""What the solvers for quadratic programs share: their arguments, their results, polishing, and derivatives.
+"""What the solvers for quadratic programs share: their problem, their tolerances, and how a run goes.
+
+Three ideas come together here. The *form* (:mod:`._form`) says what data mean. The *active set* (:mod:`._active_set`)
+polishes a point and gives the derivative. The *iteration* is what a subclass defines.
 
 A run of an iterative solver goes in stages. The iterations are interrupted at a coarse tolerance, the active set is
-read off, and the system that it determines is solved (:mod:`._kkt`). If that point passes the test, the run is over,
-and the factorization made for it serves the derivative too. If not, the iterations go on to the next, finer tolerance.
+read off, and the system that it determines is solved. If that point passes the test, the run is over, and the
+factorization made for it serves the derivative too. If not, the iterations go on to the next, finer tolerance.
 """
 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -20,53 +23,37 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, check_callable, option
+from jaxsolve.solvers.quadratic._active_set import WEAK, classify, search
 from jaxsolve.solvers.quadratic._certificates import Forgiven
 from jaxsolve.solvers.quadratic._data import ReadsData, default_tol
-from jaxsolve.solvers.quadratic._kkt import (
-    Factors,
-    KKTSystem,
-    balance,
-    classify,
-    factorize,
-    is_convex,
-    kkt_residual,
-    polish,
-)
-from jaxsolve.solvers.quadratic._problem import (
-    Constraints,
-    QuadraticProgram,
-    as_quadratic,
-    as_vector,
-    assemble,
-    check_bounds,
-    flat,
-)
-from jaxsolve.solvers.quadratic._residuals import feasible_signs, norm, optimality_error, products, residuals
+from jaxsolve.solvers.quadratic._form import BoxForm, Form, Solution
+from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, factorize, is_convex
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._residuals import norm, optimality_error, products, residuals
 from jaxsolve.solvers.quadratic._scaling import equilibrate, scale
 from jaxsolve.tree_util import tree_where
 
-__all__ = ["WEAK", "DirectQP", "DirectState", "IterativeQP", "Problem", "QuadraticSolver", "Solution", "has_derivative"]
-
-#: How rows count in derivatives that hold with equality and multiplier 0.
-WEAK = ("half", "active", "inactive")
-
-
-class Solution(NamedTuple):
-    """Vectors in the units of the user: the primal point, the multipliers of the rows, and the rows at the point."""
-
-    x: Array
-    y: Array
-    Ax: Array
+__all__ = [
+    "WEAK",
+    "BoxConstrained",
+    "DirectQP",
+    "DirectState",
+    "IterativeQP",
+    "Problem",
+    "QuadraticSolver",
+    "Solution",
+    "has_derivative",
+]
 
 
 class Problem(NamedTuple):
-    """A quadratic program of the user, ready to be solved.
+    """A program of the user, ready to be solved.
 
     Attributes:
         qp: in the units of the user.
-        unravel_x: from vectors to the user's primal variables.
-        unravel_rows: from vectors of multipliers to the user's pytrees, by the names of the matrices.
-        scaling: its equilibration. This and what follows is ``None`` where nothing is to be solved.
+        unravel_x: see :class:`._form.Program`.
+        unravel_rows: likewise.
+        scaling: its equilibration.
         scaled: the equilibrated problem.
         for_kkt: the equilibrated problem for the system of an active set, and its scaling.
         convex: whether the objective is, where the equalities leave room; a boolean scalar.
@@ -104,10 +91,6 @@ class Problem(NamedTuple):
 
 
 _NO_CURVATURE = 1e-8
-# How many active sets are tried in a row.
-_ATTEMPTS = 4
-# What an attempt does: exchange rows, or factorize what derivatives want at the point that was found.
-_SEARCHING, _DIFFERENTIATED, _OVER = 0, 1, 2
 
 
 class QuadraticSolver(ReadsData):
@@ -124,8 +107,15 @@ class QuadraticSolver(ReadsData):
     weak = "half"
 
     _needs_init_params = False
+    #: What the data mean.
+    _Form: ClassVar[type[Form]]
     #: Whether a batch of problems with P and A in common is to share its scaling, see :mod:`._scaling`.
     _shares_scaling = False
+
+    def __init_subclass__(cls, **kwargs):
+        if "_Form" in cls.__dict__:
+            cls._arguments = cls._Form.arguments
+        super().__init_subclass__(**kwargs)
 
     def _validate(self) -> None:
         super()._validate()
@@ -137,53 +127,30 @@ class QuadraticSolver(ReadsData):
 
     # ---- The problem ----------------------------------------------------------------------------------------------
 
-    @abc.abstractmethod
-    def _constraints(self, size: int, *args: Any, **kwargs: Any) -> dict[str, Constraints]:
-        """The constraints on so many variables, by the names of their matrices, from the data behind the objective."""
+    @property
+    def _form(self) -> Form:
+        """The form with the functions of the user."""
+        return self._Form(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Form)})
 
-    @abc.abstractmethod
-    def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
-        """The user's form of a solution."""
-
-    def _unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:
-        """The primal variables and the multipliers of the rows."""
-        return params.primal, (params.dual_eq, params.dual_ineq)
-
-    def _check_arguments(self, init_params: PyTree = None, params_obj: Any = None, *data: Any) -> None:
-        for _, _, lower, upper, names in self._constraints(0, *data).values():
-            check_bounds(lower, upper, names)
-
-    def _as_given(self, like: PyTree, *args: Any, **kwargs: Any) -> Problem:
-        """The problem of the data, for variables like ``like``, with what maps vectors to the pytrees of the user."""
-        (params_obj, *others), _ = self._read(args, kwargs)
-        objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
-        return Problem(*assemble(objective, self._constraints(objective.q.size, *others)))
+    def _check_arguments(self, init_params: PyTree = None, *data: Any) -> None:
+        self._form.check(data)
 
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         """The problem with the kind of matrices that the algorithm needs."""
         return qp
 
-    def _problem(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Problem:
-        """The problem of the arguments of ``run``, equilibrated."""
-        problem = self._as_given(self._parts(init_params)[0], *args, **kwargs)
+    def _problem(self, init_params: PyTree, *data: Any) -> Problem:
+        """The problem of the data that :meth:`run` has read, equilibrated."""
+        form = self._form
+        problem = Problem(*form.program(form.parts(init_params)[0], *data))
         return problem.equilibrated(self._wanted_form(problem.qp), shared=self._shares_scaling)
 
     def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any = None, params_ineq: Any = None) -> Any:
         """A starting point for ``run`` with the primal variables ``init_x`` (``None``: 0) and multipliers 0."""
-        problem = self._problem(init_x, params_obj, params_eq, params_ineq)
-        x, y = self._start(problem, init_x)
-        return self._to_params(problem, Solution(x, y, problem.qp.A.matvec(x)))
-
-    def _parts(self, init_params: PyTree) -> tuple[PyTree, PyTree]:
-        """The primal variables and the multipliers of an initial point, each ``None`` if it was not given."""
-        params = init_params.params if isinstance(init_params, OptStep) else init_params
-        return self._unknowns(params) if isinstance(params, KKTSolution) else (params, None)
-
-    def _start(self, problem: Problem, init_params: PyTree) -> tuple[Array, Array]:
-        """The vectors ``(x, y)`` of an initial point; what was not given is 0."""
-        x, y = (part if jax.tree.leaves(part) else 0.0 for part in self._parts(init_params))
-        q, lower, dtype = problem.qp.q, problem.qp.lower, problem.qp.q.dtype
-        return as_vector("init_params.primal", x, q.size, dtype), as_vector("the multipliers", y, lower.size, dtype)
+        form, data = self._form, self._read((params_obj, params_eq, params_ineq)[: len(self._arguments)], {})[0]
+        program = form.program(init_x, *data)
+        x, y = form.start(program, init_x)
+        return form.solution(program, Solution(x, y, program.qp.A.matvec(x)))
 
     def _tolerances(self, dtype) -> tuple[Array, Array]:
         """Absolute and relative tolerance as scalars of a dtype; what is beyond its precision is not asked for."""
@@ -206,7 +173,7 @@ class QuadraticSolver(ReadsData):
         sizes = [jnp.where(jnp.isfinite(bound), jnp.abs(bound), 0) for bound in bounds]
         return Forgiven(tol + rtol * jnp.maximum(*sizes), tol + rtol * jnp.abs(problem.scaled.q))
 
-    # ---- Polishing ------------------------------------------------------------------------------------------------
+    # ---- Active sets and derivatives ------------------------------------------------------------------------------
 
     def _polished(
         self, problem: Problem, solution: Solution, error: Array, status: Array
@@ -222,68 +189,54 @@ class QuadraticSolver(ReadsData):
         Returns:
             The better point, its error and status, and the factors of the active set.
         """
-        qp, scaling = problem.qp, problem.scaling
         tol, _ = self._tolerances(error.dtype)
+        judge = functools.partial(self._error, problem)
         lost = _is_lost(status)
+        skip = lost | jnp.isnan(error)
+        best, error, factors = search(problem, solution, error, judge, tol, self.weak, skip=skip)
+        return best, error, Status.CONVERGED.where((error <= tol) & ~lost, status), factors
 
-        def attempt(carry):
-            # A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange. Once they
-            # are known, or after the last attempt, the factor is that of the best point as derivatives want it.
-            count, latest, best, best_error, _, phase = carry
-            last = (phase == _DIFFERENTIATED) | (count == _ATTEMPTS)
-            at_point = tree_where(last, best, latest)
-            weight, at_upper = classify(qp, at_point.y, at_point.Ax, scaling)
-            weight = jnp.where(last, classify(qp, best.y, best.Ax, scaling, self.weak)[0], weight)
-            factors = problem.factors(weight, at_upper)
-            x, y = polish(qp, at_point.x, at_point.y, factors)
-            y = feasible_signs(qp, y)
-            error, at = self._error(problem, x, y)
-            latest, better = Solution(x, y, at.Ax), (error < best_error) & ~last
-            best, best_error = tree_where(better, (latest, error), (best, best_error))
-            known = jnp.all(classify(qp, y, at.Ax, scaling)[0] == weight) & (error <= tol)
-            same = jnp.all(classify(qp, y, at.Ax, scaling, self.weak)[0] == weight)
-            phase = jnp.where(last | (known & same), _OVER, jnp.where(known, _DIFFERENTIATED, _SEARCHING))
-            return count + 1, latest, best, best_error, factors, phase
+    def _factors_at(self, problem: Problem, solution: Solution) -> Factors:
+        """The active set at a solution as derivatives want it."""
+        if problem.qp.is_dense:
+            judge = functools.partial(self._error, problem)
+            error = jnp.asarray(jnp.inf, solution.x.dtype)
+            return search(problem, solution, error, judge, 0.0, self.weak, attempts=0)[-1]
+        rows = classify(problem.qp, solution.y, solution.Ax, problem.scaling, self.weak)
+        return problem.factors(rows.in_derivatives, rows.at_upper)
 
-        phase = jnp.where(lost | jnp.isnan(error), _OVER, _SEARCHING)
-        carry = (jnp.zeros((), jnp.int32), solution, solution, error, _no_factors(problem), phase)
-        carry = loop(lambda carry: carry[-1] != _OVER, attempt, carry, maxiter=_ATTEMPTS + 1)
-        _, _, best, best_error, factors, _ = carry
-        status = Status.CONVERGED.where((best_error <= tol) & ~lost, status)
-        return best, best_error, status, self._balanced(problem, factors)
+    def _system(self, factors: Factors, valid: Array) -> KKTSystem:
+        """What derivatives solve with."""
+        return KKTSystem(factors, self._form, self.implicit_diff_solve, valid)
 
-    def _balanced(self, problem: Problem, factors: Factors) -> Factors:
-        """The factors with what the derivative is to be where a row is weakly active."""
-        has_weak = self.weak == "half" and factors.cholesky is not None
-        return balance(problem.for_kkt[0], factors) if has_weak else factors
-
-    # ---- Optimality and derivatives -------------------------------------------------------------------------------
-
-    def _at(self, unknowns: tuple[PyTree, PyTree], args: tuple, kwargs: dict) -> tuple[Problem, Array, Array]:
-        """The problem as it was given, and the vectors of its unknowns."""
-        problem = self._as_given(unknowns[0], *args, **kwargs)
-        x, y = (flat(part, problem.qp.q.dtype) for part in unknowns)
-        return problem, x, y
-
-    def _complete(self, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> KKTSolution:
-        """The user's form of a solution as a function of its unknowns and the data."""
-        problem, x, y = self._at(unknowns, args, kwargs)
-        return self._to_params(problem, Solution(x, y, problem.qp.A.matvec(x)))
-
-    def _kkt_residual(self, qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
-        """The mapping that is differentiated: linear in the unknowns, once the active set is known."""
-        return kkt_residual(qp, x, y, factors)
-
-    def _state_of_solution(self, unknowns: PyTree, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
+    def _state_of_solution(self, unknowns: PyTree, *data: Any) -> dict[str, PyTree]:
         """The value of the objective."""
-        problem, x, _ = self._at(unknowns, args, kwargs)
-        return {"value": problem.qp.value(x)}
+        program, x, _ = self._form.at(unknowns, data)
+        return {"value": program.qp.value(x)}
 
     def optimality_fun(self, params: KKTSolution, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
         r"""The natural residual :math:`(Px + q + A^T y,\; Ax - \Pi_{[l,u]}(Ax + y))`, of shapes (n,) and (m,)."""
-        problem, x, y = self._at(self._unknowns(params), args, kwargs)
-        qp, at = problem.qp, products(problem.qp, x, y)
+        form, (data, _) = self._form, self._read(args, kwargs)
+        (qp, *_), x, y = form.at(form.unknowns(params), data)
+        at = products(qp, x, y)
         return at.Px + qp.q + at.Aty, at.Ax - jnp.clip(at.Ax + y, qp.lower, qp.upper)
+
+
+class BoxConstrained(QuadraticSolver):
+    r"""Base of the solvers of :math:`\min \tfrac12 x^T Q x + c^T x` subject to :math:`l \le A x \le u`.
+
+    Attributes:
+        matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric positive semidefinite matrix of the
+            objective, if it is not given by its entries.
+        matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
+        fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; in place of ``(Q, c)``.
+    """
+
+    matvec_Q: Callable | None = None  # type: ignore[misc]  # an option here
+    matvec_A: Callable | None = None  # type: ignore[misc]
+    fun: Callable | None = None  # type: ignore[misc]
+
+    _Form = BoxForm
 
 
 class DirectState(NamedTuple):
@@ -378,7 +331,7 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         return self._step(problem, _judged_convex(problem, self._advance(problem, state)))
 
     def _step(self, problem: Problem, state: Any) -> OptStep:
-        return OptStep(self._to_params(problem, self._solution(problem, state)), state)
+        return OptStep(self._form.solution(problem, self._solution(problem, state)), state)
 
     def _status_of(self, error: Array, *, failed: Array | bool = False, failure: Status = Status.STALLED) -> Array:
         status = Status.CONVERGED.where(error <= self._tolerances(error.dtype)[0], failure.where(failed, 0))
@@ -386,8 +339,8 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
 
     # ---- The run --------------------------------------------------------------------------------------------------
 
-    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, KKTSystem | None]:
-        problem = self._prepared(self._problem(init_params, *args, **kwargs), (init_params, args, kwargs))
+    def _solve(self, init_params: PyTree, *data: Any) -> tuple[OptStep, KKTSystem | None]:
+        problem = self._prepared(self._problem(init_params, *data), (init_params, data))
         state = self._begin(problem, init_params)
         if isinstance(init_params, OptStep):
             state = self._resumed(state, init_params.state)
@@ -400,11 +353,11 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
             state, factors = self._iterated(problem, state, 0), None
             solution = self._solution(problem, state)
         state = state._replace(status=Status.MAXITER.where(Status.RUNNING.holds(state.status), state.status))
-        step = OptStep(self._to_params(problem, solution), state)
+        step = OptStep(self._form.solution(problem, solution), state)
         if not self.implicit_diff:
             return step, None
         factors = self._factors_at(problem, solution) if factors is None else factors
-        return step, KKTSystem(factors, self, has_derivative(state))
+        return step, self._system(factors, has_derivative(state))
 
     @property
     def _unrolls(self) -> bool:
@@ -449,13 +402,8 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
 
         over, until = jnp.asarray(False), jnp.asarray(first, tol.dtype)
         limit = None if self._patience is None else state.iter_num + self._patience
-        carry = (state, self._solution(problem, state), _no_factors(problem), over, until, limit)
+        carry = (state, *_nothing_yet(problem), over, until, limit)
         return loop(lambda carry: ~carry[3], stage, carry, maxiter=100, kind=self._loop_kind)[:3]
-
-    def _factors_at(self, problem: Problem, solution: Solution) -> Factors:
-        """The system of the derivative."""
-        active = classify(problem.qp, solution.y, solution.Ax, problem.scaling, self.weak)
-        return self._balanced(problem, problem.factors(*active))
 
 
 def _judged_convex(problem: Problem, state: Any) -> Any:
@@ -474,7 +422,8 @@ def has_derivative(state: Any) -> Array:
     return ~_is_lost(state.status) & ~Status.NONFINITE.holds(state.status) & jnp.isfinite(state.error)
 
 
-def _no_factors(problem: Problem) -> Factors:
-    qp, (_, scaling) = problem.qp, problem.for_kkt
-    identity = jnp.eye(qp.num_variables, dtype=qp.q.dtype)
-    return Factors(jnp.zeros_like(qp.lower), jnp.zeros(qp.lower.shape, bool), scaling, identity)
+def _nothing_yet(problem: Problem) -> tuple[Solution, Factors]:
+    """What a loop over stages carries before the first one."""
+    (n, m), dtype = (problem.qp.num_variables, problem.qp.lower.size), problem.qp.q.dtype
+    x, row = jnp.zeros(n, dtype), jnp.zeros(m, dtype)
+    return Solution(x, row, row), Factors(row, row > 0, problem.for_kkt[1], jnp.eye(n, dtype=dtype))

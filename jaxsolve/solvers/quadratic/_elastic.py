@@ -18,6 +18,7 @@ Reference:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -28,17 +29,14 @@ from jaxsolve._compat import is_concrete
 from jaxsolve._operators import DenseMatrix, DiagonalMatrix, FunctionMatrix, Matrix, SparseMatrix, as_sparse
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve._vectors import unraveled
-from jaxsolve.solvers.quadratic._admm import OperatorSplitting
-from jaxsolve.solvers.quadratic._base import Problem, Solution
-from jaxsolve.solvers.quadratic._forms import GeneralForm
+from jaxsolve.solvers.quadratic._form import GeneralForm, Program, Solution
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, as_vector
-from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 
-__all__ = ["ElasticForm", "ElasticInteriorPoint", "ElasticOSQP", "as_weights", "check_weights", "counts", "violations"]
+__all__ = ["ElasticForm", "as_weights", "check_weights", "counts", "violations"]
 
 
 class ElasticForm(GeneralForm):
-    r"""Solvers of the general form with violations at a price.
+    r"""The general form with violations at a price.
 
     ``run(init_params, params_obj, params_eq, params_ineq, params_bounds, weights)`` returns
     ``KKTSolution((x, slacks), dual_eq, (dual_ineq, dual_bounds, dual_slacks))``. The slacks are a vector: the amounts
@@ -46,42 +44,47 @@ class ElasticForm(GeneralForm):
     infinite weight keeps its slacks at 0.
     """
 
-    _arguments = {**GeneralForm._arguments, "weights": "elastic"}
+    arguments = {**GeneralForm.arguments, "weights": "elastic"}
 
-    def _constraints(self, size, params_eq=None, params_ineq=None, params_bounds=None, weights=None):
-        return super()._constraints(size, params_eq, params_ineq, params_bounds)
+    def without_slacks(self) -> GeneralForm:
+        """The form in which no row may be violated; its data are the same but for the weights."""
+        return GeneralForm(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
-    def _as_given(self, like: PyTree, *args: Any, **kwargs: Any) -> Problem:
-        problem = super()._as_given(like, *args, **kwargs)
-        elastic = self._read(args, kwargs)[0][-1]
-        qp, size = problem.qp, problem.qp.num_variables
-        num_eq, num_soft = counts(problem)
+    def constraints(self, size, params_eq=None, params_ineq=None, params_bounds=None, weights=None):
+        return super().constraints(size, params_eq, params_ineq, params_bounds)
+
+    def program(self, like: PyTree, params_obj: Any, *data: Any) -> Program:
+        program = super().program(like, params_obj, *data)
+        *_, elastic = data
+        qp, size = program.qp, program.qp.num_variables
+        num_eq, num_soft = counts(program)
         num_rows = qp.lower.size
         sizes = {"A": num_eq, "G": num_soft - num_eq}
         weights = jnp.concatenate(as_weights(elastic, sizes, qp.q.dtype))
         qp = _with_slacks(qp, num_eq, weights)
 
         def unravel_x(x):
-            return problem.unravel_x(x[:size]), x[size:].astype(jax.tree.leaves(problem.unravel_x(x[:size]))[0].dtype)
+            user_x = program.unravel_x(x[:size])
+            return user_x, x[size:].astype(jax.tree.leaves(user_x)[0].dtype)
 
         def unravel_rows(y):
-            like = problem.unravel_rows(y[:num_rows])
+            like = program.unravel_rows(y[:num_rows])
             return like | {"slacks": y[num_rows:].astype(jax.tree.leaves(like)[0].dtype)}
 
-        return Problem(qp, unravel_x, unravel_rows)
+        return Program(qp, unravel_x, unravel_rows)
 
-    def _to_params(self, problem: Problem, solution: Solution) -> KKTSolution:
+    def solution(self, program: Any, solution: Solution) -> KKTSolution:
         """``KKTSolution((x, slacks), dual_eq, (dual_ineq, dual_bounds, dual_slacks))``."""
-        duals = problem.unravel_rows(solution.y)
+        duals = program.unravel_rows(solution.y)
         return KKTSolution(
-            problem.unravel_x(solution.x), duals.get("A"), (duals.get("G"), duals.get("x"), duals["slacks"])
+            program.unravel_x(solution.x), duals.get("A"), (duals.get("G"), duals.get("x"), duals["slacks"])
         )
 
-    def _start(self, problem: Problem, init_params: PyTree) -> tuple[Array, Array]:
+    def start(self, program: Any, init_params: PyTree) -> tuple[Array, Array]:
         """A start of the program without slacks, ``x`` and multipliers, with the slacks that belong to it."""
-        x, y = (part if jax.tree.leaves(part) else 0.0 for part in self._parts(init_params))
-        qp, dtype = problem.qp, problem.qp.q.dtype
-        num_eq, num_soft = counts(problem)
+        x, y = (part if jax.tree.leaves(part) else 0.0 for part in self.parts(init_params))
+        qp, dtype = program.qp, program.qp.q.dtype
+        num_eq, num_soft = counts(program)
         num_slacks = num_soft + num_eq
         x = as_vector("init_params.primal", x, qp.num_variables - num_slacks, dtype)
         y = as_vector("the multipliers", y, qp.lower.size - num_slacks, dtype)
@@ -92,14 +95,6 @@ class ElasticForm(GeneralForm):
         weights = qp.q[-num_slacks:]
         of_slacks = jnp.minimum(jnp.concatenate([y[:num_soft], -y[:num_eq]]) - weights, 0)
         return jnp.concatenate([x, slacks]), jnp.concatenate([y, of_slacks])
-
-
-class ElasticInteriorPoint(InteriorPoint, ElasticForm):
-    """The interior-point method for the elastic form."""
-
-
-class ElasticOSQP(OperatorSplitting, ElasticForm):
-    """Operator splitting for the elastic form."""
 
 
 def check_weights(elastic: Any) -> None:
@@ -154,9 +149,9 @@ def violations(slacks: Array, dual_eq: PyTree, dual_ineq: PyTree) -> tuple[PyTre
     return of_eq, None if dual_ineq is None else unraveled(dual_ineq)(over[num_eq:])
 
 
-def counts(problem: Problem) -> tuple[int, int]:
+def counts(program: Any) -> tuple[int, int]:
     """How many equalities there are, and how many rows that may be violated."""
-    rows = problem.unravel_rows(problem.qp.lower)
+    rows = program.unravel_rows(program.qp.lower)
     num_eq, num_ineq = (sum(leaf.size for leaf in jax.tree.leaves(rows.get(name))) for name in ("A", "G"))
     return num_eq, num_eq + num_ineq
 

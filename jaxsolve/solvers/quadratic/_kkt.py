@@ -52,8 +52,7 @@ from jaxsolve.tree_util import tree_all_finite, tree_where, tree_zeros_like
 __all__ = [
     "Factors",
     "KKTSystem",
-    "balance",
-    "classify",
+    "balanced_weight",
     "factorize",
     "is_convex",
     "kkt_residual",
@@ -93,43 +92,6 @@ def _regularized(H: Array) -> tuple[Array, Array, Array]:
     epsilon = jnp.clip(10 * rounding, smallest, largest)
     L = jnp.linalg.cholesky(H + epsilon * jnp.eye(H.shape[0], dtype=H.dtype))
     return L, epsilon, 10 * jnp.maximum(epsilon, rounding)
-
-
-def classify(
-    qp: QuadraticProgram, y: Array, Ax: Array, scaling: Scaling, weak: str | None = None
-) -> tuple[Array, Array]:
-    """Which rows are active at a point, by whether the multiplier or the slack is larger, in scaled units.
-
-    Args:
-        qp: the problem, unscaled.
-        y: multipliers.
-        Ax: the rows at the primal point.
-        scaling: the scaling of the problem.
-        weak: how rows with neither a multiplier nor a slack are taken: ``"half"``, ``"active"`` or ``"inactive"``, as
-            derivatives want it; ``None``, which is right for the solution itself, decides for each all the same.
-
-    Returns:
-        ``weight`` and ``at_upper`` of :class:`Factors`.
-    """
-    rows = scaling.rows
-    multiplier = scaling.cost * y / rows
-    above, below = rows * (qp.upper - Ax), rows * (Ax - qp.lower)
-    at_upper = jnp.where(jnp.minimum(above, below) < -jnp.abs(multiplier), above < below, multiplier > 0)
-    at_upper = jnp.where(multiplier == 0, above < below, at_upper)
-    slack = jnp.where(at_upper, above, below)
-    # A row at its bound is not beyond it because of rounding: if nothing pushes, it is let go.
-    slack = jnp.where(jnp.abs(slack) <= 10 * jnp.finfo(y.dtype).eps * norm(rows * Ax), 0, slack)
-    equality = qp.lower == qp.upper
-    weight = (equality | (jnp.abs(multiplier) > slack)).astype(y.dtype)
-    if weak is None:
-        return weight, at_upper
-    tiny = jnp.sqrt(jnp.finfo(y.dtype).eps)
-    bound = jnp.where(at_upper, qp.upper, qp.lower)
-    size = 1 + jnp.where(jnp.isfinite(bound), jnp.abs(rows * bound), 0)
-    largest = 1 + norm(multiplier)
-    undecided = ~equality & (jnp.abs(multiplier) <= tiny * largest) & (slack <= tiny * size)
-    weight = jnp.where(undecided, {"half": 0.5, "active": 1.0, "inactive": 0.0}[weak], weight)
-    return weight, at_upper
 
 
 def kkt_residual(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
@@ -182,7 +144,7 @@ def is_convex(scaled: QuadraticProgram) -> Array:
     return tree_all_finite(jnp.linalg.cholesky(H)) | ~tree_all_finite((P, A))
 
 
-def balance(scaled: QuadraticProgram, factors: Factors) -> Factors:
+def balanced_weight(scaled: QuadraticProgram, weight: Array, cholesky: Array) -> Array:
     r"""Weights of weakly active rows with which the derivative is the mean of those on both sides.
 
     Between the derivative :math:`D_0` with a row inactive and :math:`D_\infty` with it active lies what a spring of
@@ -192,22 +154,16 @@ def balance(scaled: QuadraticProgram, factors: Factors) -> Factors:
 
     Args:
         scaled: the scaled problem, with dense matrices.
-        factors: the active set, with weights 1/2 for weakly active rows, and its factor.
+        weight: of the rows, 1/2 for weakly active ones.
+        cholesky: the factor for these weights.
 
     Returns:
-        The active set with other weights between 0 and 1, and its factor.
+        The same weights, with others between 0 and 1 for weakly active rows.
     """
-
-    def rebalance(factors):
-        delta = _softness(scaled.q.dtype)
-        reach = solve_triangular(factors.cholesky, scaled.A.dense().T, lower=True)
-        weight = jnp.clip(1 - jnp.sum(reach**2, axis=0), delta, 1 - delta)
-        better = jnp.where(weak, weight, factors.weight)
-        L, _, _ = _regularized(_system(scaled, better))
-        return tree_where(tree_all_finite(L), factors._replace(weight=better, cholesky=L), factors)
-
-    weak = (factors.weight > 0) & (factors.weight < 1)
-    return run_if_any(jnp.any(weak), rebalance, factors)
+    delta = _softness(scaled.q.dtype)
+    reach = solve_triangular(cholesky, scaled.A.dense().T, lower=True)
+    balanced = jnp.clip(1 - jnp.sum(reach**2, axis=0), delta, 1 - delta)
+    return jnp.where((weight > 0) & (weight < 1), balanced, weight)
 
 
 def _system(scaled, weight):
@@ -307,8 +263,10 @@ def _solve_by_minres(
     return variables * w, rows * jnp.where(held, t * mu, known) / cost
 
 
-def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
-    """Solve for the point that the active set determines, by Newton's method from ``(x, y)``."""
+def polish(
+    qp: QuadraticProgram, x: Array, y: Array, factors: Factors, moves: Array | bool = True
+) -> tuple[Array, Array]:
+    """Solve for the point that the active set determines, by Newton's method from ``(x, y)``, if it ``moves``."""
     variables, _, cost, *_ = factors.scaling
 
     def step(x, y):
@@ -318,13 +276,13 @@ def polish(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[
 
     size = 1 + norm(x / variables) + norm(cost * variables * qp.q)
     wanted = 1e2 * jnp.finfo(x.dtype).eps * size
-    return _improve(step, (x, y), wanted, slowest=0.2)[0]
+    return _improve(step, (x, y), wanted, slowest=0.2, moves=moves)[0]
 
 
 _MAX_STEPS = 12
 
 
-def _improve(step, start, wanted, *, slowest):
+def _improve(step, start, wanted, *, slowest: float, moves: Array | bool = True):
     """Repeat ``step(*point) -> (next_point, residual_at_point)`` while it helps.
 
     The regularization makes every step a contraction, a weak one where the system is nearly singular. A step costs two
@@ -338,7 +296,7 @@ def _improve(step, start, wanted, *, slowest):
     def proceed(carry):
         count, _, _, residual, before = carry
         helps = (residual > wanted) & (residual <= slowest * before)
-        return (count < 2) | ((count < _MAX_STEPS) & helps)
+        return moves & ((count < 2) | ((count < _MAX_STEPS) & helps))
 
     def body(carry):
         count, point, _, residual, _ = carry
@@ -361,35 +319,36 @@ class KKTSystem(TangentSystem):
 
     Attributes:
         factors: the active set, and the factor of its system or ``None``.
-        solver: what says how data become a quadratic program, and vectors a solution.
+        form: a :class:`._form.Form`: how data become a program, and vectors a solution.
+        method: a linear solver of the user, who may want another one.
         valid: whether there is a solution to differentiate, a boolean scalar.
     """
 
     factors: Factors
-    solver: Any = dataclasses.field(metadata={"static": True})
+    form: Any = dataclasses.field(metadata={"static": True})
+    method: Any = dataclasses.field(metadata={"static": True})
     valid: Any
 
     structure = "general"  # the rows are scaled, so that the matrix is not symmetric
 
-    @property
-    def method(self) -> Any:
-        """The linear solver of the user, who may want another one."""
-        return self.solver.implicit_diff_solve
-
     def unknowns(self, params: PyTree) -> tuple[PyTree, PyTree]:
-        return self.solver._unknowns(params)
+        return self.form.unknowns(params)
 
-    def complete(self, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> PyTree:
-        return self.solver._complete(unknowns, *args, **kwargs)
+    def complete(self, unknowns: tuple[PyTree, PyTree], *data: Any) -> PyTree:
+        return self.form.complete(unknowns, data)
 
-    def residual(self, unknowns: tuple[PyTree, PyTree], *args: Any, **kwargs: Any) -> tuple[PyTree, PyTree]:
-        problem, x, y = self.solver._at(unknowns, args, kwargs)
-        return _like(unknowns, self.solver._kkt_residual(problem.qp, x, y, self.factors))
+    def mapping(self, qp: QuadraticProgram, x: Array, y: Array) -> tuple[Array, Array]:
+        """What is differentiated, zero at the solution; linear, once the active set is known."""
+        return kkt_residual(qp, x, y, self.factors)
+
+    def residual(self, unknowns: tuple[PyTree, PyTree], *data: Any) -> tuple[PyTree, PyTree]:
+        program, x, y = self.form.at(unknowns, data)
+        return _like(unknowns, self.mapping(program.qp, x, y))
 
     def solve(
-        self, rhs: PyTree, unknowns: tuple[PyTree, PyTree], *args: Any, transposed: bool = False, **kwargs: Any
-    ) -> PyTree:
-        qp = self.solver._at(unknowns, args, kwargs)[0].qp
+        self, rhs: PyTree, unknowns: tuple[PyTree, PyTree], *data: Any, transposed: bool = False
+    ) -> tuple[PyTree, PyTree]:
+        qp = self.form.program(unknowns[0], *data).qp
         r1, r2 = (flat(part, qp.q.dtype) for part in rhs)
         solution = solve_kkt(qp, r1, r2, self.factors, transposed=transposed)
         return _like(unknowns, tree_where(self.valid, solution, tree_zeros_like(solution)))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from jaxsolve._status import Status
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
-from jaxsolve.solvers.quadratic._forms import BoxConstrained
+from jaxsolve.solvers.quadratic._base import BoxConstrained
 
 __all__ = ["BoxOSQP"]
 

@@ -32,7 +32,7 @@ from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.linear_solve import solve_iterative_refinement
 from jaxsolve.solvers.quadratic._base import DirectQP, Problem, Solution, has_derivative
 from jaxsolve.solvers.quadratic._certificates import find_certificates
-from jaxsolve.solvers.quadratic._forms import StandardForm
+from jaxsolve.solvers.quadratic._form import EqualityForm
 from jaxsolve.solvers.quadratic._kkt import KKTSystem, kkt_residual, polish, solve_kkt
 from jaxsolve.solvers.quadratic._problem import flat
 from jaxsolve.solvers.quadratic._residuals import products
@@ -41,7 +41,7 @@ from jaxsolve.tree_util import tree_where
 __all__ = ["EqualityConstrainedQP"]
 
 
-class EqualityConstrainedQP(DirectQP, StandardForm):
+class EqualityConstrainedQP(DirectQP):
     """Solver for quadratic programs whose constraints are equalities.
 
     ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b))`` minimizes ``0.5 x^T Q x + c^T x`` subject to
@@ -93,17 +93,17 @@ class EqualityConstrainedQP(DirectQP, StandardForm):
     matvec_A: Callable | None = None  # type: ignore[misc]
     fun: Callable | None = None  # type: ignore[misc]
 
-    _arguments = {"params_obj": ("Q", "c"), "params_eq": ("A", "b")}
+    _Form = EqualityForm
 
     def _validate(self) -> None:
         super()._validate()
         if self.solve is not None:
             check_callable("solve", self.solve, "a linear solver solve(matvec, b)")
 
-    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, KKTSystem]:
-        problem = self._problem(init_params, *args, **kwargs)
+    def _solve(self, init_params: PyTree, *data: Any) -> tuple[OptStep, KKTSystem]:
+        problem = self._problem(init_params, *data)
         qp = problem.qp
-        start = x, y = self._start(problem, init_params)
+        start = x, y = self._form.start(problem, init_params)
         direct = self.solve is None and qp.is_dense
         factors = problem.factors(jnp.ones_like(qp.lower), jnp.ones(qp.lower.shape, bool), direct=direct)
         if direct:
@@ -124,7 +124,7 @@ class EqualityConstrainedQP(DirectQP, StandardForm):
             identity = jnp.eye(qp.num_variables, dtype=x.dtype)
             factors = factors._replace(cholesky=jnp.where(valid, factors.cholesky, identity))
         x, y = tree_where(jnp.isfinite(error), (x, y), start)
-        return OptStep(self._to_params(problem, Solution(x, y, at.Ax)), state), KKTSystem(factors, self, valid)
+        return OptStep(self._form.solution(problem, Solution(x, y, at.Ax)), state), self._system(factors, valid)
 
     def _by_option(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Array]:
         """The system for a step from ``(x, y)``, in the units and containers of the user."""

@@ -22,6 +22,7 @@ Reference:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -33,10 +34,9 @@ from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array, PyTree
 from jaxsolve.base import option
-from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution
+from jaxsolve.solvers.quadratic._base import BoxConstrained, IterativeQP, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
-from jaxsolve.solvers.quadratic._forms import BoxConstrained
-from jaxsolve.solvers.quadratic._kkt import Factors
+from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, products, residuals
 from jaxsolve.tree_util import tree_all_finite, tree_where
@@ -119,21 +119,18 @@ class InteriorPoint(IterativeQP):
         weight = jnp.where(qp.lower == qp.upper, 1, stiffness / (1 + stiffness))
         return problem.factors(weight, jnp.ones(weight.shape, bool))
 
-    def _kkt_residual(self, qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> tuple[Array, Array]:
-        stationarity, of_rows = super()._kkt_residual(qp, x, y, factors)
+    def _system(self, factors: Factors, valid: Array) -> KKTSystem:
+        system = super()._system(factors, valid)
         if self._has_active_set:
-            return stationarity, of_rows
-        weight, _, (_, rows, cost, *_), _ = factors
-        wanted, _ = _relaxed_multipliers(qp, qp.A.matvec(x), self.smoothing)
-        relaxed = (1 - weight) * (cost / rows) * (wanted - y)
-        return stationarity, jnp.where(qp.lower == qp.upper, of_rows, relaxed)
+            return system
+        return RelaxedSystem(system.factors, system.form, system.method, valid, jnp.asarray(self.smoothing))
 
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         return qp.dense()
 
     def _begin(self, problem: Problem, init_params: PyTree) -> InteriorPointState:
-        warm = jax.tree.leaves(self._parts(init_params)[0])
-        start = self._start(problem, init_params)
+        warm = jax.tree.leaves(self._form.parts(init_params)[0])
+        start = self._form.start(problem, init_params)
         point = _warm_start(problem, *start) if warm else _cold_start(problem.scaled)
         return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype))
 
@@ -189,6 +186,25 @@ class InteriorPoint(IterativeQP):
             status = run_if_any(due, look, status)
         value = (0.5 * (x @ at.Px) + qp.q @ x) / problem.scaling.cost
         return self._State(iter_num, error, value, point, at, regularization, status)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class RelaxedSystem(KKTSystem):
+    """The system of the relaxed problem, in which the multipliers of inequalities are functions of the rows.
+
+    Attributes:
+        smoothing: the complementary products.
+    """
+
+    smoothing: Any = 0.0
+
+    def mapping(self, qp: QuadraticProgram, x: Array, y: Array) -> tuple[Array, Array]:
+        stationarity, of_rows = super().mapping(qp, x, y)
+        weight, _, (_, rows, cost, *_), _ = self.factors
+        wanted, _ = _relaxed_multipliers(qp, qp.A.matvec(x), self.smoothing)
+        relaxed = (1 - weight) * (cost / rows) * (wanted - y)
+        return stationarity, jnp.where(qp.lower == qp.upper, of_rows, relaxed)
 
 
 class InteriorPointQP(InteriorPoint, BoxConstrained):

@@ -16,11 +16,12 @@ from jaxsolve._results import show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._data import joined, read_all
-from jaxsolve.solvers.quadratic._elastic import ElasticInteriorPoint, as_weights, check_weights
+from jaxsolve.solvers.quadratic._elastic import as_weights, check_weights
+from jaxsolve.solvers.quadratic._general import ElasticInteriorPoint, GeneralInteriorPoint
 from jaxsolve.solvers.quadratic._presolve import as_arrays, reduced, restored
 from jaxsolve.solvers.quadratic._problem import as_matrix, as_vector, check_bounds
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
-from jaxsolve.solvers.quadratic.solve_qp import GeneralInteriorPoint, together
+from jaxsolve.solvers.quadratic.solve_qp import together
 from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = ["LinprogMarginals", "LinprogResult", "linprog"]

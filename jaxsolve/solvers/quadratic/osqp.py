@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
-from jaxsolve.solvers.quadratic._forms import StandardForm
+from jaxsolve.solvers.quadratic._form import StandardForm
 
 __all__ = ["OSQP"]
 
 
-class OSQP(OperatorSplitting, StandardForm):
+class OSQP(OperatorSplitting):
     """Operator-splitting solver for ``min 0.5 x^T Q x + c^T x`` subject to ``A x = b, G x <= h``.
 
     ``run(init_params=None, params_obj=(Q, c), params_eq=(A, b), params_ineq=(G, h))``; either kind of constraints
@@ -48,3 +48,5 @@ class OSQP(OperatorSplitting, StandardForm):
     matvec_A: Callable | None = None  # type: ignore[misc]
     matvec_G: Callable | None = None  # type: ignore[misc]
     fun: Callable | None = None  # type: ignore[misc]
+
+    _Form = StandardForm

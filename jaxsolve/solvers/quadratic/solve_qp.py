@@ -15,13 +15,11 @@ from jaxsolve._results import show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
-from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 from jaxsolve.solvers.quadratic._data import default_tol, read_all
-from jaxsolve.solvers.quadratic._elastic import ElasticInteriorPoint, ElasticOSQP, check_weights, violations
-from jaxsolve.solvers.quadratic._forms import GeneralForm
+from jaxsolve.solvers.quadratic._elastic import check_weights, violations
+from jaxsolve.solvers.quadratic._general import ElasticInteriorPoint, ElasticOSQP, GeneralInteriorPoint, GeneralOSQP
 from jaxsolve.solvers.quadratic._presolve import Reduced, as_arrays, reduced, restored
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
-from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 from jaxsolve.tree_util import tree_real_dtype, tree_size
 
 __all__ = ["QPResult", "solve_qp"]
@@ -241,14 +239,6 @@ def planned_qp(Q, c, A, b, G, h, l, u, *, method, tol, maxiter, weak, elastic) -
             options["eq_qp_solve"] = "cg" if chosen == "matrix_free" else "lu"
             solver = (GeneralOSQP if elastic is None else ElasticOSQP)(weak=weak, **options)
     return solver, data, chosen, reason
-
-
-class GeneralInteriorPoint(InteriorPoint, GeneralForm):
-    """The interior-point method for equalities, inequalities and bounds."""
-
-
-class GeneralOSQP(OperatorSplitting, GeneralForm):
-    """Operator splitting for equalities, inequalities and bounds."""
 
 
 def _choose(Q, c, A, G, bounded, elastic) -> tuple[str, str]:
