@@ -125,7 +125,8 @@ def as_weights(elastic: Any, sizes: dict[str, int], dtype: Any) -> list[Array]:
     names, counts = zip(*sizes.items(), strict=True)
     parts = [elastic if count else 0.0 for count in counts]
     if all(counts) and not _is_number(elastic):
-        if not isinstance(elastic, (tuple, list)) or len(elastic) != 2:
+        # A pair of numbers may come as an array.
+        if not (isinstance(elastic, (tuple, list)) or jnp.ndim(elastic) == 1) or len(elastic) != 2:
             raise ValueError(
                 f"elastic must be a number, or a pair with the weights of the rows of {names[0]} and of {names[1]}, "
                 f"got {type(elastic).__name__}."

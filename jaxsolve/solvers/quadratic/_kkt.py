@@ -88,9 +88,9 @@ def _regularized(H: Array) -> tuple[Array, Array, Array]:
     Both are as small as rounding allows, which is that of the largest entries: of P, or of active rows over delta.
     """
     smallest, largest = (1e-12, 1e-9) if jnp.finfo(H.dtype).bits == 64 else (1e-6, 1e-5)
-    rounding = jnp.finfo(H.dtype).eps * jnp.max(jnp.diagonal(H))
+    rounding = jnp.finfo(H.dtype).eps * norm(H)  # its largest entry is on the diagonal
     epsilon = jnp.clip(10 * rounding, smallest, largest)
-    L = jnp.linalg.cholesky(H + epsilon * jnp.eye(H.shape[0], dtype=H.dtype))
+    L = jnp.linalg.cholesky(H + epsilon * jnp.eye(H.shape[0], dtype=H.dtype), symmetrize_input=False)
     return L, epsilon, 10 * jnp.maximum(epsilon, rounding)
 
 
@@ -113,14 +113,15 @@ def factorize(scaled: QuadraticProgram, weight: Array) -> Array:
     H = _system(scaled, weight)
     L, epsilon, loose = _regularized(H)
     # Where nothing holds x, a pivot is of the size of epsilon or, for lack of precision, not a number.
-    singular = ~(jnp.min(jnp.diagonal(L)) ** 2 > loose)
+    pivots = jnp.where(jnp.eye(L.shape[0], dtype=bool), L, jnp.inf)
+    singular = ~(jnp.min(pivots) ** 2 > loose)
 
     def hold(_):
         # Along the directions that are not held a stiff spring takes the place of the missing curvature.
         values, vectors = jnp.linalg.eigh(H)
         spring = jnp.where(values > loose, jnp.maximum(values, epsilon), 1 / delta)
         basis = vectors * jnp.sqrt(spring)[None, :]
-        return jnp.linalg.cholesky(basis @ basis.T)
+        return jnp.linalg.cholesky(basis @ basis.T, symmetrize_input=False)
 
     return run_if_any(singular, hold, L)
 

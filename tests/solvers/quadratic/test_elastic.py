@@ -252,3 +252,11 @@ def test_weights_that_mean_nothing_are_refused():
         jaxsolve.linprog(c, elastic=1.0)
     with pytest.raises(ValueError, match="equality"):
         jaxsolve.solve_qp(Q, c, A, b, elastic=1.0, method="equality")
+
+
+def test_a_pair_of_numbers_is_a_pair_of_weights():
+    Q, c, A, b, G, h = jnp.eye(2), jnp.zeros(2), jnp.ones((1, 2)), jnp.ones(1), -jnp.eye(2), -jnp.ones(2)
+    numbers = jaxsolve.solve_qp(Q, c, A, b, G, h, elastic=(0.5, 2.0))
+    arrays = jaxsolve.solve_qp(Q, c, A, b, G, h, elastic=(jnp.full(1, 0.5), jnp.full(2, 2.0)))
+    np.testing.assert_array_equal(numbers.x, arrays.x)
+    np.testing.assert_allclose(numbers.x, [1.0, 1.0], atol=1e-7)
