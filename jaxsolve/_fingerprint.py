@@ -45,10 +45,14 @@ class _Object:
 
 
 class _Writer:
-    """Writes the tokens of one jaxpr; variables are numbered within it."""
+    """Writes the tokens of one jaxpr; variables are numbered within it.
 
-    def __init__(self, tokens: list):
+    Objects are looked at once for all jaxprs that are written into one list: most of a thousand are the same few.
+    """
+
+    def __init__(self, tokens: list, objects: dict[int, Any] | None = None):
         self._tokens, self._numbers, self._calls_back = tokens, {}, False
+        self._objects = {} if objects is None else objects
 
     def jaxpr(self, jaxpr: Any) -> None:
         if hasattr(jaxpr, "consts"):
@@ -92,13 +96,16 @@ class _Writer:
             self._tokens.append((value.shape, value.dtype, value.tobytes()))
 
     def _object(self, value):
-        self._tokens.append(_Object(value))
+        # With the object itself, which must live as long as its id counts.
+        if id(value) not in self._objects:
+            self._objects[id(value)] = value, _Object(value)
+        self._tokens.append(self._objects[id(value)][1])
         if self._calls_back:
             self._tokens += map(Same, reached([value]))
 
     def _parameter(self, value):
         if isinstance(value, (ClosedJaxpr, Jaxpr)):
-            _Writer(self._tokens).jaxpr(value)
+            _Writer(self._tokens, self._objects).jaxpr(value)
         elif hasattr(type(value), "parts_of_program"):
             self._tokens.append(type(value))
             self._parameter(value.parts_of_program())
