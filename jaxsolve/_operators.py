@@ -72,7 +72,7 @@ class Matrix(abc.ABC):
         return DenseMatrix(function(self.dense()))
 
     def gram(self, weights: Array) -> Array:
-        """``A^T diag(weights) A``, of shape ``(n, n)``."""
+        """``A^T diag(weights) A``, of shape ``(n, n)``; an array of the shape of A is made only if A is dense."""
         return weighted_gram(self.dense(), weights)
 
     def squared_column_sums(self, weights: Array) -> Array:
@@ -156,6 +156,24 @@ class SparseMatrix(Matrix):
     def each(self, function: Callable[[Array], Array]) -> SparseMatrix:
         return dataclasses.replace(self, data=function(self.data))
 
+    def gram(self, weights: Array) -> Array:
+        (m, n), count = self.shape, self.data.size
+        if m * n <= _NEARLY_DENSE * count:
+            return weighted_gram(self.dense(), weights)
+        # Some columns at a time are made dense: a product with k of them takes arrays of k numbers for each entry.
+        k = min(n, max(_FEWEST_COLUMNS, min(n * n // (m + count), _MOST_COLUMNS)))
+        weighted = self.scaled(weights, jnp.ones(n, self.data.dtype))
+
+        @jax.checkpoint  # else a reverse derivative would keep these arrays for all columns
+        def some(start):
+            column = self.cols - start
+            inside = (column >= 0) & (column < k)
+            block = _sums(self.data, (m, k), (self.rows, jnp.where(inside, column, k)))
+            return weighted.rmatvec(block)
+
+        starts = k * jnp.arange(-(-n // k), dtype=self.cols.dtype)
+        return jnp.moveaxis(lax.map(some, starts), 0, 1).reshape(n, -1)[:, :n]
+
     def squared_column_sums(self, weights: Array) -> Array:
         return self.each(jnp.square).rmatvec(weights)
 
@@ -199,6 +217,9 @@ class DiagonalMatrix(Matrix):
 
     def each(self, function: Callable[[Array], Array]) -> DiagonalMatrix:
         return DiagonalMatrix(function(self.entries))
+
+    def gram(self, weights: Array) -> Array:
+        return jnp.diag(self.squared_column_sums(weights))
 
     def squared_column_sums(self, weights: Array) -> Array:
         return weights * self.entries**2
@@ -330,6 +351,11 @@ def _units(index, size, dtype):
     return (jnp.arange(size, dtype=index.dtype)[None] == index[:, None]).astype(dtype)
 
 
+# A sparse matrix is made dense for a product with itself if that takes at most so many times as many numbers: dense
+# products are faster by a factor like this. How many columns at a time are made dense otherwise.
+_NEARLY_DENSE, _FEWEST_COLUMNS, _MOST_COLUMNS = 8, 8, 64
+
+
 def weighted_gram(A: Array, weights: Array) -> Array:
     """``A^T diag(weights) A`` for an array of shape ``(m, n)``."""
     # A transposed copy costs less than a product that walks through its operand across the rows: half the time of a
@@ -355,7 +381,7 @@ def from_entries(value: Any, dtype: Any = None, name: str = "A") -> DenseMatrix 
     if coordinates.n_batch or coordinates.n_dense:
         raise ValueError(f"{name} must be sparse in both axes, got {value}.")
     data = coordinates.data.astype(coordinates.dtype if dtype is None else dtype)
-    rows, cols = coordinates.indices.T
+    rows, cols = coordinates.indices.astype(jnp.int32).T
     inside = (rows < value.shape[0]) & (cols < value.shape[1])  # the others are padding
     data, rows, cols = (jnp.where(inside, part, 0) for part in (data, rows, cols))
     return SparseMatrix(data, rows, cols, tuple(value.shape))
