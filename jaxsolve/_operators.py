@@ -42,6 +42,9 @@ class Matrix(abc.ABC):
     has_entries: ClassVar[bool] = True
     """Whether its entries are known, so that looking at them costs no products."""
 
+    size: Any
+    """How many numbers it is given by."""
+
     @abc.abstractmethod
     def matvec(self, x: Array) -> Array:
         """``A x``; known entries also multiply several columns at once, an array of shape ``(n, k)``."""
@@ -99,6 +102,10 @@ class DenseMatrix(Matrix):
     def shape(self) -> tuple[int, int]:
         return self.array.shape[0], self.array.shape[1]
 
+    @property
+    def size(self) -> int:
+        return self.array.size
+
     def matvec(self, x: Array) -> Array:
         return self.array @ x
 
@@ -125,14 +132,31 @@ class DenseMatrix(Matrix):
 class SparseMatrix(Matrix):
     """A matrix given by its non-zero entries: ``data``, at the places ``rows`` and ``cols``.
 
-    Entries at the same place are added up in products, but ``largest`` and ``squared_column_sums`` take them one by
-    one: to find them would be a sort.
+    Of several entries at the same place all but one must be 0; see :meth:`merged`.
     """
 
     data: Array
     rows: Array
     cols: Array
     shape: tuple[int, int] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    def merged(self) -> SparseMatrix:
+        """The same matrix where there may be several entries at a place: their sum is in one of them, 0 in the rest."""
+        index = jnp.arange(self.size, dtype=jnp.int32)
+        rows, cols, order = lax.sort((self.rows, self.cols, index), num_keys=2)
+        new = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
+        first = lax.cummax(jnp.where(jnp.concatenate([jnp.ones_like(new, shape=1), new]), index, 0))
+        return SparseMatrix(_sums(_pick(self.data, order), self.size, first), rows, cols, self.shape)
+
+    def symmetric_part(self) -> SparseMatrix:
+        """``(A + A^T) / 2``."""
+        data = jnp.tile(0.5 * self.data, 2)
+        rows, cols = jnp.concatenate([self.rows, self.cols]), jnp.concatenate([self.cols, self.rows])
+        return SparseMatrix(data, rows, cols, self.shape).merged()
 
     def matvec(self, x: Array) -> Array:
         terms = _along(self.data, x) * _pick(x, self.cols)
@@ -198,6 +222,10 @@ class DiagonalMatrix(Matrix):
     @property
     def shape(self) -> tuple[int, int]:
         return self.entries.size, self.entries.size
+
+    @property
+    def size(self) -> int:
+        return self.entries.size
 
     def matvec(self, x: Array) -> Array:
         return _along(self.entries, x) * x
@@ -382,9 +410,12 @@ def from_entries(value: Any, dtype: Any = None, name: str = "A") -> DenseMatrix 
         raise ValueError(f"{name} must be sparse in both axes, got {value}.")
     data = coordinates.data.astype(coordinates.dtype if dtype is None else dtype)
     rows, cols = coordinates.indices.astype(jnp.int32).T
+    if 0 in value.shape:
+        data, rows, cols = data[:0], rows[:0], cols[:0]
     inside = (rows < value.shape[0]) & (cols < value.shape[1])  # the others are padding
     data, rows, cols = (jnp.where(inside, part, 0) for part in (data, rows, cols))
-    return SparseMatrix(data, rows, cols, tuple(value.shape))
+    matrix = SparseMatrix(data, rows, cols, tuple(value.shape))
+    return matrix if coordinates.unique_indices or matrix.size < 2 else matrix.merged()
 
 
 def stack(blocks: Sequence[Matrix], columns: int, dtype: Any) -> Matrix:

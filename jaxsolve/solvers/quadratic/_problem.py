@@ -24,7 +24,6 @@ from jaxsolve._operators import (
     SparseMatrix,
     from_entries,
     stack,
-    weighted_gram,
 )
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat, unraveled
@@ -42,7 +41,6 @@ __all__ = [
     "check_bounds",
     "flat",
     "unraveled",
-    "weighted_gram",
 ]
 
 
@@ -58,6 +56,10 @@ def as_matrix(name: str, value: Any, size: int, dtype: Any) -> DenseMatrix | Spa
     if shape[1] != size:
         raise ValueError(f"{name} must have one column for each of the {size} variables, got shape {shape}.")
     return from_entries(value, dtype, name)
+
+
+#: A matrix of so many entries is factorized; or one that has so many times the entries of the data.
+_MOST_FACTORIZED, _NO_LARGER = 8_000_000, 4
 
 
 class QuadraticProgram(NamedTuple):
@@ -87,8 +89,20 @@ class QuadraticProgram(NamedTuple):
         return self.P.has_entries and self.A.has_entries
 
     @property
-    def is_dense(self) -> bool:
-        return isinstance(self.P, DenseMatrix) and isinstance(self.A, DenseMatrix)
+    def has_factor(self) -> bool:
+        """Whether a dense matrix of shape ``(n, n)`` is to be made and factorized: else there are products only.
+
+        It is if it is not too large, or not much larger than the data themselves.
+        """
+        if not self.has_entries or isinstance(self.P, DenseMatrix):
+            return self.has_entries
+        most = max(_MOST_FACTORIZED, _NO_LARGER * (self.P.size + self.A.size))
+        return self.num_variables**2 <= most
+
+    def with_factor(self) -> QuadraticProgram:
+        """The same problem for a factorization whatever its size: P is dense, and A is given by its entries."""
+        A = self.A if self.A.has_entries else DenseMatrix(self.A.dense())
+        return self._replace(P=DenseMatrix(self.P.dense()), A=A)
 
     def dense(self) -> QuadraticProgram:
         """The same problem with dense matrices."""
@@ -164,9 +178,8 @@ def as_quadratic(
         raise ValueError(
             f"Q must be square of size {size}, the number of entries of c, got shape {jnp.shape(params_Q)}."
         )
-    if isinstance(P, DenseMatrix):
-        # Only the symmetric part enters the objective, and its derivative says so.
-        P = DenseMatrix(0.5 * (P.array + P.array.T))
+    # Only the symmetric part enters the objective, and its derivative says so.
+    P = P.symmetric_part() if isinstance(P, SparseMatrix) else DenseMatrix(0.5 * (P.array + P.array.T))
     return Quadratic(P, q, unravel, dtype, variables)
 
 
