@@ -26,6 +26,7 @@ __all__ = [
     "FunctionMatrix",
     "Matrix",
     "SparseMatrix",
+    "as_bcoo",
     "as_sparse",
     "from_entries",
     "stack",
@@ -416,6 +417,13 @@ def from_entries(value: Any, dtype: Any = None, name: str = "A") -> DenseMatrix 
     data, rows, cols = (jnp.where(inside, part, 0) for part in (data, rows, cols))
     matrix = SparseMatrix(data, rows, cols, tuple(value.shape))
     return matrix if coordinates.unique_indices or matrix.size < 2 else matrix.merged()
+
+
+def as_bcoo(matrix: SparseMatrix) -> Any:
+    """A sparse matrix in the layout of jax."""
+    from jax.experimental import sparse
+
+    return sparse.BCOO((matrix.data, jnp.stack([matrix.rows, matrix.cols], axis=1)), shape=matrix.shape)
 
 
 def stack(blocks: Sequence[Matrix], columns: int, dtype: Any) -> Matrix:
