@@ -26,6 +26,7 @@ __all__ = [
     "FunctionMatrix",
     "Matrix",
     "SparseMatrix",
+    "as_bcoo",
     "as_sparse",
     "from_entries",
     "stack",
@@ -41,6 +42,9 @@ class Matrix(abc.ABC):
 
     has_entries: ClassVar[bool] = True
     """Whether its entries are known, so that looking at them costs no products."""
+
+    size: Any
+    """How many numbers it is given by."""
 
     @abc.abstractmethod
     def matvec(self, x: Array) -> Array:
@@ -72,7 +76,7 @@ class Matrix(abc.ABC):
         return DenseMatrix(function(self.dense()))
 
     def gram(self, weights: Array) -> Array:
-        """``A^T diag(weights) A``, of shape ``(n, n)``."""
+        """``A^T diag(weights) A``, of shape ``(n, n)``; an array of the shape of A is made only if A is dense."""
         return weighted_gram(self.dense(), weights)
 
     def squared_column_sums(self, weights: Array) -> Array:
@@ -98,6 +102,10 @@ class DenseMatrix(Matrix):
     @property
     def shape(self) -> tuple[int, int]:
         return self.array.shape[0], self.array.shape[1]
+
+    @property
+    def size(self) -> int:
+        return self.array.size
 
     def matvec(self, x: Array) -> Array:
         return self.array @ x
@@ -125,14 +133,31 @@ class DenseMatrix(Matrix):
 class SparseMatrix(Matrix):
     """A matrix given by its non-zero entries: ``data``, at the places ``rows`` and ``cols``.
 
-    Entries at the same place are added up in products, but ``largest`` and ``squared_column_sums`` take them one by
-    one: to find them would be a sort.
+    Of several entries at the same place all but one must be 0; see :meth:`merged`.
     """
 
     data: Array
     rows: Array
     cols: Array
     shape: tuple[int, int] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    def merged(self) -> SparseMatrix:
+        """The same matrix where there may be several entries at a place: their sum is in one of them, 0 in the rest."""
+        index = jnp.arange(self.size, dtype=jnp.int32)
+        rows, cols, order = lax.sort((self.rows, self.cols, index), num_keys=2)
+        new = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
+        first = lax.cummax(jnp.where(jnp.concatenate([jnp.ones_like(new, shape=1), new]), index, 0))
+        return SparseMatrix(_sums(_pick(self.data, order), self.size, first), rows, cols, self.shape)
+
+    def symmetric_part(self) -> SparseMatrix:
+        """``(A + A^T) / 2``."""
+        data = jnp.tile(0.5 * self.data, 2)
+        rows, cols = jnp.concatenate([self.rows, self.cols]), jnp.concatenate([self.cols, self.rows])
+        return SparseMatrix(data, rows, cols, self.shape).merged()
 
     def matvec(self, x: Array) -> Array:
         terms = _along(self.data, x) * _pick(x, self.cols)
@@ -155,6 +180,24 @@ class SparseMatrix(Matrix):
 
     def each(self, function: Callable[[Array], Array]) -> SparseMatrix:
         return dataclasses.replace(self, data=function(self.data))
+
+    def gram(self, weights: Array) -> Array:
+        (m, n), count = self.shape, self.data.size
+        if m * n <= _NEARLY_DENSE * count:
+            return weighted_gram(self.dense(), weights)
+        # Some columns at a time are made dense: a product with k of them takes arrays of k numbers for each entry.
+        k = min(n, max(_FEWEST_COLUMNS, min(n * n // (m + count), _MOST_COLUMNS)))
+        weighted = self.scaled(weights, jnp.ones(n, self.data.dtype))
+
+        @jax.checkpoint  # else a reverse derivative would keep these arrays for all columns
+        def some(start):
+            column = self.cols - start
+            inside = (column >= 0) & (column < k)
+            block = _sums(self.data, (m, k), (self.rows, jnp.where(inside, column, k)))
+            return weighted.rmatvec(block)
+
+        starts = k * jnp.arange(-(-n // k), dtype=self.cols.dtype)
+        return jnp.moveaxis(lax.map(some, starts), 0, 1).reshape(n, -1)[:, :n]
 
     def squared_column_sums(self, weights: Array) -> Array:
         return self.each(jnp.square).rmatvec(weights)
@@ -181,6 +224,10 @@ class DiagonalMatrix(Matrix):
     def shape(self) -> tuple[int, int]:
         return self.entries.size, self.entries.size
 
+    @property
+    def size(self) -> int:
+        return self.entries.size
+
     def matvec(self, x: Array) -> Array:
         return _along(self.entries, x) * x
 
@@ -199,6 +246,9 @@ class DiagonalMatrix(Matrix):
 
     def each(self, function: Callable[[Array], Array]) -> DiagonalMatrix:
         return DiagonalMatrix(function(self.entries))
+
+    def gram(self, weights: Array) -> Array:
+        return jnp.diag(self.squared_column_sums(weights))
 
     def squared_column_sums(self, weights: Array) -> Array:
         return weights * self.entries**2
@@ -330,6 +380,11 @@ def _units(index, size, dtype):
     return (jnp.arange(size, dtype=index.dtype)[None] == index[:, None]).astype(dtype)
 
 
+# A sparse matrix is made dense for a product with itself if that takes at most so many times as many numbers: dense
+# products are faster by a factor like this. How many columns at a time are made dense otherwise.
+_NEARLY_DENSE, _FEWEST_COLUMNS, _MOST_COLUMNS = 8, 8, 64
+
+
 def weighted_gram(A: Array, weights: Array) -> Array:
     """``A^T diag(weights) A`` for an array of shape ``(m, n)``."""
     # A transposed copy costs less than a product that walks through its operand across the rows: half the time of a
@@ -355,10 +410,20 @@ def from_entries(value: Any, dtype: Any = None, name: str = "A") -> DenseMatrix 
     if coordinates.n_batch or coordinates.n_dense:
         raise ValueError(f"{name} must be sparse in both axes, got {value}.")
     data = coordinates.data.astype(coordinates.dtype if dtype is None else dtype)
-    rows, cols = coordinates.indices.T
+    rows, cols = coordinates.indices.astype(jnp.int32).T
+    if 0 in value.shape:
+        data, rows, cols = data[:0], rows[:0], cols[:0]
     inside = (rows < value.shape[0]) & (cols < value.shape[1])  # the others are padding
     data, rows, cols = (jnp.where(inside, part, 0) for part in (data, rows, cols))
-    return SparseMatrix(data, rows, cols, tuple(value.shape))
+    matrix = SparseMatrix(data, rows, cols, tuple(value.shape))
+    return matrix if coordinates.unique_indices or matrix.size < 2 else matrix.merged()
+
+
+def as_bcoo(matrix: SparseMatrix) -> Any:
+    """A sparse matrix in the layout of jax."""
+    from jax.experimental import sparse
+
+    return sparse.BCOO((matrix.data, jnp.stack([matrix.rows, matrix.cols], axis=1)), shape=matrix.shape)
 
 
 def stack(blocks: Sequence[Matrix], columns: int, dtype: Any) -> Matrix:

@@ -1,5 +1,8 @@
 """Linear maps: every kind is the same matrix, whatever it was given as."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -204,3 +207,63 @@ def test_padding_repeated_entries_and_other_layouts():
     assert_allclose(halves.diagonal(), np.diagonal(ENTRIES))
     with pytest.raises(ValueError, match="G must be sparse in both axes"):
         ops.from_entries(sparse.BCOO((jnp.ones((M, 1)), jnp.zeros((M, 1, 1), int)), shape=(M, N)), name="G")
+
+
+# ---- Products of a sparse matrix with itself ----------------------------------------------------------------------
+
+
+def thin(seed=0, m=60, n=20, count=90, dtype=jnp.float64):
+    """A matrix with few entries, some of them at the same place, and its entries as an array."""
+    rng = np.random.default_rng(seed)
+    places = np.stack([rng.integers(0, m, count), rng.integers(0, n, count)], axis=1).astype(np.int32)
+    data = jnp.asarray(rng.normal(size=count), dtype)
+    return ops.from_entries(sparse.BCOO((data, jnp.asarray(places)), shape=(m, n)))
+
+
+def test_sparse_gram_is_that_of_the_dense_matrix_in_a_batch_too():
+    matrices = [thin(seed) for seed in range(3)]
+    weights = jnp.asarray(RNG.uniform(0, 2, (3, 60)))
+    want = [ops.weighted_gram(a.dense(), w) for a, w in zip(matrices, weights, strict=True)]
+    assert_allclose(jax.jit(ops.SparseMatrix.gram)(matrices[0], weights[0]), want[0], atol=1e-13)
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *matrices)  # of entries and of places
+    assert_allclose(jax.jit(jax.vmap(ops.SparseMatrix.gram))(batch, weights), jnp.stack(want), atol=1e-13)
+    shared = jax.vmap(matrices[0].gram)(weights)
+    assert_allclose(shared[1], ops.weighted_gram(matrices[0].dense(), weights[1]), atol=1e-13)
+    single = thin(dtype=jnp.float32)
+    assert single.gram(weights[0].astype(jnp.float32)).dtype == jnp.float32
+
+
+def test_sparse_gram_has_all_derivatives():
+    matrix, weights = thin(), jnp.asarray(RNG.uniform(0, 2, 60))
+    mix = jnp.asarray(RNG.normal(size=(20, 20)))
+
+    def number(gram, data, weights):
+        return jnp.sum(jnp.sin(mix * gram(dataclasses.replace(matrix, data=data), weights)))
+
+    sparse_one = functools.partial(number, lambda a, w: a.gram(w))
+    dense_one = functools.partial(number, lambda a, w: ops.weighted_gram(a.dense(), w))
+    point, direction = (matrix.data, weights), (jnp.cos(matrix.data), jnp.cos(weights))
+
+    def derivatives(f):
+        def gradient(*at):
+            return jax.grad(f, argnums=(0, 1))(*at)
+
+        return jax.jvp(f, point, direction)[1], gradient(*point), jax.jvp(gradient, point, direction)[1]
+
+    found, want = jax.jit(lambda: derivatives(sparse_one))(), jax.jit(lambda: derivatives(dense_one))()
+    jax.tree.map(functools.partial(assert_allclose, rtol=1e-11, atol=1e-11), found, want)
+
+
+def test_sparse_gram_makes_no_array_of_all_entries():
+    m, n, count = 20000, 200, 60000
+    places = jax.ShapeDtypeStruct((count,), jnp.int32)
+    data, weights = jax.ShapeDtypeStruct((count,), jnp.float64), jax.ShapeDtypeStruct((m,), jnp.float64)
+
+    def memory(gram):
+        return jax.jit(gram).lower(ops.SparseMatrix(data, places, places, (m, n)), weights).compile().memory_analysis()
+
+    of_all = 8 * m * n
+    assert memory(lambda a, w: ops.weighted_gram(a.dense(), w)).temp_size_in_bytes >= of_all
+    assert memory(ops.SparseMatrix.gram).temp_size_in_bytes < of_all / 3
+    gradient = jax.grad(lambda a, w: jnp.sum(a.gram(w) ** 2), argnums=1)
+    assert memory(gradient).temp_size_in_bytes < of_all / 2

@@ -90,7 +90,7 @@ def search(
     A point that breaks a bound, or has a multiplier of the wrong sign, says which rows to exchange.
 
     Args:
-        problem: a :class:`._base.Problem`, equilibrated, with dense matrices.
+        problem: a :class:`._base.Problem`, equilibrated, with a factor.
         start: the point to begin at.
         error: its error.
         judge: ``judge(x, y) -> (error, products)`` at a point.

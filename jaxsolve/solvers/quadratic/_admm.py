@@ -39,8 +39,6 @@ from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["OperatorSplitting", "SplittingState"]
 
-# Problems given by sparse matrices are factorized as dense ones up to this many entries of an (n, n + m) matrix.
-_DENSE_ENTRIES = 8_000_000
 # The penalty is changed if another would be better by this factor.
 _WORTH_CHANGING = 5.0
 
@@ -137,10 +135,8 @@ class OperatorSplitting(IterativeQP):
     # ---- The problem ----------------------------------------------------------------------------------------------
 
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
-        """The problem with dense matrices, if it is to be factorized."""
-        size = qp.num_variables * (qp.num_variables + qp.lower.size)
-        small = qp.has_entries and size <= _DENSE_ENTRIES
-        return qp.dense() if self.eq_qp_solve == "lu" or (self.eq_qp_solve == "auto" and small) else qp
+        """The problem with matrices given by their entries, if it is to be factorized."""
+        return qp.with_factor() if self.eq_qp_solve == "lu" else qp
 
     def _prepared(self, problem: Problem, inputs: Any = None) -> Problem:
         probe = None
@@ -151,7 +147,7 @@ class OperatorSplitting(IterativeQP):
         if jnp.finfo(sigma.dtype).bits < 64:
             sigma = jnp.maximum(sigma, 1e-4)  # it decides the condition of the system, and of nothing else
         sigma = sigma / problem.scaling.steepness
-        direct = qp.is_dense and not self.eq_qp_solve.startswith("cg")
+        direct = qp.has_factor and not self.eq_qp_solve.startswith("cg")
         system = linear_system(qp, sigma, direct=direct, unrolls=self._unrolls, batch_probe=probe)
         return problem._replace(linear_system=system)
 
@@ -164,7 +160,7 @@ class OperatorSplitting(IterativeQP):
         y = feasible_signs(qp, y)
         at = products(qp, x, y)
         rho_bar = _number(self.rho_start, x)
-        inverse = jnp.zeros_like(qp.P.dense()) if system.direct else None
+        inverse = jnp.zeros_like(x, shape=qp.P.shape) if system.direct else None
         point = Point(x, jnp.clip(at.Ax, qp.lower, qp.upper), y, at, inverse, jnp.asarray(True))
         return self._judge(problem, point, None, jnp.zeros((), jnp.int32), rho_bar)
 
@@ -248,7 +244,7 @@ class OperatorSplitting(IterativeQP):
             y_tol, d_tol = (patience * _number(tol, x) for tol in tols)
             proved = find_certificates(qp, d, dy, along, self._forgiven(problem), (y_tol, d_tol))
             status = jnp.where(Status.RUNNING.holds(status), proved, status)
-            if not qp.is_dense:  # a factorization would have told
+            if not qp.has_factor:  # a factorization would have told
                 status = Status.NONCONVEX.where(_curves_down(qp, d, along), status)
         value = (0.5 * (x @ at.Px) + qp.q @ x) / scaling.cost
         primal = (point.at.Ax - point.z) / scaling.common[1]

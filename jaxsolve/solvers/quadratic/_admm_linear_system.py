@@ -1,6 +1,6 @@
 r"""The linear systems of operator splitting, :math:`(P + \sigma I + \rho A^T S A)\, \Delta x = -g`.
 
-Where the problem has dense matrices, an inverse is kept in the form :math:`W W^T`, for products are fast in a
+Where a factor is made, an inverse is kept in the form :math:`W W^T`, for products are fast in a
 batch. How it is made depends on what ``vmap`` is applied to, which :class:`jax.custom_batching.custom_vmap` tells:
 
 ==============================  ===================================================================================
@@ -31,7 +31,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array
 from jaxsolve.linear_solve import solve_cg
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
+from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram
 
 __all__ = ["LinearSystem", "correction", "linear_system", "renewed"]
 
@@ -69,7 +69,7 @@ def linear_system(
     Args:
         qp: the scaled problem.
         sigma: scalar.
-        direct: keep an inverse; the matrices must be dense.
+        direct: keep an inverse; the matrices must be given by their entries.
         unrolls: whether derivatives of the iterations are wanted.
         batch_probe: a scalar computed from every input, so that ``vmap`` batches it if it batches anything at all:
             this is how the functions below learn of a batch. ``None`` for a single step, which has no use for an
@@ -79,7 +79,7 @@ def linear_system(
     free = (qp.lower == -jnp.inf) & (qp.upper == jnp.inf)
     if batch_probe is None or unrolls or not direct:
         return LinearSystem(qp, _weights(equality, free, qp.q.dtype), sigma, None, direct, unrolls)
-    weights, *basis = _common_parts(qp.P.dense(), qp.A.dense(), sigma, equality, free, batch_probe)
+    weights, *basis = _common_parts(qp.P.dense(), qp.A, sigma, equality, free, batch_probe)
     return LinearSystem(qp, weights, sigma, tuple(basis), direct, unrolls)
 
 
@@ -96,7 +96,7 @@ def renewed(system: LinearSystem, own: Any, rho: Array, stale: Array) -> Any:
     """The inverse for ``rho``: ``own``, or a new one if that is stale; ``None`` without a factorization."""
     if not system.direct:
         return None
-    P, A = system.qp.P.dense(), system.qp.A.dense()
+    P, A = system.qp.P.dense(), system.qp.A
     if system.unrolls:
         return lax.cond(stale, lambda: _factor(P, A, system.weights, system.sigma, rho), lambda: own)
     if system.basis is None:
@@ -112,7 +112,7 @@ def _weights(equality, free, dtype):
 
 
 def _cholesky(P, A, weights, sigma, rho):
-    return jnp.linalg.cholesky(P + sigma * jnp.eye(P.shape[0], dtype=P.dtype) + weighted_gram(A, rho * weights))
+    return jnp.linalg.cholesky(P + sigma * jnp.eye(P.shape[0], dtype=P.dtype) + A.gram(rho * weights))
 
 
 def _factor(P, A, weights, sigma, rho):
@@ -151,7 +151,7 @@ _CG_TOLERANCE, _CG_MAXITER = 1e-4, 500
 
 def _each(fun, axis_size, in_batched, args):
     """``fun`` for every batch element."""
-    axes = [0 if batched else None for batched in in_batched]
+    axes = [jax.tree.map(lambda batched: 0 if batched else None, part) for part in in_batched]
     return jax.vmap(fun, in_axes=axes, axis_size=axis_size)(*args)
 
 
@@ -165,7 +165,7 @@ _common_parts = custom_vmap(_own_parts)
 
 @_common_parts.def_vmap
 def _(axis_size, in_batched, P, A, sigma, equality, free, batch_probe):
-    if any(in_batched[:2]):  # P or A
+    if any(jax.tree.leaves(in_batched[:2])):  # P or A
         args = (P, A, sigma, equality, free, batch_probe)
         return _each(_own_parts, axis_size, in_batched, args), (True, True, True)
     # Any weights will do, and any sigma; the whole batch gets the same.
@@ -174,9 +174,16 @@ def _(axis_size, in_batched, P, A, sigma, equality, free, batch_probe):
     free = jnp.all(free, axis=0) if in_batched[4] else free
     weights = _weights(equality, free, P.dtype)
     L = _cholesky(P, A, weights, sigma, jnp.ones((), P.dtype))
-    half = solve_triangular(L, (jnp.sqrt(weights)[:, None] * A).T, lower=True)
-    values, vectors = jnp.linalg.eigh(half @ half.T)
+    values, vectors = jnp.linalg.eigh(_between_factors(L, A, weights))
     return (weights, solve_triangular(L.T, vectors, lower=False), jnp.clip(values, 0, 1)), (False, False, False)
+
+
+def _between_factors(L, A, weights):
+    """``L^{-1} A^T W A L^{-T}``."""
+    if isinstance(A, DenseMatrix):
+        half = solve_triangular(L, (jnp.sqrt(weights)[:, None] * A.dense()).T, lower=True)
+        return half @ half.T
+    return solve_triangular(L, solve_triangular(L, A.gram(weights), lower=True).T, lower=True)
 
 
 @custom_vmap

@@ -74,20 +74,20 @@ class Problem(NamedTuple):
         scaling = equilibrate(qp, shared=shared)
         scaled = scale(qp, scaling)
         for_kkt = scaled, scaling
-        if qp.is_dense:
+        if qp.has_factor:
             # The system of an active set has no linear term. Beside a large one the curvature is small, and would be
             # taken for none: its unit is its own size.
             largest = lax.stop_gradient(norm(scaled.P.dense()))
             unit = jnp.where(largest > _NO_CURVATURE, 1 / jnp.maximum(largest, _NO_CURVATURE), 1)
             own = scaling._replace(cost=unit * scaling.cost)
             for_kkt = scale(qp, own), own
-        convex = is_convex(scale(qp, scaling.of_common_parts())) if qp.is_dense else jnp.asarray(True)
+        convex = is_convex(scale(qp, scaling.of_common_parts())) if qp.has_factor else jnp.asarray(True)
         return self._replace(qp=qp, scaling=scaling, scaled=scaled, for_kkt=for_kkt, convex=convex)
 
     def factors(self, weight: Array, at_upper: Array, *, direct: bool = True) -> Factors:
-        """The system of an active set, factorized where the matrices are dense."""
+        """The system of an active set, factorized where that is wanted."""
         scaled, scaling = self.for_kkt
-        return Factors(weight, at_upper, scaling, factorize(scaled, weight) if direct and self.qp.is_dense else None)
+        return Factors(weight, at_upper, scaling, factorize(scaled, weight) if direct and self.qp.has_factor else None)
 
 
 _NO_CURVATURE = 1e-8
@@ -181,7 +181,7 @@ class QuadraticSolver(ReadsData):
         """The point that the active set of a solution determines, if it is better.
 
         Args:
-            problem: the problem, with dense matrices.
+            problem: the problem, with a factor.
             solution: where to begin.
             error: its optimality error.
             status: its status; where the problem has no solution there is no active set to look at.
@@ -198,7 +198,7 @@ class QuadraticSolver(ReadsData):
 
     def _factors_at(self, problem: Problem, solution: Solution) -> Factors:
         """The active set at a solution as derivatives want it."""
-        if problem.qp.is_dense:
+        if problem.qp.has_factor:
             judge = functools.partial(self._error, problem)
             error = jnp.asarray(jnp.inf, solution.x.dtype)
             return search(problem, solution, error, judge, 0.0, self.weak, attempts=0)[-1]
@@ -347,7 +347,7 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         state = _judged_convex(problem, state)
         if self._reports_start:
             self._report_start(self._step(problem, state))
-        if problem.qp.is_dense and self.polish and self._has_active_set and not self._unrolls:
+        if problem.qp.has_factor and self.polish and self._has_active_set and not self._unrolls:
             state, solution, factors = self._in_stages(problem, state)
         else:
             state, factors = self._iterated(problem, state, 0), None

@@ -16,7 +16,7 @@ from jax.scipy.linalg import cho_solve
 from jaxsolve._loop import run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, support
 
 __all__ = ["Forgiven", "find_certificates"]
@@ -68,7 +68,7 @@ def find_certificates(
     # A row whose bounds exclude each other has no multiplier that could say so.
     infeasible = _is_primal_certificate(qp, y, at.Aty) | jnp.any(qp.lower > qp.upper)
     unbounded = _is_dual_certificate(qp, d, at.Px, at.Ax, forgiven.slopes)
-    if qp.is_dense:
+    if qp.has_factor:
         infeasible, unbounded = _refined(qp, d, y, at, tol, forgiven.slopes, (infeasible, unbounded))
     return Status.PRIMAL_INFEASIBLE.where(infeasible, Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING)))
 
@@ -83,7 +83,7 @@ def _refined(qp, d, y, at, tol, slopes, found):
     d_likely = (qp.q @ d < 0) & d_near & jnp.isfinite(d_size) & (d_size > 0)
 
     def proofs(found):
-        P, A, epsilon = qp.P.dense(), qp.A.dense(), 1e-10 if jnp.finfo(d.dtype).bits == 64 else 1e-5
+        P, epsilon = qp.P.dense(), 1e-10 if jnp.finfo(d.dtype).bits == 64 else 1e-5
 
         # Entries of y move in proportion to their squares: none changes its sign, and those that are 0 stay so.
         y_unit = y / jnp.maximum(y_size, tiny)
@@ -99,14 +99,14 @@ def _refined(qp, d, y, at, tol, slopes, found):
 
         # All four systems in one batched call: two such calls at the same time can block each other in the thread pool
         # of jaxlib's CPU backend.
-        gram = jax.vmap(weighted_gram, in_axes=(None, 0))(A, jnp.concatenate([weight, held]))
+        gram = jax.vmap(qp.A.gram)(jnp.concatenate([weight, held]))
         cholesky = jnp.linalg.cholesky(curvature + gram + (epsilon * jnp.eye(P.shape[0], dtype=d.dtype))[None])
 
         def project(_, units):
             y_unit, d_unit = units
-            right = jnp.concatenate([y_unit @ A, epsilon * d_unit])
+            right = jnp.concatenate([qp.A.rmatvec(y_unit.T).T, epsilon * d_unit])
             solved = jax.vmap(lambda L, b: cho_solve((L, True), b))(cholesky, right)
-            return y_unit - weight * (solved[:2] @ A.T), solved[2:]
+            return y_unit - weight * qp.A.matvec(solved[:2].T).T, solved[2:]
 
         y_units, d_units = lax.fori_loop(0, _REPEATS, project, (y_unit, d_unit))
 

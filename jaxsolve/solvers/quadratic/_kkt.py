@@ -44,7 +44,7 @@ from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array, PyTree
 from jaxsolve.implicit_diff import TangentSystem
 from jaxsolve.linear_solve import solve
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram, flat, unraveled, weighted_gram
+from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram, flat, unraveled
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite, tree_where, tree_zeros_like
@@ -106,7 +106,7 @@ def factorize(scaled: QuadraticProgram, weight: Array) -> Array:
     """The Cholesky factor of H; shape ``(n, n)``.
 
     Args:
-        scaled: the scaled problem, with dense matrices.
+        scaled: the scaled problem, with matrices given by their entries.
         weight: of the rows.
     """
     delta = _softness(scaled.q.dtype)
@@ -133,15 +133,14 @@ def is_convex(scaled: QuadraticProgram) -> Array:
     variables (1e-3 in float32) is none.
 
     Args:
-        scaled: the scaled problem, with dense matrices.
+        scaled: the scaled problem, with matrices given by their entries.
     """
     held, slack = (1e4, 1e-4) if jnp.finfo(scaled.q.dtype).bits == 64 else (1e2, 1e-3)
-    P = lax.stop_gradient(scaled.P.dense())
-    A = lax.stop_gradient(scaled.A.dense())
+    P, A = lax.stop_gradient((scaled.P.dense(), scaled.A))
     equality = jnp.where(scaled.lower == scaled.upper, 1, 0).astype(P.dtype)
     P = P / jnp.maximum(norm(P), jnp.finfo(P.dtype).tiny)
     sizes = jnp.max(jnp.abs(P), axis=0, initial=0)
-    H = P + weighted_gram(A, held * equality) + slack * jnp.diag(jnp.where(sizes > 0, sizes, 1))
+    H = P + A.gram(held * equality) + slack * jnp.diag(jnp.where(sizes > 0, sizes, 1))
     return tree_all_finite(jnp.linalg.cholesky(H)) | ~tree_all_finite((P, A))
 
 
@@ -154,7 +153,7 @@ def balanced_weight(scaled: QuadraticProgram, weight: Array, cholesky: Array) ->
     with a spring of 1 is :math:`r = s / (1 + s)`, so that :math:`a = 1 - r`. Exact for one such row.
 
     Args:
-        scaled: the scaled problem, with dense matrices.
+        scaled: the scaled problem, with matrices given by their entries.
         weight: of the rows, 1/2 for weakly active ones.
         cholesky: the factor for these weights.
 
@@ -162,15 +161,28 @@ def balanced_weight(scaled: QuadraticProgram, weight: Array, cholesky: Array) ->
         The same weights, with others between 0 and 1 for weakly active rows.
     """
     delta = _softness(scaled.q.dtype)
-    reach = solve_triangular(cholesky, scaled.A.dense().T, lower=True)
-    balanced = jnp.clip(1 - jnp.sum(reach**2, axis=0), delta, 1 - delta)
+    balanced = jnp.clip(1 - _compliances(scaled.A, cholesky), delta, 1 - delta)
     return jnp.where((weight > 0) & (weight < 1), balanced, weight)
+
+
+def _compliances(A, L):
+    """``a^T (L L^T)^{-1} a`` for every row ``a`` of A."""
+
+    def of(rows):
+        return jnp.sum(solve_triangular(L, rows.T, lower=True) ** 2, axis=0)
+
+    if isinstance(A, DenseMatrix):
+        return of(A.dense())
+    (m, n), columns = A.shape, A.transpose()
+    some = jnp.arange(n, dtype=jnp.int32)  # as many rows at a time as an array of the shape of L holds
+    found = lax.map(lambda start: of(columns.columns(start + some)), n * jnp.arange(-(-m // n), dtype=jnp.int32))
+    return found.reshape(-1)[:m]
 
 
 def _system(scaled, weight):
     """The matrix H."""
     stiffness = weight / (1 - (1 - _softness(scaled.q.dtype)) * weight)
-    return scaled.P.dense() + weighted_gram(scaled.A.dense(), stiffness)
+    return scaled.P.dense() + scaled.A.gram(stiffness)
 
 
 def solve_kkt(

@@ -24,7 +24,6 @@ from jaxsolve._operators import (
     SparseMatrix,
     from_entries,
     stack,
-    weighted_gram,
 )
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat, unraveled
@@ -41,8 +40,8 @@ __all__ = [
     "assemble",
     "check_bounds",
     "flat",
+    "is_factorized",
     "unraveled",
-    "weighted_gram",
 ]
 
 
@@ -58,6 +57,20 @@ def as_matrix(name: str, value: Any, size: int, dtype: Any) -> DenseMatrix | Spa
     if shape[1] != size:
         raise ValueError(f"{name} must have one column for each of the {size} variables, got shape {shape}.")
     return from_entries(value, dtype, name)
+
+
+#: A dense matrix of so many entries is made to be factorized; or one that has so many times the entries of the data.
+_MOST_FACTORIZED, _NO_LARGER = 8_000_000, 4
+
+
+def is_factorized(size: int, entries: int) -> bool:
+    """Whether a dense matrix for so many variables is made and factorized: if it is not too large.
+
+    Args:
+        size: the number of variables.
+        entries: how many numbers the matrices of the problem are given by.
+    """
+    return size**2 <= max(_MOST_FACTORIZED, _NO_LARGER * entries)
 
 
 class QuadraticProgram(NamedTuple):
@@ -87,8 +100,19 @@ class QuadraticProgram(NamedTuple):
         return self.P.has_entries and self.A.has_entries
 
     @property
-    def is_dense(self) -> bool:
-        return isinstance(self.P, DenseMatrix) and isinstance(self.A, DenseMatrix)
+    def has_factor(self) -> bool:
+        """Whether a dense matrix of shape ``(n, n)`` is to be made and factorized: else there are products only.
+
+        A dense P always is, others as :func:`is_factorized` says.
+        """
+        if not self.has_entries or isinstance(self.P, DenseMatrix):
+            return self.has_entries
+        return is_factorized(self.num_variables, self.P.size + self.A.size)
+
+    def with_factor(self) -> QuadraticProgram:
+        """The same problem for a factorization whatever its size: P is dense, and A is given by its entries."""
+        A = self.A if self.A.has_entries else DenseMatrix(self.A.dense())
+        return self._replace(P=DenseMatrix(self.P.dense()), A=A)
 
     def dense(self) -> QuadraticProgram:
         """The same problem with dense matrices."""
@@ -103,7 +127,7 @@ class Quadratic(NamedTuple):
     """An objective.
 
     Attributes:
-        P: matrix of shape ``(n, n)``.
+        P: matrix of shape ``(n, n)``; diagonal if none was given.
         q: shape ``(n,)``.
         unravel: the map from vectors to the pytrees of the user.
         dtype: that of these.
@@ -155,7 +179,8 @@ def as_quadratic(
         if (got := jax.eval_shape(product, q).size) != size:
             raise ValueError(f"matvec_Q must return as many entries as x has, {size}, but returned {got}.")
         return Quadratic(FunctionMatrix(product, (size, size), q.dtype), q, unravel, dtype, variables)
-    params_Q = jnp.zeros((size, size), q.dtype) if params_Q is None else params_Q
+    if params_Q is None:
+        return Quadratic(DiagonalMatrix(jnp.zeros_like(q)), q, unravel, dtype, variables)
     matrix, rows = joined("Q", params_Q, c, q.dtype)
     if rows is not None and _sizes(rows) != _sizes(c):
         raise ValueError(f"Q must be square, with as many rows as c has entries, {_sizes(c)}, got {_sizes(rows)}.")
@@ -164,9 +189,8 @@ def as_quadratic(
         raise ValueError(
             f"Q must be square of size {size}, the number of entries of c, got shape {jnp.shape(params_Q)}."
         )
-    if isinstance(P, DenseMatrix):
-        # Only the symmetric part enters the objective, and its derivative says so.
-        P = DenseMatrix(0.5 * (P.array + P.array.T))
+    # Only the symmetric part enters the objective, and its derivative says so.
+    P = P.symmetric_part() if isinstance(P, SparseMatrix) else DenseMatrix(0.5 * (P.array + P.array.T))
     return Quadratic(P, q, unravel, dtype, variables)
 
 
@@ -217,8 +241,13 @@ def assemble(
     """
     P, q, unravel_x, *_ = objective
     matrices, unravels, sides = [], {}, ([], [])
+    parts = {name: _rows(name, given, objective) for name, given in constraints.items() if name != "x"}
+    rows = [matrix for matrix, _ in parts.values()]
+    if isinstance(P, DiagonalMatrix) and all(isinstance(matrix, DenseMatrix) for matrix in rows):
+        P = DenseMatrix(P.dense())  # what was not given is like all the rest
+    parts["x"] = _identity(q, [P, *rows]), unravel_x
     for name, given in constraints.items():
-        matrix, unravels[name] = _identity(objective, matrices) if name == "x" else _rows(name, given, objective)
+        matrix, unravels[name] = parts[name]
         matrices.append(matrix)
         like = jax.eval_shape(unravels[name], jax.ShapeDtypeStruct(matrix.shape[:1], q.dtype))
         for side, label, bound in zip(sides, given.names, (given.lower, given.upper), strict=True):
@@ -242,12 +271,11 @@ def _unbounded(bound: Array) -> Array:
     return jnp.where(jnp.abs(bound) >= _INFINITE, jnp.sign(bound) * jnp.inf, bound)
 
 
-def _identity(objective: Quadratic, others: list[Matrix]) -> tuple[Matrix, Callable]:
-    """The variables themselves as rows, by their entries if all other matrices are sparse or functions."""
-    q = objective.q
-    if all(isinstance(matrix, DenseMatrix) for matrix in (objective.P, *others)):
-        return DenseMatrix(jnp.eye(q.size, dtype=q.dtype)), objective.unravel
-    return DiagonalMatrix(jnp.ones_like(q)), objective.unravel
+def _identity(q: Array, others: list[Matrix]) -> Matrix:
+    """The variables themselves as rows: dense if all other matrices are."""
+    if all(isinstance(matrix, DenseMatrix) for matrix in others):
+        return DenseMatrix(jnp.eye(q.size, dtype=q.dtype))
+    return DiagonalMatrix(jnp.ones_like(q))
 
 
 def _rows(name: str, given: Constraints, objective: Quadratic) -> tuple[Matrix, Callable]:

@@ -100,15 +100,15 @@ def equilibrate(qp: QuadraticProgram, *, shared: bool = False) -> Scaling:
     """
     qp = jax.tree.map(lax.stop_gradient, qp)
     variables, rows, cost, curvature = _of_matrices(qp) if qp.has_entries else _of_products(qp)
-    if qp.is_dense:
-        A, size = qp.A.dense(), _usual_size(qp, variables, rows, cost, curvature)
+    if qp.has_entries:
+        size = _usual_size(qp, variables, rows, cost, curvature)
         # Far away there is nothing to be kept at.
         below, above = (jnp.abs(rows * bound) <= _HUGE_PRICE * size for bound in (qp.lower, qp.upper))
         of_prices = _of_prices_unless_common if shared else _of_prices
-        factors = of_prices(A, cost * variables * qp.q, below, above, size * curvature)
-        single = jnp.sum(A != 0, axis=1) == 1
+        factors = of_prices(qp.A, cost * variables * qp.q, below, above, size * curvature)
         variables, curvature = variables * factors, curvature * factors
-        rows = jnp.where(single, rows / ((A != 0).astype(factors.dtype) @ factors + jnp.where(single, 0, 1)), rows)
+        present, single = _indicator(qp.A, jnp.not_equal), _counts(qp.A, qp.q) == 1
+        rows = jnp.where(single, rows / (present.matvec(factors) + jnp.where(single, 0, 1)), rows)
     unit = _power_of_two(_usual_size(qp, variables, rows, cost, curvature))
     linear = unit * jnp.abs(cost * variables * qp.q)
     slope = _power_of_two(1 / _typical(jnp.maximum(unit**2 * curvature, linear)))
@@ -244,9 +244,19 @@ def _of_products(qp):
     return jnp.ones_like(qp.q), rows, cost, jnp.broadcast_to(cost * curvature, qp.q.shape)
 
 
+def _indicator(A, compare):
+    """The matrix with 1 where the entries of A compare with 0."""
+    return A.each(lambda a: compare(a, 0).astype(a.dtype))
+
+
+def _counts(A, like):
+    """How many entries each row has."""
+    return _indicator(A, jnp.not_equal).matvec(jnp.ones_like(like))
+
+
 def _is_zero(qp):
     """Which rows of A are zero."""
-    return qp.A.each(lambda a: jnp.where(a == 0, 0, 1).astype(a.dtype)).matvec(jnp.ones_like(qp.q)) == 0
+    return _counts(qp.A, qp.q) == 0
 
 
 # ---- The vectors --------------------------------------------------------------------------------------------------
@@ -286,19 +296,18 @@ def _of_prices(A, price, lower, upper, usual):
     other rows.
 
     Args:
-        A: array of shape ``(m, n)``.
+        A: matrix of shape ``(m, n)``.
         price: the linear terms, in the units so far, shape ``(n,)``.
         lower: whether rows have a lower bound, shape ``(m,)``.
         upper: whether they have an upper one, shape ``(m,)``.
         usual: the slope of the curvature in each variable where solutions are likely to be, shape ``(n,)``.
     """
-    alone = jnp.where(jnp.sum(A != 0, axis=1, keepdims=True) == 1, jnp.sign(A), 0)
     sizes = jnp.sort(jnp.where(price == 0, jnp.inf, jnp.abs(price)))
     quarter = sizes[jnp.maximum(jnp.sum(jnp.isfinite(sizes)) - 1, 0) // 4]  # usual even if most prices are huge
     usual = jnp.maximum(usual, jnp.where(jnp.isfinite(quarter), quarter, 1))
     # Each row with one entry bounds its variable below, above, or both.
-    sides = jnp.stack([lower, upper]).astype(price.dtype)
-    positive, negative = sides @ jnp.maximum(alone, 0), sides @ jnp.maximum(-alone, 0)
+    sides = (jnp.stack([lower, upper], axis=1) & (_counts(A, price) == 1)[:, None]).astype(price.dtype)
+    positive, negative = (_indicator(A, sign).rmatvec(sides).T for sign in (jnp.greater, jnp.less))
     held = jnp.where(price > 0, positive[0] + negative[1], positive[1] + negative[0]) > 0
     ratio = jnp.abs(price) / usual
     return jnp.where(held & (ratio > _HUGE_PRICE), _power_of_two(1 / jnp.maximum(ratio, 1)), 1)
@@ -311,7 +320,7 @@ def _of_prices_unless_common(A, price, lower, upper, usual):
 
 @_of_prices_unless_common.def_vmap
 def _(axis_size, in_batched, A, price, lower, upper, usual):
-    if not in_batched[0]:  # problems with a matrix in common keep their scaling in common
+    if not any(jax.tree.leaves(in_batched[0])):  # problems with a matrix in common keep their scaling in common
         return jnp.ones(price.shape[-1:], price.dtype), False
-    axes = [0 if batched else None for batched in in_batched]
+    axes = [jax.tree.map(lambda batched: 0 if batched else None, part) for part in in_batched]
     return jax.vmap(_of_prices, in_axes=axes, axis_size=axis_size)(A, price, lower, upper, usual), True

@@ -49,7 +49,8 @@ class EqualityConstrainedQP(DirectQP):
     ``params_eq`` there are no constraints. The result is ``KKTSolution(x, y, None)`` with the multipliers ``y`` of the
     rows. Both, and ``state.value``, are differentiable with respect to ``Q, c, A, b``.
 
-    Dense data are factorized. Sparse data and functions are left to MINRES, or to ``solve``. Where the solution is not
+    Matrices given by their entries are factorized up to a size, see :func:`.solve_qp`; sparse ones beyond it, and
+    functions, are left to MINRES, or to ``solve``. Where the solution is not
     unique the one found is near ``init_params``. A run ends with ``Status.PRIMAL_INFEASIBLE`` if the equations
     contradict each other and with ``Status.DUAL_INFEASIBLE`` if the objective is unbounded below.
 
@@ -104,7 +105,7 @@ class EqualityConstrainedQP(DirectQP):
         problem = self._problem(init_params, *data)
         qp = problem.qp
         start = x, y = self._form.start(problem, init_params)
-        direct = self.solve is None and qp.is_dense
+        direct = self.solve is None and qp.has_factor
         factors = problem.factors(jnp.ones_like(qp.lower), jnp.ones(qp.lower.shape, bool), direct=direct)
         if direct:
             x, y = polish(qp, x, y, factors)

@@ -37,7 +37,7 @@ from jaxsolve.base import option
 from jaxsolve.solvers.quadratic._base import BoxConstrained, IterativeQP, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem
-from jaxsolve.solvers.quadratic._problem import QuadraticProgram, weighted_gram
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, products, residuals
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
@@ -126,7 +126,15 @@ class InteriorPoint(IterativeQP):
         return RelaxedSystem(system.factors, system.form, system.method, valid, jnp.asarray(self.smoothing))
 
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
-        return qp.dense()
+        if not qp.has_entries:
+            return qp.with_factor()
+        if not qp.has_factor:
+            size = qp.num_variables
+            raise ValueError(
+                f"{type(self).__name__} factorizes a matrix of shape ({size}, {size}) in every iteration, which is too "
+                "large for sparse data. Take BoxOSQP, or solve_qp with method='matrix_free'; or pass a dense Q."
+            )
+        return qp
 
     def _begin(self, problem: Problem, init_params: PyTree) -> InteriorPointState:
         warm = jax.tree.leaves(self._form.parts(init_params)[0])
@@ -212,7 +220,7 @@ class InteriorPointQP(InteriorPoint, BoxConstrained):
 
     ``run(init_params=None, params_obj=(Q, c), params_eq=A, params_ineq=(l, u))`` minimizes
     ``0.5 x^T Q x + c^T x`` subject to ``l <= A x <= u``. ``Q`` (shape ``(n, n)``, may be singular or ``None``) and
-    ``A`` (shape ``(m, n)``, of any rank) are dense, or made so. Bounds may be infinite, equal, or numbers. The result
+    ``A`` (shape ``(m, n)``, of any rank) are dense or sparse. Bounds may be infinite, equal, or numbers. The result
     is ``KKTSolution((x, z), y, (mu, phi))`` with ``z = A x``, the multipliers ``y`` of the rows, and their positive and
     negative parts ``mu`` and ``phi``. All are differentiable with respect to ``Q, c, A, l, u``, and so is
     ``state.value``.
@@ -275,13 +283,12 @@ def _cold_start(qp: QuadraticProgram) -> Point:
     rows, dtype = _rows(qp), qp.q.dtype
     weight = jnp.where(rows.equality, 1e4, jnp.where(jnp.any(rows.bounded, axis=0), 1, 0)).astype(dtype)
     target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
-    A, identity = qp.A.dense(), jnp.eye(qp.num_variables, dtype=dtype)
-    H = qp.P.dense() + 1e-2 * identity + weighted_gram(A, weight)
+    H = qp.P.dense() + 1e-2 * jnp.eye(qp.num_variables, dtype=dtype) + qp.A.gram(weight)
     # A huge price keeps a variable at its bound. It would throw the minimizer far beyond.
     price = jnp.clip(qp.q, -_USUAL_PRICE, _USUAL_PRICE)
-    x = cho_solve((jnp.linalg.cholesky(H), True), A.T @ (weight * target) - price)
+    x = cho_solve((jnp.linalg.cholesky(H), True), qp.A.rmatvec(weight * target) - price)
     x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
-    slack = rows.slack(A @ x)
+    slack = rows.slack(qp.A.matvec(x))
     violation = jnp.max(jnp.where(rows.bounded, -slack, 0), initial=0)
     usual = jnp.maximum(1.0, violation)
     s = jnp.where(rows.bounded, jnp.maximum(slack, usual), 1)
@@ -306,7 +313,6 @@ def _predictor_corrector(
     """The next point, and whether its linear systems were solved to some accuracy."""
     rows, (x, _, z, s) = _rows(qp), point
     dtype = x.dtype
-    P, A = qp.P.dense(), qp.A.dense()
     Ax, y = at.Ax, _multipliers(point)
     count = jnp.maximum(jnp.sum(rows.bounded), 1).astype(dtype)
     mu = jnp.sum(s * z) / count
@@ -322,7 +328,7 @@ def _predictor_corrector(
     inverse = jnp.where(rows.bounded, 1 / (s + delta * z), 0)
     stiffness, per_s, per_z = z * inverse, 1 / s, 1 / jnp.where(rows.bounded, z, 1)
     weight = jnp.where(rows.equality, 1 / delta, jnp.sum(stiffness, axis=0))
-    H = P + weighted_gram(A, weight) + rho * jnp.eye(qp.num_variables, dtype=dtype)
+    H = qp.P.dense() + qp.A.gram(weight) + rho * jnp.eye(qp.num_variables, dtype=dtype)
     L = jnp.linalg.cholesky(H, symmetrize_input=False)
 
     r_equality = jnp.where(rows.equality, qp.upper - Ax, 0)
@@ -333,15 +339,15 @@ def _predictor_corrector(
         """``H^{-1} rhs`` and its product with A, refined: penalties of 1e8 leave few digits to a factorization."""
         if passes == 1:
             dx = cho_solve((L, True), rhs)
-            return dx, A @ dx, jnp.asarray(True)
+            return dx, qp.A.matvec(dx), jnp.asarray(True)
         size = norm(rhs)
         wanted = (1e-10 if dtype == jnp.float64 else 1e-5) * size
 
         def refine(carry):
             dx, _, left, after, _ = carry
             dx = dx + cho_solve((L, True), left)
-            Adx = A @ dx
-            left = rhs - (P @ dx + rho * dx + (weight * Adx) @ A)
+            Adx = qp.A.matvec(dx)
+            left = rhs - (qp.P.matvec(dx) + rho * dx + qp.A.rmatvec(weight * Adx))
             return dx, Adx, left, norm(left), after
 
         def proceed(carry):
@@ -355,7 +361,7 @@ def _predictor_corrector(
     def direction(change, passes):
         """The step for complementary products that are to change by ``change``."""
         pushed = stiffness * r_bounds + change * inverse
-        dx, Adx, accurate = solve(r_dual + (fixed_rows - rows.force(pushed)) @ A, passes)
+        dx, Adx, accurate = solve(r_dual + qp.A.rmatvec(fixed_rows - rows.force(pushed)), passes)
         dz = pushed + stiffness * rows.sign * Adx[None]
         of_equalities = jnp.where(rows.equality, (Adx - r_equality) / delta, 0)
         ds = jnp.where(rows.bounded, (change - s * dz) * per_z, 0)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsolve._operators import SparseMatrix, as_bcoo
 from jaxsolve._results import show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array
@@ -197,11 +198,13 @@ def planned_lp(
     return ElasticInteriorPoint(**options), [*data, (of_eq, of_ub)]
 
 
-def _rows(name, data, c, dtype) -> tuple[Array, Array]:
+def _rows(name, data, c, dtype) -> tuple[Any, Array]:
+    """A matrix, dense or sparse, and its right-hand side as a vector."""
     matrix, bound = together(f"A_{name}", f"b_{name}", data).values()
     if matrix is None:
         return jnp.zeros((0, c.size), dtype), jnp.zeros(0, dtype)
-    matrix = as_matrix(f"A_{name}", joined(f"A_{name}", matrix, c, dtype).matrix, c.size, dtype).dense()
+    entries = as_matrix(f"A_{name}", joined(f"A_{name}", matrix, c, dtype).matrix, c.size, dtype)
+    matrix = as_bcoo(entries) if isinstance(entries, SparseMatrix) else entries.dense()
     like = jax.ShapeDtypeStruct(matrix.shape[:1], dtype)
     check_bounds(bound if name == "eq" else -np.inf, bound, ("-inf", f"b_{name}"))
     return matrix, as_vector(f"b_{name}", bound, matrix.shape[0], dtype, like)

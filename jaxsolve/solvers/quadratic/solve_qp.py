@@ -19,12 +19,14 @@ from jaxsolve.solvers.quadratic._data import default_tol, read_all
 from jaxsolve.solvers.quadratic._elastic import check_weights, violations
 from jaxsolve.solvers.quadratic._general import ElasticInteriorPoint, ElasticOSQP, GeneralInteriorPoint, GeneralOSQP
 from jaxsolve.solvers.quadratic._presolve import Reduced, as_arrays, reduced, restored
+from jaxsolve.solvers.quadratic._problem import is_factorized
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
 from jaxsolve.tree_util import tree_real_dtype, tree_size
 
 __all__ = ["QPResult", "solve_qp"]
 
-# Beyond so many entries of [Q; A; G; I] a matrix is not made dense, and a dense one not factorized in every iteration.
+# Beyond so many entries of [Q; A; G; I] no factorization is made in every iteration; the entries of sparse matrices,
+# and those of a dense matrix with a row and a column for each variable, if they are sparse.
 _MAX_ENTRIES = 4_000_000
 _METHODS = ("auto", "equality", "interior_point", "osqp", "matrix_free")
 
@@ -100,11 +102,15 @@ def solve_qp(
     method                is chosen for
     ====================  =============================================================================================
     ``"equality"``        no ``G``, ``l`` and ``u``: one linear system (:class:`.EqualityConstrainedQP`)
-    ``"interior_point"``  matrices with up to 4 million entries in all, dense, or sparse and made so
+    ``"interior_point"``  dense matrices with up to 4 million entries in all; sparse ones up to 2,000 variables
                           (:class:`.InteriorPointQP`)
-    ``"osqp"``            larger dense matrices: one factorization, and many cheap iterations (:class:`.BoxOSQP`)
-    ``"matrix_free"``     larger sparse matrices, and functions: conjugate gradients (:class:`.BoxOSQP`)
+    ``"osqp"``            larger dense matrices, sparse ones up to 2,828 variables: one factorization, and many cheap
+                          iterations (:class:`.BoxOSQP`)
+    ``"matrix_free"``     sparse matrices with more variables, and functions: conjugate gradients (:class:`.BoxOSQP`)
     ====================  =============================================================================================
+
+    Sparse matrices stay sparse. What is dense is the matrix that is factorized, with a row and a column for each
+    variable; if that has at most four times the entries of the data, it may be larger than these bounds.
 
     Args:
         Q: symmetric positive semidefinite, shape ``(n, n)``: dense, sparse (``BCOO``, ``BCSR``, ``scipy.sparse``),
@@ -251,11 +257,13 @@ def _choose(Q, c, A, G, bounded, elastic) -> tuple[str, str]:
         return "matrix_free", "matrices given as functions"
     num_eq, num_ineq = map(_num_rows, (A, G))
     slacks = 0 if elastic is None else 2 * num_eq + num_ineq
-    rows = size + (size if bounded else 0) + num_eq + num_ineq + 2 * slacks
-    if rows * (size + slacks) <= _MAX_ENTRIES:
+    rows, columns = size + (size if bounded else 0) + num_eq + num_ineq + 2 * slacks, size + slacks
+    entries = sum(map(_num_entries, given))
+    is_thin = any(is_sparse(matrix) or jax.tree.structure(matrix) != jax.tree.structure(0) for matrix in given)
+    if (columns**2 + entries if is_thin else rows * columns) <= _MAX_ENTRIES:
         return "interior_point", "small enough to be factorized in every iteration"
-    if any(is_sparse(matrix) or jax.tree.structure(matrix) != jax.tree.structure(0) for matrix in given):
-        return "matrix_free", "sparse, and too large to be made dense"
+    if is_thin and not is_factorized(columns, entries):
+        return "matrix_free", "sparse, and too large for a dense factor"
     return "osqp", "too large to be factorized in every iteration"
 
 
@@ -263,6 +271,12 @@ def _num_rows(matrix) -> int:
     """How many rows a matrix has, or a pytree of blocks."""
     blocks = jax.tree.leaves(matrix, is_leaf=is_sparse)
     return sum(block.shape[0] if len(block.shape) > 1 else 1 for block in blocks)
+
+
+def _num_entries(matrix) -> int:
+    """How many numbers a matrix is given by, or a pytree of blocks."""
+    blocks = jax.tree.leaves(matrix, is_leaf=is_sparse)
+    return sum(block.nse if is_sparse(block) else np.size(block) for block in blocks)
 
 
 def together(matrix: str, side: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -326,7 +326,7 @@ def test_matrices_of_variables():
 
 
 def test_many_blocks_are_sparse():
-    many, costs = [jnp.eye(300)] * 8, [jnp.ones(300)] * 8
+    many, costs = [jnp.eye(300)] * 10, [jnp.ones(300)] * 10
     assert jax.eval_shape(lambda: jaxsolve.solve_qp(many, costs, l=0.0)).method == "matrix_free"
 
 
