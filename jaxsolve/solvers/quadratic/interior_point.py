@@ -47,6 +47,8 @@ __all__ = ["InteriorPoint", "InteriorPointQP", "InteriorPointState"]
 _USUAL_PRICE = 1e2
 # Certificates are looked for when so many iterations were done, and at the end.
 _CERTIFICATE_FREQUENCY = 4
+# A warm start is one if its error is less than that of a cold start by this factor. Otherwise it would cost more.
+_WARM = 0.1
 
 
 class Point(NamedTuple):
@@ -137,9 +139,14 @@ class InteriorPoint(IterativeQP):
         return problem._replace(linear_system=_rows(problem.scaled))
 
     def _begin(self, problem: Problem, init_params: PyTree) -> InteriorPointState:
-        warm = jax.tree.leaves(self._form.parts(init_params)[0])
-        start = self._form.start(problem, init_params)
-        point = _warm_start(problem, *start) if warm else _cold_start(problem)
+        given = self._given(problem, init_params)
+        cold = self._start_at(problem, _cold_start(problem))
+        if given is None:
+            return cold
+        warm = self._start_at(problem, _warm_start(problem, given))
+        return tree_where(warm.error < _WARM * cold.error, warm, cold)
+
+    def _start_at(self, problem: Problem, point: Point) -> InteriorPointState:
         return self._state_at(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype))
 
     def _advance(self, problem: Problem, state: InteriorPointState) -> InteriorPointState:
@@ -267,6 +274,10 @@ class Rows(NamedTuple):
         """The distance from the bounds, negative beyond them, shape ``(2, m)``."""
         return self.sign * (self.bound - Ax[None])
 
+    def signed(self, y: Array) -> Array:
+        """What a vector of the rows is to the lower and to the upper bounds, shape ``(2, m)``."""
+        return self.sign * y[None]
+
     def force(self, z: Array) -> Array:
         """The sum of what pushes down and what pulls up, shape ``(m,)``."""
         return jnp.sum(self.sign * z, axis=0)
@@ -302,12 +313,17 @@ def _cold_start(problem: Problem) -> Point:
     return rows.point(x, jnp.where(rows.fixed, 0, usual / s), s)
 
 
-def _warm_start(problem: Problem, x: Array, y: Array) -> Point:
-    """A point near a given one, as far inside as a useful centrality needs."""
-    rows, inside = problem.linear_system, 1e-2
-    x, y = problem.scaling.to_scaled(x, y)
-    slack = rows.slack(problem.scaled.A.matvec(x))
-    return rows.point(x, jnp.where(rows.fixed, y, jnp.maximum(rows.sign * y, inside)), jnp.maximum(slack, inside))
+def _warm_start(problem: Problem, given: Solution) -> Point:
+    """A point near a given one, the farther inside the less complementary it is."""
+    qp, rows = problem.scaled, problem.linear_system
+    x, y = problem.scaling.to_scaled(given.x, given.y)
+    at = products(qp, x, y)
+    slack, z = rows.slack(at.Ax), rows.signed(y)
+    # How far the given point is from being optimal: violations, slopes, and pairs of which neither vanishes.
+    pairs = jnp.where(rows.bounded, jnp.minimum(jnp.abs(slack), jnp.abs(z)), 0)
+    off = norm(at.Px + qp.q + at.Aty, pairs, jnp.maximum(jnp.where(rows.bounded, -slack, 0), 0))
+    inside = jnp.clip(off, 1e-3, 1)
+    return rows.point(x, jnp.where(rows.fixed, z, jnp.maximum(z, inside)), jnp.maximum(slack, inside))
 
 
 class Residual(NamedTuple):
@@ -436,7 +452,7 @@ def _predictor_corrector(
         change = jnp.where(rows.bounded, trial.goal - products - trial.second_order, 0)
         pushed = system.stiffness * residual.rows + system.inverse * change
         dx, Adx, accurate = _solve(qp, system, residual.dual - qp.A.rmatvec(rows.force(pushed)), kind)
-        dz = pushed + system.stiffness * rows.sign * Adx
+        dz = pushed + system.stiffness * rows.signed(Adx)
         ds = per_z * (change - s * dz)
         primal, dual = _length(ds * per_s), _length(dz * per_z)
         new = Point(x + primal * dx, z + dual * dz, s + primal * ds)
