@@ -16,6 +16,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -27,7 +28,7 @@ from jaxsolve.solvers.quadratic._active_set import WEAK, classify, search
 from jaxsolve.solvers.quadratic._certificates import Forgiven
 from jaxsolve.solvers.quadratic._data import ReadsData, default_tol
 from jaxsolve.solvers.quadratic._form import BoxForm, Form, Solution
-from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, factorize, is_convex
+from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, estimate_multipliers, factorize, is_convex
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import norm, optimality_error, products, residuals
 from jaxsolve.solvers.quadratic._scaling import equilibrate, scale
@@ -151,6 +152,17 @@ class QuadraticSolver(ReadsData):
         program = form.program(init_x, *data)
         x, y = form.start(program, init_x)
         return form.solution(program, Solution(x, y, program.qp.A.matvec(x)))
+
+    def _given(self, problem: Problem, init_params: PyTree) -> Solution | None:
+        """The initial point of a warm start; multipliers that were not given are estimated. ``None`` without one."""
+        primal, dual = self._form.parts(init_params)
+        if not jax.tree.leaves(primal):
+            return None
+        x, y = self._form.start(problem, init_params)
+        if problem.qp.is_dense and not jax.tree.leaves(dual):
+            x_scaled, _ = problem.scaling.to_scaled(x, y)
+            y = problem.scaling.rows / problem.scaling.cost * estimate_multipliers(problem.scaled, x_scaled)
+        return Solution(x, y, problem.qp.A.matvec(x))
 
     def _tolerances(self, dtype) -> tuple[Array, Array]:
         """Absolute and relative tolerance as scalars of a dtype; what is beyond its precision is not asked for."""
@@ -348,7 +360,7 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         if self._reports_start:
             self._report_start(self._step(problem, state))
         if problem.qp.has_factor and self.polish and self._has_active_set and not self._unrolls:
-            state, solution, factors = self._in_stages(problem, state)
+            state, solution, factors = self._in_stages(problem, state, self._given(problem, init_params))
         else:
             state, factors = self._iterated(problem, state, 0), None
             solution = self._solution(problem, state)
@@ -384,7 +396,8 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
 
         return loop(proceed, body, state, maxiter=self.maxiter, kind=self._loop_kind)
 
-    def _in_stages(self, problem: Problem, state: Any) -> tuple[Any, Solution, Factors]:
+    def _in_stages(self, problem: Problem, state: Any, given: Solution | None) -> tuple[Any, Solution, Factors]:
+        """The end of a run, its solution, and the factors there. A given point is looked at before all iterations."""
         tol, _ = self._tolerances(state.error.dtype)
         first, ratio = self._stages
 
@@ -392,6 +405,9 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
             state, _, _, _, until, limit = carry
             state = self._iterated(problem, state, jnp.maximum(until, tol), limit)
             solution = self._solution(problem, state)
+            if given is not None:
+                untouched = (state.iter_num == start) & Status.RUNNING.holds(state.status)
+                solution = tree_where(untouched, given, solution)
             polished, error, status, factors = self._polished(problem, solution, state.error, state.status)
             over = ~Status.RUNNING.holds(status) | (state.iter_num >= self.maxiter)
             # Unless the run is over the iterations go on where they were.
@@ -401,7 +417,8 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
             return state, solution, factors, over, until, None if limit is None else 2 * state.iter_num + self._patience
 
         over, until = jnp.asarray(False), jnp.asarray(first, tol.dtype)
-        limit = None if self._patience is None else state.iter_num + self._patience
+        start = state.iter_num
+        limit = None if self._patience is None else start + (self._patience if given is None else 0)
         carry = (state, *_nothing_yet(problem), over, until, limit)
         return loop(lambda carry: ~carry[3], stage, carry, maxiter=100, kind=self._loop_kind)[:3]
 

@@ -53,6 +53,7 @@ __all__ = [
     "Factors",
     "KKTSystem",
     "balanced_weight",
+    "estimate_multipliers",
     "factorize",
     "is_convex",
     "kkt_residual",
@@ -100,6 +101,25 @@ def kkt_residual(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> 
     bound = jnp.where(weight > 0, jnp.where(at_upper, qp.upper, qp.lower), 0)
     stationarity = qp.P.matvec(x) + qp.q + qp.A.rmatvec(y)
     return stationarity, weight * rows * (qp.A.matvec(x) - bound) - (1 - weight) * (cost / rows) * y
+
+
+def estimate_multipliers(scaled: QuadraticProgram, x: Array) -> Array:
+    """Multipliers that come nearest to stationarity at a point, by least squares.
+
+    The multiplier of a row costs the more the farther the row is from its bounds, and one of the wrong sign is 0.
+
+    Args:
+        scaled: the scaled problem, with dense matrices.
+        x: the point, shape ``(n,)``.
+    """
+    scaled, x = lax.stop_gradient((scaled, x))
+    near, A, Ax = 1e-3, scaled.A.dense(), scaled.A.matvec(x)
+    below, above = Ax - scaled.lower, scaled.upper - Ax
+    weight = 1 / (jnp.maximum(jnp.minimum(below, above), 0) ** 2 + near**2)
+    L = jnp.linalg.cholesky(weighted_gram(A, weight) + jnp.eye(x.size, dtype=x.dtype))
+    y = -weight * scaled.A.matvec(cho_solve((L, True), scaled.P.matvec(x) + scaled.q))
+    right = (scaled.lower == scaled.upper) | ((y > 0) == (above < below))
+    return jnp.where(right & jnp.isfinite(y), y, 0)
 
 
 def factorize(scaled: QuadraticProgram, weight: Array) -> Array:

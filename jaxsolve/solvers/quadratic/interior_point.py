@@ -39,7 +39,7 @@ from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, products, residuals
-from jaxsolve.tree_util import tree_all_finite, tree_where
+from jaxsolve.tree_util import tree_where
 
 __all__ = ["InteriorPoint", "InteriorPointQP", "InteriorPointState"]
 
@@ -47,22 +47,29 @@ __all__ = ["InteriorPoint", "InteriorPointQP", "InteriorPointState"]
 _USUAL_PRICE = 1e2
 # Certificates are looked for when so many iterations were done, and at the end.
 _CERTIFICATE_FREQUENCY = 4
+# A warm start is one if its error is less than that of a cold start by this factor. Otherwise it would cost more.
+_WARM = 0.1
 
 
 class Point(NamedTuple):
-    """An interior point of the scaled problem; row 0 of what has two rows is of the lower bounds, row 1 of the upper.
+    """An iterate of the scaled problem; row 0 of what has two rows is of the lower bounds, row 1 of the upper.
+
+    An equality is an upper bound whose slack is 0 and whose multiplier has any sign.
 
     Attributes:
         x: shape ``(n,)``.
-        equality: multipliers of the equalities, shape ``(m,)``, 0 elsewhere.
-        z: multipliers of the bounds of the other rows, positive, shape ``(2, m)``; 0 for absent bounds.
-        s: their slacks, positive, shape ``(2, m)``; 1 for absent bounds.
+        z: multipliers, shape ``(2, m)``: positive for inequalities, 0 for absent bounds.
+        s: slacks, shape ``(2, m)``: positive for inequalities, 0 for equalities, 1 for absent bounds.
     """
 
     x: Array
-    equality: Array
     z: Array
     s: Array
+
+    @property
+    def y(self) -> Array:
+        """The multipliers of the rows, shape ``(m,)``."""
+        return self.z[1] - self.z[0]
 
 
 class InteriorPointState(NamedTuple):
@@ -136,64 +143,75 @@ class InteriorPoint(IterativeQP):
             )
         return qp
 
+    def _prepared(self, problem: Problem, inputs: Any = None) -> Problem:
+        return problem._replace(linear_system=_rows(problem.scaled))
+
     def _begin(self, problem: Problem, init_params: PyTree) -> InteriorPointState:
-        warm = jax.tree.leaves(self._form.parts(init_params)[0])
-        start = self._form.start(problem, init_params)
-        point = _warm_start(problem, *start) if warm else _cold_start(problem.scaled)
-        return self._judge(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype))
+        given = self._given(problem, init_params)
+        cold = self._start_at(problem, _cold_start(problem))
+        if given is None:
+            return cold
+        warm = self._start_at(problem, _warm_start(problem, given))
+        return tree_where(warm.error < _WARM * cold.error, warm, cold)
+
+    def _start_at(self, problem: Problem, point: Point) -> InteriorPointState:
+        return self._state_at(problem, point, jnp.zeros((), jnp.int32), jnp.ones((), point.x.dtype))
 
     def _advance(self, problem: Problem, state: InteriorPointState) -> InteriorPointState:
         """One predictor-corrector step."""
-        target = jnp.asarray(self.smoothing).astype(state.error.dtype) * problem.scaling.cost
-        point, accurate = _predictor_corrector(
-            problem.scaled, state.point, state.at, state.regularization, target, self._loop_kind
-        )
+        qp, rows, point = problem.scaled, problem.linear_system, state.point
+        residual = _newton_residual(qp, rows, point, state.at)
+        system = _condensed(qp, rows, point, state.at, residual, state.regularization)
+        trial = _predictor_corrector(qp, rows, point, residual, system, self._target(problem), self._loop_kind)
         # A factorization that broke down is repeated with more regularization, from where it was.
-        finite = tree_all_finite(point)
-        point = tree_where(finite, point, state.point)
+        finite = jnp.isfinite(trial.mu)
+        point = tree_where(finite, trial.point, point)
         relaxed = jnp.maximum(0.7 * state.regularization, 1)
-        regularization = jnp.where(finite & accurate, relaxed, state.regularization * 10)
-        return self._judge(problem, point, state.iter_num + 1, regularization, before=state)
+        regularization = jnp.where(finite & trial.accurate, relaxed, state.regularization * 10)
+        new = self._state_at(problem, point, state.iter_num + 1, regularization)
+        return self._with_certificates(problem, state, new)
+
+    def _target(self, problem: Problem) -> Array:
+        """The complementary products at the solution, in scaled units."""
+        return jnp.asarray(self.smoothing).astype(problem.scaled.q.dtype) * problem.scaling.cost
 
     def _solution(self, problem: Problem, state: InteriorPointState) -> Solution:
-        x, y, at = problem.scaling.to_user(state.point.x, _multipliers(state.point), state.at)
+        x, y, at = problem.scaling.to_user(state.point.x, state.point.y, state.at)
         return Solution(x, y, at.Ax)
 
-    def _judge(
-        self,
-        problem: Problem,
-        point: Point,
-        iter_num: Array,
-        regularization: Array,
-        *,
-        before: InteriorPointState | None = None,
-    ) -> InteriorPointState:
+    def _state_at(self, problem: Problem, point: Point, iter_num: Array, regularization: Array) -> InteriorPointState:
         """The state at a point: its error, and whether the run is over."""
-        qp, x, y = problem.scaled, point.x, _multipliers(point)
+        qp, (x, *_), y = problem.scaled, point, point.y
         at = products(qp, x, y)
         res = residuals(qp, x, y, at)
         if not self._has_active_set:
-            smoothing = jnp.asarray(self.smoothing).astype(x.dtype) * problem.scaling.cost
-            res = res._replace(gap=(_distance_from_path(qp, y, at.Ax, smoothing), res.gap[1]))
+            res = res._replace(gap=(_distance_from_path(qp, y, at.Ax, self._target(problem)), res.gap[1]))
         error = optimality_error(res, *self._tolerances(x.dtype))
         status = self._status_of(error, failed=regularization > 1e8)
-        if before is not None:
-            # Most runs are over before it is worth while to look for a proof that they cannot succeed.
-            last = (iter_num >= self.maxiter) | ~Status.RUNNING.holds(status)
-            due = ~Status.CONVERGED.holds(status) & ((iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
-
-            def look(status):
-                # What iterates of an impossible problem gain shows the direction in which they go.
-                earlier = (before.point.x, _multipliers(before.point), before.at)
-                d, dy, along = jax.tree.map(jnp.subtract, (x, y, at), earlier)
-                dy = feasible_signs(qp, dy)
-                parts = (d, dy, along._replace(Aty=qp.A.rmatvec(dy)), self._forgiven(problem))
-                proved = find_certificates(qp, *lax.stop_gradient(parts), (0.5, 0.5))
-                return jnp.where(Status.RUNNING.holds(proved), status, proved)
-
-            status = run_if_any(due, look, status)
         value = (0.5 * (x @ at.Px) + qp.q @ x) / problem.scaling.cost
         return self._State(iter_num, error, value, point, at, regularization, status)
+
+    def _with_certificates(
+        self, problem: Problem, before: InteriorPointState, state: InteriorPointState
+    ) -> InteriorPointState:
+        """The state with the status of a certificate, if there is one.
+
+        Most runs are over before it is worth while to look for a proof that they cannot succeed.
+        """
+        qp = problem.scaled
+        last = (state.iter_num >= self.maxiter) | ~Status.RUNNING.holds(state.status)
+        due = ~Status.CONVERGED.holds(state.status) & ((state.iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
+
+        def look(status):
+            # What iterates of an impossible problem gain shows the direction in which they go.
+            earlier = (before.point.x, before.point.y, before.at)
+            d, dy, along = jax.tree.map(jnp.subtract, (state.point.x, state.point.y, state.at), earlier)
+            dy = feasible_signs(qp, dy)
+            parts = (d, dy, along._replace(Aty=qp.A.rmatvec(dy)), self._forgiven(problem))
+            proved = find_certificates(qp, *lax.stop_gradient(parts), (0.5, 0.5))
+            return jnp.where(Status.RUNNING.holds(proved), status, proved)
+
+        return state._replace(status=run_if_any(due, look, state.status))
 
 
 @jax.tree_util.register_dataclass
@@ -244,147 +262,221 @@ class InteriorPointQP(InteriorPoint, BoxConstrained):
 
 
 class Rows(NamedTuple):
-    """The rows of a problem by their kind.
+    """The rows of a problem as pairs of a lower and an upper bound, an equality as an upper bound.
 
     Attributes:
-        equality: which are equalities, shape ``(m,)``.
-        bounded: which of the others have a lower and which an upper bound, shape ``(2, m)``.
-        bound: those bounds, 0 where there is none, shape ``(2, m)``.
+        fixed: which bounds are equalities, shape ``(2, m)``.
+        bounded: which are inequalities, shape ``(2, m)``.
+        bound: the bounds, 0 where there is none, shape ``(2, m)``.
         sign: -1 for lower and 1 for upper bounds, shape ``(2, 1)``.
+        count: the number of inequalities, 1 if there are none.
     """
 
-    equality: Array
+    fixed: Array
     bounded: Array
     bound: Array
     sign: Array
+    count: Array
 
     def slack(self, Ax: Array) -> Array:
         """The distance from the bounds, negative beyond them, shape ``(2, m)``."""
         return self.sign * (self.bound - Ax[None])
 
+    def signed(self, y: Array) -> Array:
+        """What a vector of the rows is to the lower and to the upper bounds, shape ``(2, m)``."""
+        return self.sign * y[None]
+
     def force(self, z: Array) -> Array:
         """The sum of what pushes down and what pulls up, shape ``(m,)``."""
         return jnp.sum(self.sign * z, axis=0)
 
+    def point(self, x: Array, z: Array, s: Array) -> Point:
+        """The point with these slacks of inequalities and multipliers."""
+        slack_of_others = jnp.where(self.fixed, 0, 1).astype(s.dtype)
+        return Point(x, jnp.where(self.bounded | self.fixed, z, 0), jnp.where(self.bounded, s, slack_of_others))
+
 
 def _rows(qp: QuadraticProgram) -> Rows:
     equality = qp.lower == qp.upper
-    bound = jnp.stack([qp.lower, qp.upper])
+    fixed, bound = jnp.stack([jnp.zeros_like(equality), equality]), jnp.stack([qp.lower, qp.upper])
     bounded = ~equality[None] & jnp.isfinite(bound)
-    return Rows(equality, bounded, jnp.where(bounded, bound, 0), jnp.asarray([[-1.0], [1.0]], bound.dtype))
+    sign = jnp.asarray([[-1.0], [1.0]], bound.dtype)
+    count = jnp.maximum(jnp.sum(bounded), 1).astype(bound.dtype)
+    return Rows(fixed, bounded, jnp.where(bounded | fixed, bound, 0), sign, count)
 
 
-def _multipliers(point: Point) -> Array:
-    return point.equality + point.z[1] - point.z[0]
-
-
-def _cold_start(qp: QuadraticProgram) -> Point:
+def _cold_start(problem: Problem) -> Point:
     """The minimizer of the objective plus a penalty of the rows, with slacks as large as its violations."""
-    rows, dtype = _rows(qp), qp.q.dtype
-    weight = jnp.where(rows.equality, 1e4, jnp.where(jnp.any(rows.bounded, axis=0), 1, 0)).astype(dtype)
+    qp, rows = problem.scaled, problem.linear_system
+    weight = jnp.max(jnp.where(rows.fixed, 1e4, jnp.where(rows.bounded, 1, 0)), axis=0).astype(qp.q.dtype)
     target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
-    H = qp.P.dense() + 1e-2 * jnp.eye(qp.num_variables, dtype=dtype) + qp.A.gram(weight)
     # A huge price keeps a variable at its bound. It would throw the minimizer far beyond.
     price = jnp.clip(qp.q, -_USUAL_PRICE, _USUAL_PRICE)
-    x = cho_solve((jnp.linalg.cholesky(H), True), qp.A.rmatvec(weight * target) - price)
+    x = cho_solve((_cholesky(qp, weight, 1e-2), True), qp.A.rmatvec(weight * target) - price)
     x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
     slack = rows.slack(qp.A.matvec(x))
-    violation = jnp.max(jnp.where(rows.bounded, -slack, 0), initial=0)
-    usual = jnp.maximum(1.0, violation)
-    s = jnp.where(rows.bounded, jnp.maximum(slack, usual), 1)
+    usual = jnp.max(jnp.where(rows.bounded, -slack, 1), initial=1)
+    s = jnp.maximum(slack, usual)
     # The multiplier of a bound far away is small from the start, or the method would first have to make it so.
-    z = jnp.where(rows.bounded, usual / s, 0)
-    return Point(x, jnp.zeros_like(qp.lower), z, s)
+    return rows.point(x, jnp.where(rows.fixed, 0, usual / s), s)
 
 
-def _warm_start(problem: Problem, x: Array, y: Array) -> Point:
-    """A point near a given one, as far inside as a useful centrality needs."""
-    qp, inside = problem.scaled, 1e-2
-    rows = _rows(qp)
-    x, y = problem.scaling.to_scaled(x, y)
-    z = jnp.where(rows.bounded, jnp.maximum(rows.sign * y[None], inside), 0)
-    s = jnp.where(rows.bounded, jnp.maximum(rows.slack(qp.A.matvec(x)), inside), 1)
-    return Point(x, jnp.where(rows.equality, y, 0), z, s)
+def _warm_start(problem: Problem, given: Solution) -> Point:
+    """A point near a given one, the farther inside the less complementary it is."""
+    qp, rows = problem.scaled, problem.linear_system
+    x, y = problem.scaling.to_scaled(given.x, given.y)
+    at = products(qp, x, y)
+    slack, z = rows.slack(at.Ax), rows.signed(y)
+    # How far the given point is from being optimal: violations, slopes, and pairs of which neither vanishes.
+    pairs = jnp.where(rows.bounded, jnp.minimum(jnp.abs(slack), jnp.abs(z)), 0)
+    off = norm(at.Px + qp.q + at.Aty, pairs, jnp.maximum(jnp.where(rows.bounded, -slack, 0), 0))
+    inside = jnp.clip(off, 1e-3, 1)
+    return rows.point(x, jnp.where(rows.fixed, z, jnp.maximum(z, inside)), jnp.maximum(slack, inside))
 
 
-def _predictor_corrector(
-    qp: QuadraticProgram, point: Point, at: Products, regularization: Array, target: Array, kind: LoopKind
-) -> tuple[Point, Array]:
-    """The next point, and whether its linear systems were solved to some accuracy."""
-    rows, (x, _, z, s) = _rows(qp), point
-    dtype = x.dtype
-    Ax, y = at.Ax, _multipliers(point)
-    count = jnp.maximum(jnp.sum(rows.bounded), 1).astype(dtype)
-    mu = jnp.sum(s * z) / count
+class Residual(NamedTuple):
+    """The right-hand side of Newton's method.
 
-    r_dual = -(at.Px + qp.q + at.Aty)
+    Attributes:
+        dual: what is missing to stationarity, shape ``(n,)``.
+        rows: by how much slacks are too large, shape ``(2, m)``.
+    """
+
+    dual: Array
+    rows: Array
+
+
+def _newton_residual(qp: QuadraticProgram, rows: Rows, point: Point, at: Products) -> Residual:
+    of_rows = jnp.where(rows.bounded | rows.fixed, point.s - rows.slack(at.Ax), 0)
+    return Residual(-(at.Px + qp.q + at.Aty), of_rows)
+
+
+class Condensed(NamedTuple):
+    """The condensed system of a point, factorized.
+
+    Attributes:
+        stiffness: how fast multipliers grow as rows move towards their bounds, shape ``(2, m)``.
+        inverse: ``1 / (s + delta z)`` for inequalities, 0 elsewhere, shape ``(2, m)``.
+        weight: the sum of the stiffnesses of a row, shape ``(m,)``.
+        rho: proximal parameter of x.
+        cholesky: the factor of ``P + rho I + A^T diag(weight) A``.
+    """
+
+    stiffness: Array
+    inverse: Array
+    weight: Array
+    rho: Array
+    cholesky: Array
+
+
+def _condensed(
+    qp: QuadraticProgram, rows: Rows, point: Point, at: Products, residual: Residual, regularization: Array
+) -> Condensed:
+    (_, z, s), dtype = point, point.x.dtype
     # The smallest proximal parameters with which a factorization can be trusted.
     rho = delta = 1e-9 if jnp.finfo(dtype).bits == 64 else 1e-5
     # Multipliers of equalities are residuals over delta: the rounding of the residual must stay below what is left to
     # correct of the multipliers.
-    left = jnp.maximum(norm(r_dual), (1e-7 if dtype == jnp.float64 else 1e-3) * norm(qp.q, at.Aty))
-    rounding = 10 * jnp.finfo(dtype).eps * norm(Ax) / jnp.maximum(left, jnp.finfo(dtype).tiny)
+    left = jnp.maximum(norm(residual.dual), (1e-7 if dtype == jnp.float64 else 1e-3) * norm(qp.q, at.Aty))
+    rounding = 10 * jnp.finfo(dtype).eps * norm(at.Ax) / jnp.maximum(left, jnp.finfo(dtype).tiny)
     rho, delta = regularization * rho, regularization * jnp.clip(rounding, delta, 1e3 * delta)
     inverse = jnp.where(rows.bounded, 1 / (s + delta * z), 0)
-    stiffness, per_s, per_z = z * inverse, 1 / s, 1 / jnp.where(rows.bounded, z, 1)
-    weight = jnp.where(rows.equality, 1 / delta, jnp.sum(stiffness, axis=0))
-    H = qp.P.dense() + qp.A.gram(weight) + rho * jnp.eye(qp.num_variables, dtype=dtype)
-    L = jnp.linalg.cholesky(H, symmetrize_input=False)
+    stiffness = jnp.where(rows.fixed, 1 / delta, z * inverse)
+    weight = jnp.sum(stiffness, axis=0)
+    return Condensed(stiffness, inverse, weight, rho, _cholesky(qp, weight, rho))
 
-    r_equality = jnp.where(rows.equality, qp.upper - Ax, 0)
-    r_bounds = jnp.where(rows.bounded, s - rows.slack(Ax), 0)
-    fixed_rows = jnp.where(rows.equality, r_equality / delta, 0)
 
-    def solve(rhs, passes):
-        """``H^{-1} rhs`` and its product with A, refined: penalties of 1e8 leave few digits to a factorization."""
-        if passes == 1:
-            dx = cho_solve((L, True), rhs)
-            return dx, qp.A.matvec(dx), jnp.asarray(True)
-        size = norm(rhs)
-        wanted = (1e-10 if dtype == jnp.float64 else 1e-5) * size
+def _cholesky(qp: QuadraticProgram, weight: Array, rho: Array | float) -> Array:
+    """The factor of ``P + rho I + A^T diag(weight) A``."""
+    identity = jnp.eye(qp.num_variables, dtype=qp.q.dtype)
+    H = qp.P.dense() + qp.A.gram(weight) + rho * identity
+    return jnp.linalg.cholesky(H, symmetrize_input=False)
 
-        def refine(carry):
-            dx, _, left, after, _ = carry
-            dx = dx + cho_solve((L, True), left)
-            Adx = qp.A.matvec(dx)
-            left = rhs - (qp.P.matvec(dx) + rho * dx + qp.A.rmatvec(weight * Adx))
-            return dx, Adx, left, norm(left), after
 
-        def proceed(carry):
-            *_, after, before = carry
-            return (after > wanted) & (after < 0.5 * before)
+_MAX_REFINEMENTS = 5
 
-        start = (jnp.zeros_like(rhs), jnp.zeros_like(qp.lower), rhs, size, jnp.asarray(jnp.inf, dtype))
-        dx, Adx, _, left, _ = loop(proceed, refine, start, maxiter=passes, kind=kind)
-        return dx, Adx, left <= 1e-3 * size
 
-    def direction(change, passes):
-        """The step for complementary products that are to change by ``change``."""
-        pushed = stiffness * r_bounds + change * inverse
-        dx, Adx, accurate = solve(r_dual + qp.A.rmatvec(fixed_rows - rows.force(pushed)), passes)
-        dz = pushed + stiffness * rows.sign * Adx[None]
-        of_equalities = jnp.where(rows.equality, (Adx - r_equality) / delta, 0)
-        ds = jnp.where(rows.bounded, (change - s * dz) * per_z, 0)
-        return Point(dx, of_equalities, dz, ds), accurate
+def _solve(qp: QuadraticProgram, system: Condensed, rhs: Array, kind: LoopKind) -> tuple[Array, Array, Array]:
+    """The solution of the condensed system, its product with A, and whether it is one to some accuracy.
 
-    def lengths(step, share):
-        """The steps that go that share of the way to where a slack or a multiplier vanishes, and 1 at most."""
-        primal, dual = jnp.max(-step.s * per_s, initial=share), jnp.max(-step.z * per_z, initial=share)
-        return share / primal, share / dual
+    It is refined: penalties of 1e8 leave few digits to a factorization.
+    """
+    size, dtype = norm(rhs), rhs.dtype
+    wanted = (1e-10 if dtype == jnp.float64 else 1e-5) * size
 
-    affine, _ = direction(target - s * z, passes=1)
-    primal, dual = lengths(affine, 1.0)
-    after = jnp.sum((s + primal * affine.s) * (z + dual * affine.z))
-    centering = jnp.clip(after / count / jnp.maximum(mu, jnp.finfo(dtype).tiny), 0, 1) ** 3
+    def refine(carry):
+        dx, _, left, after, _ = carry
+        dx = dx + cho_solve((system.cholesky, True), left)
+        Adx = qp.A.matvec(dx)
+        left = rhs - (qp.P.matvec(dx) + system.rho * dx + qp.A.rmatvec(system.weight * Adx))
+        return dx, Adx, left, norm(left), after
+
+    def proceed(carry):
+        *_, after, before = carry
+        return (after > wanted) & (after < 0.5 * before)
+
+    start = (jnp.zeros_like(rhs), jnp.zeros_like(qp.lower), rhs, size, jnp.asarray(jnp.inf, dtype))
+    dx, Adx, _, left, _ = loop(proceed, refine, start, maxiter=_MAX_REFINEMENTS, kind=kind)
+    return dx, Adx, left <= 1e-3 * size
+
+
+class Trial(NamedTuple):
+    """What a direction leads to.
+
+    Attributes:
+        goal: the complementary products to aim at next.
+        second_order: what the direction, if taken in full, would add to them, shape ``(2, m)``.
+        point: the point at the end of the step.
+        mu: the mean complementary product there.
+        accurate: whether the linear system was solved to some accuracy.
+    """
+
+    goal: Array
+    second_order: Array
+    point: Point
+    mu: Array
+    accurate: Array
+
+
+def _predictor_corrector(
+    qp: QuadraticProgram,
+    rows: Rows,
+    point: Point,
+    residual: Residual,
+    system: Condensed,
+    target: Array,
+    kind: LoopKind,
+) -> Trial:
+    """The affine step, and the combined step of centering and second-order correction that it suggests."""
+    (x, z, s), products = point, point.s * point.z
+    mu = jnp.sum(products) / rows.count
     # Complementarity must not run ahead of feasibility, or the iterates are stuck at the boundary: what the infeasible
     # parts may still contribute to the duality gap is a measure for it.
-    of_rows = jnp.sum(jnp.abs(r_equality * y)) + jnp.sum(jnp.abs(r_bounds) * z)
-    behind = 1e-2 * (jnp.sum(jnp.abs(r_dual * x)) + of_rows) / count
-    goal = jnp.maximum(jnp.maximum(centering * mu, jnp.minimum(behind, 10 * mu)), target)
-    step, accurate = direction(jnp.where(rows.bounded, goal - s * z - affine.s * affine.z, 0), passes=5)
-    primal, dual = lengths(step, 0.995)
-    new = Point(x + primal * step.x, point.equality + dual * step.equality, z + dual * step.z, s + primal * step.s)
-    return new, accurate
+    infeasible = jnp.sum(jnp.abs(residual.dual * x)) + jnp.sum(jnp.abs(residual.rows * z))
+    behind = jnp.minimum(1e-2 * infeasible / rows.count, 10 * mu)
+    per_s, per_z = (jnp.where(rows.bounded, 1 / part, 0) for part in (s, z))
+
+    def step(trial):
+        change = jnp.where(rows.bounded, trial.goal - products - trial.second_order, 0)
+        pushed = system.stiffness * residual.rows + system.inverse * change
+        dx, Adx, accurate = _solve(qp, system, residual.dual - qp.A.rmatvec(rows.force(pushed)), kind)
+        dz = pushed + system.stiffness * rows.signed(Adx)
+        ds = per_z * (change - s * dz)
+        primal, dual = _length(ds * per_s), _length(dz * per_z)
+        new = Point(x + primal * dx, z + dual * dz, s + primal * ds)
+        after = jnp.sum(new.s * new.z) / rows.count
+        centering = jnp.clip(after / jnp.maximum(mu, jnp.finfo(mu.dtype).tiny), 0, 1) ** 3
+        goal = jnp.maximum(jnp.maximum(centering * mu, behind), target)
+        return Trial(goal, ds * dz, new, after, accurate)
+
+    start = Trial(target, jnp.zeros_like(s), point, mu, jnp.asarray(True))
+    return loop(lambda _: jnp.asarray(True), step, start, maxiter=2, kind=kind)
+
+
+def _length(relative: Array) -> Array:
+    """The step that goes nearly all the way to where something vanishes that changes at these rates; 1 at most."""
+    share = 0.995
+    return share / jnp.max(-relative, initial=share)
 
 
 def _relaxed_multipliers(qp: QuadraticProgram, Ax: Array, smoothing: Any) -> tuple[Array, Array]:

@@ -278,7 +278,7 @@ def test_sparse_data_and_warm_start():
     np.testing.assert_allclose(thin.params.primal[0], dense.params.primal[0], rtol=0, atol=1e-4)
     start = KKTSolution(dense.params.primal, dense.params.dual_eq, None)
     warm = solver.run(start, (Q, c), A, (lower, upper))
-    assert int(warm.state.status) == Status.CONVERGED
+    assert int(warm.state.status) == Status.CONVERGED and int(warm.state.iter_num) == 0
 
 
 def test_bad_data_are_refused():
