@@ -159,7 +159,7 @@ class QuadraticSolver(ReadsData):
         if not jax.tree.leaves(primal):
             return None
         x, y = self._form.start(problem, init_params)
-        if problem.qp.is_dense and not jax.tree.leaves(dual):
+        if problem.qp.has_factor and not jax.tree.leaves(dual):
             x_scaled, _ = problem.scaling.to_scaled(x, y)
             y = problem.scaling.rows / problem.scaling.cost * estimate_multipliers(problem.scaled, x_scaled)
         return Solution(x, y, problem.qp.A.matvec(x))

@@ -113,10 +113,10 @@ def estimate_multipliers(scaled: QuadraticProgram, x: Array) -> Array:
         x: the point, shape ``(n,)``.
     """
     scaled, x = lax.stop_gradient((scaled, x))
-    near, A, Ax = 1e-3, scaled.A.dense(), scaled.A.matvec(x)
+    near, Ax = 1e-3, scaled.A.matvec(x)
     below, above = Ax - scaled.lower, scaled.upper - Ax
     weight = 1 / (jnp.maximum(jnp.minimum(below, above), 0) ** 2 + near**2)
-    L = jnp.linalg.cholesky(weighted_gram(A, weight) + jnp.eye(x.size, dtype=x.dtype))
+    L = jnp.linalg.cholesky(scaled.A.gram(weight) + jnp.eye(x.size, dtype=x.dtype))
     y = -weight * scaled.A.matvec(cho_solve((L, True), scaled.P.matvec(x) + scaled.q))
     right = (scaled.lower == scaled.upper) | ((y > 0) == (above < below))
     return jnp.where(right & jnp.isfinite(y), y, 0)

@@ -10,8 +10,9 @@ in which the problem was given:
 2. *Largest entries.* Ruiz's method goes on from there until the largest entry of every row and column of
    :math:`\bigl(\begin{smallmatrix} P & A^T \\ A & 0 \end{smallmatrix}\bigr)` is about 1.
 3. *Prices.* A variable that a huge linear cost keeps at a bound of its own gets a smaller unit.
-4. *Sizes of solutions.* The matrices leave one unit open, that of all variables together, and the cost. They are set
-   by the bounds and by q, so that solutions and multipliers are numbers around 1.
+4. *Sizes of solutions.* The matrices leave the cost open, and the units of variables: one for all that are connected
+   with an entry of P, and one for each linear part that nothing connects with the others. They are set by the bounds
+   and by q, so that solutions and multipliers are numbers around 1.
 
 The factors are powers of two, and exact.
 
@@ -50,8 +51,9 @@ class Scaling(NamedTuple):
         variables: D, shape ``(n,)``.
         rows: E, shape ``(m,)``.
         cost: c, a scalar.
-        unit: that of all variables, a scalar: D and E are those of ``common`` times and over it.
-        common: D, E and c before the last step, which problems with P and A in common share.
+        unit: that of all variables, a scalar: D and E are those of ``common`` times and over it. It is 1, but for a
+            batch of problems with P and A in common.
+        common: D, E and c as far as such problems share them.
     """
 
     variables: Array
@@ -95,27 +97,21 @@ def equilibrate(qp: QuadraticProgram, *, shared: bool = False) -> Scaling:
 
     Args:
         qp: the problem.
-        shared: whether ``common`` is to be the same for a batch of problems with P and A in common. They do without
-            the third step, which depends on q.
+        shared: whether ``common`` is to be the same for a batch of problems with P and A in common. The sizes of their
+            solutions are taken together, but for one unit of all variables; and they do without the third step, which
+            depends on q.
     """
     qp = jax.tree.map(lax.stop_gradient, qp)
-    variables, rows, cost, curvature = _of_matrices(qp) if qp.has_entries else _of_products(qp)
-    if qp.has_entries:
-        size = _usual_size(qp, variables, rows, cost, curvature)
-        # Far away there is nothing to be kept at.
-        below, above = (jnp.abs(rows * bound) <= _HUGE_PRICE * size for bound in (qp.lower, qp.upper))
-        of_prices = _of_prices_unless_common if shared else _of_prices
-        factors = of_prices(qp.A, cost * variables * qp.q, below, above, size * curvature)
-        variables, curvature = variables * factors, curvature * factors
-        present, single = _indicator(qp.A, jnp.not_equal), _counts(qp.A, qp.q) == 1
-        rows = jnp.where(single, rows / (present.matvec(factors) + jnp.where(single, 0, 1)), rows)
-    unit = _power_of_two(_usual_size(qp, variables, rows, cost, curvature))
-    linear = unit * jnp.abs(cost * variables * qp.q)
+    n, parts = qp.q.size, _of_matrices(qp) if qp.has_entries else _of_products(qp)
+    of_vectors = _of_vectors_unless_common if shared and qp.has_entries else _of_vectors
+    factors, curvature, unit = of_vectors(qp, parts)
+    variables, rows = factors[:n], factors[n:]
+    linear = unit * jnp.abs(parts.cost * variables * qp.q)
     slope = _power_of_two(1 / _typical(jnp.maximum(unit**2 * curvature, linear)))
     # A row of zeros has no unit that its entries could tell.
-    own = jnp.where(_is_zero(qp), rows, rows / unit) if qp.has_entries else rows / unit
-    parts = (unit * variables, own, slope * cost, unit, (variables, rows, cost))
-    return Scaling(*jax.tree.map(lax.stop_gradient, parts))
+    own = jnp.where(parts.groups[n:] == 0, rows, rows / unit)
+    scaling = Scaling(unit * variables, own, slope * parts.cost, unit, (variables, rows, parts.cost))
+    return jax.tree.map(lax.stop_gradient, scaling)
 
 
 def scale(qp: QuadraticProgram, scaling: Scaling) -> QuadraticProgram:
@@ -150,33 +146,53 @@ def _typical(sizes):
 # ---- The matrices -------------------------------------------------------------------------------------------------
 
 
-def _of_matrices(qp):
-    """D, E, c of the matrices, and the size of the columns of P then."""
-    variables, rows, cost = map(_power_of_two, _geometric(qp))
+class _OfMatrices(NamedTuple):
+    """What the matrices say of the scaling.
 
-    def norms(variables, rows):
+    Attributes:
+        factors: D and E, shape ``(n + m,)``.
+        cost: c.
+        curvature: the largest entry of each column of P then, shape ``(n,)``.
+        groups: which variables and rows have a unit in common, shape ``(n + m,)``. Those of a linear part that nothing
+            connects with the others have the number of one of its variables, from 1 to n. All that are connected with
+            an entry of P have the number n + 1: the cost ties their units to each other. A row of zeros has 0.
+    """
+
+    factors: Array
+    cost: Array
+    curvature: Array
+    groups: Array
+
+
+def _of_matrices(qp):
+    n = qp.q.size
+    logs, log_cost, groups = _geometric(qp)
+    factors, cost = _power_of_two(jnp.exp2(logs)), _power_of_two(jnp.exp2(log_cost))
+
+    def norms(factors):
+        variables, rows = factors[:n], factors[n:]
         _, of_P = qp.P.largest(cost * variables, variables)
         of_rows, of_A = qp.A.largest(rows, variables)
-        return of_P, jnp.maximum(of_P, of_A), of_rows
+        return of_P, jnp.concatenate([jnp.maximum(of_P, of_A), of_rows])
 
     def one_pass(carry):
-        variables, rows, _ = carry
-        _, of_columns, of_rows = norms(variables, rows)
-        both = jnp.concatenate([of_columns, of_rows])
-        matters = (both > 0) & jnp.isfinite(both)  # a row of zeros stays as it is
-        both = jnp.where(matters, both, 1)
-        unbalanced = jnp.maximum(jnp.max(both), 1 / jnp.min(both)) > _BALANCED
-        factors = jnp.where(unbalanced, _power_of_two(1 / jnp.sqrt(both)), 1)
-        return variables * factors[: variables.size], rows * factors[variables.size :], unbalanced
+        factors, _ = carry
+        _, sizes = norms(factors)
+        matters = (sizes > 0) & jnp.isfinite(sizes)  # a row of zeros stays as it is
+        sizes = jnp.where(matters, sizes, 1)
+        unbalanced = jnp.maximum(jnp.max(sizes), 1 / jnp.min(sizes)) > _BALANCED
+        return factors * jnp.where(unbalanced, _power_of_two(1 / jnp.sqrt(sizes)), 1), unbalanced
 
-    carry = (variables, rows, jnp.asarray(True))
-    variables, rows, _ = loop(lambda carry: carry[2], one_pass, carry, maxiter=_MAX_PASSES)
-    return variables, rows, cost, norms(variables, rows)[0]
+    factors, _ = loop(lambda carry: carry[1], one_pass, (factors, jnp.asarray(True)), maxiter=_MAX_PASSES)
+    return _OfMatrices(factors, cost, norms(factors)[0], groups)
 
 
 def _geometric(qp):
-    """The factors with which the logarithms of the entries have the least sum of squares, by conjugate gradients."""
-    dtype = qp.q.dtype
+    """The logarithms of the factors with which those of the entries have the least sum of squares, and the groups.
+
+    The normal equations are solved by conjugate gradients.
+    """
+    n, m, dtype = qp.q.size, qp.lower.size, qp.q.dtype
 
     def split(matrix):
         present = matrix.each(lambda a: ((a != 0) & jnp.isfinite(a)).astype(a.dtype))
@@ -185,49 +201,56 @@ def _geometric(qp):
 
     (in_P, of_P), (in_A, of_A) = split(qp.P), split(qp.A)
     ones, rows_of_ones = jnp.ones_like(qp.q), jnp.ones_like(qp.lower)
-    count_P, count_A, count_rows = in_P.matvec(ones), in_A.rmatvec(rows_of_ones), in_A.matvec(ones)
-
-    def gradient(point, log_P, log_A):
-        """Of half the sum of squares, for means of entries that are added to the logarithms of the factors."""
-        variables, rows, cost = point
-        of_variables = count_P * (variables + cost) + in_P.matvec(variables) + log_P
-        of_variables += count_A * variables + in_A.rmatvec(rows) + log_A[0]
-        of_rows = count_rows * rows + in_A.matvec(variables) + log_A[1]
-        of_cost = jnp.sum(count_P * (0.5 * cost + variables) + 0.5 * log_P)
-        return of_variables, of_rows, of_cost
+    count_P, log_P = in_P.matvec(ones), of_P.matvec(ones)
+    # Counts of entries are the diagonal but for that of P, which counts twice.
+    of_cost = 0.5 * jnp.sum(jnp.stack([count_P, log_P]), axis=1, keepdims=True)
+    counts = jnp.concatenate([count_P + in_A.rmatvec(rows_of_ones), in_A.matvec(ones), of_cost[0]])
+    sums = jnp.concatenate([log_P + of_A.rmatvec(rows_of_ones), of_A.matvec(ones), of_cost[1]])
+    weights = 1 / jnp.maximum(counts + jnp.pad(in_P.diagonal(), (0, m + 1)), 1)
 
     def hessian(point):
-        return gradient(point, 0, (0, 0))
-
-    # Counts of entries are the diagonal but for that of P, which counts twice.
-    weights = (count_P + count_A + in_P.diagonal(), count_rows, 0.5 * jnp.sum(count_P))
-    weights = jax.tree.map(lambda count: 1 / jnp.maximum(count, 1), weights)
-    sums_A = of_A.rmatvec(rows_of_ones), of_A.matvec(ones)
-    start = (jnp.zeros_like(qp.q), jnp.zeros_like(qp.lower), jnp.zeros((), dtype))
-
-    def dot(u, v):
-        return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), u, v)))
+        variables, rows, cost = point[:n], point[n : n + m], point[-1:]
+        of_variables = in_P.matvec(variables) + in_A.rmatvec(rows) + count_P * cost
+        return counts * point + jnp.concatenate([of_variables, in_A.matvec(variables), (count_P @ variables)[None]])
 
     def step(carry):
-        point, left, direction, size, _ = carry
+        point, left, direction, before, _ = carry
+        size = left @ (weights * left)
+        direction = weights * left + size / jnp.maximum(before, jnp.finfo(dtype).tiny) * direction
         image = hessian(direction)
-        length = size / jnp.maximum(dot(direction, image), jnp.finfo(dtype).tiny)
-        move = lambda a, b: a + length * b  # noqa: E731
-        point, left = jax.tree.map(move, point, direction), jax.tree.map(lambda a, b: a - length * b, left, image)
-        preconditioned = jax.tree.map(jnp.multiply, weights, left)
-        new_size = dot(left, preconditioned)
-        ratio = new_size / jnp.maximum(size, jnp.finfo(dtype).tiny)
-        direction = jax.tree.map(lambda a, b: a + ratio * b, preconditioned, direction)
-        return point, left, direction, new_size, norm(*preconditioned)
+        length = size / jnp.maximum(direction @ image, jnp.finfo(dtype).tiny)
+        left = left - length * image
+        return point + length * direction, left, direction, size, norm(weights * left)
 
-    left = jax.tree.map(jnp.negative, gradient(start, of_P.matvec(ones), sums_A))
-    direction = jax.tree.map(jnp.multiply, weights, left)
-    carry = (start, left, direction, dot(left, direction), norm(*direction))
-    (variables, rows, cost), *_ = loop(lambda carry: carry[-1] > _CLOSE, step, carry, maxiter=_MAX_STEPS)
-    # The unit of all variables is open. It is a power of two times that of the first one.
-    open_part = variables[0] - jnp.round(variables[0])
-    parts = (variables - open_part, rows + open_part, cost + 2 * open_part)
-    return jax.tree.map(jnp.exp2, parts)
+    zeros, inf = jnp.zeros_like(sums), jnp.asarray(jnp.inf, dtype)
+    point, *_ = loop(lambda carry: carry[-1] > _CLOSE, step, (zeros, -sums, zeros, inf, inf), maxiter=_MAX_STEPS)
+
+    groups = _groups(count_P > 0, in_A, dtype)
+    # The unit of each group is open. It is a power of two times that of one of its variables.
+    curved = point[jnp.argmax(count_P > 0)][None]
+    ends = jnp.concatenate([jnp.zeros_like(curved), point[:n], curved])
+    ends -= jnp.round(ends)
+    each = ends[groups]
+    return point[:-1] + jnp.where(jnp.arange(n + m) < n, -each, each), point[-1] + 2 * ends[-1], groups
+
+
+def _groups(curved, in_A, dtype):
+    """The groups of :class:`_OfMatrices`: the largest number that reaches each variable through the rows."""
+    n, m = curved.size, in_A.shape[0]
+    number = jnp.where(curved, n + 1, jnp.arange(1, n + 1)).astype(dtype)
+    ones, rows_of_ones = jnp.ones(n, dtype), jnp.ones(m, dtype)
+
+    def spread(carry):
+        number, _, _ = carry
+        of_rows, _ = in_A.largest(rows_of_ones, number)
+        _, reached = in_A.largest(of_rows, ones)
+        new = jnp.maximum(number, reached)
+        # What has reached the variable of that number has reached this one too.
+        new = jnp.append(new, jnp.asarray(n + 1, dtype))[new.astype(jnp.int32) - 1]
+        return new, of_rows, jnp.any(new > number)
+
+    number, of_rows, _ = loop(lambda carry: carry[-1], spread, (number, rows_of_ones, jnp.asarray(True)), maxiter=n + 1)
+    return jnp.concatenate([number, of_rows]).astype(jnp.int32)
 
 
 def _of_products(qp):
@@ -238,89 +261,129 @@ def _of_products(qp):
         largest = norm(vector)
         return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
 
-    rows = jnp.broadcast_to(_power_of_two(1 / size(qp.A.matvec(probe))), qp.lower.shape)
+    n, m = qp.q.size, qp.lower.size
+    of_rows = jnp.broadcast_to(_power_of_two(1 / size(qp.A.matvec(probe))), (m,))
     curvature = norm(qp.P.matvec(probe))
     cost = _power_of_two(1 / size(curvature))
-    return jnp.ones_like(qp.q), rows, cost, jnp.broadcast_to(cost * curvature, qp.q.shape)
-
-
-def _indicator(A, compare):
-    """The matrix with 1 where the entries of A compare with 0."""
-    return A.each(lambda a: compare(a, 0).astype(a.dtype))
-
-
-def _counts(A, like):
-    """How many entries each row has."""
-    return _indicator(A, jnp.not_equal).matvec(jnp.ones_like(like))
-
-
-def _is_zero(qp):
-    """Which rows of A are zero."""
-    return _counts(qp.A, qp.q) == 0
+    factors, groups = jnp.concatenate([jnp.ones_like(qp.q), of_rows]), jnp.full(n + m, n + 1, jnp.int32)
+    return _OfMatrices(factors, cost, jnp.broadcast_to(cost * curvature, (n,)), groups)
 
 
 # ---- The vectors --------------------------------------------------------------------------------------------------
 
 
-def _usual_size(qp, variables, rows, cost, curvature):
-    """How large the variables of the solution will be, as far as the sizes of the data say so.
+def _of_vectors(qp, parts):
+    """The third and the fourth step: D and E, the curvature then, and what is left of the unit of all variables."""
+    n, m = qp.q.size, qp.lower.size
+    unit = jnp.ones_like(parts.cost)
+    if not qp.has_entries:
+        return *_resized(parts, _power_of_two(_usual_sizes(qp, parts)), m), unit
+    signs = qp.A.each(jnp.sign)
+    present = signs.each(jnp.abs)
+    single = present.matvec(jnp.ones_like(qp.q)) == 1
+
+    def one_pass(count, carry):
+        # Prices are huge or not beside what is usual, and that turns out without huge prices.
+        before, _ = carry
+        sizes = _usual_sizes(qp, before)
+        new = jnp.where(count == 0, _prices(qp, before, single, sizes), 1)
+        of_single = jnp.where(single, present.matvec(new), 1)
+        factors = before.factors * jnp.concatenate([new, 1 / of_single])
+        return before._replace(factors=factors, curvature=before.curvature * new), sizes
+
+    carry = (parts, jnp.ones(n + 2, qp.q.dtype))
+    parts, sizes = lax.fori_loop(0, 2, one_pass, carry)
+    return *_resized(parts, _power_of_two(sizes), m), unit
+
+
+def _resized(parts, sizes, m):
+    """D, E, and the curvature in other units of the groups."""
+    n, each = parts.curvature.size, sizes[parts.groups]
+    return parts.factors * jnp.where(jnp.arange(n + m) < n, each, 1 / each), each[:n] ** 2 * parts.curvature
+
+
+@custom_vmap
+def _of_vectors_unless_common(qp, parts):
+    return _of_vectors(qp, parts)
+
+
+@_of_vectors_unless_common.def_vmap
+def _(axis_size, in_batched, qp, parts):
+    axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+    if any(jax.tree.leaves((in_batched[0].P, in_batched[0].A, in_batched[1]))):
+        return jax.vmap(_of_vectors, in_axes=axes, axis_size=axis_size)(qp, parts), (True, True, True)
+    # What the batch has in common are the means.
+    sizes = jnp.log2(jax.vmap(_usual_sizes, in_axes=axes, axis_size=axis_size)(qp, parts))
+    common = jnp.mean(sizes, axis=0)
+    each = (sizes - jnp.log2(_power_of_two(jnp.exp2(common)))[None])[:, parts.groups[: parts.curvature.size]]
+    unit = _power_of_two(jnp.exp2(jnp.mean(each, axis=1)))
+    rows = parts.groups.size - parts.curvature.size
+    return (*_resized(parts, _power_of_two(jnp.exp2(common)), rows), unit), (False, False, True)
+
+
+def _usual_sizes(qp, parts):
+    """How large the variables of the solution will be in each group, as far as the sizes of the data say so.
 
     As large as the bounds demand. Beyond that a solution lies where the slope of q is made up for by the curvature, or
     at bounds, whichever is nearer.
     """
-    lower, upper = rows * qp.lower, rows * qp.upper
-    demanded = norm(jnp.where(lower > 0, lower, jnp.where(upper < 0, upper, 0)))
-    slope = jnp.abs(cost * variables * qp.q)
-    rounding = jnp.finfo(slope.dtype).eps
-    curved = (curvature > rounding * norm(curvature)) & (slope > rounding * norm(slope))
+    factors, cost, curvature, groups = parts
+    n, rounding = qp.q.size, jnp.finfo(qp.q.dtype).eps
+    of_rows = groups[n:]
+    bounds = factors[None, n:] * jnp.stack([qp.lower, qp.upper])
+    demanded = jnp.maximum(jnp.maximum(bounds[0], -bounds[1]), 0)
+    bounds = jnp.where(jnp.isfinite(bounds), jnp.abs(bounds), 0)
+    slope = jnp.abs(cost * factors[:n] * qp.q)
+    largest = jnp.concatenate([demanded, jnp.max(bounds, axis=0), slope])
+    index = jnp.concatenate([of_rows, of_rows + (n + 2), groups[:n] + 2 * (n + 2)])
+    largest = jnp.maximum(jax.ops.segment_max(largest, index, 3 * (n + 2)), 0)
+    demanded, largest, steepest = largest.reshape(3, n + 2)
+
+    curved = (curvature > rounding * norm(curvature)) & (slope > rounding * steepest[-1])
     level = _typical(jnp.where(curved, slope / jnp.where(curved, curvature, 1), 0))
-    level = jnp.where(jnp.any(curved), level, jnp.where(norm(slope) > 0, jnp.inf, 0))
-    bounds = jnp.abs(jnp.concatenate([lower, upper]))
-    bounds = jnp.where(jnp.isfinite(bounds), bounds, 0)
+    is_curved = (jnp.arange(n + 2) == n + 1) & jnp.any(curved)
+    level = jnp.where(is_curved, level, jnp.where(steepest > 0, jnp.inf, 0))
     # Bounds that are 0 but for rounding say nothing.
-    largest = jnp.maximum(norm(bounds), jnp.where(jnp.isfinite(level), level, 0))
-    bounds = jnp.where(bounds > rounding ** (2 / 3) * largest, bounds, 0)
-    size = jnp.minimum(level, jnp.where(jnp.any(bounds > 0), _typical(bounds), jnp.inf))
+    smallest = rounding ** (2 / 3) * jnp.maximum(largest, jnp.where(jnp.isfinite(level), level, 0))
+    counts = bounds > smallest[of_rows][None]
+    logs = jnp.where(counts, jnp.log2(jnp.where(counts, bounds, 1)), 0)
+    sums = jnp.concatenate([jnp.sum(logs, axis=0), jnp.sum(counts, axis=0).astype(logs.dtype)])
+    sums = jax.ops.segment_sum(sums, jnp.concatenate([of_rows, of_rows + (n + 2)]), 2 * (n + 2))
+    logs, number = sums.reshape(2, n + 2)
+    size = jnp.minimum(level, jnp.where(number > 0, jnp.exp2(logs / jnp.maximum(number, 1)), jnp.inf))
     size = jnp.maximum(demanded, size)
-    return jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
+    known = jnp.isfinite(size) & (size > 0) & (jnp.arange(n + 2) > 0)  # nothing tells the unit of a row of zeros
+    return jnp.where(known, size, 1)
 
 
 # In the unit of what linear terms usually are, those that are there to forbid something.
 _HUGE_PRICE = 1e2
 
 
-def _of_prices(A, price, lower, upper, usual):
+def _prices(qp, parts, single, sizes):
     """Factors for the units of variables that a huge price keeps at a bound of their own; 1 for all others.
 
     With them the price, the multiplier and the slack are numbers around 1, and the variable takes next to no part in
     other rows.
 
     Args:
-        A: matrix of shape ``(m, n)``.
-        price: the linear terms, in the units so far, shape ``(n,)``.
-        lower: whether rows have a lower bound, shape ``(m,)``.
-        upper: whether they have an upper one, shape ``(m,)``.
-        usual: the slope of the curvature in each variable where solutions are likely to be, shape ``(n,)``.
+        qp: the problem.
+        parts: its scaling so far.
+        single: which rows have one entry, shape ``(m,)``.
+        sizes: those of the solution in each group.
     """
-    sizes = jnp.sort(jnp.where(price == 0, jnp.inf, jnp.abs(price)))
-    quarter = sizes[jnp.maximum(jnp.sum(jnp.isfinite(sizes)) - 1, 0) // 4]  # usual even if most prices are huge
-    usual = jnp.maximum(usual, jnp.where(jnp.isfinite(quarter), quarter, 1))
-    # Each row with one entry bounds its variable below, above, or both.
-    sides = (jnp.stack([lower, upper], axis=1) & (_counts(A, price) == 1)[:, None]).astype(price.dtype)
-    positive, negative = (_indicator(A, sign).rmatvec(sides).T for sign in (jnp.greater, jnp.less))
-    held = jnp.where(price > 0, positive[0] + negative[1], positive[1] + negative[0]) > 0
+    n = qp.q.size
+    factors, cost, curvature, groups = parts
+    each = sizes[groups]
+    price = cost * factors[:n] * qp.q * each[:n]
+    ordered = jnp.sort(jnp.where(price == 0, jnp.inf, jnp.abs(price)))
+    quarter = ordered[jnp.maximum(jnp.sum(jnp.isfinite(ordered)) - 1, 0) // 4]  # usual even if most prices are huge
+    usual = jnp.maximum(each[:n] ** 2 * curvature, jnp.where(jnp.isfinite(quarter), quarter, 1))
+    # Each row with one entry bounds its variable below, above, or both. Far away there is nothing to be kept at.
+    bounds = jnp.abs(factors[None, n:] * jnp.stack([qp.lower, qp.upper]))
+    lower, upper = (single & (bounds <= _HUGE_PRICE * each[None, n:])).astype(price.dtype)
+    signs = qp.A.each(jnp.sign)
+    sides = signs.each(jnp.abs).rmatvec(lower + upper), signs.rmatvec(lower - upper)
+    held = sides[0] + jnp.sign(price) * sides[1] > 0
     ratio = jnp.abs(price) / usual
     return jnp.where(held & (ratio > _HUGE_PRICE), _power_of_two(1 / jnp.maximum(ratio, 1)), 1)
-
-
-@custom_vmap
-def _of_prices_unless_common(A, price, lower, upper, usual):
-    return _of_prices(A, price, lower, upper, usual)
-
-
-@_of_prices_unless_common.def_vmap
-def _(axis_size, in_batched, A, price, lower, upper, usual):
-    if not any(jax.tree.leaves(in_batched[0])):  # problems with a matrix in common keep their scaling in common
-        return jnp.ones(price.shape[-1:], price.dtype), False
-    axes = [jax.tree.map(lambda batched: 0 if batched else None, part) for part in in_batched]
-    return jax.vmap(_of_prices, in_axes=axes, axis_size=axis_size)(A, price, lower, upper, usual), True

@@ -12,7 +12,7 @@ import jaxsolve
 from jaxsolve import Status
 
 POWERS = range(-40, 41, 8)
-UNITS = ("objective", "variables", "one variable", "rows", "one equality", "one inequality")
+UNITS = ("objective", "variables", "one variable", "two variables", "rows", "one equality", "one inequality")
 DTYPES = ("float64", "float32")
 
 
@@ -68,6 +68,18 @@ def _general():
     """A strictly convex problem and a linear one, each with one solution, a contradiction, and an endless descent."""
     quadratic = _with_solution(ROOT.T @ ROOT, A, G, np.array([1.5, 0, 0]), np.array([0, -0.5, 0, 0]))
     linear = _with_solution(np.zeros((4, 4)), A, G, np.array([1.5, 0.5, 0]), np.array([0, -0.5, 0, 0]))
+    # A variable that nothing connects with the others, and a linear program of two that have nothing in common.
+    first, second = np.array([0, 1.0, 1, 1]), np.array([0, 0, 1.0, 1])
+    alone = _with_solution(
+        (ROOT * first).T @ (ROOT * first), A * first, G * first, np.array([1.5, 0, 0]), np.array([-0.5, 0, 0, 0])
+    )
+    apart = _with_solution(
+        np.zeros((4, 4)),
+        A * second,
+        np.array([G[0] - G[0] * second, G[1] - G[1] * second, G[2] * second]),
+        np.array([1.5, 0.5, 0]),
+        np.array([0, 0, -0.5, 0]),
+    )
     opposed = np.array([G[0], -G[0], G[2]])
     infeasible = quadratic.program._replace(G=opposed, h=np.array([1.0, -2.0, 3.0]))
     d = np.array([1.0, -1.0, 2.0, 1.0])  # neither curvature nor rows stop who goes this way
@@ -81,6 +93,8 @@ def _general():
     return {
         "quadratic": quadratic,
         "linear": linear,
+        "alone": alone,
+        "apart": apart,
         "infeasible": Instance(infeasible, Status.PRIMAL_INFEASIBLE, None),
         "unbounded": Instance(unbounded, Status.DUAL_INFEASIBLE, None),
     }
@@ -214,6 +228,8 @@ def _factors(units, power, program):
         variables[:] = factor
     elif units == "one variable":
         variables[:1] = factor
+    elif units == "two variables":
+        variables[:2] = factor
     elif units == "rows":
         eq[:] = ineq[:] = factor
     elif units == "one equality":
@@ -241,7 +257,7 @@ def _instances(name):
     """The problems of a solver by name; for one of linear programs without their quadratic terms."""
     instances = dict(PROBLEMS[SOLVERS[name][1]])
     if name == "linprog":
-        del instances["quadratic"]
+        del instances["quadratic"], instances["alone"]
         flat = {key: one.program._replace(P=np.zeros((4, 4))) for key, one in instances.items()}
         instances = {key: one._replace(program=flat[key]) for key, one in instances.items()}
     return instances
