@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.linalg import solve_triangular
+from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxsolve._compat import is_sparse
 from jaxsolve._inputs import power_of_two, scale_to_unit
@@ -171,6 +171,8 @@ class BoundedLeastSquares(IterativeSolver):
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, LeastSquaresSystem]:
         problem = _reduce(self._data(*args, **kwargs))
         first = self._begin(problem, init_params)
+        if init_params is None:
+            first = self._predicted(problem, first)
         if self._reports_start:
             self._report_start(self._for_user(problem, first))
 
@@ -182,7 +184,7 @@ class BoundedLeastSquares(IterativeSolver):
             return new
 
         step = loop(
-            lambda step: Status.RUNNING.holds(step.state.status),
+            lambda step: Status.RUNNING.holds(step.state.status) & (step.state.iter_num < self.maxiter),
             body,
             first,
             maxiter=self.maxiter,
@@ -216,12 +218,20 @@ class BoundedLeastSquares(IterativeSolver):
         status = Status.NONFINITE.where(~known | ~jnp.isfinite(state.error), status)
         return OptStep(x, state._replace(status=status))
 
+    def _predicted(self, problem: Reduced, step: OptStep) -> OptStep:
+        """The point and the free variables that an interior-point method predicts."""
+        running = Status.RUNNING.holds(step.state.status)
+        z, free, count = _predict(problem, step.params, self.maxiter, running)
+        state, _, _ = _measured(problem, z, step.state._replace(free=free, iter_num=count))
+        return OptStep(z, state)
+
     def _advance(self, problem: Reduced, step: OptStep) -> OptStep:
         """The least-squares step of the free variables, as far as the bounds let them; then who is to be free."""
         x, state = step
-        residual = problem.d - problem.C @ x
-        factor = _factorize(problem.C, ~state.free)
+        C, residual = problem.C, problem.d - problem.C @ x
+        factor = (_factorize if C.shape[0] == C.shape[1] else _factorize_wide)(C, ~state.free)
         direction = jnp.where(state.free, factor.least_squares(residual), 0)
+        direction += jnp.where(state.free, factor.least_squares(residual - C @ direction), 0)
         new, free, settled, gain = _search(problem, x, residual, direction, state.free)
         lost = ~tree_all_finite(new * problem.columns * problem.unit)
         new = jnp.where(lost, x, new)
@@ -230,8 +240,8 @@ class BoundedLeastSquares(IterativeSolver):
         state, wrong, noise = _measured(problem, new, state)
         # A step from best to best that gains nothing is a refinement of the last one.
         negligible = jnp.where(jnp.any(wrong), 1e-3, 1.0) * 0.5 * noise**2
-        over = settled & (gain <= negligible)
         tol = jnp.maximum(jnp.asarray(self.tol).astype(noise.dtype), _rounding(problem))
+        over = settled & ((gain <= negligible) | ~jnp.any(wrong) & (state.error <= tol))
         ended = Status.CONVERGED.where(state.error <= tol, int(Status.STALLED))
         status = Status.NONFINITE.where(lost, jnp.where(over, ended, int(Status.RUNNING)))
         state = state._replace(
@@ -316,10 +326,11 @@ def _reduce(data: Data) -> Reduced:
     # Householder reflections keep the digits of small rows below large ones (Bjorck 1996, section 4.4).
     order = jnp.argsort(-jnp.max(jnp.abs(A), axis=1, initial=0))
     A, b = A[order], b[order]
-    Q, C, d = None, A, b
-    if A.shape[0] > A.shape[1]:
-        Q, C = jnp.linalg.qr(A)
-        d = Q.T @ b
+    Q, C, d, n = None, A, b, A.shape[1]
+    if A.shape[0] > n:
+        # The reflections of the columns act on b too; only derivatives need Q.
+        Q, R = jnp.linalg.qr(jnp.column_stack([A, b]))
+        Q, C, d = Q[:, :n], R[:n, :n], R[:n, n]
     lengths = jnp.linalg.norm(A, axis=0)
     return Reduced(data, columns, unit, lower / columns / unit, upper / columns / unit, A, b, order, Q, C, d, lengths)
 
@@ -402,6 +413,113 @@ def _search(
     return points[best], free & (whole | (room > fractions[best])), whole, jnp.maximum(falls[best], 0)
 
 
+class Interior(NamedTuple):
+    """A point strictly between the bounds.
+
+    Attributes:
+        z: the variables, shape ``(n,)``.
+        room: distances to lower and upper bounds, 1 where there is none; shape ``(2, n)``.
+        force: multipliers of lower and upper bounds, 0 where there is none; shape ``(2, n)``.
+        gap: by how much the optimality conditions do not hold.
+        count: iterations.
+    """
+
+    z: Array
+    room: Array
+    force: Array
+    gap: Array
+    count: Array
+
+
+def _predict(problem: Reduced, start: Array, maxiter: Any, wanted: Array) -> tuple[Array, Array, Array]:
+    """Which variables the bounds will hold, by an interior-point method with normal equations.
+
+    A wrong prediction costs iterations, and nothing else: the solution comes from the factorizations that follow.
+
+    Args:
+        problem: in its own units.
+        start: a point within the bounds; variables without room stay there.
+        maxiter: largest number of iterations.
+        wanted: whether there is anything to predict.
+
+    Returns:
+        The point, the free variables, and the number of iterations.
+
+    Reference:
+        Portugal, Judice and Vicente (1994), "A comparison of block pivoting and interior-point algorithms for linear
+        least squares problems with nonnegative variables", sections 3 and 4; Mehrotra (1992), "On the implementation
+        of a primal-dual interior point method".
+    """
+    movable, bounds = _movable(problem), jnp.stack([problem.lower, problem.upper])
+    dtype, eps = start.dtype, float(jnp.finfo(start.dtype).eps)
+    has, sign = movable[None, :] & jnp.isfinite(bounds), jnp.array([[1.0], [-1.0]], dtype)
+    C, d = jnp.where(movable[None, :], problem.C, 0), problem.d - problem.C @ jnp.where(movable, 0, start)
+    solver = _normal_equations(C)
+    size = 1 + jnp.linalg.norm(d - C @ start)
+
+    def error(z, room, force):
+        """The gradient of the Lagrangian, the mean product of distance and multiplier, and both as one number."""
+        gradient = C.T @ (C @ z - d) - jnp.sum(sign * force, axis=0)
+        mean = jnp.sum(room * force) / jnp.maximum(jnp.sum(has), 1).astype(dtype)
+        return gradient, mean, jnp.maximum(mean, 1e-2 * jnp.max(jnp.abs(gradient)))
+
+    def body(point):
+        z, room, force, _, count = point
+        gradient, mean, _ = error(z, room, force)
+        solve = solver(jnp.where(movable, jnp.sum(force / room, axis=0) + eps**0.75, 1))
+
+        def newton(products):
+            """The step to given products of distances and multipliers, and the longest part of it that is allowed."""
+            lift = products / room - force
+            dz = solve(jnp.sum(jnp.where(has, sign * lift, 0), axis=0) - gradient)
+            d_room = jnp.where(has, sign * dz[None, :], 0)
+            d_force = jnp.where(has, lift - force / room * d_room, 0)
+            longest = jnp.max(jnp.where(has, jnp.maximum(-d_room / room, -d_force / force), 0))
+            return dz, d_room, d_force, 1 / jnp.maximum(longest, 1)
+
+        _, d_room, d_force, part = newton(jnp.zeros_like(room))
+        affine = error(z, room + part * d_room, force + part * d_force)[1]
+        dz, d_room, d_force, part = newton((affine / mean) ** 2 * affine - d_room * d_force)
+        step = 0.995 * part
+        new = z + step * dz, room + step * d_room, force + step * d_force
+        new = Interior(*new, error(*new)[2], count + 1)
+        # Where the normal equations give out the last point has to do.
+        return tree_where(tree_all_finite(new), new, point._replace(gap=jnp.zeros_like(size), count=count + 1))
+
+    margin = jnp.where(has, jnp.minimum(size, 0.5 * (bounds[1] - bounds[0]))[None, :], -jnp.inf)
+    z = jnp.where(movable, jnp.clip(start, bounds[0] + margin[0], bounds[1] - margin[1]), 0)
+    room = jnp.where(has, sign * (z[None, :] - bounds), 1)
+    force = jnp.where(has, size * jnp.minimum(1, size / room), 0)
+    wanted &= jnp.any(has)
+    first = Interior(z, room, force, jnp.where(wanted, error(z, room, force)[2], 0), jnp.zeros((), jnp.int32))
+    maxiter = jnp.minimum(30, maxiter)
+    point = loop(lambda p: (p.gap > size * eps ** (2 / 3)) & (p.count < maxiter), body, first, maxiter=30)
+    # Of a weakly active variable distance and multiplier are equally small: it is held.
+    held = has & wanted & (point.room <= 100 * point.force)
+    held &= (point.room <= point.room[::-1]) | ~held[::-1]
+    z = jnp.where(held[0], bounds[0], jnp.where(held[1], bounds[1], jnp.clip(point.z, *bounds)))
+    return jnp.where(movable & wanted, z, start), movable & ~jnp.any(held, axis=0), point.count
+
+
+def _normal_equations(C: Array) -> Callable[[Array], Callable[[Array], Array]]:
+    """Solvers of ``C^T C + diag(stiffness)``, by a factorization in the smaller dimension of ``C``."""
+    k, n = C.shape
+
+    def factorized(matrix):
+        factor = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+        return lambda rhs: cho_solve((factor, True), rhs)
+
+    if k == n:
+        gram = C.T @ C
+        return lambda stiffness: factorized(gram + jnp.diag(stiffness))
+
+    def solver(stiffness):
+        solve = factorized(jnp.eye(k, dtype=C.dtype) + (C / stiffness[None, :]) @ C.T)
+        return lambda rhs: (rhs - C.T @ solve(C @ (rhs / stiffness))) / stiffness
+
+    return solver
+
+
 class Factor(NamedTuple):
     """A factorization of ``M``, the columns of the free variables, with a unit row for each of the others.
 
@@ -411,7 +529,7 @@ class Factor(NamedTuple):
     Attributes:
         U: the rows that belong to the matrix, shape ``(k, n)``.
         T: upper triangular, shape ``(n, n)``.
-        V: the identity, or the right singular vectors; shape ``(n, n)``.
+        V: the identity, or a basis of the rows; shape ``(n, n)``.
     """
 
     U: Array
@@ -448,15 +566,49 @@ def _factorize(C: Array, held: Array, stiffness: Any = 0.0) -> Factor:
     suspect = ~(jnp.min(jnp.abs(jnp.diagonal(R))) > 10 * eps ** (2 / 3))
 
     def examine(factor):
-        left, values, right = jnp.linalg.svd(factor.T)
-        null = values <= 10 * n**0.5 * eps * jnp.max(values)
-        kept = jnp.where(null, 0, jnp.ones_like(values))
-        singular = Factor(
-            (factor.U @ left) * kept[None, :], jnp.diag(jnp.where(null, 1, values)), right.T * kept[None, :]
-        )
-        return tree_where(jnp.any(null), singular, factor)
+        W, T, V, null = _complete(factor.T, _mixing(n, C.dtype))
+        return tree_where(jnp.any(null), Factor(factor.U @ W, T, V), factor)
 
     return run_if_any(suspect, examine, Factor(U, R, eye))
+
+
+def _factorize_wide(C: Array, held: Array) -> Factor:
+    """Factorize the columns of free variables of a matrix with more columns than rows."""
+    return Factor(*_complete(jnp.where(held[None, :], 0, C), _mixing(C.shape[0], C.dtype))[:3])
+
+
+def _mixing(size: int, dtype: Any) -> Array:
+    """An orthogonal matrix from pseudo-random numbers, with little code to compile."""
+    row, column = (lax.broadcasted_iota(dtype, (size, size), axis) for axis in (0, 1))
+    numbers = 43758.5453 * jnp.sin(12.9898 * row + 78.233 * column)
+    return jnp.linalg.qr(numbers - jnp.floor(numbers) - 0.5)[0]
+
+
+def _complete(S: Array, mixing: Array) -> tuple[Array, Array, Array, Array]:
+    """Complete orthogonal decomposition ``S = W T V^T`` of a matrix of any rank.
+
+    Rows are mixed at random before they are orthogonalized. The diagonal of the triangular factor then shows the rank
+    without pivoting.
+
+    Args:
+        S: shape ``(k, n)`` with ``k <= n``.
+        mixing: a random orthogonal matrix, shape ``(k, k)``.
+
+    Returns:
+        W, T and V, of shapes ``(k, k)``, ``(k, k)`` and ``(n, k)``, and which of the columns of V the rank leaves out,
+        shape ``(k,)``; these are 0 in W and V, and T is regular.
+
+    Reference:
+        Demmel, Dumitriu and Holtz (2007), "Fast linear algebra is stable", section 5.
+    """
+    k, n = S.shape
+    V, R = jnp.linalg.qr(S.T @ mixing)
+    eps = float(jnp.finfo(S.dtype).eps)
+    null = jnp.abs(jnp.diagonal(R)) <= 10 * n**0.5 * eps * jnp.max(jnp.linalg.norm(R, axis=0), initial=0)
+    rest = jnp.where(null[None, :], 0, R.T)
+    W, T = jnp.linalg.qr(jnp.concatenate([rest, jnp.diag(null.astype(S.dtype))]))
+    kept = 1 - null.astype(S.dtype)
+    return (mixing @ W[:k]) * kept[None, :], T, V * kept[None, :], null
 
 
 # ---- Derivatives ---------------------------------------------------------------------------------------------------
