@@ -587,28 +587,29 @@ def _mixing(size: int, dtype: Any) -> Array:
 def _complete(S: Array, mixing: Array) -> tuple[Array, Array, Array, Array]:
     """Complete orthogonal decomposition ``S = W T V^T`` of a matrix of any rank.
 
-    Rows are mixed at random before they are orthogonalized. The diagonal of the triangular factor then shows the rank
-    without pivoting.
+    Two QR factorizations, the second one of the transposed triangular factor: its diagonal shows the rank, as in
+    Stewart's method, where rows that were mixed at random take the place of pivoting.
 
     Args:
         S: shape ``(k, n)`` with ``k <= n``.
-        mixing: a random orthogonal matrix, shape ``(k, k)``.
+        mixing: an orthogonal matrix without structure, shape ``(k, k)``.
 
     Returns:
-        W, T and V, of shapes ``(k, k)``, ``(k, k)`` and ``(n, k)``, and which of the columns of V the rank leaves out,
-        shape ``(k,)``; these are 0 in W and V, and T is regular.
+        W, T and V, of shapes ``(k, k)``, ``(k, k)`` and ``(n, k)``, and which columns of V the rank leaves out, shape
+        ``(k,)``; these are 0 in W and V, and have a unit row and column in T.
 
     Reference:
-        Demmel, Dumitriu and Holtz (2007), "Fast linear algebra is stable", section 5.
+        Stewart (1999), "The QLP approximation to the singular value decomposition"; Demmel, Dumitriu and Holtz (2007),
+        "Fast linear algebra is stable", section 5.
     """
-    k, n = S.shape
+    n, eps = S.shape[1], float(jnp.finfo(S.dtype).eps)
     V, R = jnp.linalg.qr(S.T @ mixing)
-    eps = float(jnp.finfo(S.dtype).eps)
-    null = jnp.abs(jnp.diagonal(R)) <= 10 * n**0.5 * eps * jnp.max(jnp.linalg.norm(R, axis=0), initial=0)
-    rest = jnp.where(null[None, :], 0, R.T)
-    W, T = jnp.linalg.qr(jnp.concatenate([rest, jnp.diag(null.astype(S.dtype))]))
+    W, T = jnp.linalg.qr(R.T)
+    sizes = jnp.abs(jnp.diagonal(T))
+    null = sizes <= 10 * n**0.5 * eps * jnp.max(sizes, initial=0)
     kept = 1 - null.astype(S.dtype)
-    return (mixing @ W[:k]) * kept[None, :], T, V * kept[None, :], null
+    T = kept[:, None] * T * kept[None, :] + jnp.diag(1 - kept)
+    return mixing @ W * kept[None, :], T, V * kept[None, :], null
 
 
 # ---- Derivatives ---------------------------------------------------------------------------------------------------
