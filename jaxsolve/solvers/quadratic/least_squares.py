@@ -97,12 +97,12 @@ class BoundedLeastSquares(IterativeSolver):
     at ``init_params``, brought between the bounds; ``None`` starts with all variables free. The solution ``x`` of shape
     ``(n,)``, ``state.value`` and ``state.fun`` are differentiable in ``A, b, l, u``.
 
-    The units of the columns of ``A`` and of ``b`` make no difference. An iteration is a factorization. A run
-    without ``init_params`` begins with about ten Cholesky factorizations, which predict the active set; one or two QR
-    factorizations are usual after them, and five to twenty from a given point. Where the columns of the free variables are dependent there are
-    several solutions. One is returned, without bounds the shortest in units in which columns have about the length 1,
-    and its derivative is the smallest change that leads to a solution again. ``state.fun`` is the same for all, and so
-    is its derivative in ``b``. A variable whose column is 0 keeps its value.
+    The units of the columns of ``A`` and of ``b`` make no difference. An iteration is a factorization. A run without
+    ``init_params`` begins with about ten Cholesky factorizations, which predict the active set; one or two QR
+    factorizations are usual after them, and five to twenty from a given point. Where the columns of the free variables
+    are dependent there are several solutions. One is returned, without bounds the shortest in units in which columns
+    have about the length 1, and its derivative is the smallest change that leads to a solution again. ``state.fun`` is
+    the same for all, and so is its derivative in ``b``. A variable whose column is 0 keeps its value.
 
     A sparse ``A`` is made dense, if it has no more than 4 million entries then. For larger ones write
     ``jaxsolve.solve_qp`` with the product ``x -> A^T A x``.
