@@ -17,7 +17,7 @@ import numpy as np
 from jaxsolve._compat import is_concrete
 from jaxsolve._status import Status
 
-__all__ = ["SolverError", "check", "is_named", "report_failure", "show_as_line", "summary"]
+__all__ = ["SolverError", "check", "is_named", "report_failure", "sentence_of_status", "show_as_line", "summary"]
 
 _LONGEST = 120
 _GOOD = (Status.CONVERGED.name, "ACCEPTED")
@@ -65,6 +65,12 @@ def show_as_line(cls: type, solver: str | None = None, state_of: Callable[[Any],
         return f"<table><caption>{html.escape(_name(state_of(self)))}</caption>{cells}</table>"
 
     cls.__repr__, cls._repr_html_ = as_line, as_table  # type: ignore[attr-defined]
+
+
+@property
+def sentence_of_status(self: Any) -> str:
+    """One sentence on how the run ended; reads a concrete status, so not under ``jit``."""
+    return Status(int(self.status)).sentence
 
 
 def is_named(cls: type) -> bool:

@@ -52,6 +52,20 @@ def forget_compiled_programs():
     jax.clear_caches()
 
 
+@pytest.fixture
+def compilations():
+    """The number of compilations since the start of the test, as a function."""
+    counts = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            counts.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield lambda: len(counts)
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def pytest_collection_modifyitems(items):
     """What is the same in both jobs runs once: `make test-all` repeats it in the other.
 

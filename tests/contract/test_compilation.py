@@ -44,20 +44,6 @@ def hear(event, args, events=Counted.events):
 sys.addaudithook(hear)
 
 
-@pytest.fixture
-def compilations():
-    """The number of compilations since the start of the test, as a function."""
-    counts = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            counts.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield lambda: len(counts)
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 @each()
 def test_calls_of_the_function(case):
     """By tracing alone: a compiled program does not call it."""

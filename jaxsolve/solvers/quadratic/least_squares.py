@@ -2,22 +2,18 @@ r"""Linear least squares with bounds on the variables, from the matrix itself.
 
 Problem: :math:`\min_x \tfrac12 \|A x - b\|^2` subject to :math:`l \le x \le u`. Method: an active-set method. Free
 variables go to their least-squares solution by a QR factorization of their columns; :math:`A^T A`, whose condition
-number is the square, is never formed. The step is cut off by the bounds as a whole (a projected search), so that many
-variables reach their bounds at once. Where the free ones have arrived, all variables that their bounds hold back with
-the wrong sign are set free. The objective falls from one such point to the next, of which there are finitely many.
+number is the square, has no part in the solution. The step is cut off by the bounds as a whole (a projected search), so
+that many variables reach their bounds at once. Where the free ones have arrived, all variables that their bounds hold
+back with the wrong sign are set free. The objective falls from one such point to the next, of which there are finitely
+many.
+
+A cold start is at the active set that an interior-point method predicts. One factorization then is usually enough.
 
 Everything is done in units in which columns and right-hand side have a size of about 1. These units are powers of two,
 so that the solution in other units has the same digits.
 
-The derivative is that of the solution :math:`x` and the residual :math:`f = A x - b` together: with the active set
-known they are the root of
-
-.. math::
-
-    F(x, f) = \bigl((1 - a) \sigma A^T f + a \sigma^{-1} (x - x_{\text{bound}}),\; f - (A x - b)\bigr),
-
-where :math:`a` is 1 for variables at a bound and 0 for free ones, and :math:`\sigma` the units of the variables. The
-same kind of factorization solves this system, and its transpose, without a square of the condition number.
+The parts: the problem in its units and the step (``_least_squares_problem``), factorizations of columns
+(``_column_factor``), the prediction (``_least_squares_start``), the derivative (``_least_squares_system``).
 
 Reference:
     Lawson and Hanson (1995), "Solving least squares problems", chapter 23; Stark and Parker (1995), "Bounded-variable
@@ -29,27 +25,39 @@ Reference:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 
 from jaxsolve._compat import is_sparse
-from jaxsolve._inputs import power_of_two, scale_to_unit
-from jaxsolve._loop import loop, run_if_any
-from jaxsolve._results import show_as_line
+from jaxsolve._inputs import scale_to_unit
+from jaxsolve._loop import loop
+from jaxsolve._results import sentence_of_status, show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
-from jaxsolve.implicit_diff import TangentSystem
-from jaxsolve.solvers.quadratic._base import WEAK, has_derivative
+from jaxsolve.solvers.quadratic._base import WEAK
+from jaxsolve.solvers.quadratic._column_factor import factorize_free
 from jaxsolve.solvers.quadratic._data import by_name, pair
+from jaxsolve.solvers.quadratic._least_squares_problem import (
+    Data,
+    Reduced,
+    measured,
+    movable_variables,
+    projected_search,
+    reduce,
+    rounding,
+    to_scaled,
+    to_user,
+)
+from jaxsolve.solvers.quadratic._least_squares_start import predict
+from jaxsolve.solvers.quadratic._least_squares_system import LeastSquaresSystem, system_at
 from jaxsolve.solvers.quadratic._problem import as_matrix, as_vector, check_bounds
-from jaxsolve.tree_util import tree_all_finite, tree_real_dtype, tree_where, tree_zeros_like
+from jaxsolve.tree_util import tree_all_finite, tree_real_dtype
 
 __all__ = ["BoundedLeastSquares", "LeastSquaresState", "LsqLinearResult", "NNLSResult", "lsq_linear", "nnls"]
 
@@ -89,11 +97,12 @@ class BoundedLeastSquares(IterativeSolver):
     at ``init_params``, brought between the bounds; ``None`` starts with all variables free. The solution ``x`` of shape
     ``(n,)``, ``state.value`` and ``state.fun`` are differentiable in ``A, b, l, u``.
 
-    The units of the columns of ``A`` and of ``b`` make no difference. An iteration is a QR factorization of
-    ``min(m, n) + n`` rows; five to twenty are usual. Where the columns of the free variables are dependent there are
-    several solutions. One is returned, without bounds the shortest in units in which columns have about the length 1,
-    and its derivative is the smallest change that leads to a solution again. ``state.fun`` is the same for all, and so
-    is its derivative in ``b``. A variable whose column is 0 keeps its value.
+    The units of the columns of ``A`` and of ``b`` make no difference. An iteration is a factorization. A run without
+    ``init_params`` begins with about ten Cholesky factorizations, which predict the active set; one or two QR
+    factorizations are usual after them, and five to twenty from a given point. Where the columns of the free variables
+    are dependent there are several solutions. One is returned, without bounds the shortest in units in which columns
+    have about the length 1, and its derivative is the smallest change that leads to a solution again. ``state.fun`` is
+    the same for all, and so is its derivative in ``b``. A variable whose column is 0 keeps its value.
 
     A sparse ``A`` is made dense, if it has no more than 4 million entries then. For larger ones write
     ``jaxsolve.solve_qp`` with the product ``x -> A^T A x``.
@@ -159,18 +168,20 @@ class BoundedLeastSquares(IterativeSolver):
 
     def init_state(self, init_params: PyTree = None, params_obj: Any = None, params_ineq: Any = None) -> Any:
         """The state before the first iteration; the arguments are those of ``run``."""
-        problem = _reduce(self._data(params_obj, params_ineq))
+        problem = reduce(self._data(params_obj, params_ineq))
         return self._begin(problem, init_params).state
 
     def update(self, params: PyTree, state: Any, params_obj: Any = None, params_ineq: Any = None) -> OptStep:
         """One iteration; returns ``OptStep(params, state)``."""
-        problem = _reduce(self._data(params_obj, params_ineq))
+        problem = reduce(self._data(params_obj, params_ineq))
         x = as_vector("params", params, problem.columns.size, problem.columns.dtype)
-        return self._for_user(problem, self._advance(problem, OptStep(_to_scaled(problem, x), state)))
+        return self._for_user(problem, self._advance(problem, OptStep(to_scaled(problem, x), state)))
 
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, LeastSquaresSystem]:
-        problem = _reduce(self._data(*args, **kwargs))
+        problem = reduce(self._data(*args, **kwargs))
         first = self._begin(problem, init_params)
+        if init_params is None:
+            first = self._predicted(problem, first)
         if self._reports_start:
             self._report_start(self._for_user(problem, first))
 
@@ -182,7 +193,7 @@ class BoundedLeastSquares(IterativeSolver):
             return new
 
         step = loop(
-            lambda step: Status.RUNNING.holds(step.state.status),
+            lambda step: Status.RUNNING.holds(step.state.status) & (step.state.iter_num < self.maxiter),
             body,
             first,
             maxiter=self.maxiter,
@@ -191,7 +202,7 @@ class BoundedLeastSquares(IterativeSolver):
         state = step.state
         state = state._replace(status=Status.MAXITER.where(Status.RUNNING.holds(state.status), state.status))
         step = OptStep(step.params, state)
-        return self._for_user(problem, step), _system_at(self, problem, step)
+        return self._for_user(problem, step), system_at(self, problem, step)
 
     def _begin(self, problem: Reduced, init_params: PyTree) -> OptStep:
         """The first point, in the units of the method, with its state."""
@@ -200,38 +211,46 @@ class BoundedLeastSquares(IterativeSolver):
         cold = given is None
         n, dtype = lower.size, lower.dtype
         start = jnp.zeros(n, dtype) if cold else as_vector("init_params", given, n, dtype)
-        x = _to_scaled(problem, start)
+        x = to_scaled(problem, start)
         x = jnp.clip(jnp.where(jnp.isfinite(x), x, 0), lower, upper)
         empty = jnp.any((lower > upper) | (lower == jnp.inf) | (upper == -jnp.inf))
         x = jnp.where(jnp.isfinite(x), x, 0)
-        free = _movable(problem)
+        free = movable_variables(problem)
         free = free if cold else free & (x > lower) & (x < upper)
         nothing, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         # The first time that the free variables are at their best nothing was gained yet, and is not missing.
         gain = jnp.full_like(nothing, jnp.inf)
         state = self._State(count, nothing, nothing, problem.data.b, free, gain, count)
-        state, _, _ = _measured(problem, x, state)
+        state, _, _ = measured(problem, x, state)
         known = tree_all_finite((problem.C, problem.d)) & ~jnp.any(jnp.isnan(lower) | jnp.isnan(upper))
         status = Status.PRIMAL_INFEASIBLE.where(empty, int(Status.RUNNING))
         status = Status.NONFINITE.where(~known | ~jnp.isfinite(state.error), status)
         return OptStep(x, state._replace(status=status))
 
+    def _predicted(self, problem: Reduced, step: OptStep) -> OptStep:
+        """The point and the free variables that an interior-point method predicts."""
+        running = Status.RUNNING.holds(step.state.status)
+        z, free, count = predict(problem, step.params, self.maxiter, running)
+        state, _, _ = measured(problem, z, step.state._replace(free=free, iter_num=count))
+        return OptStep(z, state)
+
     def _advance(self, problem: Reduced, step: OptStep) -> OptStep:
         """The least-squares step of the free variables, as far as the bounds let them; then who is to be free."""
         x, state = step
-        residual = problem.d - problem.C @ x
-        factor = _factorize(problem.C, ~state.free)
+        C, residual = problem.C, problem.d - problem.C @ x
+        factor = factorize_free(C, ~state.free)
         direction = jnp.where(state.free, factor.least_squares(residual), 0)
-        new, free, settled, gain = _search(problem, x, residual, direction, state.free)
+        direction += jnp.where(state.free, factor.least_squares(residual - C @ direction), 0)
+        new, free, settled, gain = projected_search(problem, x, residual, direction, state.free)
         lost = ~tree_all_finite(new * problem.columns * problem.unit)
         new = jnp.where(lost, x, new)
         gain = state.gain + gain
         state = state._replace(iter_num=state.iter_num + 1, free=free)
-        state, wrong, noise = _measured(problem, new, state)
+        state, wrong, noise = measured(problem, new, state)
         # A step from best to best that gains nothing is a refinement of the last one.
         negligible = jnp.where(jnp.any(wrong), 1e-3, 1.0) * 0.5 * noise**2
-        over = settled & (gain <= negligible)
-        tol = jnp.maximum(jnp.asarray(self.tol).astype(noise.dtype), _rounding(problem))
+        tol = jnp.maximum(jnp.asarray(self.tol).astype(noise.dtype), rounding(problem))
+        over = settled & ((gain <= negligible) | ~jnp.any(wrong) & (state.error <= tol))
         ended = Status.CONVERGED.where(state.error <= tol, int(Status.STALLED))
         status = Status.NONFINITE.where(lost, jnp.where(over, ended, int(Status.RUNNING)))
         state = state._replace(
@@ -241,7 +260,7 @@ class BoundedLeastSquares(IterativeSolver):
 
     def _for_user(self, problem: Reduced, step: OptStep) -> OptStep:
         """A point in the units and the dtype of the user."""
-        return OptStep(_to_user(problem, step.params).astype(problem.data.dtype), step.state)
+        return OptStep(to_user(problem, step.params).astype(problem.data.dtype), step.state)
 
     # ---- Optimality -----------------------------------------------------------------------------------------------
 
@@ -259,356 +278,6 @@ class BoundedLeastSquares(IterativeSolver):
         squares = scale**2 * jnp.sum(unit**2, axis=0)
         step = (A.T @ (A @ x - b)) / jnp.where(squares > 0, squares, 1)
         return x - jnp.clip(x - step, lower, upper)
-
-
-class Data(NamedTuple):
-    """A problem of the user: arrays of one dtype, of shapes (m, n), (m,), (n,), (n,), and the dtype of the solution."""
-
-    A: Array
-    b: Array
-    lower: Array
-    upper: Array
-    dtype: Any
-
-
-class Reduced(NamedTuple):
-    """A problem in units in which its columns, and its right-hand side, have a size of about 1.
-
-    Attributes:
-        data: in the units of the user.
-        columns: units of the columns of ``A``, powers of two: ``A * columns`` is the scaled matrix, and
-            ``x = unit * columns * z`` for the scaled variables ``z``. Shape ``(n,)``.
-        unit: unit of ``b``, a power of two.
-        lower: of ``z``.
-        upper: of ``z``.
-        A: the scaled matrix, rows of large entries first.
-        b: the scaled right-hand side, likewise.
-        order: of the rows.
-        Q: with more rows than columns, the orthonormal factor of the scaled matrix; else ``None``.
-        C: the other factor, or the scaled matrix; shape ``(k, n)`` with ``k = min(m, n)``.
-        d: the right-hand side that belongs to it, shape ``(k,)``.
-        lengths: norms of the scaled columns.
-    """
-
-    data: Data
-    columns: Array
-    unit: Array
-    lower: Array
-    upper: Array
-    A: Array
-    b: Array
-    order: Array
-    Q: Any
-    C: Array
-    d: Array
-    lengths: Array
-
-
-def _reduce(data: Data) -> Reduced:
-    """The problem in its own units, and with no more rows than columns."""
-    A, b, lower, upper, _ = data
-    first = power_of_two(jnp.max(jnp.abs(A), axis=0, initial=0))
-    A = A / first[None, :]
-    second = power_of_two(jnp.linalg.norm(A, axis=0))
-    columns = 1 / first / second
-    unit = power_of_two(jnp.max(jnp.abs(b), initial=0))
-    A, b = A / second[None, :], b / unit
-    # Householder reflections keep the digits of small rows below large ones (Bjorck 1996, section 4.4).
-    order = jnp.argsort(-jnp.max(jnp.abs(A), axis=1, initial=0))
-    A, b = A[order], b[order]
-    Q, C, d = None, A, b
-    if A.shape[0] > A.shape[1]:
-        Q, C = jnp.linalg.qr(A)
-        d = Q.T @ b
-    lengths = jnp.linalg.norm(A, axis=0)
-    return Reduced(data, columns, unit, lower / columns / unit, upper / columns / unit, A, b, order, Q, C, d, lengths)
-
-
-def _to_scaled(problem: Reduced, x: Array) -> Array:
-    return x / problem.columns / problem.unit
-
-
-def _to_user(problem: Reduced, z: Array) -> Array:
-    lower, upper = problem.data.lower, problem.data.upper
-    # A bound is met exactly, whatever scaling did to it.
-    x = jnp.clip(z * problem.columns * problem.unit, lower, upper)
-    return jnp.where(jnp.isfinite(x), x, 0)
-
-
-def _movable(problem: Reduced) -> Array:
-    """The variables that have room, and an effect."""
-    return (problem.lower < problem.upper) & (problem.lengths > 0)
-
-
-def _rounding(problem: Reduced) -> float:
-    """A bound for the rounding of a product with a column, relative to what it is made of."""
-    return 10 * max(problem.A.shape) ** 0.5 * float(jnp.finfo(problem.A.dtype).eps)
-
-
-def _noise(problem: Reduced, z: Array) -> Array:
-    """The size of a gradient at ``z`` that is rounding."""
-    return _rounding(problem) * (jnp.linalg.norm(problem.b) + jnp.sum(problem.lengths * jnp.abs(z)))
-
-
-def _measured(problem: Reduced, z: Array, state: Any) -> tuple[Any, Array, Array]:
-    """The state with error, value and residual of a point; who is held by the wrong sign; and the noise."""
-    residual = problem.A @ z - problem.b
-    gradient = problem.C.T @ (problem.C @ z - problem.d)
-    noise = _noise(problem, z)
-    pull = jnp.abs(gradient) / jnp.where(problem.lengths > 0, problem.lengths, 1)
-    can_move = _movable(problem) & jnp.where(gradient > 0, z > problem.lower, z < problem.upper)
-    size = jnp.linalg.norm(residual)
-    cosines = pull / jnp.where(size > 0, size, 1)
-    error = jnp.max(jnp.where(can_move & (pull > noise), cosines, 0))
-    error = jnp.where(jnp.isfinite(size), error, jnp.nan)
-    # Of an ill-conditioned matrix a residual far above rounding may have a gradient that is hardly more than rounding:
-    # a variable is set free for less than is called an error, and what that gains decides.
-    wrong = can_move & ~state.free & (pull > 1e-2 * noise / max(problem.A.shape) ** 0.5)
-    fun = problem.unit * jnp.zeros_like(residual).at[problem.order].set(residual)
-    return state._replace(error=error, value=0.5 * jnp.sum(fun**2), fun=fun), wrong, noise
-
-
-# ---- Steps ---------------------------------------------------------------------------------------------------------
-
-# The fractions of a step that are tried where it leads out of the box, besides the one to the first bound.
-_FRACTIONS = 0.5 ** np.arange(11)
-
-
-def _search(
-    problem: Reduced, z: Array, residual: Array, direction: Array, free: Array
-) -> tuple[Array, Array, Array, Array]:
-    """The step along a direction, cut off by the bounds.
-
-    Returns:
-        The new point, the variables that are free there, whether the whole step was made, and by how much the
-        objective fell.
-    """
-    target = jnp.where(direction < 0, problem.lower, problem.upper)
-    moving = free & (direction != 0)
-    room = jnp.where(moving, (target - z) / jnp.where(moving, direction, 1), jnp.inf)
-    first = jnp.minimum(jnp.min(room), 1)
-    whole = ~jnp.any(room < 1)
-
-    def at(fraction):
-        return jnp.where(room <= fraction, target, z + jnp.where(moving, fraction * direction, 0))
-
-    fractions = jnp.concatenate([jnp.asarray(_FRACTIONS, z.dtype), first[None]])
-    points = jax.vmap(at)(fractions)
-    images = (points - z[None, :]) @ problem.C.T
-    falls = images @ residual - 0.5 * jnp.sum(images**2, axis=1)
-    best = jnp.where(whole, 0, jnp.argmax(falls))
-    # Without any fall the step to the first bound is left: the set of free variables is then smaller.
-    best = jnp.where(whole | (falls[best] > 0), best, len(_FRACTIONS))
-    return points[best], free & (whole | (room > fractions[best])), whole, jnp.maximum(falls[best], 0)
-
-
-class Factor(NamedTuple):
-    """A factorization of ``M``, the columns of the free variables, with a unit row for each of the others.
-
-    ``M = [U; *] T V^T``, with orthonormal columns on the left, but for those that rank-deficiency leaves out, which
-    are 0 in U and V.
-
-    Attributes:
-        U: the rows that belong to the matrix, shape ``(k, n)``.
-        T: upper triangular, shape ``(n, n)``.
-        V: the identity, or the right singular vectors; shape ``(n, n)``.
-    """
-
-    U: Array
-    T: Array
-    V: Array
-
-    def pull(self, eta: Array) -> Array:
-        """``T^-T V^T eta``."""
-        return solve_triangular(self.T, self.V.T @ eta, trans="T")
-
-    def push(self, w: Array) -> Array:
-        """``V T^-1 w``."""
-        return self.V @ solve_triangular(self.T, w)
-
-    def least_squares(self, residual: Array) -> Array:
-        """The step of the free variables that makes a residual as small as possible."""
-        return self.push(self.U.T @ residual)
-
-
-def _factorize(C: Array, held: Array, stiffness: Any = 0.0) -> Factor:
-    """Factorize the columns of free variables.
-
-    Args:
-        C: shape ``(k, n)``.
-        held: the variables that are not free, shape ``(n,)``.
-        stiffness: of springs that hold the other variables, shape ``(n,)``.
-    """
-    k, n = C.shape
-    rows = jnp.where(held, 1, jnp.sqrt(jnp.asarray(stiffness, C.dtype)))
-    Q, R = jnp.linalg.qr(jnp.concatenate([jnp.where(held[None, :], 0, C), jnp.diag(rows)]))
-    U, eye = Q[:k], jnp.eye(n, dtype=C.dtype)
-    eps = float(jnp.finfo(C.dtype).eps)
-    # The smallest pivot bounds the smallest singular value from above; what is regular for sure needs no more.
-    suspect = ~(jnp.min(jnp.abs(jnp.diagonal(R))) > 10 * eps ** (2 / 3))
-
-    def examine(factor):
-        left, values, right = jnp.linalg.svd(factor.T)
-        null = values <= 10 * n**0.5 * eps * jnp.max(values)
-        kept = jnp.where(null, 0, jnp.ones_like(values))
-        singular = Factor(
-            (factor.U @ left) * kept[None, :], jnp.diag(jnp.where(null, 1, values)), right.T * kept[None, :]
-        )
-        return tree_where(jnp.any(null), singular, factor)
-
-    return run_if_any(suspect, examine, Factor(U, R, eye))
-
-
-# ---- Derivatives ---------------------------------------------------------------------------------------------------
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class LeastSquaresSystem(TangentSystem):
-    """The system of solution and residual once the active set is known, see the docstring of this module.
-
-    Attributes:
-        factor: of the free columns, in scaled units; its ``U`` has the rows of the user.
-        weight: 1 for variables at a bound, 0 for free ones, between for weakly active ones; shape ``(n,)``.
-        at_lower: whether a variable is, or would be, at its lower bound.
-        at_upper: likewise.
-        columns: units of the variables.
-        x: the solution.
-        fun: the residual.
-        solver: what says how arguments become data.
-        valid: whether there is a solution to differentiate, a boolean scalar.
-    """
-
-    factor: Factor
-    weight: Array
-    at_lower: Array
-    at_upper: Array
-    columns: Array
-    x: Array
-    fun: Array
-    solver: Any = dataclasses.field(metadata={"static": True})
-    valid: Any
-
-    structure = "general"
-
-    @property
-    def method(self) -> Any:
-        """The linear solver of the user, who may want another one."""
-        return self.solver.implicit_diff_solve
-
-    def unknowns(self, params: Array) -> tuple[Array, Array]:
-        return self.x, self.fun
-
-    def complete(self, unknowns: tuple[Array, Array], *args: Any, **kwargs: Any) -> Array:
-        return unknowns[0].astype(self.solver._data(*args, **kwargs).dtype)
-
-    def residual(self, unknowns: tuple[Array, Array], *args: Any, **kwargs: Any) -> tuple[Array, Array]:
-        A, b, lower, upper, _ = self.solver._data(*args, **kwargs)
-        x, fun = unknowns
-        # A variable without effect is held where it is.
-        bound = jnp.where(self.at_lower, lower, jnp.where(self.at_upper, upper, self.x))
-        offset = jnp.where(self.weight > 0, x - bound, 0)
-        stationarity = (1 - self.weight) * self.columns * (fun @ A)
-        return stationarity + self.weight * offset / self.columns, fun - (A @ x - b)
-
-    def _scaled(self, args: tuple, kwargs: dict) -> tuple[Array, Array, Array]:
-        """The scaled matrix, and its columns that count as free; the others."""
-        A = self.solver._data(*args, **kwargs).A * self.columns[None, :]
-        held = self.weight == 1
-        return A, jnp.where(held[None, :], 0, A), held
-
-    def _in_steps(self, once: Callable, image: Callable, *rhs: Array) -> tuple[Array, Array]:
-        """``once`` solves; a second time for what the first left over."""
-        first = once(*rhs)
-        more = once(*(r - i for r, i in zip(rhs, image(*first), strict=True)))
-        found = tuple(x + dx for x, dx in zip(first, more, strict=True))
-        return tree_where(self.valid, found, tree_zeros_like(found))
-
-    def solve(
-        self, rhs: tuple[Array, Array], unknowns: tuple[Array, Array], *args: Any, **kwargs: Any
-    ) -> tuple[Array, Array]:
-        A, loose, held = self._scaled(args, kwargs)
-        U, a = self.factor.U, self.weight
-
-        def once(rhs_x, rhs_fun):
-            fixed = jnp.where(held, rhs_x, 0)
-            rhs_fun = rhs_fun + A @ fixed
-            eta = jnp.where(held, 0, rhs_x / jnp.where(held, 1, 1 - a))
-            w = self.factor.pull(eta) - U.T @ rhs_fun
-            z = jnp.where(held, rhs_x, self.factor.push(w))
-            return z, rhs_fun + loose @ jnp.where(held, 0, z)
-
-        def image(z, fun):
-            return (1 - a) * (fun @ A) + a * z, fun - A @ z
-
-        z, fun = self._in_steps(once, image, *rhs)
-        return z * self.columns, fun
-
-    def transposed(
-        self, rhs: tuple[Array, Array], unknowns: tuple[Array, Array], *args: Any, **kwargs: Any
-    ) -> tuple[Array, Array]:
-        A, loose, held = self._scaled(args, kwargs)
-        U, a = self.factor.U, self.weight
-
-        def once(rhs_z, rhs_fun):
-            w = self.factor.pull(jnp.where(held, 0, rhs_z)) + U.T @ rhs_fun
-            y = jnp.where(held, 0, self.factor.push(w))
-            fun = rhs_fun - loose @ y
-            return jnp.where(held, rhs_z + fun @ A, y / jnp.where(held, 1, 1 - a)), fun
-
-        def image(v, fun):
-            return a * v - fun @ A, fun + A @ ((1 - a) * v)
-
-        return self._in_steps(once, image, rhs[0] * self.columns, rhs[1])
-
-
-def _system_at(solver: Any, problem: Reduced, step: OptStep) -> LeastSquaresSystem:
-    """The tangent system at a solution, with weakly active variables as they are wanted."""
-    z, state = step
-    movable, noise = _movable(problem), _noise(problem, z)
-    gradient = problem.C.T @ (problem.C @ z - problem.d)
-    below, above = z - problem.lower, problem.upper - z
-    small = float(jnp.finfo(z.dtype).eps) ** 0.5
-    stages = {"half": 3, "active": 2, "inactive": 2}[solver.weak]
-    eye = jnp.eye(z.size, dtype=z.dtype)
-
-    def stage(carry):
-        # First the active set as it was found; its factor says how exact the free variables are, and so which are
-        # weakly active. If there are any, these held or free, or on springs: of stiffness 1, then of one that gives
-        # the mean. It is the reciprocal of the compliance s without a spring, and with a spring of 1 that is s/(1 + s).
-        count, held, stiffness, weak, _ = carry
-        factor = _factorize(problem.C, held, stiffness)
-        give = jnp.sum(factor.push(eye) ** 2, axis=1)
-        exact = 100 * noise * jnp.sqrt(jnp.where(held, 0, give))
-        found = movable & (jnp.abs(gradient) <= 100 * noise * problem.lengths) & (jnp.minimum(below, above) <= exact)
-        weak = jnp.where(count == 0, found, weak)
-        over = ~jnp.any(weak) | (count == stages - 1)
-        mean = jnp.clip((1 - give) / jnp.clip(give, small, 1), small, 1 / small)
-        spring = jnp.where(weak & (solver.weak == "half"), jnp.where(count == 0, 1, mean), 0)
-        stiffness = jnp.where(over, stiffness, spring)
-        held = jnp.where(over, held, held & ~weak | weak & (solver.weak == "active"))
-        return jnp.where(over, stages, count + 1), held, stiffness, weak, factor
-
-    nothing = Factor(jnp.zeros_like(problem.C), eye, eye)
-    carry = (jnp.zeros((), jnp.int32), ~state.free, jnp.zeros_like(z), jnp.zeros_like(state.free), nothing)
-    carry = loop(lambda carry: carry[0] < stages, stage, carry, maxiter=stages)
-    _, held, stiffness, weak, factor = carry
-    U = factor.U if problem.Q is None else problem.Q @ factor.U
-    factor = factor._replace(U=jnp.zeros_like(U).at[problem.order].set(U))
-    at_upper = jnp.where(problem.lower == problem.upper, gradient < 0, above < below)
-    at_bound = weak | (jnp.minimum(below, above) == 0)
-    valid = has_derivative(state)
-    return LeastSquaresSystem(
-        factor,
-        jnp.where(held, 1, stiffness / (1 + stiffness)),
-        at_bound & ~at_upper,
-        at_bound & at_upper,
-        problem.columns,
-        _to_user(problem, z),
-        jnp.where(valid, state.fun, 0),
-        solver,
-        valid,
-    )
 
 
 # ---- Functions -----------------------------------------------------------------------------------------------------
@@ -705,10 +374,7 @@ class NNLSResult:
         """Whether the minimum was found."""
         return Status.CONVERGED.holds(self.status)
 
-    @property
-    def message(self) -> str:
-        """One sentence on how the run ended; reads a concrete status, so not under ``jit``."""
-        return Status(int(self.status)).sentence
+    message = sentence_of_status
 
 
 class LsqLinearResult(NamedTuple):
@@ -738,10 +404,7 @@ class LsqLinearResult(NamedTuple):
     nit: Array
     error: Array
 
-    @property
-    def message(self) -> str:
-        """One sentence on how the run ended; reads a concrete status, so not under ``jit``."""
-        return Status(int(self.status)).sentence
+    message = sentence_of_status
 
 
 show_as_line(NNLSResult, "nnls")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._operators import SparseMatrix, as_bcoo
-from jaxsolve._results import show_as_line
+from jaxsolve._results import sentence_of_status, show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._data import joined, read_all
@@ -70,10 +70,7 @@ class LinprogResult(NamedTuple):
     nit: Array
     error: Array
 
-    @property
-    def message(self) -> str:
-        """One sentence on how the run ended; reads a concrete status, so not under ``jit``."""
-        return Status(int(self.status)).sentence
+    message = sentence_of_status
 
 
 show_as_line(LinprogResult, "linprog")

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_sparse
-from jaxsolve._results import show_as_line
-from jaxsolve._status import Status
+from jaxsolve._results import sentence_of_status, show_as_line
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
 from jaxsolve.solvers.quadratic._data import default_tol, read_all
@@ -66,10 +65,7 @@ class QPResult:
     violation_eq: PyTree = None
     violation_ineq: PyTree = None
 
-    @property
-    def message(self) -> str:
-        """One sentence on how the run ended; reads a concrete status, so not under ``jit``."""
-        return Status(int(self.status)).sentence
+    message = sentence_of_status
 
 
 show_as_line(QPResult, "solve_qp")

@@ -23,20 +23,6 @@ A, b, G, h = rng.normal(size=(1, 4)), np.array([0.3]), rng.normal(size=(2, 4)), 
 lower, upper = np.full(4, -1.0), np.ones(4)
 
 
-@pytest.fixture
-def compilations():
-    """The number of compilations since the start of the test, as a function."""
-    counts = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            counts.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield lambda: len(counts)
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 @functools.cache
 def solution():
     """By SciPy."""

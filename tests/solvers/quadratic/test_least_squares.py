@@ -184,6 +184,42 @@ def check_differences(rng, own, units=None, sizes=None):
     assert compared >= 1 or n > 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(60, 30), (30, 60)])
+def test_few_factorizations_and_no_singular_values(shape):
+    """Half of the columns are dependent on others; some fits are exact. A bound on iterations, against SciPy's norm."""
+    rng = np.random.default_rng(0)
+    run = jax.jit(nnls)
+    assert "svd" not in str(jax.make_jaxpr(jax.grad(lambda b: nnls(np.ones(shape), b).x.sum()))(np.ones(shape[0])))
+    for kind in ("regular", "duplicates", "low rank", "non-negative"):
+        for exact in (False, True):
+            A, b, *_ = problem(rng, *shape, kind)
+            b = A @ np.maximum(rng.normal(size=shape[1]), 0) if exact else rng.normal(size=shape[0])
+            result, (_, norm) = run(A, b), scipy.optimize.nnls(A, b)
+            assert int(result.status) == Status.CONVERGED and int(result.nit) <= 30
+            np.testing.assert_allclose(result.rnorm, norm, rtol=1e-10, atol=1e-12 * np.linalg.norm(b))
+
+
+@pytest.mark.slow
+def test_maxiter_ends_every_phase_with_a_feasible_point():
+    rng = np.random.default_rng(0)
+    A, b = rng.normal(size=(20, 12)), rng.normal(size=20)
+    needed = int(lsq_linear(A, b, (-0.1, 0.1)).nit)
+    for limit in range(needed):
+        result = lsq_linear(A, b, (-0.1, 0.1), max_iter=limit)
+        assert int(result.status) == Status.MAXITER and int(result.nit) == limit
+        assert np.all(np.abs(result.x) <= 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", range(5))
+def test_rank_of_few_columns_among_many(order):
+    """Four free columns in five rows, of rank 4: one QR factorization of mixed rows shows it only up to its growth."""
+    rng = np.random.default_rng(1000 + order)
+    data = batch_of(rng, 5, 8, 38)
+    check_batch(data, solved(*data), 3e-13)
+
+
 def test_laws_of_scale():
     """Columns times powers of two, and the right-hand side: the same digits, iterations and active bounds."""
     rng = np.random.default_rng(1)

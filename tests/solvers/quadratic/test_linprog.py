@@ -37,6 +37,24 @@ def test_against_highs(bounds):
     _compare(jaxsolve.linprog(*data, bounds=bounds), scipy.optimize.linprog(*data, bounds=bounds))
 
 
+@pytest.mark.slow
+def test_every_field_of_twenty_programs():
+    """With absent, one-sided and double bounds. No box and a cost that no constraint stops: also the unbounded ones."""
+    run, solved = jax.jit(lambda *args: jaxsolve.linprog(*args)), 0
+    for seed in range(20):
+        rng = np.random.default_rng(100 + seed)
+        lower = np.where(rng.random(8) < 0.3, -np.inf, -rng.exponential(size=8))
+        upper = np.where(rng.random(8) < 0.3, np.inf, 1 + rng.exponential(size=8))
+        data, bounds = _data(100 + seed), np.stack([lower, upper], axis=1)
+        got, want = run(*data, bounds), scipy.optimize.linprog(*data, bounds=bounds)
+        if want.status == 0:
+            _compare(got, want)
+            solved += 1
+        else:
+            assert want.status == 3 and got.status == Status.DUAL_INFEASIBLE and got.fun == -np.inf
+    assert 5 <= solved < 20
+
+
 def test_sparse_matrices():
     c, A_ub, b_ub, A_eq, b_eq = _data(1)
     got = jaxsolve.linprog(c, sparse.BCOO.fromdense(A_ub), b_ub, sparse.BCOO.fromdense(A_eq), b_eq, bounds=(0, 1))
