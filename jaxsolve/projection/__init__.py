@@ -24,6 +24,7 @@ from jaxsolve.projection._curved_cones import (
     projection_exponential_cone,
     projection_power_cone,
 )
+from jaxsolve.projection._entmax import entmax
 from jaxsolve.projection._euclidean import (
     projection_l2_ball,
     projection_l2_sphere,
@@ -52,6 +53,7 @@ from jaxsolve.projection._transport import (
 )
 
 __all__ = [
+    "entmax",
     "kl_projection_birkhoff",
     "kl_projection_transport",
     "projection_affine_set",
