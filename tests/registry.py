@@ -21,7 +21,8 @@ from jaxsolve.base import LinearOperator
 from jaxsolve.linear_solve import solve_gmres
 from jaxsolve.objective import CompositeLinearFunction
 from jaxsolve.projection import kl_projection_simplex, projection_non_negative, projection_simplex
-from jaxsolve.prox import prox_lasso
+from jaxsolve.prox import prox_lasso, prox_none
+from jaxsolve.solvers.composite import PrimalDualSolution
 
 __all__ = [
     "CASES",
@@ -309,6 +310,74 @@ class _Refinement:
         return self.solver.l2_optimality_error(params, *self._data(params, theta))
 
 
+# The lasso behind a map: |K w| in place of |w|.
+MAP = np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 1.0, -1.0, 0.5], [0.0, 0.0, 1.0, -1.0], [0.5, 0.0, 0.0, 1.0]])
+
+
+class _PrimalDual:
+    """The solver with its two variables as the rows of one array."""
+
+    def __init__(self, fun, **options):
+        if callable(fun):  # one object for each function, by which a solver is known to have been compiled
+            fun = vars(fun).setdefault("of_primal", functools.partial(_of_primal, fun))
+        self.solver = jaxsolve.PrimalDual(fun, prox_none, prox_lasso, _mapped, **options)
+        self.tol = self.solver.tol
+
+    def _pair(self, rows):
+        return rows if isinstance(rows, jaxsolve.OptStep) else PrimalDualSolution(rows[0], rows[1])
+
+    def _rows(self, step):
+        return jaxsolve.OptStep(jnp.stack(step.params), step.state)
+
+    def run(self, init, *args, **kwargs):
+        return self._rows(self.solver.run(self._pair(init), *args, **kwargs))
+
+    def init_state(self, init, *args, **kwargs):
+        return self.solver.init_state(self._pair(init), *args, **kwargs)
+
+    def update(self, params, state, *args, **kwargs):
+        return self._rows(self.solver.update(self._pair(params), state, *args, **kwargs))
+
+    def l2_optimality_error(self, params, *args, **kwargs):
+        return self.solver.l2_optimality_error(self._pair(params), *args, **kwargs)
+
+
+def _of_primal(fun, x, *args, **kwargs):
+    return fun(jnp.stack([x, jnp.zeros_like(x)]), *args, **kwargs)
+
+
+def _mapped(w):
+    return jnp.asarray(MAP, w.dtype) @ w
+
+
+def ridge_of_first_row(rows, theta):
+    return ridge(rows[0], theta)
+
+
+def mapped_lasso_exact(theta):
+    """The dual variables between the bounds, at those that SciPy finds, and the weights from them."""
+    X, y = _data()
+    fixed = np.abs(mapped_lasso_oracle(THETA)[1]) > LASSO_WEIGHT - 1e-6
+    at_bound = jnp.where(fixed, LASSO_WEIGHT * np.sign(mapped_lasso_oracle(THETA)[1]), 0).astype(X.dtype)
+    inverse = jnp.linalg.inv(X.T @ X + theta[0] * jnp.eye(4, dtype=X.dtype))
+    K = jnp.asarray(MAP, X.dtype)
+    free = K[~fixed]
+    weights = inverse @ (theta[1] * (X.T @ y) - K.T @ at_bound)
+    dual = at_bound.at[np.flatnonzero(~fixed)].set(jnp.linalg.solve(free @ inverse @ free.T, free @ weights))
+    return jnp.stack([inverse @ (theta[1] * (X.T @ y) - K.T @ dual), dual])
+
+
+def mapped_lasso_oracle(theta):
+    """The dual problem: least squares over a box."""
+    from scipy.optimize import lsq_linear
+
+    gram, target = X.T @ X + theta[0] * np.eye(4), theta[1] * (X.T @ Y)
+    factor = np.linalg.cholesky(gram)
+    A, b = np.linalg.solve(factor, MAP.T), np.linalg.solve(factor, target)
+    dual = lsq_linear(A, b, (-LASSO_WEIGHT, LASSO_WEIGHT), tol=1e-14, method="bvls").x
+    return np.stack([np.linalg.solve(gram, target - MAP.T @ dual), dual])
+
+
 def linear(x, theta):
     """The residual of the fixed-point equation of the affine contraction."""
     return x - affine(x, theta)
@@ -369,6 +438,18 @@ def _cases():
         simplex_exact,
         before=(1.0,),
         oracle=simplex_oracle,
+    )
+    yield Case(
+        "PrimalDual-mapped-lasso",
+        _PrimalDual,
+        ridge_of_first_row,
+        np.zeros((2, 4)),
+        theta,
+        mapped_lasso_exact,
+        before=(None, LASSO_WEIGHT),
+        oracle=mapped_lasso_oracle,
+        unroll_iters=500,
+        pytrees=False,
     )
     for name, make in {
         "general": lambda fun, **o: jaxsolve.BlockCoordinateDescent(fun, prox_lasso, **o),
