@@ -315,7 +315,7 @@ MAP = np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 1.0, -1.0, 0.5], [0.0, 0.0, 1.0, -1
 
 
 class _PrimalDual:
-    """The solver with its two variables as the rows of one array."""
+    """The solver with its two variables in one vector."""
 
     def __init__(self, fun, **options):
         if callable(fun):  # one object for each function, by which a solver is known to have been compiled
@@ -323,48 +323,52 @@ class _PrimalDual:
         self.solver = jaxsolve.PrimalDual(fun, prox_none, prox_lasso, _mapped, **options)
         self.tol = self.solver.tol
 
-    def _pair(self, rows):
-        return rows if isinstance(rows, jaxsolve.OptStep) else PrimalDualSolution(rows[0], rows[1])
+    def pair(self, vector):
+        return PrimalDualSolution(vector[:4], vector[4:])
 
-    def _rows(self, step):
-        return jaxsolve.OptStep(jnp.stack(step.params), step.state)
+    def _data(self, like, theta):
+        return None, LASSO_WEIGHT, theta
+
+    def _vector(self, step):
+        return jaxsolve.OptStep(jnp.concatenate(step.params), step.state)
 
     def run(self, init, *args, **kwargs):
-        return self._rows(self.solver.run(self._pair(init), *args, **kwargs))
+        return self._vector(self.solver.run(self.pair(init), *args, **kwargs))
 
     def init_state(self, init, *args, **kwargs):
-        return self.solver.init_state(self._pair(init), *args, **kwargs)
+        return self.solver.init_state(self.pair(init), *args, **kwargs)
 
     def update(self, params, state, *args, **kwargs):
-        return self._rows(self.solver.update(self._pair(params), state, *args, **kwargs))
+        return self._vector(self.solver.update(self.pair(params), state, *args, **kwargs))
 
     def l2_optimality_error(self, params, *args, **kwargs):
-        return self.solver.l2_optimality_error(self._pair(params), *args, **kwargs)
+        return self.solver.l2_optimality_error(self.pair(params), *args, **kwargs)
 
 
 def _of_primal(fun, x, *args, **kwargs):
-    return fun(jnp.stack([x, jnp.zeros_like(x)]), *args, **kwargs)
+    return fun(jnp.concatenate([x, jnp.zeros_like(x)]), *args, **kwargs)
 
 
 def _mapped(w):
     return jnp.asarray(MAP, w.dtype) @ w
 
 
-def ridge_of_first_row(rows, theta):
-    return ridge(rows[0], theta)
+def ridge_of_primal(both, theta):
+    return ridge(both[:4], theta)
 
 
 def mapped_lasso_exact(theta):
     """The dual variables between the bounds, at those that SciPy finds, and the weights from them."""
     X, y = _data()
-    fixed = np.abs(mapped_lasso_oracle(THETA)[1]) > LASSO_WEIGHT - 1e-6
-    at_bound = jnp.where(fixed, LASSO_WEIGHT * np.sign(mapped_lasso_oracle(THETA)[1]), 0).astype(X.dtype)
+    reference = mapped_lasso_oracle(THETA)[4:]
+    fixed = np.abs(reference) > LASSO_WEIGHT - 1e-6
+    at_bound = jnp.where(fixed, LASSO_WEIGHT * np.sign(reference), 0).astype(X.dtype)
     inverse = jnp.linalg.inv(X.T @ X + theta[0] * jnp.eye(4, dtype=X.dtype))
     K = jnp.asarray(MAP, X.dtype)
     free = K[~fixed]
     weights = inverse @ (theta[1] * (X.T @ y) - K.T @ at_bound)
     dual = at_bound.at[np.flatnonzero(~fixed)].set(jnp.linalg.solve(free @ inverse @ free.T, free @ weights))
-    return jnp.stack([inverse @ (theta[1] * (X.T @ y) - K.T @ dual), dual])
+    return jnp.concatenate([inverse @ (theta[1] * (X.T @ y) - K.T @ dual), dual])
 
 
 def mapped_lasso_oracle(theta):
@@ -375,7 +379,7 @@ def mapped_lasso_oracle(theta):
     factor = np.linalg.cholesky(gram)
     A, b = np.linalg.solve(factor, MAP.T), np.linalg.solve(factor, target)
     dual = lsq_linear(A, b, (-LASSO_WEIGHT, LASSO_WEIGHT), tol=1e-14, method="bvls").x
-    return np.stack([np.linalg.solve(gram, target - MAP.T @ dual), dual])
+    return np.concatenate([np.linalg.solve(gram, target - MAP.T @ dual), dual])
 
 
 def linear(x, theta):
@@ -442,8 +446,8 @@ def _cases():
     yield Case(
         "PrimalDual-mapped-lasso",
         _PrimalDual,
-        ridge_of_first_row,
-        np.zeros((2, 4)),
+        ridge_of_primal,
+        np.zeros(8),
         theta,
         mapped_lasso_exact,
         before=(None, LASSO_WEIGHT),

@@ -37,6 +37,7 @@ from jaxsolve.projection._order import (
     projection_ordered_simplex,
     projection_permutahedron,
 )
+from jaxsolve.projection._relaxed_transport import kl_partial_transport, kl_unbalanced_transport
 from jaxsolve.projection._simplex import (
     kl_projection_simplex,
     projection_l1_ball,
@@ -54,8 +55,10 @@ from jaxsolve.projection._transport import (
 
 __all__ = [
     "entmax",
+    "kl_partial_transport",
     "kl_projection_birkhoff",
     "kl_projection_transport",
+    "kl_unbalanced_transport",
     "projection_affine_set",
     "projection_birkhoff",
     "kl_projection_simplex",

@@ -36,15 +36,25 @@ from jaxsolve.prox._penalties import (
     prox_non_negative_ridge,
     prox_ridge,
 )
+from jaxsolve.prox._splitting import (
+    make_prox_composed,
+    make_prox_graph_total_variation,
+    make_prox_groups,
+    make_prox_sum,
+)
 from jaxsolve.prox._total_variation import prox_total_variation
 from jaxsolve.solvers._proximal import prox_none
 
 __all__ = [
     "make_prox_boxed",
+    "make_prox_composed",
     "make_prox_conjugate",
     "make_prox_from_projection",
+    "make_prox_graph_total_variation",
+    "make_prox_groups",
     "make_prox_scaled",
     "make_prox_separable",
+    "make_prox_sum",
     "make_prox_translated",
     "prox_elastic_net",
     "prox_group_lasso",

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxsolve._loop import loop
 from jaxsolve._operators import from_entries
@@ -77,14 +78,14 @@ class PrimalDualSolution(NamedTuple):
 
 
 class PrimalDualState(NamedTuple):
-    """State of the primal-dual method.
+    r"""State of the primal-dual method.
 
     Attributes:
         iter_num: number of iterations done, int32.
         error: the lengths of the last steps, each divided by its step size, together; at the end of ``run``, the
             Euclidean norm of ``optimality_fun`` at the solution.
-        stepsize: :math:`\\tau`, the last step size of the primal variables.
-        dual_stepsize: :math:`\\sigma`, the next step size of the dual variables.
+        stepsize: :math:`\tau`, the last step size of the primal variables.
+        dual_stepsize: :math:`\sigma`, the next step size of the dual variables.
         aux: auxiliary output of ``fun``.
         value: ``fun`` at the point that the last step was taken from; at the end of ``run``, at the solution.
         status: a :class:`jaxsolve.Status`, int32.
@@ -92,7 +93,7 @@ class PrimalDualState(NamedTuple):
         num_grad_eval: evaluations of ``fun`` with its gradient, int32.
         ratio: the last step size over the one before it.
         growth: factor with which the next search for a step size begins.
-        weight: :math:`\\omega`.
+        weight: :math:`\omega`.
         anchor: the parameters when the weight was last changed.
     """
 
@@ -201,7 +202,7 @@ class PrimalDual(IterativeSolver):
         _, args, kwargs = _split(*args, **kwargs)
         dtype = tree_real_dtype(params.primal)
         value_dtype, aux, calls = blank_output(self, params.primal, args, kwargs)
-        curvature, norm = self._curvature(params, args, kwargs, dtype)
+        curvature, norm = lax.stop_gradient(self._curvature(params, args, kwargs, dtype))
         curved, some = curvature > 0, norm > 0
         one = jnp.ones((), dtype)
         stepsize = jnp.where(curved, 0.5 / jnp.where(curved, curvature, one), 0.9 / jnp.where(some, norm, one))
@@ -251,6 +252,8 @@ class PrimalDual(IterativeSolver):
             found = used <= length
             exact = 2 * tau * noise <= 0.1 * length
             part = used / jnp.where(length > 0, length, jnp.ones_like(length))
+            # No part of an unrolled derivative: the solution does not depend on how long the steps to it were.
+            part = lax.stop_gradient(part)
             root = 0.95 / jnp.sqrt(jnp.where(part > 0, part, jnp.zeros_like(part)))
             shorter = jnp.clip(jnp.where(jnp.isnan(root), _SHORTEST, root), _SHORTEST, _SHORTER)
             growth = jnp.where(exact & (length > 0), jnp.clip(root, 1, jnp.sqrt(1 + factor)), jnp.ones_like(root))
@@ -300,7 +303,7 @@ class PrimalDual(IterativeSolver):
         """The weight for the next iteration, and the point from which distances are measured then."""
         # Powers of two from 8 on: as the changes get rare, the method converges as with a constant weight.
         due = (iter_num >= 8) & ((iter_num & (iter_num - 1)) == 0)
-        gone = tree_sub(params, state.anchor)
+        gone = lax.stop_gradient(tree_sub(params, state.anchor))
         primal, dual = (tree_l2_norm(part).astype(state.weight.dtype) for part in gone)
         known = (primal > 0) & (dual > 0)
         ratio = jnp.where(known, dual, state.weight) / jnp.where(known, primal, jnp.ones_like(primal))
