@@ -157,7 +157,7 @@ def kl_partial_transport(
     S, a, b, dtype = _checked(name, sim_matrix, marginals)
     check_entries(lambda v: v > 0, mass, f"{name}: mass", "positive")
     if all(map(is_concrete, (mass, a, b))):
-        most = min(float(np.sum(a)), float(np.sum(b)))
+        most = min(float(np.asarray(v).sum()) for v in (a, b))
         if float(mass) > most * (1 + 10 * float(jnp.finfo(S.dtype).eps) * (a.size + b.size)):
             raise ValueError(f"{name}: mass must be at most the smaller sum of the marginals, {most}, got {mass}.")
     duals, given = _initial(name, init_duals, S)

@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_inexact, check_nonnegative, nonnegative_scalar, power_of_two, widen
+from jaxsolve._inputs import as_inexact, check_entries, check_nonnegative, nonnegative_scalar, power_of_two, widen
 from jaxsolve._types import PyTree
 from jaxsolve._vectors import ravel
 from jaxsolve.prox._combinators import Prox, check_prox
@@ -231,8 +230,9 @@ def make_prox_graph_total_variation(edges: Any, *, maxiter: int = 10_000) -> Pro
     def prox(x: PyTree, weights: Any = 1.0, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
         vector, unravel = ravel(widen(x))
-        if is_concrete(edges) and (np.min(edges) < 0 or np.max(edges) >= vector.size):
-            raise ValueError(f"edges must be places from 0 to {vector.size - 1} in x, got {np.asarray(edges)}.")
+        check_entries(
+            lambda v: (v >= 0) & (v < vector.size), edges, "edges", f"places from 0 to {vector.size - 1} in x"
+        )
         return tree_cast_like(unravel(composed(vector, weights, scaling)), x)
 
     return prox

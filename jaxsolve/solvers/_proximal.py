@@ -29,7 +29,6 @@ from jaxsolve.tree_util import (
     tree_all_finite,
     tree_l2_norm,
     tree_sub,
-    tree_vdot,
     tree_where,
 )
 

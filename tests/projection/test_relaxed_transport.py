@@ -95,10 +95,23 @@ def test_a_given_support():
     np.testing.assert_allclose(T[::2], partial(S[::2], (A[::2], B), 0.9), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_derivatives():
     args = (jnp.asarray(S), jnp.asarray(A), jnp.asarray(B), jnp.asarray(0.8))
     check_derivatives(lambda S, a, b, rho: kl_unbalanced_transport(S, (a, b), (rho, 2.5)), args)
     check_derivatives(lambda S, a, b, m: kl_partial_transport(S, (a, b), 1.5 * m), args)
+
+
+def test_derivative_in_the_scores():
+    """Forward and reverse, against differences; the rest is slow."""
+    for fun, last in ((kl_unbalanced_transport, 0.7), (kl_partial_transport, 1.5)):
+        value = jax.jit(lambda s, fun=fun, last=last: fun(s, (jnp.asarray(A), jnp.asarray(B)), last))
+        forward, reverse = jax.jit(lambda s, value=value: (jax.jvp(value, (s,), (s,))[1], jax.vjp(value, s)[1](s)[0]))(
+            S
+        )
+        slope = (value(S * (1 + 1e-6)) - value(S * (1 - 1e-6))) / 2e-6
+        np.testing.assert_allclose(forward, slope, atol=1e-8)
+        np.testing.assert_allclose(np.sum(reverse * S), np.sum(forward * S), rtol=1e-9)
 
 
 @pytest.mark.slow
