@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from jaxsolve.linesearch import HagerZhangLineSearch as HagerZhangLineSearch
     from jaxsolve.linesearch import ZoomLineSearch as ZoomLineSearch
     from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
+    from jaxsolve.solvers.composite import PrimalDual as PrimalDual
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
     from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
@@ -71,7 +72,7 @@ _SUBMODULES = (
 _HOMES = {
     "base": "History IterativeSolver KKTSolution OptStep Solver SolverError Status StochasticSolver check",
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
-    "solvers.composite": "BlockCoordinateDescent ProximalGradient",
+    "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
     "solvers.constrained": "MirrorDescent ProjectedGradient",
     "solvers.external": "CvxpyQP ExternalOSQP",
     "solvers.fixed_point": "FixedPointIteration",

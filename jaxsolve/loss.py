@@ -8,6 +8,7 @@ losses.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsolve._inputs import as_array, as_inexact, check_entries, check_nonnegative
+from jaxsolve._inputs import as_array, as_inexact, check_entries, check_nonnegative, widen
 from jaxsolve._types import PyTree
 from jaxsolve.projection import projection_simplex
+from jaxsolve.projection._entmax import largest_with_entropy, positive_order
 from jaxsolve.tree_util import tree_vdot
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "binary_sparsemax_loss",
     "huber_loss",
     "make_fenchel_young_loss",
+    "multiclass_entmax_loss",
     "multiclass_hinge_loss",
     "multiclass_logistic_loss",
     "multiclass_perceptron_loss",
@@ -284,6 +287,48 @@ def multiclass_sparsemax_loss(label: Any, scores: Any) -> jax.Array:
     # Where p is 0 the score may be -inf.
     gain = jnp.sum(p * jnp.where(p == 0, jnp.zeros_like(excess), excess), axis=-1)
     return gain + 0.5 * (1 - jnp.sum(p * p, axis=-1))
+
+
+def multiclass_entmax_loss(label: Any, scores: Any, alpha: Any = 1.5) -> jax.Array:
+    r"""Entmax loss: the Fenchel-Young loss whose prediction is :func:`~jaxsolve.projection.entmax`.
+
+    .. math::
+
+        \max_{p \in \Delta} \Bigl( \langle p, t \rangle + \frac{1}{\alpha (\alpha - 1)} \sum_j p_j - p_j^\alpha \Bigr)
+        - t_{\text{label}}
+
+    Its gradient is the prediction less :math:`e_{\text{label}}`. For :math:`\alpha = 1` it is
+    :func:`multiclass_logistic_loss`, for :math:`\alpha = 2` :func:`multiclass_sparsemax_loss`. For
+    :math:`\alpha > 1` it is 0 once the score of the label exceeds the others by :math:`1 / (\alpha - 1)`.
+
+    Args:
+        label: integers of shape ``(...)``, from 0 to ``k - 1``.
+        scores: real array of shape ``(..., k)``. Scores of ``-inf`` (impossible classes) other than the label's
+            contribute nothing.
+        alpha: :math:`\alpha > 0`, a scalar; None means 1.5.
+
+    Returns:
+        The loss of each label, of shape ``(...)``.
+
+    Raises:
+        ValueError: the shapes do not fit, a concrete label is out of range, or ``alpha`` is not a positive scalar.
+        TypeError: the labels are not integers.
+
+    References:
+        B. Peters, V. Niculae, A. Martins, *Sparse sequence-to-sequence models*, ACL 2019, section 3.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.loss import multiclass_entmax_loss
+        >>> print(f"{multiclass_entmax_loss(0, jnp.array([1.0, 0.5, -3.0]), 2.0):.4f}")
+        0.0625
+        >>> print(f"{multiclass_entmax_loss(0, jnp.array([2.0, 0.0, 0.0]), 1.5):.4f}")
+        0.0000
+    """
+    _, excess = _excess(label, scores, "scores")
+    wide = widen(excess)
+    largest = functools.partial(largest_with_entropy, alpha=positive_order(alpha, wide.dtype))
+    return jnp.vectorize(largest, signature="(k)->()")(wide).astype(excess.dtype)
 
 
 def make_fenchel_young_loss(max_fun: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

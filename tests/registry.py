@@ -21,7 +21,8 @@ from jaxsolve.base import LinearOperator
 from jaxsolve.linear_solve import solve_gmres
 from jaxsolve.objective import CompositeLinearFunction
 from jaxsolve.projection import kl_projection_simplex, projection_non_negative, projection_simplex
-from jaxsolve.prox import prox_lasso
+from jaxsolve.prox import prox_lasso, prox_none
+from jaxsolve.solvers.composite import PrimalDualSolution
 
 __all__ = [
     "CASES",
@@ -309,6 +310,78 @@ class _Refinement:
         return self.solver.l2_optimality_error(params, *self._data(params, theta))
 
 
+# The lasso behind a map: |K w| in place of |w|.
+MAP = np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 1.0, -1.0, 0.5], [0.0, 0.0, 1.0, -1.0], [0.5, 0.0, 0.0, 1.0]])
+
+
+class _PrimalDual:
+    """The solver with its two variables in one vector."""
+
+    def __init__(self, fun, **options):
+        if callable(fun):  # one object for each function, by which a solver is known to have been compiled
+            fun = vars(fun).setdefault("of_primal", functools.partial(_of_primal, fun))
+        self.solver = jaxsolve.PrimalDual(fun, prox_none, prox_lasso, _mapped, **options)
+        self.tol = self.solver.tol
+
+    def pair(self, vector):
+        return PrimalDualSolution(vector[:4], vector[4:])
+
+    def _data(self, like, theta):
+        return None, LASSO_WEIGHT, theta
+
+    def _vector(self, step):
+        return jaxsolve.OptStep(jnp.concatenate(step.params), step.state)
+
+    def run(self, init, *args, **kwargs):
+        return self._vector(self.solver.run(self.pair(init), *args, **kwargs))
+
+    def init_state(self, init, *args, **kwargs):
+        return self.solver.init_state(self.pair(init), *args, **kwargs)
+
+    def update(self, params, state, *args, **kwargs):
+        return self._vector(self.solver.update(self.pair(params), state, *args, **kwargs))
+
+    def l2_optimality_error(self, params, *args, **kwargs):
+        return self.solver.l2_optimality_error(self.pair(params), *args, **kwargs)
+
+
+def _of_primal(fun, x, *args, **kwargs):
+    return fun(jnp.concatenate([x, jnp.zeros_like(x)]), *args, **kwargs)
+
+
+def _mapped(w):
+    return jnp.asarray(MAP, w.dtype) @ w
+
+
+def ridge_of_primal(both, theta):
+    return ridge(both[:4], theta)
+
+
+def mapped_lasso_exact(theta):
+    """The dual variables between the bounds, at those that SciPy finds, and the weights from them."""
+    X, y = _data()
+    reference = mapped_lasso_oracle(THETA)[4:]
+    fixed = np.abs(reference) > LASSO_WEIGHT - 1e-6
+    at_bound = jnp.where(fixed, LASSO_WEIGHT * np.sign(reference), 0).astype(X.dtype)
+    inverse = jnp.linalg.inv(X.T @ X + theta[0] * jnp.eye(4, dtype=X.dtype))
+    K = jnp.asarray(MAP, X.dtype)
+    free = K[~fixed]
+    weights = inverse @ (theta[1] * (X.T @ y) - K.T @ at_bound)
+    dual = at_bound.at[np.flatnonzero(~fixed)].set(jnp.linalg.solve(free @ inverse @ free.T, free @ weights))
+    return jnp.concatenate([inverse @ (theta[1] * (X.T @ y) - K.T @ dual), dual])
+
+
+def mapped_lasso_oracle(theta):
+    """The dual problem: least squares over a box."""
+    from scipy.optimize import lsq_linear
+
+    gram, target = X.T @ X + theta[0] * np.eye(4), theta[1] * (X.T @ Y)
+    factor = np.linalg.cholesky(gram)
+    A, b = np.linalg.solve(factor, MAP.T), np.linalg.solve(factor, target)
+    dual = lsq_linear(A, b, (-LASSO_WEIGHT, LASSO_WEIGHT), tol=1e-14, method="bvls").x
+    return np.concatenate([np.linalg.solve(gram, target - MAP.T @ dual), dual])
+
+
 def linear(x, theta):
     """The residual of the fixed-point equation of the affine contraction."""
     return x - affine(x, theta)
@@ -369,6 +442,18 @@ def _cases():
         simplex_exact,
         before=(1.0,),
         oracle=simplex_oracle,
+    )
+    yield Case(
+        "PrimalDual-mapped-lasso",
+        _PrimalDual,
+        ridge_of_primal,
+        np.zeros(8),
+        theta,
+        mapped_lasso_exact,
+        before=(None, LASSO_WEIGHT),
+        oracle=mapped_lasso_oracle,
+        unroll_iters=500,
+        pytrees=False,
     )
     for name, make in {
         "general": lambda fun, **o: jaxsolve.BlockCoordinateDescent(fun, prox_lasso, **o),

@@ -24,6 +24,7 @@ from jaxsolve.projection._curved_cones import (
     projection_exponential_cone,
     projection_power_cone,
 )
+from jaxsolve.projection._entmax import entmax
 from jaxsolve.projection._euclidean import (
     projection_l2_ball,
     projection_l2_sphere,
@@ -36,6 +37,7 @@ from jaxsolve.projection._order import (
     projection_ordered_simplex,
     projection_permutahedron,
 )
+from jaxsolve.projection._relaxed_transport import kl_partial_transport, kl_unbalanced_transport
 from jaxsolve.projection._simplex import (
     kl_projection_simplex,
     projection_l1_ball,
@@ -52,8 +54,11 @@ from jaxsolve.projection._transport import (
 )
 
 __all__ = [
+    "entmax",
+    "kl_partial_transport",
     "kl_projection_birkhoff",
     "kl_projection_transport",
+    "kl_unbalanced_transport",
     "projection_affine_set",
     "projection_birkhoff",
     "kl_projection_simplex",

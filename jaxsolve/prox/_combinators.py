@@ -51,7 +51,7 @@ def make_prox_translated(prox: Prox, shift: PyTree) -> Prox:
         >>> make_prox_translated(prox_lasso, 10.0)(jnp.array([10.5, 14.0]), 1.0).tolist()
         [10.0, 13.0]
     """
-    _check_prox(prox, "prox")
+    check_prox(prox, "prox")
 
     def translated(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
@@ -84,7 +84,7 @@ def make_prox_scaled(prox: Prox, factor: Any) -> Prox:
         >>> make_prox_scaled(prox_lasso, 2.0)(jnp.array([3.0, 0.5]), 1.0).tolist()
         [1.0, 0.0]
     """
-    _check_prox(prox, "prox")
+    check_prox(prox, "prox")
     factor = as_scalar(factor, "factor", jnp.result_type(float))
     check_entries(lambda s: s != 0, factor, "factor", "other than 0")
 
@@ -117,7 +117,7 @@ def make_prox_conjugate(prox: Prox) -> Prox:
         >>> make_prox_conjugate(prox_lasso)(jnp.array([3.0, -0.5]), 1.0).tolist()
         [1.0, -0.5]
     """
-    _check_prox(prox, "prox")
+    check_prox(prox, "prox")
 
     def conjugate(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
@@ -155,7 +155,7 @@ def make_prox_separable(proxes: PyTree) -> Prox:
     """
     functions, structure = jax.tree.flatten(proxes)
     for function in functions:
-        _check_prox(function, "every entry of proxes")
+        check_prox(function, "every entry of proxes")
     if not functions:
         raise TypeError("proxes must hold at least one function, got an empty pytree.")
 
@@ -198,7 +198,7 @@ def make_prox_boxed(prox: Prox, lower: PyTree, upper: PyTree) -> Prox:
         >>> make_prox_boxed(prox_lasso, -1.0, 1.5)(jnp.array([3.0, 1.25, -5.0]), 1.0).tolist()
         [1.5, 0.25, -1.0]
     """
-    _check_prox(prox, "prox")
+    check_prox(prox, "prox")
 
     def boxed(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         return projection_box(prox(x, hyperparams, scaling), (lower, upper))
@@ -235,6 +235,6 @@ def make_prox_from_projection(projection: Callable[..., PyTree]) -> Prox:
     return prox
 
 
-def _check_prox(prox, name):
+def check_prox(prox, name):
     if not callable(prox):
         raise TypeError(f"{name} must be a function prox(x, hyperparams, scaling), got {type(prox).__name__}.")

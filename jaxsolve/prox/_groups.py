@@ -9,23 +9,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_inexact, check_nonnegative, nonnegative_scalar, scale_to_unit, unpack, widen
+from jaxsolve._inputs import (
+    as_inexact,
+    broadcast_like,
+    check_nonnegative,
+    nonnegative_scalar,
+    scale_to_unit,
+    unpack,
+    widen,
+)
 from jaxsolve._types import PyTree
 from jaxsolve._vectors import ravel
 from jaxsolve.isotonic import isotonic_l2_pav, sort_descending
 from jaxsolve.projection._box import projection_non_negative
 from jaxsolve.projection._simplex import projection_l1_ball
-from jaxsolve.projection._spectral import as_matrices, shrink
+from jaxsolve.projection._spectral import as_matrices, projection_nuclear_norm_ball, shrink
 from jaxsolve.prox._penalties import prox_lasso
 from jaxsolve.tree_util import tree_cast_like, tree_map, tree_real_dtype, tree_scalar_mul, tree_sub, tree_where
 
 __all__ = [
     "prox_group_lasso",
+    "prox_l12",
+    "prox_l1inf",
     "prox_linf",
     "prox_non_negative_group_lasso",
     "prox_nuclear_norm",
     "prox_slope",
     "prox_sparse_group_lasso",
+    "prox_spectral_norm",
 ]
 
 
@@ -246,9 +257,129 @@ def prox_slope(x: PyTree, weights: Any = None, scaling: Any = 1.0) -> PyTree:
     return tree_cast_like(unravel(_slope(vector, thresholds)), x)
 
 
+def prox_l12(x: PyTree, weights: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of the group lasso on rows, :math:`g(y) = \sum_i \text{weights}_i \, \|y_i\|_2`.
+
+    It is :func:`prox_group_lasso` of each row. For groups of other shapes see :func:`make_prox_groups`.
+
+    Args:
+        x: array, real or complex, whose first axis counts the groups, say the rows of a matrix; or a pytree of such
+            arrays.
+        weights: non-negative: a scalar, a vector with a weight for each group, or a pytree of these with the structure
+            of ``x``; None means 1.
+        scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``x`` has a leaf without axes, ``weights`` does not fit it, ``scaling`` is not a scalar, or one of
+            them is negative.
+        TypeError: ``x`` is not numeric, or a parameter is not real.
+
+    References:
+        G. Obozinski, B. Taskar, M. Jordan, *Joint covariate selection and joint subspace selection for multiple
+        classification problems*, Statistics and Computing 20, 2010.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_l12
+        >>> prox_l12(jnp.array([[0.0, 4.0], [3.0, 0.0]]), jnp.array([1.0, 2.0])).tolist()
+        [[0.0, 3.0], [1.0, 0.0]]
+    """
+    return _of_rows(_block_soft_threshold, as_inexact(x, "x", allow_complex=True), weights, scaling, "prox_l12")
+
+
+def prox_l1inf(x: PyTree, weights: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of a sum of maximum norms, :math:`g(y) = \sum_i \text{weights}_i \max_j |y_{ij}|`.
+
+    It is :func:`prox_linf` of each row. For groups of other shapes see :func:`make_prox_groups`.
+
+    Args:
+        x: array whose first axis counts the groups, say the rows of a matrix; or a pytree of such arrays.
+        weights: as in :func:`prox_l12`.
+        scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``x`` has a leaf without axes or without entries, ``weights`` does not fit it, ``scaling`` is not a
+            scalar, or one of them is negative.
+        TypeError: an argument is not real.
+
+    References:
+        A. Quattoni, X. Carreras, M. Collins, T. Darrell, *An efficient projection for l1,infinity regularization*, ICML
+        2009.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_l1inf
+        >>> prox_l1inf(jnp.array([[3.0, 4.0], [-1.0, 0.5]]), 2.0).tolist()
+        [[2.5, 2.5], [0.0, 0.0]]
+    """
+    return _of_rows(_cut_largest, as_inexact(x, "x"), weights, scaling, "prox_l1inf")
+
+
+def prox_spectral_norm(x: PyTree, reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
+    r"""Proximity operator of the spectral norm :math:`g(y) = \text{reg} \, \sigma_{\max}(y)`.
+
+    By Moreau's identity it is what :func:`~jaxsolve.projection.projection_nuclear_norm_ball` with radius
+    :math:`\text{scaling} \cdot \text{reg}` leaves of ``x``. It cuts the largest singular values to one size.
+
+    Args:
+        x: matrix of shape ``(m, n)``; or a pytree of matrices, of which the largest singular value of all counts. For a
+            stack of matrices use ``jax.vmap``.
+        reg: non-negative weight, a scalar; None means 1.
+        scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``x``.
+
+    Raises:
+        ValueError: ``x`` is not a matrix, or a pytree of them; ``reg`` or ``scaling`` is not a scalar, or is negative.
+        TypeError: an argument is not real.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve.prox import prox_spectral_norm
+        >>> (prox_spectral_norm(jnp.array([[3.0, 0.0], [0.0, -0.5]]), 1.0).round(4) + 0.0).tolist()
+        [[2.0, 0.0], [0.0, -0.5]]
+    """
+    wide = widen(as_matrices(x, "prox_spectral_norm"))
+    radius = weight_of(reg, "reg", scaling, tree_real_dtype(wide))
+    return tree_cast_like(tree_sub(wide, projection_nuclear_norm_ball(wide, radius)), as_inexact(x, "x"))
+
+
 def weight_of(reg, name, scaling, dtype):
     """``scaling * reg``, both checked; None stands for 1."""
     return nonnegative_scalar(reg, name, dtype) * nonnegative_scalar(scaling, "scaling", dtype)
+
+
+def _of_rows(function, x, weights, scaling, name):
+    """``function(row, scaling * weight)`` for the entries along the first axis of each leaf."""
+    wide = widen(x)
+    weights = 1.0 if weights is None else weights
+    check_nonnegative(weights, "weights")
+    scaling = nonnegative_scalar(scaling, "scaling", jnp.result_type(float))
+    for leaf in jax.tree.leaves(wide):
+        if leaf.ndim == 0 or leaf.size == 0:
+            raise ValueError(f"{name}: the first axis of x counts the groups, got an array of shape {leaf.shape}.")
+    fitted = broadcast_like(weights, tree_map(_first_of_rows, wide), "weights")
+
+    def of_leaf(leaf, weight):
+        thresholds = jnp.broadcast_to(scaling.astype(weight.dtype) * weight, leaf.shape[:1])
+        return jax.vmap(function)(leaf, thresholds)
+
+    return tree_cast_like(tree_map(of_leaf, wide, fitted), x)
+
+
+def _first_of_rows(leaf):
+    return leaf.reshape(leaf.shape[0], -1)[:, 0]
+
+
+def _cut_largest(x, radius):
+    return x - projection_l1_ball(x, radius)
 
 
 # Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.

@@ -48,7 +48,7 @@ def prox_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
         >>> prox_lasso({"w": jnp.array([3.0, -0.5]), "b": jnp.array(1.0)}, {"w": 1.0, "b": 0.0})["w"].tolist()
         [2.0, 0.0]
     """
-    return entrywise(_soft_threshold, x, scaling, l1reg=l1reg)
+    return entrywise(soft_threshold, x, scaling, l1reg=l1reg)
 
 
 def prox_non_negative_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
@@ -116,7 +116,7 @@ def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> 
     l1reg, gamma = unpack((1.0, 1.0) if hyperparams is None else hyperparams, ("l1reg", "gamma"))
 
     def shrink(leaf, t, weight, ratio):
-        return _soft_threshold(leaf, t, weight) / (1 + t * weight * ratio).astype(leaf.dtype)
+        return soft_threshold(leaf, t, weight) / (1 + t * weight * ratio).astype(leaf.dtype)
 
     return entrywise(shrink, x, scaling, l1reg=l1reg, gamma=gamma)
 
@@ -199,7 +199,7 @@ def entrywise(function, x, scaling, *, allow_complex=True, signed=False, **weigh
 
 
 @jax.jit
-def _soft_threshold(x, t, weight):
+def soft_threshold(x, t, weight):
     threshold = t * weight
     # `abs` has derivative 0 at 0, where it is not used unless the threshold is 0, and then as a factor of 0.
     modulus = jnp.abs(x)

@@ -7,7 +7,7 @@ hand. From a base point :math:`y` and a step size :math:`s` the method goes to
 
 where :math:`y` is the current iterate or, accelerated, an extrapolation of the last two (FISTA, Beck and Teboulle 2009,
 equations 4.1 to 4.3). The step size is found by backtracking, see :mod:`jaxsolve.solvers._gradient_method`, and the
-momentum is dropped where it points uphill (O'Donoghue and Candes 2015, section 3.2).
+momentum is dropped, with the step that it led to, where the objective might have risen: so it never rises.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from jaxsolve.tree_util import (
     tree_all_finite,
     tree_l2_norm,
     tree_sub,
-    tree_vdot,
     tree_where,
 )
 
@@ -152,7 +151,7 @@ class ProximalMethod(GradientMethod):
 
         velocity, t = state.velocity, state.t
         if self.acceleration:
-            velocity, t = self._extrapolate(params, new_params, base, state.t)
+            new_params, velocity, t = self._extrapolate(params, new_params, base, state.t)
             # No step is taken from a base point at which the search failed or the function is not finite, unless the
             # momentum is to blame: then the iteration goes on from the iterate itself.
             usable = found & jnp.isfinite(error) & tree_all_finite(new_params)
@@ -191,12 +190,14 @@ class ProximalMethod(GradientMethod):
         return tree_l2_norm(move, squared=True).astype(stepsize.dtype) / (2 * stepsize)
 
     def _extrapolate(self, params, new_params, base, t):
-        next_t = 0.5 * (1 + jnp.sqrt(1 + 4 * t * t))
         travel = tree_sub(new_params, params)
-        uphill = tree_vdot(tree_sub(base, new_params), travel) > 0
-        next_t = jnp.where(uphill, jnp.ones_like(t), next_t)
-        momentum = jnp.where(uphill, jnp.zeros_like(t), (t - 1) / next_t)
-        return tree_add_scalar_mul(new_params, momentum, travel), next_t
+        # With y the base point, x the last and x+ the new iterate, F(x+) <= F(x) - (|x+ - x|^2 - |y - x|^2) / 2s (Beck
+        # and Teboulle 2009, lemma 2.3): a step that does not get further than the momentum may lead up, and is undone.
+        gone, thrown = (tree_l2_norm(move, squared=True) for move in (travel, tree_sub(base, params)))
+        undone = gone < thrown
+        next_t = jnp.where(undone, jnp.ones_like(t), 0.5 * (1 + jnp.sqrt(1 + 4 * t * t)))
+        velocity = tree_add_scalar_mul(new_params, (t - 1) / next_t, travel)
+        return *tree_where(undone, (params, params), (new_params, velocity)), next_t
 
     def optimality_fun(self, sol: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient if the problem is smooth, else the residual ``prox(x - grad(x)) - x``; a pytree like ``sol``."""

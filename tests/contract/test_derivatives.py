@@ -182,7 +182,7 @@ def test_nested_solvers(case):
     outer = jaxsolve.LBFGS(outer_fun, tol=case.make().tol, maxiter=50)
 
     def outer_solution(theta):
-        return outer.run(jnp.zeros(4, float_dtype()), theta).params
+        return outer.run(jnp.zeros_like(case.init), theta).params
 
     got = jax.jit(lambda t: (outer_solution(t), jax.jacrev(outer_solution)(t)))(case.theta)
     exact = jax.jit(lambda t: (case.exact(t) / 1.5, jax.jacfwd(case.exact)(t) / 1.5))(case.theta)

@@ -25,9 +25,10 @@ def run(case, name, **options):
         solver = case.make(**({"maxiter": case.unroll_iters} if case.iterates and case.unrolls else {}))
         return compare_gradients(solver, None, case.theta, arguments=case.data, **options)
     solver = case.make(maxiter=case.unroll_iters)
-    if hasattr(solver, "solver"):  # takes the matrix and the right-hand side
+    if hasattr(solver, "solver"):  # takes other arguments: the matrix and the right-hand side, or a pair of variables
         arguments = lambda theta: solver._data(case.init, theta)
-        return compare_gradients(solver.solver, case.init, case.theta, arguments=arguments, **options)
+        init = getattr(solver, "pair", lambda init: init)(case.init)
+        return compare_gradients(solver.solver, init, case.theta, arguments=arguments, **options)
     return compare_gradients(solver, case.init, case.theta, arguments=lambda theta: (*case.before, theta), **options)
 
 
