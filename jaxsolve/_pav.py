@@ -31,7 +31,17 @@ from jax import lax
 from jaxsolve._loop import loop, run_if_any
 from jaxsolve._types import Array
 
-__all__ = ["LINEAR", "LOGARITHMIC", "Arithmetic", "block_log_softmax", "block_logsumexp", "block_sum", "pool"]
+__all__ = [
+    "LINEAR",
+    "LOGARITHMIC",
+    "Arithmetic",
+    "block_log_softmax",
+    "block_max",
+    "block_min",
+    "block_softmax",
+    "block_sum",
+    "pool",
+]
 
 
 class Arithmetic(NamedTuple):
@@ -50,8 +60,13 @@ class Arithmetic(NamedTuple):
     zero: float
 
 
-LINEAR = Arithmetic(jnp.add, jnp.multiply, jnp.divide, lambda count: count, 0.0)
-LOGARITHMIC = Arithmetic(jnp.logaddexp, jnp.add, jnp.subtract, jnp.log, -float("inf"))
+def _defined(quotient):
+    """The mean of entries without mass is below every other, so that they join whatever comes before them."""
+    return jnp.where(jnp.isnan(quotient), -jnp.inf, quotient)
+
+
+LINEAR = Arithmetic(jnp.add, jnp.multiply, lambda t, m: _defined(t / m), lambda count: count, 0.0)
+LOGARITHMIC = Arithmetic(jnp.logaddexp, jnp.add, lambda t, m: _defined(t - m), jnp.log, -float("inf"))
 
 # Entries of a segment at the lowest level, at least; at most twice as many. Measured on CPU.
 _CHUNK = 8
@@ -63,9 +78,11 @@ def pool(values: Array, mass: Array | None, largest: Array, arithmetic: Arithmet
     """The nondecreasing sequence of block means nearest to ``values``.
 
     Args:
-        values: finite, of shape ``(n,)`` with ``n > 0``, small enough for sums not to overflow.
+        values: of shape ``(n,)`` with ``n > 0``, small enough for sums not to overflow; finite, but in logarithms they
+            may be ``-inf``. That of an entry without mass is the value of the entry before or, at the start, that of
+            the first with mass.
         mass: the mass of each entry in the given arithmetic, of shape ``(n,)``; None if all are one.
-        largest: a scalar no value is above.
+        largest: a finite scalar no value is above.
         arithmetic: what mass and sums are in.
 
     Returns:
@@ -86,7 +103,7 @@ def pool(values: Array, mass: Array | None, largest: Array, arithmetic: Arithmet
     values = columns(values, largest + rest)
     sums = [values]
     if mass is not None:
-        mass = columns(mass, jnp.full_like(rest, arithmetic.over(1.0, 1.0)))
+        mass = columns(mass, jnp.full_like(rest, arithmetic.of_count(1.0)))
         sums = [arithmetic.times(values, mass), mass]
     x, links, sums = _solve_chunks(values, sums, arithmetic)
     first = 0
@@ -104,21 +121,32 @@ def block_sum(values: Array, start: Array) -> Array:
     return _take(jax.ops.segment_sum(values, start, values.shape[0], indices_are_sorted=True), start)
 
 
-def block_logsumexp(values: Array, start: Array) -> Array:
-    """``log(sum(exp(values)))`` over the block of each entry, given the first entry of its block."""
-    largest = _block_max(values, start)
-    return largest + jnp.log(block_sum(jnp.exp(values - largest), start))
-
-
 def block_log_softmax(values: Array, start: Array) -> Array:
-    """``values`` less their :func:`block_logsumexp`, without cancellation where they are large."""
-    offset = values - _block_max(values, start)
+    """``values`` less the ``log(sum(exp(values)))`` of their block, without cancellation where they are large.
+
+    Args:
+        values: of shape ``(n,)``, in each block at most its first value.
+        start: the first entry of the block of each entry.
+    """
+    offset = values - lax.stop_gradient(_take(values, start))
     return offset - jnp.log(block_sum(jnp.exp(offset), start))
 
 
-def _block_max(values, start):
-    values = lax.stop_gradient(values)
+def block_softmax(values: Array, start: Array) -> Array:
+    """``exp(values)`` as parts of their sum over the block of each entry, 0 where that sum is 0."""
+    largest = block_max(lax.stop_gradient(values), start)
+    terms = jnp.exp(values - jnp.where(largest > -jnp.inf, largest, 0))
+    return terms / jnp.where(largest > -jnp.inf, block_sum(terms, start), 1)
+
+
+def block_max(values: Array, start: Array) -> Array:
+    """The largest of ``values`` in the block of each entry, given the first entry of its block."""
     return _take(jax.ops.segment_max(values, start, values.shape[0], indices_are_sorted=True), start)
+
+
+def block_min(values: Array, start: Array) -> Array:
+    """The smallest of ``values`` in the block of each entry, given the first entry of its block."""
+    return -block_max(-values, start)
 
 
 def _take(values, index):
@@ -172,30 +200,36 @@ def _solve_chunks(values, terms, arithmetic):
             means = arithmetic.times(tails[0], arithmetic.of_count(1 / counts))
         else:
             means = arithmetic.over(*tails)
-        means = jnp.where(rows <= k, means, -jnp.inf)
-        largest = jnp.max(means, axis=0)
-        first = jnp.min(jnp.where(means == largest[None, :], rows, k), axis=0)
+        largest = jnp.max(jnp.where(rows <= k, means, -jnp.inf), axis=0)
         # Means of several lie between the new entry and the block before; rounding shall not change this.
         largest = jnp.clip(largest, value, jnp.maximum(value, before))
-        return (tails, heads, largest), (largest, first, heads)
+        return (tails, heads, largest), (largest, heads)
 
     nothing = [jnp.full_like(term, arithmetic.zero) for term in terms]
     zeros = [v[0] for v in nothing]
     init = (nothing, zeros, jnp.full_like(values[0], -jnp.inf))
-    (tails, totals, _), (last, first, heads) = lax.scan(append, init, (rows[:, 0], values, terms))
+    (tails, totals, _), (last, heads) = lax.scan(append, init, (rows[:, 0], values, terms))
 
-    # An entry ends up in the lowest of the last blocks that there were from its own appending on.
+    # An entry ends up in the lowest of the last blocks that there were from its own appending on. The blocks are read
+    # off the values: beside a heavy entry the mean does not tell whether a light one belongs to it.
     offset = size * jnp.arange(chunks, dtype=jnp.int32)
 
     def lower(carry, row):
-        x, start, end = carry
-        k, last, first = row
-        end = jnp.where(start > k, offset + k + 1, end)
-        x, start = jnp.minimum(x, last), jnp.minimum(start, first)
-        return (x, start, end), (x, jnp.where(start == k, -1 - end, offset + start))
+        above, end = carry
+        k, last = row
+        x = jnp.minimum(above, last)
+        end = jnp.where(x < above, offset + k + 1, end)
+        return (x, end), (x, end)
 
-    init = (last[-1], first[-1], offset + size)
-    _, (x, links) = lax.scan(lower, init, (rows[:, 0], last, first), reverse=True)
+    def link(carry, row):
+        below, start = carry
+        k, x, end = row
+        begins = (x > below) | (k == 0)
+        start = jnp.where(begins, offset + k, start)
+        return (x, start), jnp.where(begins, -1 - end, start)
+
+    _, (x, ends) = lax.scan(lower, (jnp.full_like(last[0], jnp.inf), offset), (rows[:, 0], last), reverse=True)
+    _, links = lax.scan(link, (x[0], offset), (rows[:, 0], x, ends))
     return x, links, jax.tree.map(_Sums, tails, heads, zeros, zeros, totals)
 
 

@@ -3,7 +3,7 @@ r"""Isotonic regression, and sorting and ranking made differentiable by it.
 Everything here is computed in JAX, on any device, from one algorithm that pools violators in parallel. Derivatives are
 those of the block means, or block ``logsumexp``, with the blocks fixed: exact wherever the blocks do not change, in
 both modes and to any order. Where they do, *a constraint that holds with equality is active*: neighbors whose values
-are equal form one block, and share the derivative. A non-finite entry makes the whole result NaN.
+are equal form one block, and share the derivative. A non-finite entry makes the whole result and its derivative NaN.
 
 Sequences are vectors of shape ``(n,)``. For a batch use ``jax.vmap``.
 """
@@ -18,8 +18,8 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete, with_tangents
-from jaxsolve._inputs import as_array, as_scalar, check_entries, power_of_two, widen
-from jaxsolve._pav import LOGARITHMIC, block_log_softmax, block_logsumexp, block_sum, pool
+from jaxsolve._inputs import as_array, as_scalar, check_entries, check_nonnegative, power_of_two, widen
+from jaxsolve._pav import LOGARITHMIC, block_log_softmax, block_max, block_min, block_softmax, block_sum, pool
 from jaxsolve._types import Array
 from jaxsolve.tree_util import tree_all_finite
 
@@ -43,14 +43,15 @@ def isotonic_l2_pav(
         y_min: lower bound of the solution, a scalar.
         y_max: upper bound, a scalar.
         increasing: nondecreasing if true, else nonincreasing.
-        weights: positive array of shape ``(n,)``; None weighs all entries alike. If traced and not positive the result
-            is NaN.
+        weights: non-negative array of shape ``(n,)``; None weighs all entries alike. What ``y`` has where the weight
+            is 0 does not matter: the solution has the value of the entry before there, at the start that of the first
+            entry with weight. If traced and negative, or all 0, the result is NaN.
 
     Returns:
         The solution, of the shape and dtype of ``y``. It is monotone and within the bounds whatever the rounding.
 
     Raises:
-        ValueError: ``y`` is not a vector, ``weights`` has another shape or an entry that is not positive, a bound is
+        ValueError: ``y`` is not a vector, ``weights`` has another shape or a negative entry, a bound is
             not a scalar, or ``y_min > y_max``.
         TypeError: an argument is not real, or ``increasing`` is not a bool.
 
@@ -67,7 +68,7 @@ def isotonic_l2_pav(
     y = _as_vector(y, "y")
     if weights is not None:
         weights = _like(weights, y, "weights")
-        check_entries(lambda w: w > 0, weights, "weights", "positive")
+        check_nonnegative(weights, "weights")
     return _isotonic(_regress, y, weights, y_min, y_max, increasing)
 
 
@@ -82,11 +83,14 @@ def isotonic_kl_pav(
         \quad \text{subject to} \quad v_1 \le \dots \le v_n, \; y_{\min} \le v_i \le y_{\max} .
 
     On a block :math:`B` the solution is :math:`\log \sum_B e^{y_i} - \log \sum_B e^{w_i}`, cut at the bounds. It is
-    computed in logarithms and does not overflow.
+    computed in logarithms and does not overflow. It is the logarithm of the isotonic regression of
+    :math:`e^{y_i - w_i}` with weights :math:`e^{w_i}`.
 
     Args:
-        y: real array of shape ``(n,)``.
-        w: real array of shape ``(n,)``; None is zeros.
+        y: real array of shape ``(n,)``; ``-inf`` is the logarithm of 0.
+        w: real array of shape ``(n,)``; None is zeros. Where ``y`` is ``-inf`` it may be ``-inf``, too: such an entry
+            has no weight, and the solution there has the value of the entry before, at the start that of the first
+            entry with weight.
         y_min: lower bound of the solution, a scalar.
         y_max: upper bound, a scalar.
         increasing: nondecreasing if true, else nonincreasing.
@@ -260,23 +264,26 @@ def _cut_regression(regress, y, w, y_min, y_max, *, increasing):
 
 
 def _regress(y, weights):
-    x, start = _blocks(*lax.stop_gradient((y, weights)))
+    x, start, valid = _blocks(*lax.stop_gradient((y, weights)))
     data = [y, start] if weights is None else [y, start, weights]
-    return with_tangents([x], data, _l2_tangent)[0]
+    return _nan_unless(valid, with_tangents([x], data, _l2_tangent)[0])
 
 
 def _l2_tangent(args, active, tangents):
     """The weighted block mean of the tangent of ``y``, and what the weights add."""
     x, y, start, *weights = args
     weights = weights[0] if weights else jnp.ones_like(y)
+    # An entry without weight that gets some joins the block if it is below it.
+    excess = jnp.where((weights > 0) | (y < x), y - x, 0)
+    mean_of = jnp.where(weights > 0, weights, 0)
     moved = zip(active, tangents, strict=True)
-    moments = [weights * tangent if position == 1 else tangent * (y - x) for position, tangent in moved]
+    moments = [mean_of * tangent if position == 1 else tangent * excess for position, tangent in moved]
     return [block_sum(sum(moments[1:], start=moments[0]), start) / block_sum(weights, start)]
 
 
 def _regress_kl(y, w):
-    x, start = _blocks_kl(*lax.stop_gradient((y, w)))
-    return with_tangents([x], [y, start, w], _kl_tangent)[0]
+    x, start, valid = _blocks_kl(*lax.stop_gradient((y, w)))
+    return _nan_unless(valid, with_tangents([x], [y, start, w], _kl_tangent)[0])
 
 
 def _kl_tangent(args, active, tangents):
@@ -284,55 +291,123 @@ def _kl_tangent(args, active, tangents):
     _, y, start, w = args
     terms = []
     for position, tangent in zip(active, tangents, strict=True):
-        logits = y if position == 1 else w
-        term = block_sum(jnp.exp(block_log_softmax(logits, start)) * tangent, start)
+        term = block_sum(block_softmax(y if position == 1 else w, start) * tangent, start)
         terms.append(term if position == 1 else -term)
     return [sum(terms[1:], start=terms[0])]
 
 
+def _nan_unless(valid, x):
+    """``x`` with its derivatives, or NaN with derivatives that are NaN."""
+    return x * jnp.where(valid, 1, jnp.nan).astype(x.dtype)
+
+
 def _blocks(y, weights):
-    """Solution and first entries of the blocks; NaN and blocks of one entry where there is none."""
+    """Solution, first entries of the blocks, and whether there is a solution; blocks of one entry where there is none.
+
+    ``y`` is not looked at where the weight is 0.
+    """
     dtype = y.dtype
     y, weights = widen((y, weights))
-    valid = tree_all_finite((y, weights))
+    valid = jnp.asarray(True)
     if weights is not None:
-        valid = valid & jnp.all(weights > 0)
-        weights = jnp.where(valid, weights, jnp.ones_like(weights))
+        weighs = weights > 0
+        valid = jnp.all((weights >= 0) & (weights < jnp.inf)) & jnp.any(weighs)
         # Only ratios matter; sums shall not overflow.
-        weights = weights / power_of_two(jnp.max(weights))
+        weights = jnp.where(valid, weights, 1) / power_of_two(jnp.max(jnp.where(valid, weights, 1)))
+        y = _fill(y, weighs)
+    valid = valid & tree_all_finite(y)
     y = jnp.where(valid, y, jnp.zeros_like(y))
     scale = power_of_two(jnp.max(jnp.abs(y)))
     x, start = pool(y / scale, weights, jnp.ones((), y.dtype))
-    return jnp.where(valid, x * scale, jnp.full_like(x, jnp.nan)).astype(dtype), start
+    return (x * scale).astype(dtype), start, valid
 
 
 def _blocks_kl(y, w):
+    """The same for the entropic problem; ``y`` may be ``-inf``, and ``w`` where ``y`` is."""
     dtype = y.dtype
     y, w = widen((y, w))
-    valid = tree_all_finite((y, w))
-    y, w = (jnp.where(valid, v, jnp.zeros_like(v)) for v in (y, w))
-    ratio = y - w
-    x, start = pool(ratio, w, jnp.max(ratio), LOGARITHMIC)
-    return jnp.where(valid, x, jnp.full_like(x, jnp.nan)).astype(dtype), start
+    weighs = w > -jnp.inf
+    valid = jnp.all((y < jnp.inf) & (w < jnp.inf) & (weighs | (y == -jnp.inf))) & jnp.any(weighs)
+    ratio = _fill(jnp.where(weighs, y - w, -jnp.inf), weighs)
+    ratio = jnp.where(valid, ratio, jnp.zeros_like(ratio))
+    # Only ratios of masses matter; near 0 their logarithms are precise.
+    w = jnp.where(valid, w - jnp.max(w), jnp.zeros_like(w))
+    largest = jnp.max(jnp.where(ratio > -jnp.inf, ratio, 0))
+    start = pool(ratio, w, largest, LOGARITHMIC)[1]
+    # Differences of logarithms of totals and masses would be less precise than means of ratios near their largest.
+    largest = block_max(ratio, start)
+    size = jnp.where(largest > -jnp.inf, largest, 0)
+    mean = size + jnp.log(block_sum(block_softmax(w, start) * jnp.exp(ratio - size), start))
+    return lax.cummax(mean).astype(dtype), start, valid
+
+
+def _fill(y, weighs):
+    """Entries without weight take the value of the entry before; at the start, that of the first one with weight."""
+    index = jnp.where(weighs, jnp.arange(y.shape[0], dtype=jnp.int32), -1)
+    index = lax.cummax(index)
+    return jnp.take(y, jnp.where(index < 0, jnp.argmax(weighs).astype(jnp.int32), index), mode="clip")
 
 
 # ---- The permutahedron, and what is built on it ----------------------------------------------------------------------
+#
+# Here `v` and `w` are descending. What is projected is `v / strength`; it is not formed, for its differences matter and
+# not its level, beside which they may be rounding: so entries are compared before they are divided.
 
 
-def project_sorted(s: Array, w: Array) -> Array:
-    """Euclidean projection of ``s`` on the permutahedron of ``w``, both descending; also used by projection."""
-    # With the blocks of a nonincreasing regression of s - w. Differences to the first entry of a block do not cancel,
-    # however large s is: where nothing is pooled the result is w exactly.
-    start = _blocks(*lax.stop_gradient((w - s, None)))[1]
-    count = block_sum(jnp.ones_like(s), start)
-    offset = s - jnp.take(s, start, mode="clip")
-    return block_sum(w, start) / count + (offset - block_sum(offset, start) / count)
+def project_sorted(v: Array, w: Array, strength: Any = 1.0) -> Array:
+    """Euclidean projection of ``v / strength`` on the permutahedron of ``w``; also used by projection."""
+    strength = jnp.asarray(strength).astype(v.dtype)
+    start = _blocks(_rise(v, w, strength), None)[1]
+    count = block_sum(jnp.ones_like(v), start)
+    first, offset = _first(w, start), (v - _first(v, start)) / strength
+    mean = first + block_sum(w - first, start) / count
+    return _among(mean + (offset - block_sum(offset, start) / count), v, w, strength, start)
 
 
-def _project_sorted_kl(s, w):
-    """The logarithm of the KL projection of ``exp(s)`` on the permutahedron of ``exp(w)``, both in descending order."""
-    start = _blocks_kl(*lax.stop_gradient((w, s)))[1]
-    return block_logsumexp(w, start) + block_log_softmax(s, start)
+def _log_project_sorted(v, w, strength):
+    """The logarithm of the KL projection of ``exp(v / strength)`` on the permutahedron of ``exp(w)``."""
+    start, share = _shares(v, w, strength)
+    first = _first(w, start)
+    total = first + jnp.log(block_sum(jnp.exp(w - first), start))
+    return _among(total + share, v, w, strength, start)
+
+
+def _kl_project_sorted(v, w, strength):
+    """The KL projection of ``exp(v / strength)`` on the permutahedron of the positive ``w``."""
+    start, share = _shares(v, jnp.log(w), strength)
+    return _among(block_sum(w, start) * jnp.exp(share), v, w, strength, start)
+
+
+def _shares(v, log_w, strength):
+    """The blocks of the entropic problem, and the logarithm of what part of its block an entry gets."""
+    rise = _rise(v, log_w, strength)
+    start = _blocks_kl(lax.stop_gradient(log_w), lax.stop_gradient(log_w) - rise)[1]
+    return start, block_log_softmax((v - _first(v, start)) / strength, start)
+
+
+def _rise(v, w, strength):
+    """``w - v / strength``, with blocks of the same entries, from the differences of neighbors.
+
+    Differences beyond all that falls elsewhere cannot be pooled over, however large they are; beside them the others
+    would be rounding.
+    """
+    v, w, strength = lax.stop_gradient((v, w, strength))
+    step = (v[:-1] - v[1:]) / strength - (w[:-1] - w[1:])
+    fall = jnp.sum(jnp.maximum(-step, 0))
+    step = jnp.where(fall > 0, jnp.minimum(step, 2 * fall), jnp.sign(step))
+    return jnp.concatenate([jnp.zeros_like(w[:1]), jnp.cumsum(step)])
+
+
+def _first(v, start):
+    return lax.stop_gradient(jnp.take(v, start, mode="clip"))
+
+
+def _among(p, v, w, strength, start):
+    """``p`` between the smallest and the largest ``w`` of its block, whatever the rounding; NaN for bad arguments."""
+    valid = tree_all_finite((v, w)) & (strength > 0)
+    low, high = block_min(lax.stop_gradient(w), start), _first(w, start)
+    p = with_tangents([jnp.clip(lax.stop_gradient(p), low, high)], [p], lambda args, active, tangents: tangents)[0]
+    return _nan_unless(valid, p)
 
 
 def sort_descending(v: Array) -> tuple[Array, Array]:
@@ -345,17 +420,15 @@ def sort_descending(v: Array) -> tuple[Array, Array]:
 @jax.jit(static_argnames=("sign", "regularization"))
 def _soft_sort(values, strength, *, sign, regularization):
     w, _ = sort_descending(widen(sign * values))
-    s = _falling(w) / strength.astype(w.dtype)
-    project = project_sorted if regularization == "l2" else _project_sorted_kl
-    return (sign * project(s, w)).astype(values.dtype)
+    project = project_sorted if regularization == "l2" else _log_project_sorted
+    return (sign * project(_falling(w), w, strength.astype(w.dtype))).astype(values.dtype)
 
 
 @jax.jit(static_argnames=("sign", "regularization"))
 def _soft_rank(values, strength, *, sign, regularization):
-    wide = widen(values)
-    s, place = sort_descending(sign * wide / strength.astype(wide.dtype))
-    rho = _falling(s)
-    ranks = project_sorted(s, rho) if regularization == "l2" else jnp.exp(_project_sorted_kl(s, jnp.log(rho)))
+    v, place = sort_descending(widen(sign * values))
+    project = project_sorted if regularization == "l2" else _kl_project_sorted
+    ranks = project(v, _falling(v), strength.astype(v.dtype))
     return jnp.take(ranks, place, mode="clip").astype(values.dtype)
 
 

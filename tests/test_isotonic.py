@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from fractions import Fraction
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -15,6 +16,7 @@ from scipy.special import logsumexp
 from sklearn.isotonic import isotonic_regression
 
 from jaxsolve.isotonic import isotonic_kl_pav, isotonic_l2_pav, soft_rank, soft_sort
+from jaxsolve.projection import projection_permutahedron
 from tests.projection.checks import check_derivatives
 
 # One chunk, several, and sizes at which segments and the end of the sequence do not meet.
@@ -67,6 +69,70 @@ def test_l2_is_the_projection(y, shift):
 
 
 _regress = jax.jit(isotonic_l2_pav)
+_slope = jax.jit(jax.grad(lambda y: jnp.sum(isotonic_l2_pav(y))))
+_regress_weighted = jax.jit(lambda y, w: isotonic_l2_pav(y, weights=w))
+
+
+def exact_regression(y, weights):
+    """In rational numbers, with a stack of blocks."""
+    stack = []
+    for value, weight in zip(y, weights, strict=True):
+        value, weight = Fraction(float(value)), Fraction(float(weight))
+        stack.append((value * weight, weight, 1))
+        while len(stack) > 1 and stack[-2][0] * stack[-1][1] >= stack[-1][0] * stack[-2][1]:
+            last = stack.pop()
+            stack[-1] = tuple(a + b for a, b in zip(stack[-1], last, strict=True))
+    return np.array([float(total / weight) for total, weight, count in stack for _ in range(count)])
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weights_over_many_orders_of_magnitude(dtype):
+    rng = np.random.default_rng(0)
+    # Sums with a heavy entry do not tell what a light one adds: a block is more than its mean.
+    for draw in range(40):
+        y = (rng.normal(size=40) if draw % 2 else rng.integers(-3, 4, 40)).astype(dtype)
+        weights = (10.0 ** (rng.uniform(-16, 0, 40) if draw % 3 else rng.integers(-16, 1, 40))).astype(dtype)
+        x = np.asarray(_regress_weighted(y, weights))
+        assert x.dtype == dtype and np.all(np.diff(x) >= 0)
+        np.testing.assert_allclose(x, exact_regression(y, weights), atol=4 * np.finfo(dtype).eps * np.abs(y).max())
+
+
+def test_entries_without_weight_are_not_looked_at():
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        y, weights = rng.normal(size=40), rng.uniform(0.5, 2, 40)
+        weighs = rng.random(40) < 0.4
+        x = np.asarray(_regress_weighted(np.where(weighs, y, rng.choice([1e30, -1e30, np.nan])), weights * weighs))
+        np.testing.assert_allclose(x[weighs], isotonic_regression(y[weighs], sample_weight=weights[weighs]), atol=1e-14)
+        assert np.all(np.diff(x) >= 0) and np.all(np.isin(x, x[weighs]))
+    np.testing.assert_array_equal(isotonic_l2_pav([9.0, 1.0, 5.0, 3.0], weights=[0.0, 1.0, 0.0, 1.0]), [1, 1, 1, 3])
+    slopes = jax.jit(jax.grad(lambda y, w: jnp.sum(isotonic_l2_pav(y, weights=w)), (0, 1)))
+    of_y, of_weights = slopes(jnp.array([jnp.nan, 2.0, 9.0, 1.0]), jnp.array([0.0, 1.0, 0.0, 3.0]))
+    np.testing.assert_allclose(of_y, [0, 1, 0, 3])
+    assert np.all(np.isfinite(of_weights))
+
+
+@hypothesis.given(
+    y=hnp.arrays(np.float32, 40, elements=st.floats(-100, 100, width=32)),
+    k=st.integers(-40, 40),
+    seed=st.integers(0, 9),
+)
+def test_laws_of_scale(y, k, seed):
+    # Powers of two of the values or of the weights change the result by that factor, and nothing else.
+    y = np.where(np.abs(y) < 1e-20, 0, y).astype(np.float32)
+    weights = (10.0 ** np.random.default_rng(seed).uniform(-8, 8, 40)).astype(np.float32)
+    unit = np.float32(2.0**k)
+    for plain in (_regress, lambda y: _regress_weighted(y, weights), _nearest_order):
+        np.testing.assert_array_equal(plain(y * unit), plain(y) * unit)
+    np.testing.assert_array_equal(_regress_weighted(y, weights * unit), _regress_weighted(y, weights))
+    for fun in (_ranks, _kl_ranks):
+        np.testing.assert_array_equal(fun(y * unit, unit), fun(y, np.float32(1)))
+
+
+_nearest_order = jax.jit(lambda y: projection_permutahedron(y, y[::-1] + 0.25 * jnp.max(jnp.abs(y))))
+_ranks = jax.jit(lambda v, s: soft_rank(v, "l2", s))
+_kl_ranks = jax.jit(lambda v, s: soft_rank(v, "kl", s))
 
 
 @pytest.mark.float32
@@ -92,10 +158,11 @@ def test_not_finite_is_nan_everywhere():
     for bad in (np.nan, np.inf, -np.inf):
         y = np.arange(40.0)
         y[17] = bad
-        assert np.all(np.isnan(_regress(y)))
-        assert np.all(np.isnan(isotonic_kl_pav(y)))
-    traced = jax.jit(lambda y, w: isotonic_l2_pav(y, weights=w))
-    assert np.all(np.isnan(traced(np.arange(3.0), np.array([1.0, 0.0, 1.0]))))
+        assert np.all(np.isnan(_regress(y))) and np.all(np.isnan(_slope(y)))
+        # The logarithm of 0 is a number like others there.
+        assert np.all(np.isnan(isotonic_kl_pav(y))) == (bad != -np.inf)
+    for weights in (np.array([1.0, -1.0, 1.0]), np.zeros(3), np.array([1.0, np.nan, 1.0])):
+        assert np.all(np.isnan(_regress_weighted(np.arange(3.0), weights)))
 
 
 @pytest.mark.parametrize("n", [7, 40])
@@ -129,6 +196,25 @@ def test_kl_does_not_overflow():
     np.testing.assert_allclose(isotonic_kl_pav(y), [1e4 - np.log(2), 1e4 - np.log(2), 3e30, 3e30], rtol=1e-6)
     assert isotonic_kl_pav(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16
 
+
+@pytest.mark.float32
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_masses_as_logarithms(dtype):
+    rng = np.random.default_rng(3)
+    for level in (0.0, 50.0, -1000.0):
+        w = rng.uniform(-37, 0, 40).astype(dtype) + dtype(level)
+        y = (w + rng.normal(size=40)).astype(dtype)
+        ratio, mass = (v.astype(np.longdouble) for v in (y, w))
+        oracle = np.log(exact_regression(np.exp(ratio - mass), np.exp(mass - mass.max())))
+        np.testing.assert_allclose(_regress_kl(y, w), oracle, atol=8 * np.finfo(dtype).eps)
+    # The logarithm of 0: a value of 0, and, with it, no mass.
+    y, w = jnp.log(jnp.array([0.0, 4.0, 0.0, 0.0, 5.0])), jnp.log(jnp.array([1.0, 1.0, 3.0, 0.0, 1.0]))
+    np.testing.assert_allclose(np.exp(_regress_kl(y, w)), [0, 1, 1, 1, 5], atol=1e-15)
+    assert np.all(np.isfinite(jax.jit(jax.jacrev(isotonic_kl_pav, (0, 1)))(y, w)))
+    assert np.all(np.isnan(_regress_kl(np.zeros(3), np.array([0.0, -np.inf, 0.0]))))
+
+
+_regress_kl = jax.jit(isotonic_kl_pav)
 
 Y = np.array([0.3, 1.4, 0.9, 1.1, -0.2, 2.5, 2.4, 3.0, 2.95, 4.0])
 POSITIVE = np.array([1.0, 0.5, 2.0, 1.5, 0.3, 1.0, 1.2, 0.7, 2.0, 1.0])
@@ -225,6 +311,29 @@ def test_soft_rank_invariants():
     np.testing.assert_allclose(soft_rank(jnp.array([3.0, 1.0, 3.0]), "l2", 1e-6), [2.5, 1.0, 2.5])
 
 
+@pytest.mark.float32
+@pytest.mark.parametrize("regularization", ["l2", "kl"])
+@pytest.mark.parametrize("strength", [1e-9, 1e-7, 1e-6, 1e-2])
+def test_near_ties_stay_in_the_permutahedron(regularization, strength):
+    fun = {"l2": _ranks, "kl": _kl_ranks}[regularization]
+    rng = np.random.default_rng(0)
+    for low in range(1, 40, 7):
+        v = np.float32(0.9) + np.float32(0.01) * np.arange(1, 41, dtype=np.float32)
+        v[low] = np.nextafter(v[low - 1], np.float32(2))
+        if low > 20:
+            v[low + 1 :] = v[low]
+        ranks = np.asarray(fun(v, np.float32(strength)))
+        # In the hull of all orders of 1 .. 40: the sums of the largest are at most those of the largest ranks.
+        assert ranks.min() >= 1 and ranks.max() <= 40 and np.all(np.diff(ranks) >= 0)
+        sums = np.cumsum(ranks[::-1], dtype=np.float64)
+        assert np.all(sums <= np.cumsum(np.arange(40.0, 0, -1)) * (1 + 1e-6)) and abs(sums[-1] - 820) < 1e-3
+        if low < 20 and strength <= 1e-9:
+            np.testing.assert_array_equal(ranks, np.arange(1.0, 41.0))
+        order = rng.permutation(40)
+        np.testing.assert_array_equal(fun(v[order], np.float32(strength)), ranks[order])
+        assert np.all(np.diff(soft_sort(v, regularization, strength)) >= 0)
+
+
 def test_soft_sort_l2_is_the_projection_of_its_definition():
     # By enumeration: the vertex inequality of the projection on the hull of all orderings.
     v, strength = V[:5], 1.5
@@ -267,8 +376,8 @@ def test_bad_input():
             fun(jnp.ones(3, complex))
         with pytest.raises(TypeError, match="must be a pytree of arrays, got a leaf of type str"):
             fun("text")
-    with pytest.raises(ValueError, match="weights must be positive"):
-        isotonic_l2_pav(jnp.ones(2), weights=jnp.array([1.0, 0.0]))
+    with pytest.raises(ValueError, match="weights must be non-negative"):
+        isotonic_l2_pav(jnp.ones(2), weights=jnp.array([1.0, -1.0]))
     with pytest.raises(ValueError, match=r"weights must have the shape of y, \(2,\), got \(3,\)"):
         isotonic_l2_pav(jnp.ones(2), weights=jnp.ones(3))
     with pytest.raises(ValueError, match="y_min must be at most y_max"):

@@ -6,7 +6,7 @@ A visit to block :math:`j` is a proximal gradient step with the block's own step
 
 It decreases :math:`f + g` if the quadratic with curvature :math:`L_j` bounds :math:`f` from above along the step (Tseng
 and Yun 2009, section 3). Lipschitz constants of the gradient do; without them :math:`L_j` is the curvature of :math:`f`
-along the gradient, doubled for the next visit if the bound turns out not to hold, in which case the block is not moved.
+along the gradient, at least doubled for the next visit if the bound turns out not to hold; then the block stays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxsolve._types import Array
 from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers.composite._linear_model import LinearModel, spread
 
-__all__ = ["BlockProx", "Point", "block_norms", "sweep"]
+__all__ = ["BlockProx", "Point", "block_norms", "positive", "sweep"]
 
 # Columns are taken out of the operator this many at a time.
 _CHUNK = 128
@@ -88,6 +88,13 @@ def over_blocks(scalars: Array, blocks: Array) -> Array:
     return scalars.reshape(-1, *[1] * (blocks.ndim - 1))
 
 
+def positive(curvature: Array) -> Array:
+    """Curvatures to divide by: a block on which f does not depend has none; its step is long, but finite."""
+    limits = jnp.finfo(curvature.dtype)
+    least = jnp.where(curvature > 0, float(limits.tiny), float(limits.tiny) ** 0.5).astype(curvature.dtype)
+    return jnp.maximum(curvature, least)
+
+
 def block_norms(blocks: Array) -> Array:
     """Largest modulus in each block, of shape ``(d,)``."""
     return jnp.max(jnp.abs(blocks).reshape(blocks.shape[0], -1), axis=1)
@@ -126,8 +133,9 @@ def sweep(
         if not known:
             # Half of what held last time; twice of what did not, which is remembered as four times.
             bound = jnp.maximum(_curvature_along(model, column, grad, point.predictions), 0.5 * bound)
-            # A block on which f does not depend has no curvature; its step is long, but finite.
-            bound = jnp.maximum(bound, jnp.finfo(bound.dtype).eps)
+            # A slope without curvature is not followed for ever.
+            flat = jnp.finfo(bound.dtype).eps * jnp.max(curvature)
+            bound = positive(jnp.where((bound == 0) & jnp.any(grad != 0), flat, bound))
         bound = lax.stop_gradient(bound)
         moved = prox.one(x - grad / bound, 1 / bound)
         predictions = point.predictions + spread(column, moved - x)
@@ -140,7 +148,10 @@ def sweep(
         slack = 10 * float(jnp.finfo(value.dtype).eps) * jnp.abs(point.value).astype(x.dtype)
         found = rise <= 0.5 * bound * jnp.vdot(step, step) + slack
         kept = jax.tree.map(lambda a, b: jnp.where(found, a, b), new, point)
-        return (kept, curvature.at[index].set(jnp.where(found, bound, 4 * bound))), None
+        # The curvature that f turned out to have on average, if it is finite.
+        seen = jnp.where(jnp.isfinite(rise), 2 * rise / jnp.vdot(step, step), 2**10 * bound)
+        seen = jnp.where(jnp.isfinite(seen), jnp.maximum(seen, 2 * bound), 2 * bound)
+        return (kept, curvature.at[index].set(lax.stop_gradient(jnp.where(found, bound, 2 * seen)))), None
 
     return lax.scan(visit_chunk, (point, curvature), order)[0]
 

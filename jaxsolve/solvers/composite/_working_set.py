@@ -34,7 +34,7 @@ from jax import lax
 
 from jaxsolve._loop import loop, run_if_any
 from jaxsolve._types import Array
-from jaxsolve.solvers.composite._blocks import BlockProx, Point, block_norms, over_blocks, sweep
+from jaxsolve.solvers.composite._blocks import BlockProx, Point, block_norms, over_blocks, positive, sweep
 from jaxsolve.solvers.composite._linear_model import LinearModel
 from jaxsolve.tree_util import tree_where
 
@@ -49,7 +49,7 @@ _REDUCTION = 1e-3
 _EPOCHS = 5
 _MODEL_ROUNDS = 40
 _NEWTON_ROUNDS = 10
-_SEARCH_STEPS = 20
+_SEARCH_STEPS = 30
 _SIGMA = 0.1
 
 
@@ -72,8 +72,8 @@ def bucket_sizes(num_blocks: int, block_size: int) -> list[int]:
 
 
 def descend(
-    model: LinearModel, prox: BlockProx, point: Point, grad: Array, free: Array, tol: Array
-) -> tuple[Point, Array, Array, Array]:
+    model: LinearModel, prox: BlockProx, point: Point, grad: Array, curvature: Array, free: Array, tol: Array
+) -> tuple[Point, Array, Array, Array, Array]:
     """Choose a working set and solve the problem on it.
 
     Args:
@@ -81,11 +81,13 @@ def descend(
         prox: of the blocks.
         point: the iterate.
         grad: its gradient in all blocks.
+        curvature: of each block, as found by the last sweep, of shape ``(d,)``.
         free: the blocks that were free to move on the last working set, booleans of shape ``(d,)``.
         tol: error at which the whole problem is solved.
 
     Returns:
-        The new point, the blocks that are free now, and the numbers of gradients of ``h`` and of proximity operators.
+        The new point and curvatures, the blocks that are free now, and the numbers of gradients of ``h`` and of
+        proximity operators.
     """
     num_blocks = free.shape[0]
     sizes = bucket_sizes(num_blocks, max(1, point.params.size // num_blocks))
@@ -118,13 +120,13 @@ def descend(
             carry = run_if_any((count > smaller) & (count <= size), functools.partial(solve, size), carry)
     point, free, failed, num_grad, num_prox = carry
 
-    def visit_all(point):
-        unknown = jnp.zeros(num_blocks, point.params.dtype)
-        return sweep(model, prox, point, unknown, jnp.arange(num_blocks, dtype=jnp.int32), known=False)[0]
+    def visit_all(carry):
+        return sweep(model, prox, *carry, jnp.arange(num_blocks, dtype=jnp.int32), known=False)
 
     # Without a step that decreases the objective (f is not convex, or rounding): one block at a time, on f itself.
-    point = run_if_any(failed, visit_all, point)
-    return point, free, num_grad + jnp.where(failed, 2 * num_blocks, 0), num_prox + jnp.where(failed, num_blocks, 0)
+    point, curvature = run_if_any(failed, visit_all, (point, curvature))
+    num_grad, num_prox = num_grad + jnp.where(failed, 2 * num_blocks, 0), num_prox + jnp.where(failed, num_blocks, 0)
+    return point, curvature, free, num_grad, num_prox
 
 
 def _solve_on(model, prox, point, grad, index, count, target):
@@ -180,7 +182,7 @@ def _search(model, columns, linear, local, hessian, step):
         found = rise <= alpha * (slope + (1 - _SIGMA) * curvature) + slack
         # At a full step exactly the minimizer where that is 0, for x + (0 - x) = 0.
         point = Point(start.params + alpha * step, predictions, value, subfun_grad)
-        return 0.5 * alpha, point, evals + 1, found
+        return jnp.where(jnp.isfinite(value), 0.5, 2.0**-5).astype(dtype) * alpha, point, evals + 1, found
 
     init = (jnp.ones((), dtype), start, jnp.zeros((), jnp.int32), jnp.asarray(False))
     _, point, evals, found = loop(lambda carry: ~carry[-1], attempt, init, maxiter=_SEARCH_STEPS)
@@ -203,9 +205,7 @@ def _minimize_model(hessian, grad, blocks, prox, inside, count, target):
     flat = hessian.reshape(k * m, k * m)
     within = jnp.moveaxis(jnp.diagonal(hessian, axis1=0, axis2=2), -1, 0)
     curvature = jnp.max(jnp.sum(jnp.abs(within), axis=2), axis=1)
-    largest = jnp.max(curvature)
-    curvature = jnp.maximum(curvature, jnp.finfo(curvature.dtype).eps * jnp.where(largest > 0, largest, 1))
-    steps = 1 / curvature
+    steps = 1 / positive(curvature)
     kept = over_blocks(inside, blocks)
 
     def visit(i, carry):

@@ -21,7 +21,7 @@ from jaxsolve._types import Array, OptStep
 from jaxsolve.base import IterativeSolver, option
 from jaxsolve.base._objective import Objective
 from jaxsolve.linear_solve import DIRECT_MAX_SIZE
-from jaxsolve.solvers.composite._blocks import BlockProx, Point, sweep
+from jaxsolve.solvers.composite._blocks import BlockProx, Point, positive, sweep
 from jaxsolve.solvers.composite._linear_model import LinearModel, StagedComposite, is_composite
 from jaxsolve.solvers.composite._restricted import restricted_residual
 from jaxsolve.solvers.composite._working_set import bucket_sizes, descend
@@ -49,7 +49,7 @@ class BlockCDState(NamedTuple):
         status: a :class:`jaxsolve.Status`, int32.
         value: ``fun`` at the current parameters.
         grad: its gradient, like the parameters.
-        curvature: the inverse step size of each block, of shape ``(d,)``; not used by ``selection="working_set"``.
+        curvature: the inverse step size of each block, of shape ``(d,)``; 0 where none was used yet.
         free: the blocks that were free to move on the last working set, booleans of shape ``(d,)``.
     """
 
@@ -143,9 +143,8 @@ class BlockCoordinateDescent(IterativeSolver):
             curvature = jnp.zeros(num_blocks, init_params.dtype)
         elif curvature.shape != (num_blocks,):
             raise ValueError(f"columnwise_lipschitz_const must have shape ({num_blocks},), got {curvature.shape}.")
-        # A zero column has no curvature; its step is long, but finite.
-        largest = jnp.max(curvature)
-        curvature = jnp.maximum(curvature, jnp.finfo(curvature.dtype).eps * largest)
+        else:
+            curvature = positive(curvature)
         seen = _look(model, prox, init_params, model.predictions(init_params))
         zero, error = jnp.zeros((), jnp.int32), seen["error"]
         return BlockCDState(
@@ -170,7 +169,7 @@ class BlockCoordinateDescent(IterativeSolver):
         curvature, free = state.curvature, state.free
         if self._by_working_sets():
             tol = jnp.asarray(self.tol).astype(state.error.dtype)
-            point, free, num_grad, num_prox = descend(model, prox, point, state.grad, free, tol)
+            point, curvature, free, num_grad, num_prox = descend(model, prox, point, state.grad, curvature, free, tol)
             refresh = (state.iter_num % _REFRESH) == _REFRESH - 1
             predictions = run_if_any(refresh, lambda _: model.predictions(point.params), point.predictions)
         else:
