@@ -29,7 +29,7 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
-from jaxsolve.solvers.quadratic._admm_linear_system import LinearSystem, correction, linear_system, renewed
+from jaxsolve.solvers.quadratic._admm_linear_system import LinearSystem, linear_system, renewed, solved
 from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
@@ -39,6 +39,8 @@ from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["OperatorSplitting", "SplittingState"]
 
+# A warm start is near a solution if its residuals are at most this part of their terms.
+_NEAR = 0.3
 # The penalty is changed if another would be better by this factor.
 _WORTH_CHANGING = 5.0
 
@@ -156,21 +158,42 @@ class OperatorSplitting(IterativeQP):
     def _begin(self, problem: Problem, init_params: PyTree) -> SplittingState:
         system = problem.linear_system
         qp = system.qp
-        x, y = problem.scaling.of_common_parts().to_scaled(*self._form.start(problem, init_params))
+        x, y, rho_bar = self._first(problem, init_params)
+        x, y = problem.scaling.of_common_parts().to_scaled(x, y)
         y = feasible_signs(qp, y)
         at = products(qp, x, y)
-        rho_bar = _number(self.rho_start, x)
         inverse = jnp.zeros_like(x, shape=qp.P.shape) if system.direct else None
         point = Point(x, jnp.clip(at.Ax, qp.lower, qp.upper), y, at, inverse, jnp.asarray(True))
         return self._judge(problem, point, None, jnp.zeros((), jnp.int32), rho_bar)
+
+    def _first(self, problem: Problem, init_params: PyTree) -> tuple[Array, Array, Array]:
+        """The vectors ``(x, y)`` where a run begins, and its first penalty."""
+        x, y = self._form.start(problem, init_params)
+        rho_bar = _number(self.rho_start, x)
+        given = self._given(problem, init_params)
+        if given is None:
+            return x, y, rho_bar
+        # What a point near a solution lacks is a part of its multipliers and of its rows, in the same proportion: then
+        # the best penalty is the ratio of their sizes. Elsewhere estimated multipliers and such a penalty do harm.
+        qp, scaling = problem.scaled, problem.scaling
+        scaled_x, scaled_y = scaling.to_scaled(given.x, given.y)
+        at = products(qp, scaled_x, feasible_signs(qp, scaled_y))
+        slope, violation = at.Px + qp.q + at.Aty, at.Ax - jnp.clip(at.Ax, qp.lower, qp.upper)
+        near = norm(slope) <= _NEAR * norm(at.Px, qp.q, at.Aty)
+        near &= norm(violation) <= _NEAR * norm(at.Ax)
+        ratio = jnp.linalg.norm(scaled_y) / jnp.linalg.norm(at.Ax)
+        known = near & jnp.isfinite(ratio) & (ratio > 0)
+        ratio = jnp.clip(ratio, _number(self.rho_min, x), _number(self.rho_max, x))
+        return x, jnp.where(near, given.y, y), lax.stop_gradient(jnp.where(known, ratio, rho_bar))
 
     def _advance(self, problem: Problem, state: SplittingState) -> SplittingState:
         system, old = problem.linear_system, state.solver_state
         rho = state.rho_bar / problem.scaling.steepness
         fresh = old._replace(inverse=renewed(system, old.inverse, rho, old.stale))
-        point, count = self._iterate(system, fresh, rho, state.iter_num)
-        finite = tree_all_finite(point)
-        point = tree_where(finite, point, fresh)
+        moved, count = self._iterate(system, fresh, rho, state.iter_num)
+        finite = tree_all_finite(moved)
+        x, z, y = tree_where(finite, moved, (old.x, old.z, old.y))
+        point = fresh._replace(x=x, z=z, y=y, at=products(system.qp, x, y))
         iter_num = state.iter_num + count
         frequency = self.stepsize_updates_frequency
         due = iter_num // frequency > state.iter_num // frequency
@@ -188,19 +211,19 @@ class OperatorSplitting(IterativeQP):
         (params, state), system = super()._solve(init_params, *data)
         return OptStep(params, state._replace(solver_state=None)), system
 
-    def _iterate(self, system: LinearSystem, point: Point, rho: Array, iter_num: Array) -> tuple[Point, Array]:
-        """A block of iterations, and how many they were."""
+    def _iterate(self, system: LinearSystem, point: Point, rho: Array, iter_num: Array) -> tuple[tuple, Array]:
+        """``(x, z, y)`` after a block of iterations, and how many they were."""
         qp, alpha = system.qp, _number(self.momentum, rho)
         stiffness = rho * system.weights
 
         def one(carry):
             x, z, y, Ax = carry
             g = qp.P.matvec(x) + qp.q + qp.A.rmatvec(y + stiffness * (Ax - z))
-            dx = correction(system, point.inverse, rho, g)
-            Adx = qp.A.matvec(dx)
-            w = alpha * (Ax + Adx) + (1 - alpha) * z
+            back = solved(system, point.inverse, rho, g)
+            Aback = qp.A.matvec(back)
+            w = alpha * (Ax - Aback) + (1 - alpha) * z
             new_z = jnp.clip(w + y / stiffness, qp.lower, qp.upper)
-            return x + alpha * dx, new_z, y + stiffness * (w - new_z), Ax + alpha * Adx
+            return x - alpha * back, new_z, y + stiffness * (w - new_z), Ax - alpha * Aback
 
         size, count = self.termination_check_frequency, jnp.zeros_like(iter_num)
         carry, kind = (point.x, point.z, point.y, point.at.Ax), self._loop_kind
@@ -210,8 +233,7 @@ class OperatorSplitting(IterativeQP):
             left = jnp.asarray(self.maxiter).astype(jnp.int32) - iter_num
             body = lambda carry: (one(carry[0]), carry[1] + 1)  # noqa: E731
             carry, count = loop(lambda carry: carry[1] < left, body, (carry, count), maxiter=size, kind=kind)
-        x, z, y, _ = carry
-        return Point(x, z, y, products(qp, x, y), point.inverse, point.stale), count
+        return carry[:3], count
 
     def _better_penalty(self, system: LinearSystem, point: Point, rho_bar: Array) -> Array:
         """The penalty that would have balanced the residuals, if it is worth a change."""

@@ -33,7 +33,7 @@ from jaxsolve._types import Array
 from jaxsolve.linear_solve import solve_cg
 from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram
 
-__all__ = ["LinearSystem", "correction", "linear_system", "renewed"]
+__all__ = ["LinearSystem", "linear_system", "renewed", "solved"]
 
 # How much stiffer an equality is than an inequality, and how much less stiff a row without bounds.
 _EQUALITY, _FREE = 1e3, 1e-6
@@ -83,13 +83,13 @@ def linear_system(
     return LinearSystem(qp, weights, sigma, tuple(basis), direct, unrolls)
 
 
-def correction(system: LinearSystem, own: Any, rho: Array, g: Array) -> Array:
-    """The step ``-(P + sigma I + rho A^T S A)^{-1} g``; ``own`` is what :func:`renewed` returned for ``rho``."""
+def solved(system: LinearSystem, own: Any, rho: Array, g: Array) -> Array:
+    """``(P + sigma I + rho A^T S A)^{-1} g``; ``own`` is what :func:`renewed` returned for ``rho``."""
     if own is None:
         return _by_conjugate_gradients(system, rho, g)
     if system.basis is None:
-        return -_multiply(own, g)
-    return -_multiply_in_basis(*system.basis, own, rho, g)
+        return _multiply(own, g)
+    return _multiply_in_basis(*system.basis, own, rho, g)
 
 
 def renewed(system: LinearSystem, own: Any, rho: Array, stale: Array) -> Any:
@@ -140,7 +140,7 @@ def _by_conjugate_gradients(system, rho, g):
         diagonal = qp.P.diagonal() + sigma + qp.A.squared_column_sums(weights)
     # Derivatives are as inaccurate as the solutions of the linear systems; iterates are not.
     limits = {} if system.unrolls else {"tol": _CG_TOLERANCE, "maxiter": _CG_MAXITER}
-    return -solve_cg(matvec, g, preconditioner=lambda x: x / diagonal, **limits)
+    return solve_cg(matvec, g, preconditioner=lambda x: x / diagonal, **limits)
 
 
 _CG_TOLERANCE, _CG_MAXITER = 1e-4, 500

@@ -65,24 +65,26 @@ def find_certificates(
         ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` with a proof, else ``Status.RUNNING``.
     """
     qp = qp._replace(lower=qp.lower - forgiven.rows, upper=qp.upper + forgiven.rows)
-    # A row whose bounds exclude each other has no multiplier that could say so.
-    infeasible = _is_primal_certificate(qp, y, at.Aty) | jnp.any(qp.lower > qp.upper)
-    unbounded = _is_dual_certificate(qp, d, at.Px, at.Ax, forgiven.slopes)
     if qp.has_factor:
-        infeasible, unbounded = _refined(qp, d, y, at, tol, forgiven.slopes, (infeasible, unbounded))
+        infeasible, unbounded = _refined(qp, d, y, at, tol, forgiven.slopes)
+    else:
+        infeasible = _is_primal_certificate(qp, y, at.Aty)
+        unbounded = _is_dual_certificate(qp, d, at.Px, at.Ax, forgiven.slopes)
+    # A row whose bounds exclude each other has no multiplier that could say so.
+    infeasible |= jnp.any(qp.lower > qp.upper)
     return Status.PRIMAL_INFEASIBLE.where(infeasible, Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING)))
 
 
-def _refined(qp, d, y, at, tol, slopes, found):
-    """What is found if the directions that look like certificates are projected."""
+def _refined(qp, d, y, at, tol, slopes):
+    """What directions that look like certificates prove, as they are or projected."""
     tiny = jnp.finfo(y.dtype).tiny
-    (infeasible, unbounded), y_size, d_size = found, norm(y), norm(d)
+    y_size, d_size = norm(y), norm(d)
     y_near = norm(at.Aty) <= tol[0] * y_size
     y_likely = (support(qp, y)[0] < 0) & y_near & jnp.isfinite(y_size) & (y_size > 0)
     d_near = norm(at.Px) + norm(_growth(qp, at.Ax)) <= tol[1] * d_size
     d_likely = (qp.q @ d < 0) & d_near & jnp.isfinite(d_size) & (d_size > 0)
 
-    def proofs(found):
+    def proofs(_):
         P, epsilon = qp.P.dense(), 1e-10 if jnp.finfo(d.dtype).bits == 64 else 1e-5
 
         # Entries of y move in proportion to their squares: none changes its sign, and those that are 0 stay so.
@@ -119,12 +121,11 @@ def _refined(qp, d, y, at, tol, slopes, found):
             unit = jnp.where(jnp.abs(unit) > _rounding(unit.size, unit.dtype) * norm(unit), unit, 0)
             return _is_dual_certificate(qp, unit, qp.P.matvec(unit), qp.A.matvec(unit), slopes)
 
-        infeasible, unbounded = found
-        infeasible |= y_likely & jnp.any(jax.vmap(test_y)(y_units))
-        unbounded |= d_likely & jnp.any(jax.vmap(test_d)(d_units))
-        return infeasible, unbounded
+        y_units, d_units = jnp.concatenate([y[None], y_units]), jnp.concatenate([d[None], d_units])
+        return y_likely & jnp.any(jax.vmap(test_y)(y_units)), d_likely & jnp.any(jax.vmap(test_d)(d_units))
 
-    return run_if_any((y_likely & ~infeasible) | (d_likely & ~unbounded), proofs, found)
+    nothing = (jnp.zeros_like(y_likely), jnp.zeros_like(d_likely))
+    return run_if_any(y_likely | d_likely, proofs, nothing)
 
 
 # ---- Tests --------------------------------------------------------------------------------------------------------
