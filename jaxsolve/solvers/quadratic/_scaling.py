@@ -381,7 +381,7 @@ def _prices(qp, parts, single, sizes):
     usual = jnp.maximum(each[:n] ** 2 * curvature, jnp.where(jnp.isfinite(quarter), quarter, 1))
     # Each row with one entry bounds its variable below, above, or both. Far away there is nothing to be kept at.
     bounds = jnp.abs(factors[None, n:] * jnp.stack([qp.lower, qp.upper]))
-    lower, upper = (single & (bounds <= _HUGE_PRICE * each[None, n:])).astype(price.dtype)
+    lower, upper = (single[None] & (bounds <= _HUGE_PRICE * each[None, n:])).astype(price.dtype)
     signs = qp.A.each(jnp.sign)
     sides = signs.each(jnp.abs).rmatvec(lower + upper), signs.rmatvec(lower - upper)
     held = sides[0] + jnp.sign(price) * sides[1] > 0
