@@ -104,9 +104,9 @@ def kl_unbalanced_transport(
     rho_a, rho_b = unpack(pair, ("rho_a", "rho_b"))
     for value in (rho_a, rho_b):
         check_entries(lambda r: r > 0, value, f"{name}: rho", "positive")
-    inverse = [1 / as_scalar(value, f"{name}: rho", S.dtype) for value in (rho_a, rho_b)]
+    inverse_a, inverse_b = (1 / as_scalar(value, f"{name}: rho", S.dtype) for value in (rho_a, rho_b))
     duals, given = _initial(name, init_duals, S)
-    plan, duals = _unbalanced(S, a, b, *inverse, duals, given, maxiter)
+    plan, duals = _unbalanced(S, a, b, inverse_a, inverse_b, duals, given, maxiter)
     return (plan.astype(dtype), duals) if return_duals else plan.astype(dtype)
 
 

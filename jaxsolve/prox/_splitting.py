@@ -243,7 +243,8 @@ class _Splitting:
 
     def __init__(self, prox_g: Prox, prox_h: Prox, linear_map: Any, maxiter: int):
         in_units_of_g = prox_g if prox_g is prox_none else _in_units(prox_g)
-        self._make = lambda tol: PrimalDual(
+        make: Any = PrimalDual
+        self._make = lambda tol: make(
             _half_squared_distance, in_units_of_g, _in_units(prox_h), linear_map, tol=tol, maxiter=maxiter
         )
         self._has_g = prox_g is not prox_none
