@@ -41,7 +41,7 @@ def semi_dual(alphas, targets, weights, cost, strength):
     return jnp.sum(weights[:, None] * targets * maxima), alphas
 
 
-def barycenter(targets, weights, cost, strength=2e-3, tol=1e-9):
+def barycenter(targets, weights, cost, strength=1e-2, tol=1e-9):
     """The barycenter, of shape (size,), the dual variables of its rows, one for each target, and the final state."""
     solver = jaxsolve.LBFGS(semi_dual, has_aux=True, tol=tol, maxiter=3000, history_size=20)
     _, state = solver.run(jnp.zeros_like(targets[1:]), targets, weights, cost, strength)
@@ -49,7 +49,7 @@ def barycenter(targets, weights, cost, strength=2e-3, tol=1e-9):
     return jnp.sum(plan, axis=1), state.aux, state
 
 
-def by_projections(targets, weights, cost, strength=2e-3, num_steps=5000):
+def by_projections(targets, weights, cost, strength=1e-2, num_steps=5000):
     """The same by iterative Bregman projections, in logarithms (Benamou et al. 2015, proposition 2)."""
     S, log_targets = -cost / strength, jnp.log(targets)
 
@@ -63,7 +63,7 @@ def by_projections(targets, weights, cost, strength=2e-3, num_steps=5000):
     return jnp.exp(path[-1])
 
 
-def main(size=40, strength=2e-3):
+def main(size=40, strength=1e-2):
     """Compare both; returns the distance in total variation, and how far plans to the targets miss the barycenter."""
     grid, cost, targets = make_data(size)
     weights = jnp.asarray([0.5, 0.5])

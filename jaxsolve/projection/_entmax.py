@@ -63,9 +63,9 @@ def entmax(x: PyTree, alpha: Any = 1.5) -> PyTree:
     Example:
         >>> import jax.numpy as jnp
         >>> from jaxsolve.projection import entmax
-        >>> entmax(jnp.array([1.0, 0.0, -2.0]), 1.5).round(3).tolist()
+        >>> [round(p, 3) for p in entmax(jnp.array([1.0, 0.0, -2.0]), 1.5).tolist()]
         [0.831, 0.169, 0.0]
-        >>> entmax(jnp.array([1.0, 0.5, -2.0]), 2.0).round(3).tolist()
+        >>> [round(p, 3) for p in entmax(jnp.array([1.0, 0.5, -2.0]), 2.0).tolist()]
         [0.75, 0.25, 0.0]
     """
     x = as_inexact(x, "x")

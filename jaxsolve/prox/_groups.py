@@ -284,8 +284,8 @@ def prox_l12(x: PyTree, weights: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
     Example:
         >>> import jax.numpy as jnp
         >>> from jaxsolve.prox import prox_l12
-        >>> prox_l12(jnp.array([[0.0, 4.0], [3.0, 0.0]]), jnp.array([1.0, 2.0])).tolist()
-        [[0.0, 3.0], [1.0, 0.0]]
+        >>> prox_l12(jnp.array([[0.0, 4.0], [4.0, 0.0]]), jnp.array([1.0, 2.0])).tolist()
+        [[0.0, 3.0], [2.0, 0.0]]
     """
     return _of_rows(_block_soft_threshold, as_inexact(x, "x", allow_complex=True), weights, scaling, "prox_l12")
 

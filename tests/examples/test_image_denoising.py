@@ -14,7 +14,9 @@ def test_result_is_the_minimum_by_cvxpy(example):
     rows = np.asarray(jax.jacobian(lambda v: example.differences(v.reshape(8, 8)))(jnp.zeros(64)))
     norms = cvxpy.sum(cvxpy.norm(cvxpy.vstack([rows[:, 0] @ x, rows[:, 1] @ x]), axis=0))
     y = np.asarray(noisy).ravel()
-    cvxpy.Problem(cvxpy.Minimize(0.5 * cvxpy.sum_squares(x - y) + 0.1 * norms)).solve(solver=cvxpy.CLARABEL)
+    cvxpy.Problem(cvxpy.Minimize(0.5 * cvxpy.sum_squares(x - y) + 0.1 * norms)).solve(
+        solver=cvxpy.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12
+    )
     found = example.denoise(0.1, noisy, tol=1e-8, maxiter=20_000).params.primal
     np.testing.assert_allclose(found.ravel(), x.value, atol=1e-5)
 

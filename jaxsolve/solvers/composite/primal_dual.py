@@ -342,7 +342,7 @@ class PrimalDual(IterativeSolver):
     def _map(self, x: PyTree) -> PyTree:
         if callable(self.linear_map):
             return self.linear_map(x)
-        shape = jnp.shape(x) if jax.tree.structure(x) == jax.tree.structure(0) else None
+        shape: Any = jnp.shape(x) if jax.tree.structure(x) == jax.tree.structure(0) else None
         if not shape or len(shape) > 2 or shape[0] != self.linear_map.shape[1]:
             raise ValueError(
                 f"linear_map is a matrix of shape {self.linear_map.shape}, for parameters of shape "
