@@ -179,6 +179,7 @@ def test_in_a_trace_solutions_multipliers_and_derivatives_are_right(method):
     def direction(data):
         """Rows stay in proportion where they are equalities; inequalities that are slack may move as they like."""
         Q, c, A, b, G, h, lower, upper = (rng.normal(size=part.shape) for part in data)
+        G *= np.asarray(data[4]) != 0
         A[1], A[2], A[3], b[2], b[3] = A[1] * np.eye(N)[3], 0, -3 * A[0], 0, -3 * b[0]
         upper[4] = lower[4]
         return [jnp.asarray(part) for part in (Q + Q.T, c, A, b, G, h, lower, upper)]
