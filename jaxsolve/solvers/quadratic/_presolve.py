@@ -253,7 +253,9 @@ def masked(qp: QuadraticProgram) -> QuadraticProgram:
     # Rows in proportion have the same ratios, and are neighbors if rows are sorted by these.
     order = jnp.lexsort((ratios[:, 0], ~usable))
     before, after = ratios[order[:-1]], ratios[order[1:]]
-    close = jnp.abs(after - before) <= rounding * jnp.maximum(jnp.abs(after), jnp.abs(before))
+    sums = jnp.where(fixing, size.matvec(jnp.ones_like(free)), size.matvec(free)) / jnp.abs(unit)
+    loose = rounding * jnp.maximum(sums[order[:-1]], sums[order[1:]])[:, None]
+    close = jnp.abs(after - before) <= loose * (1 + jnp.maximum(jnp.abs(after), jnp.abs(before)))
     same = jnp.all(close, axis=1) & usable[order[1:]]
     group = jnp.cumsum(jnp.concatenate([jnp.ones_like(same, shape=min(1, order.size)), ~same])) - 1
     group = jnp.zeros_like(group).at[order].set(group)
