@@ -205,6 +205,14 @@ def test_padding_repeated_entries_and_other_layouts():
     assert_allclose(halves.dense(), ENTRIES)
     assert_allclose(halves.matvec(jnp.asarray(COLUMNS)), ENTRIES @ COLUMNS, atol=1e-14)
     assert_allclose(halves.diagonal(), np.diagonal(ENTRIES))
+    # Sizes are those of the sums.
+    sizes = halves.largest(jnp.ones(M), jnp.ones(N)), halves.squared_column_sums(jnp.ones(M))
+    assert_allclose(sizes[0][0], np.abs(ENTRIES).max(axis=1))
+    assert_allclose(sizes[0][1], np.abs(ENTRIES).max(axis=0))
+    assert_allclose(sizes[1], (ENTRIES**2).sum(axis=0))
+    nothing = ops.from_entries(sparse.BCOO(coordinates_of(ENTRIES[:0], padding=1.0), shape=(0, N)))
+    assert nothing.shape == (0, N) and nothing.matvec(jnp.ones(N)).shape == (0,)
+    assert_allclose(nothing.gram(jnp.ones(0)), np.zeros((N, N)))
     with pytest.raises(ValueError, match="G must be sparse in both axes"):
         ops.from_entries(sparse.BCOO((jnp.ones((M, 1)), jnp.zeros((M, 1, 1), int)), shape=(M, N)), name="G")
 

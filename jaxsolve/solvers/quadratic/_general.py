@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from jaxsolve._types import PyTree
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 from jaxsolve.solvers.quadratic._base import QuadraticSolver
 from jaxsolve.solvers.quadratic._elastic import ElasticForm
-from jaxsolve.solvers.quadratic._form import GeneralForm
+from jaxsolve.solvers.quadratic._form import GeneralForm, Program
+from jaxsolve.solvers.quadratic._presolve import masked
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
 
-__all__ = ["ElasticInteriorPoint", "ElasticOSQP", "GeneralInteriorPoint", "GeneralOSQP"]
+__all__ = [
+    "ElasticInteriorPoint",
+    "ElasticOSQP",
+    "GeneralInteriorPoint",
+    "GeneralOSQP",
+    "PresolvedInteriorPoint",
+    "PresolvedOSQP",
+]
 
 
 class General(QuadraticSolver):
@@ -47,3 +57,23 @@ class ElasticOSQP(GeneralOSQP):
     """Operator splitting for the elastic form."""
 
     _Form = ElasticForm
+
+
+class PresolvedForm(GeneralForm):
+    """The general form without bounds that say no more than others."""
+
+    def program(self, like: PyTree, params_obj: Any, *data: Any) -> Program:
+        program = super().program(like, params_obj, *data)
+        return program._replace(qp=masked(program.qp)) if program.qp.has_entries else program
+
+
+class PresolvedInteriorPoint(GeneralInteriorPoint):
+    """The interior-point method for what is left of the general form."""
+
+    _Form = PresolvedForm
+
+
+class PresolvedOSQP(GeneralOSQP):
+    """Operator splitting for what is left of the general form."""
+
+    _Form = PresolvedForm

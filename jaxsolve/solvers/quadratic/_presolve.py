@@ -14,6 +14,10 @@ rows in proportion to each other      the tightest one is kept
 A row that contradicts another one is left to the solver. Multipliers of what was taken out follow from stationarity,
 in the reverse order: the row of which a bound was made has the multiplier of that bound, divided by its entry.
 
+Where values are not known, as under ``jit`` and ``vmap``, shapes cannot change. There :func:`masked` takes bounds out
+instead: a side of a row that says no more than others becomes infinite. Bounds are rows too, so the same rule holds for
+rows with one entry. Multipliers of what was taken out are 0, and so are derivatives with respect to it.
+
 Reference:
     Andersen and Andersen (1995), "Presolving in linear programming".
 """
@@ -23,11 +27,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsolve._compat import is_concrete, is_sparse
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 
-__all__ = ["Arrays", "Reduced", "as_arrays", "reduced", "restored"]
+__all__ = ["Arrays", "Reduced", "as_arrays", "masked", "reduced", "restored"]
 
 # What is smaller than its terms by this factor is 0.
 _ROUNDING = 1e-13
@@ -204,3 +211,83 @@ def restored(reduced: Reduced, x: Any, dual_eq: Any, dual_ineq: Any, dual_bounds
         z[fixed] -= push * M[row, fixed]
         z[j] = 0
     return full, y[: len(b)], y[len(b) :], z
+
+
+# ---- Where shapes cannot change -----------------------------------------------------------------------------------
+
+# So many products tell which rows are in proportion; and what rounding may do to them.
+_PROBES, _ROUNDINGS = 4, 32
+
+
+def masked(qp: QuadraticProgram) -> QuadraticProgram:
+    """The program with infinite bounds in place of those that say no more than others do.
+
+    These are the bounds of rows without entries, variables that are fixed counted as numbers; and of rows in proportion
+    to each other all but the tightest, the first of those that are equally tight. Contradictions are left as they are.
+
+    Args:
+        qp: the program, with matrices given by their entries; its rows include the bounds of the variables.
+    """
+    A, lower, upper = jax.tree.map(lax.stop_gradient, (qp.A, qp.lower, qp.upper))
+    rounding = _ROUNDINGS * jnp.finfo(lower.dtype).eps
+    present, size = A.each(lambda a: (a != 0).astype(a.dtype)), A.each(jnp.abs)
+    fixing = (present.matvec(jnp.ones_like(qp.q)) == 1) & (lower == upper)
+    times = present.rmatvec(fixing.astype(lower.dtype))
+    values = A.each(lambda a: jnp.where(a == 0, 0, 1 / jnp.where(a == 0, 1, a))).rmatvec(jnp.where(fixing, lower, 0))
+    values = values / jnp.maximum(times, 1)
+    # A row that fixes a variable stays what it is; in all others the variable is a number.
+    free = jnp.where(times > 0, 0, 1).astype(lower.dtype)
+    known = jnp.where(fixing, 0, A.matvec(values))
+    terms = jnp.where(fixing, 0, size.matvec(jnp.abs(values)))
+    low, high = lower - known, upper - known
+    empty = ~fixing & (present.matvec(free) == 0)
+
+    index = jnp.arange(1, qp.q.size + 1, dtype=lower.dtype)[:, None]
+    probes = jnp.cos(index**2 * jnp.arange(1, _PROBES + 1, dtype=lower.dtype)[None])
+    products = jnp.where(fixing[:, None], A.matvec(probes), A.matvec(free[:, None] * probes))
+    unit = products[:, 0]
+    usable = ~empty & (unit != 0) & jnp.isfinite(unit)
+    unit = jnp.where(usable, unit, 1)
+    ratios = products[:, 1:] / unit[:, None]
+
+    # Rows in proportion have the same ratios, and are neighbors if rows are sorted by these.
+    order = jnp.lexsort((ratios[:, 0], ~usable))
+    before, after = ratios[order[:-1]], ratios[order[1:]]
+    sums = jnp.where(fixing, size.matvec(jnp.ones_like(free)), size.matvec(free)) / jnp.abs(unit)
+    loose = rounding * jnp.maximum(sums[order[:-1]], sums[order[1:]])[:, None]
+    close = jnp.abs(after - before) <= loose * (1 + jnp.maximum(jnp.abs(after), jnp.abs(before)))
+    same = jnp.all(close, axis=1) & usable[order[1:]]
+    group = jnp.cumsum(jnp.concatenate([jnp.ones_like(same, shape=min(1, order.size)), ~same])) - 1
+    group = jnp.zeros_like(group).at[order].set(group)
+
+    def of_group(of_each, reduce):
+        found = getattr(jax.ops, f"segment_{reduce}")(of_each, group, num_segments=group.size)
+        return found[group]
+
+    ends = jnp.where(unit > 0, low, high) / unit, jnp.where(unit > 0, high, low) / unit
+    index, none = jnp.arange(group.size), group.size
+    equality = lower == upper
+    first_equality = of_group(jnp.where(equality, index, none), "min")
+    level = ends[0][jnp.minimum(first_equality, none - 1)]
+    has_level = first_equality < none
+    tightest = [of_group(ends[0], "max"), of_group(ends[1], "min")]
+    tightest = [jnp.where(has_level, level, end) for end in tightest]
+    slack = rounding * (jnp.maximum(jnp.abs(tightest[0]), jnp.abs(tightest[1])) + terms / jnp.abs(unit))
+    slack = jnp.where(jnp.isfinite(slack), slack, 0)
+    # With an equality all other rows must agree; without one lower bounds must stay below upper ones.
+    agrees = (ends[0] <= tightest[1] + slack) & (ends[1] >= tightest[0] - slack)
+    consistent = of_group(agrees.astype(jnp.int32), "min") == 1
+
+    def kept(end, of_tightest):
+        first = of_group(jnp.where(end == of_tightest, index, none), "min")
+        return jnp.where(has_level, first_equality, first) == index
+
+    keeps = [kept(end, of_tightest) for end, of_tightest in zip(ends, tightest, strict=True)]
+    keep_low, keep_high = jnp.where(unit > 0, *keeps), jnp.where(unit > 0, *keeps[::-1])
+    says_nothing = empty & (low <= rounding * jnp.maximum(jnp.abs(lower), terms))
+    says_nothing &= high >= -rounding * jnp.maximum(jnp.abs(upper), terms)
+    drop_low, drop_high = (says_nothing | (usable & consistent & ~keep) for keep in (keep_low, keep_high))
+    return qp._replace(
+        lower=jnp.where(drop_low, -jnp.inf, qp.lower),
+        upper=jnp.where(drop_high, jnp.inf, qp.upper),
+    )

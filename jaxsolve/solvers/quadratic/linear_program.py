@@ -18,7 +18,7 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._data import joined, read_all
 from jaxsolve.solvers.quadratic._elastic import as_weights, check_weights
-from jaxsolve.solvers.quadratic._general import ElasticInteriorPoint, GeneralInteriorPoint
+from jaxsolve.solvers.quadratic._general import ElasticInteriorPoint, GeneralInteriorPoint, PresolvedInteriorPoint
 from jaxsolve.solvers.quadratic._presolve import as_arrays, reduced, restored
 from jaxsolve.solvers.quadratic._problem import as_matrix, as_vector, check_bounds
 from jaxsolve.solvers.quadratic.interior_point import InteriorPoint
@@ -144,11 +144,12 @@ def linprog(
         -1.0
     """
     options = {"weak": weak, "smoothing": smoothing, "maxiter": maxiter, "tol": tol, "elastic": elastic}
-    solver, data = planned_lp(c, A_ub, b_ub, A_eq, b_eq, bounds, **options)
+    presolve = presolve and smoothing == 0
+    solver, data = planned_lp(c, A_ub, b_ub, A_eq, b_eq, bounds, **options, presolve=presolve)
     (_, c), (A_eq, b_eq), (A_ub, b_ub), sides, *_ = data
     if presolve and elastic is not None:
         raise ValueError("presolve=True is for rows that must hold, and elastic lets them be violated: leave one out.")
-    arrays = as_arrays(None, c, A_eq, b_eq, A_ub, b_ub, *sides) if presolve and smoothing == 0 else None
+    arrays = as_arrays(None, c, A_eq, b_eq, A_ub, b_ub, *sides) if presolve else None
     if arrays is not None and (less := reduced(arrays)).removed:
         left = jax.tree.map(lambda part: jnp.asarray(part, c.dtype), less.program)
         sides = (left.l, left.u)
@@ -170,7 +171,7 @@ def linprog(
 
 
 def planned_lp(
-    c, A_ub, b_ub, A_eq, b_eq, bounds, *, weak, smoothing, maxiter, tol, elastic
+    c, A_ub, b_ub, A_eq, b_eq, bounds, *, weak, smoothing, maxiter, tol, elastic, presolve=False
 ) -> tuple[InteriorPoint, list[Any]]:
     """What :func:`linprog` runs: the solver, and its data."""
     data: Any = read_all({"c": c, "A_ub": A_ub, "b_ub": b_ub, "A_eq": A_eq, "b_eq": b_eq})
@@ -187,7 +188,7 @@ def planned_lp(
     options: dict[str, Any] = {"maxiter": maxiter, "tol": tol, "weak": weak, "smoothing": smoothing}
     data = [(None, c), (A_eq, b_eq), (A_ub, b_ub), (lower, upper)]
     if elastic is None:
-        return GeneralInteriorPoint(**options), data
+        return (PresolvedInteriorPoint if presolve else GeneralInteriorPoint)(**options), data
     check_weights(elastic)
     if not b_ub.size + b_eq.size:
         raise ValueError("elastic is the price of violating rows of A_ub and A_eq, but neither was given.")

@@ -16,7 +16,14 @@ from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
 from jaxsolve.solvers.quadratic._data import default_tol, read_all
 from jaxsolve.solvers.quadratic._elastic import check_weights, violations
-from jaxsolve.solvers.quadratic._general import ElasticInteriorPoint, ElasticOSQP, GeneralInteriorPoint, GeneralOSQP
+from jaxsolve.solvers.quadratic._general import (
+    ElasticInteriorPoint,
+    ElasticOSQP,
+    GeneralInteriorPoint,
+    GeneralOSQP,
+    PresolvedInteriorPoint,
+    PresolvedOSQP,
+)
 from jaxsolve.solvers.quadratic._presolve import Reduced, as_arrays, reduced, restored
 from jaxsolve.solvers.quadratic._problem import is_factorized
 from jaxsolve.solvers.quadratic.equality import EqualityConstrainedQP
@@ -133,9 +140,10 @@ def solve_qp(
             hold. The unit of ``w`` is that of the objective over that of the row. The solution is differentiable with
             respect to ``w``.
         presolve: take out rows without entries, rows with one (they become bounds), proportional rows and fixed
-            variables before solving; the multipliers of all rows are recovered. Only for dense data whose values are
-            known: inside ``jit``, ``vmap`` and ``grad`` nothing is taken out. What is left has other shapes, and a
-            program is compiled for each.
+            variables before solving; the multipliers of all rows are recovered. What is left has other shapes, and a
+            program is compiled for each. Inside ``jit``, ``vmap`` and ``grad``, where values are not known, and of
+            sparse data, no row is taken out, but bounds that say no more than others do: they do not count, and have
+            multipliers and derivatives 0. Of bounds that say the same the first one counts.
 
     Returns:
         A :class:`QPResult`; ``method`` says what was chosen and ``reason`` why.
@@ -168,7 +176,8 @@ def solve_qp(
     arrays = as_arrays(Q, c, A, b, G, h, l, u) if presolve else None
     if arrays is not None and (less := reduced(arrays)).removed:
         return _solve_less(less, c, (Q is None, A is None, G is None, l is None and u is None), init, options)
-    solver, data, chosen, reason = planned_qp(Q, c, A, b, G, h, l, u, **options)
+    masks = presolve and arrays is None
+    solver, data, chosen, reason = planned_qp(Q, c, A, b, G, h, l, u, **options, presolve=masks)
     if isinstance(init, QPResult):
         init = KKTSolution(init.x, init.dual_eq, (init.dual_ineq, init.dual_bounds))
     (x, of_eq, others), state = solver.run(init, *data)
@@ -207,7 +216,23 @@ def _solve_less(less: Reduced, c: Any, absent: tuple[bool, ...], init: Any, opti
     )
 
 
-def planned_qp(Q, c, A, b, G, h, l, u, *, method, tol, maxiter, weak, elastic) -> tuple[Any, list[Any], str, str]:  # noqa: E741
+def planned_qp(
+    Q: Any,
+    c: Any,
+    A: Any,
+    b: Any,
+    G: Any,
+    h: Any,
+    l: Any,  # noqa: E741
+    u: Any,
+    *,
+    method: str,
+    tol: Any,
+    maxiter: Any,
+    weak: str,
+    elastic: Any,
+    presolve: bool = False,
+) -> tuple[Any, list[Any], str, str]:
     """What :func:`solve_qp` runs: the solver, its data, the method, and the reason for it."""
     check_choice("method", method, _METHODS)
     if c is None:
@@ -236,10 +261,12 @@ def planned_qp(Q, c, A, b, G, h, l, u, *, method, tol, maxiter, weak, elastic) -
         data.append((l, u) if bounded else None)
         data += [] if elastic is None else [elastic]
         if chosen == "interior_point":
-            solver = (GeneralInteriorPoint if elastic is None else ElasticInteriorPoint)(weak=weak, **options)
+            plain: Any = PresolvedInteriorPoint if presolve else GeneralInteriorPoint
+            solver = (plain if elastic is None else ElasticInteriorPoint)(weak=weak, **options)
         else:
             options["eq_qp_solve"] = "cg" if chosen == "matrix_free" else "lu"
-            solver = (GeneralOSQP if elastic is None else ElasticOSQP)(weak=weak, **options)
+            plain = PresolvedOSQP if presolve else GeneralOSQP
+            solver = (plain if elastic is None else ElasticOSQP)(weak=weak, **options)
     return solver, data, chosen, reason
 
 

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.sparse
+from jax.experimental import sparse
 
 import jaxsolve
 from jaxsolve import Status
-from jaxsolve.solvers.quadratic._presolve import as_arrays, reduced, restored
+from jaxsolve._operators import from_entries
+from jaxsolve.solvers.quadratic._presolve import as_arrays, masked, reduced, restored
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 
 N = 5
 
@@ -119,3 +122,77 @@ def test_linprog_with_and_without():
     np.testing.assert_allclose(less.x, want.x, atol=1e-6)
     duals = -less.marginals.eqlin, -less.marginals.ineqlin, -less.marginals.lower - less.marginals.upper
     check_optimality((np.zeros((N, N)), c, A, b, G, h, lower, upper), less.x, *duals, atol=1e-6)
+
+
+# ---- Where values are not known -----------------------------------------------------------------------------------
+
+
+def in_one_form(data, matrix=jnp.asarray):
+    """The rows of a program with the bounds of its variables."""
+    Q, c, A, b, G, h, lower, upper = data
+    rows = from_entries(matrix(np.vstack([A, G, np.eye(N)])))
+    sides = np.concatenate([b, np.full(len(h), -np.inf), lower]), np.concatenate([b, h, upper])
+    return QuadraticProgram(from_entries(Q), jnp.asarray(c), rows, *map(jnp.asarray, sides))
+
+
+@pytest.mark.parametrize("matrix", [jnp.asarray, sparse.BCOO.fromdense], ids=["dense", "sparse"])
+def test_bounds_that_say_nothing_become_infinite(matrix):
+    mask = jax.jit(masked)
+    for seed in range(20):
+        qp = in_one_form(program(seed), matrix)
+        left = mask(qp)
+        said = np.isfinite(np.stack([left.lower, left.upper]))
+        # Zero rows, the multiple of a row, and what is said of a variable with a value.
+        assert not said[:, [2, 3, 4, 16]].any() and said[:, [0, 1, 17]].all()
+        # One side of each bound of x[0] and x[1] is left, and the tighter one of two multiples.
+        for low, high in (((13, 6), (13, 5)), ((14,), (14, 7, 8, 12))):
+            sides = [(0, low[0])] + [(1, r) for r in low[1:]], [(1, r) for r in high]
+            assert sum(said[s] for s in sides[0]) == 1 and sum(said[s] for s in sides[1]) == 1
+        assert said[1, 9] + said[1, 10] == 1
+        for ours, given in ((left.lower, qp.lower), (left.upper, qp.upper)):
+            np.testing.assert_array_equal(ours[np.isfinite(ours)], given[np.isfinite(ours)])
+
+
+def test_contradictions_keep_their_bounds():
+    data = program(0)
+    for name, at, value in (("b", 2, 1.0), ("b", 3, data[3][3] + 1), ("h", 0, -1.0), ("h", 1, -40.0)):
+        changed = {"b": data[3].copy(), "h": data[5].copy()}
+        changed[name][at] = value
+        qp = in_one_form((*data[:3], changed["b"], data[4], changed["h"], *data[6:]))
+        assert np.isfinite(jax.jit(masked)(qp).upper[at + (4 if name == "h" else 0)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["interior_point", "osqp"])
+def test_in_a_trace_solutions_and_multipliers_are_right_and_both_modes_agree(method):
+    """In a batch, against the optimality conditions of the program as it was given."""
+    options = {"method": method, "tol": 1e-10, "presolve": True}
+    batch = [jnp.stack(parts) for parts in zip(*[program(seed) for seed in range(6)], strict=True)]
+    found = jax.jit(jax.vmap(lambda *data: jaxsolve.solve_qp(*data, **options)))(*batch)
+    for i in range(6):
+        one = jax.tree.map(lambda x: x[i], found)
+        assert int(one.status) == Status.CONVERGED
+        check_optimality(program(i), one.x, one.dual_eq, one.dual_ineq, one.dual_bounds, atol=1e-7)
+
+    rng = np.random.default_rng(0)
+
+    def direction(data):
+        """Rows stay in proportion where they are equalities; inequalities that are slack may move as they like."""
+        Q, c, A, b, G, h, lower, upper = (rng.normal(size=part.shape) for part in data)
+        G *= np.asarray(data[4]) != 0
+        A[1], A[2], A[3], b[2], b[3] = A[1] * np.eye(N)[3], 0, -3 * A[0], 0, -3 * b[0]
+        upper[4] = lower[4]
+        return [jnp.asarray(part) for part in (Q + Q.T, c, A, b, G, h, lower, upper)]
+
+    @jax.jit
+    def slopes(data, along):
+        solve = lambda *data: jaxsolve.solve_qp(*data, **options).x
+        x, slope = jax.jvp(solve, data, along)
+        gradient = jax.grad(lambda data: jnp.sum(jnp.sin(solve(*data))))(data)
+        return slope, jnp.cos(x) @ slope, sum(map(jnp.vdot, gradient, along))
+
+    for seed in range(4):
+        data = [jnp.asarray(part) for part in program(seed)]
+        along = direction(data)
+        _, forward, reverse = slopes(data, along)
+        np.testing.assert_allclose(forward, reverse, rtol=1e-8, atol=1e-8)
