@@ -23,6 +23,7 @@ __all__ = [
     "check_nonnegative",
     "check_size_of",
     "checked_by",
+    "nan_unless",
     "nonnegative_scalar",
     "power_of_two",
     "scale_to_unit",
@@ -126,6 +127,11 @@ def nonnegative_scalar(value: Any, name: str, dtype: Any) -> jax.Array:
     check_nonnegative(value, name)
     value = as_scalar(value, name, dtype)
     return value if is_concrete(value) else jnp.where(value < 0, jnp.nan, value)
+
+
+def nan_unless(valid: jax.Array, value: jax.Array) -> jax.Array:
+    """``value`` with its derivatives, or NaN with derivatives that are NaN; ``valid`` broadcasts to it."""
+    return value * jnp.where(valid, 1, jnp.nan).astype(value.dtype)
 
 
 def check_entries(holds: Callable[[np.ndarray], Any], value: PyTree, name: str, expected: str) -> None:

@@ -103,7 +103,7 @@ def pool(values: Array, mass: Array | None, largest: Array, arithmetic: Arithmet
     values = columns(values, largest + rest)
     sums = [values]
     if mass is not None:
-        mass = columns(mass, jnp.full_like(rest, arithmetic.of_count(1.0)))
+        mass = columns(mass, jnp.full_like(rest, arithmetic.of_count(jnp.ones((), values.dtype))))
         sums = [arithmetic.times(values, mass), mass]
     x, links, sums = _solve_chunks(values, sums, arithmetic)
     first = 0

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete, with_tangents
-from jaxsolve._inputs import as_array, as_scalar, check_entries, check_nonnegative, power_of_two, widen
+from jaxsolve._inputs import as_array, as_scalar, check_entries, check_nonnegative, nan_unless, power_of_two, widen
 from jaxsolve._pav import LOGARITHMIC, block_log_softmax, block_max, block_min, block_softmax, block_sum, pool
 from jaxsolve._types import Array
 from jaxsolve.tree_util import tree_all_finite
@@ -266,7 +266,7 @@ def _cut_regression(regress, y, w, y_min, y_max, *, increasing):
 def _regress(y, weights):
     x, start, valid = _blocks(*lax.stop_gradient((y, weights)))
     data = [y, start] if weights is None else [y, start, weights]
-    return _nan_unless(valid, with_tangents([x], data, _l2_tangent)[0])
+    return nan_unless(valid, with_tangents([x], data, _l2_tangent)[0])
 
 
 def _l2_tangent(args, active, tangents):
@@ -283,7 +283,7 @@ def _l2_tangent(args, active, tangents):
 
 def _regress_kl(y, w):
     x, start, valid = _blocks_kl(*lax.stop_gradient((y, w)))
-    return _nan_unless(valid, with_tangents([x], [y, start, w], _kl_tangent)[0])
+    return nan_unless(valid, with_tangents([x], [y, start, w], _kl_tangent)[0])
 
 
 def _kl_tangent(args, active, tangents):
@@ -294,11 +294,6 @@ def _kl_tangent(args, active, tangents):
         term = block_sum(block_softmax(y if position == 1 else w, start) * tangent, start)
         terms.append(term if position == 1 else -term)
     return [sum(terms[1:], start=terms[0])]
-
-
-def _nan_unless(valid, x):
-    """``x`` with its derivatives, or NaN with derivatives that are NaN."""
-    return x * jnp.where(valid, 1, jnp.nan).astype(x.dtype)
 
 
 def _blocks(y, weights):
@@ -407,7 +402,7 @@ def _among(p, v, w, strength, start):
     valid = tree_all_finite((v, w)) & (strength > 0)
     low, high = block_min(lax.stop_gradient(w), start), _first(w, start)
     p = with_tangents([jnp.clip(lax.stop_gradient(p), low, high)], [p], lambda args, active, tangents: tangents)[0]
-    return _nan_unless(valid, p)
+    return nan_unless(valid, p)
 
 
 def sort_descending(v: Array) -> tuple[Array, Array]:

@@ -342,7 +342,7 @@ def make_fenchel_young_loss(max_fun: Callable[..., jax.Array]) -> Callable[..., 
 
     Returns:
         ``loss(y_true, scores, *args, **kwargs)``, where ``y_true`` and ``scores`` are pytrees of one structure. Use
-        ``jax.vmap`` for batches.
+        ``jax.vmap`` for batches. Scores of ``-inf`` (impossible classes) contribute nothing where ``y_true`` is 0.
 
     Raises:
         TypeError: ``max_fun`` is not callable.
@@ -364,7 +364,9 @@ def make_fenchel_young_loss(max_fun: Callable[..., jax.Array]) -> Callable[..., 
         scores = as_inexact(scores, "scores")
         y_true = jax.tree.map(lambda y, s: jnp.asarray(y).astype(s.dtype), y_true, scores)
         value = max_fun(scores, *args, **kwargs)
-        return value - tree_vdot(y_true, scores).astype(value.dtype)
+        # A class of probability 0 may be impossible: its score -inf.
+        possible = jax.tree.map(lambda y, s: jnp.where((y == 0) & (s == -jnp.inf), 0, s), y_true, scores)
+        return value - tree_vdot(y_true, possible).astype(value.dtype)
 
     return fenchel_young_loss
 
@@ -392,5 +394,7 @@ def _excess(label, scores, name):
     check_entries(lambda v: (v >= 0) & (v < num_classes), label, "label", f"from 0 to {num_classes - 1}")
     is_label = jax.nn.one_hot(label, num_classes, dtype=bool)
     of_label = jnp.sum(scores, axis=-1, keepdims=True, where=is_label)
-    of_label = jnp.where(jnp.any(is_label, axis=-1, keepdims=True), of_label, jnp.nan)
-    return is_label, jnp.where(is_label, jnp.zeros_like(scores), scores - of_label)
+    some = jnp.any(is_label, axis=-1, keepdims=True) & ~jnp.all(scores == -jnp.inf, axis=-1, keepdims=True)
+    of_label = jnp.where(some, of_label, jnp.nan)
+    excess = jnp.where(scores == -jnp.inf, -jnp.inf, scores - of_label)
+    return is_label, jnp.where(is_label, jnp.where(jnp.isnan(of_label), jnp.nan, jnp.zeros_like(scores)), excess)

@@ -208,3 +208,17 @@ def test_lists_of_numbers_are_arrays():
         np.testing.assert_array_equal(multiclass(2, [1.0, 2.0, 2.5]), multiclass(2, jnp.asarray([1.0, 2.0, 2.5])))
         np.testing.assert_array_equal(binary([0, 1], [1.0, 2.0]), binary(jnp.asarray([0, 1]), jnp.asarray([1.0, 2.0])))
     np.testing.assert_array_equal(loss.huber_loss([1.0], [3.0]), loss.huber_loss(jnp.ones(1), 3 * jnp.ones(1)))
+
+
+def test_impossible_classes_contribute_nothing():
+    scores = jnp.array([1.0, 2.0, -jnp.inf])
+    young = loss.make_fenchel_young_loss(jax.nn.logsumexp)
+    for y in (jnp.array([1.0, 0.0, 0.0]), jnp.array([0.25, 0.75, 0.0])):
+        value, grad = jax.value_and_grad(young, 1)(y, scores)
+        np.testing.assert_allclose(value, young(y[:2], scores[:2]), rtol=1e-14)
+        np.testing.assert_allclose(grad, jax.nn.softmax(scores) - y, atol=1e-15)
+    assert young(jnp.array([0.5, 0.25, 0.25]), scores) == jnp.inf
+    # The label itself is impossible; nothing is possible.
+    for multiclass in (loss.multiclass_logistic_loss, loss.multiclass_hinge_loss, loss.multiclass_perceptron_loss):
+        assert multiclass(2, jnp.array([1.0, -jnp.inf, -jnp.inf])) == jnp.inf
+        assert np.isnan(multiclass(2, jnp.full(3, -jnp.inf)))

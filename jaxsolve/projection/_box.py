@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_size_of, checked_by, unpack
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, check_size_of, checked_by, nan_unless, unpack
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import ravel
@@ -273,6 +273,8 @@ def _section(x, lower, upper, w, c):
     low, high, slack = _range(*fixed[1:])
     nan = jnp.isnan(fixed[4]) | jnp.any(jnp.stack([jnp.any(jnp.isnan(v)) for v in fixed[:4]]))
     empty = (fixed[4] > high + slack) | (fixed[4] < low - slack) | jnp.any(fixed[1] > fixed[2]) | nan
+    # Here and at the end: the derivative is NaN where no entry is free, too.
+    x = nan_unless(~empty, x)
     # Only the ratio of w and c matters.
     largest = jnp.max(jnp.abs(fixed[3]), initial=0)
     largest = jnp.where(largest > 0, largest, jnp.ones_like(largest))
@@ -286,7 +288,7 @@ def _section(x, lower, upper, w, c):
     z, _ = _on_piece(piece, x, lower, upper, w, c)
     # Rounding must not leave the box; the derivative stays that of the linear formula.
     z = z + lax.stop_gradient(jnp.clip(z, lower, upper) - z)
-    return jnp.where(empty, jnp.full_like(z, jnp.nan), z)
+    return nan_unless(~empty, z)
 
 
 def _ends(x, lower, upper, w):

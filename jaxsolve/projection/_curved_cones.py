@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._inputs import as_inexact, as_scalar, check_entries, scale_to_unit, widen
+from jaxsolve._inputs import as_inexact, as_scalar, check_entries, nan_unless, scale_to_unit, widen
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
 from jaxsolve.projection._rules import derive_by
@@ -244,7 +244,7 @@ def _exponential(v):
     face = jnp.stack([jnp.where(x > 0, 0, x), jnp.where(y > 0, y, 0), jnp.where(z > 0, z, 0)])
     out = jnp.where(on_face, face, curved)
     out = jnp.where(inside, unit, jnp.where(polar, jnp.zeros_like(unit), out))
-    return jnp.where(jnp.all(jnp.isfinite(v)), scale * out, jnp.full_like(v, jnp.nan))
+    return nan_unless(jnp.all(jnp.isfinite(v)), scale * out)
 
 
 def _on_exponential(v):
@@ -325,7 +325,7 @@ def _power(v, alpha):
     on_level = jnp.append(cut, _slope_of_level(a, b, weight) * unit[2])
     out = jnp.where(inside, unit, jnp.where(level, on_level, curved))
     out = jnp.where(polar, jnp.zeros_like(unit), out)
-    return jnp.where(valid, scale * out, jnp.full_like(v, jnp.nan))
+    return nan_unless(valid, scale * out)
 
 
 def _slope_of_level(a, b, alpha):

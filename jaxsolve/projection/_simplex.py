@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._inputs import as_inexact, check_size_of, checked_by, nonnegative_scalar
+from jaxsolve._inputs import as_inexact, check_size_of, checked_by, nan_unless, nonnegative_scalar
 from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
 from jaxsolve._vectors import ravel
@@ -258,14 +258,17 @@ def _vector_and_size(x, value, name):
 def _simplex(x, value):
     # The projection does not change when a constant is added to x; with the largest entry at 0 nothing cancels.
     shifted = x - lax.stop_gradient(jnp.max(x))
+    valid = ~jnp.any(jnp.isnan(lax.stop_gradient(shifted))) & ~jnp.isnan(value)
+    # At both ends: what does not reach the support is NaN, too.
+    shifted = nan_unless(valid, shifted)
     shifted = jnp.where(value == 0, lax.stop_gradient(shifted), shifted)
     threshold = _threshold(lax.stop_gradient(shifted), lax.stop_gradient(value))
-    # At size 0 no entry is above the threshold 0, and the largest ones are the support. NaN stays in, and shows.
+    # At size 0 no entry is above the threshold 0, and the largest ones are the support.
     support = ~(lax.stop_gradient(shifted) <= threshold) | ((value == 0) & (shifted == 0))
     size = jnp.maximum(jnp.sum(support, dtype=jnp.int32), 1).astype(x.dtype)
     tau = (jnp.sum(jnp.where(support, shifted, jnp.zeros_like(shifted))) - value) / size
     gap = shifted - tau
-    return jnp.where(support & ~(gap < 0), gap, jnp.zeros_like(gap))
+    return nan_unless(valid, jnp.where(support & ~(gap < 0), gap, jnp.zeros_like(gap)))
 
 
 def _threshold(shifted, value):

@@ -113,9 +113,9 @@ def kl_projection_transport(
 
     Returns:
         The plan :math:`T`, with the structure, shapes and dtypes of ``sim_matrix``. It is differentiable in
-        ``sim_matrix`` and ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite, or if the default
-        solver does not come within 1 percent of the marginals: if entries of ``sim_matrix`` are too large for the
-        dtype.
+        ``sim_matrix`` and ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite. Entries too large
+        for the dtype to tell plans apart, beyond 1e5 in float32, are taken for smaller ones: the plan is that of a
+        larger strength. If the default solver does not come close enough to the marginals, the plan is brought to them.
 
     Raises:
         ValueError: shapes do not fit, marginals are negative or differ in their sums.
@@ -267,7 +267,10 @@ def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
     plan = _solve(*lax.stop_gradient((S, a, b)), kind, use_semi_dual, make_solver)
     if make_solver is None:
         error = jnp.sum(jnp.abs(jnp.sum(plan, axis=1) - a)) + jnp.sum(jnp.abs(jnp.sum(plan, axis=0) - b))
-        valid = valid & (error <= _WRONG)
+        if kind == "kl":
+            plan = jnp.where(error <= 10 * _tolerance(S.dtype), plan, _to_marginals(plan, a, b))
+        else:
+            valid = valid & (error <= _WRONG)
     plan = derive_by(_TANGENTS[kind], plan, S, a, b)
     plan = jnp.where(nonzero, total * plan, jnp.zeros_like(plan))
     return jnp.where(valid, plan, jnp.full_like(plan, jnp.nan))
@@ -275,6 +278,18 @@ def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
 
 # Compiled once for each shape, so that eager calls do not stage the solver anew.
 _compiled = jax.jit(_project, static_argnums=(3, 4, 5, 6))
+
+
+def _to_marginals(plan, a, b):
+    """A plan near the given one with the marginals ``a`` and ``b``, of sum 1 (Altschuler et al. 2017, algorithm 2).
+
+    Rows and columns with too much are scaled down, and what is missing is added as a matrix of rank one.
+    """
+    plan = jnp.where(jnp.isfinite(plan), plan, 0)
+    plan = plan * jnp.minimum(1, a * _reciprocal(jnp.sum(plan, axis=1)))[:, None]
+    plan = plan * jnp.minimum(1, b * _reciprocal(jnp.sum(plan, axis=0)))[None, :]
+    rows, columns = jnp.maximum(a - jnp.sum(plan, axis=1), 0), jnp.maximum(b - jnp.sum(plan, axis=0), 0)
+    return plan + rows[:, None] * columns[None, :] * _reciprocal(jnp.sum(rows))
 
 
 # A plan whose marginals are off by more than this part of the total is none.
@@ -286,6 +301,11 @@ def _solve(S, a, b, kind, use_semi_dual, make_solver):
     empty = a == 0
     # A constant in each column changes nothing; without it the exponentials stay in range.
     S = S - jnp.max(jnp.where(empty[:, None], -jnp.inf, S), axis=0)[None, :]
+    if kind == "kl":
+        # Entries so large that the precision of the dtype does not tell plans apart stand for a larger strength.
+        limit = jnp.finfo(S.dtype).nmant
+        excess = jnp.frexp(jnp.max(jnp.where(empty[:, None], 0, -S)))[1] - (limit - 6)
+        S = S * jnp.exp2(-jnp.maximum(excess, 0).astype(S.dtype))
     alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
     if make_solver is None and kind == "kl" and use_semi_dual:
         return _kl_plan(_solve_entropic(alpha, S, a, b, empty), S, b, empty)
@@ -308,6 +328,10 @@ def _default_solver(fun, dtype):
 
 
 _SWEEPS = 3
+# Entries of S up to 2**_LARGE apart are no trouble; beyond, so many sweeps for each power of two, for so many powers.
+_LARGE = 5
+_SWEEPS_A_LEVEL = 30
+_LEVELS = 100
 _ROUNDS = 5
 
 
@@ -319,17 +343,29 @@ def _solve_entropic(alpha, S, a, b, empty):
     take the place of a matrix of exponentials. A few sweeps of Sinkhorn's algorithm, in logarithms, find the reference.
     Should entries of :math:`K` have vanished that matter at the solution, the solution is the next reference.
     """
+    # References: B. Schmitzer, Stabilized sparse scaling algorithms for entropy regularized transport problems, SIAM J.
+    # Sci. Comput. 41, 2019, section 3.3, for solving problems of falling strength one after the other.
     log_a, log_b = jnp.log(a), jnp.log(b)
     root = jnp.sqrt(a)
     tol = _tolerance(S.dtype)
 
-    def sweep(alpha):
+    def sweep(alpha, S=S):
         beta = log_b - jax.nn.logsumexp(_columns(alpha, S, empty), axis=0)
         new = log_a - jax.nn.logsumexp(S + beta[None, :], axis=1)
         return jnp.where(empty, jnp.zeros_like(new), new)
 
     def error(alpha):
         return jnp.linalg.norm(jnp.sum(_kl_plan(alpha, S, b, empty), axis=1) - a)
+
+    def soften(carry):
+        level, alpha = carry
+        part = jnp.exp2(-level.astype(S.dtype))
+        softer = lambda alpha: sweep(alpha, S * part)  # noqa: E731
+        return level - 1, loop(lambda _: jnp.asarray(True), softer, alpha * part, maxiter=_SWEEPS_A_LEVEL) / part
+
+    # For large S, that is costs over a small strength: S / 2**k, less and less divided, each start the next.
+    level = jnp.maximum(jnp.frexp(jnp.max(jnp.where(empty[:, None], 0, -S)))[1] - _LARGE, 0)
+    _, alpha = loop(lambda carry: carry[0] > 0, soften, (level, alpha), maxiter=_LEVELS)
 
     def improve(carry):
         alpha, before, _ = carry
@@ -345,6 +381,7 @@ def _solve_entropic(alpha, S, a, b, empty):
 
         solution = _default_solver(semi_dual, S.dtype).run(jnp.zeros_like(a)).params
         new = alpha + solution * _reciprocal(root)
+        new = jnp.where(error(new) <= error(alpha), new, alpha)
         return new, error(new), before
 
     def proceed(carry):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._inputs import as_inexact, scale_to_unit, widen
+from jaxsolve._inputs import as_inexact, nan_unless, scale_to_unit, widen
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
 from jaxsolve.prox._groups import weight_of
@@ -85,7 +85,7 @@ def _denoise(y, weight):
     total = jax.ops.segment_sum(pushed - offset, piece, y.size, indices_are_sorted=True)
     count = jax.ops.segment_sum(jnp.ones_like(y), piece, y.size, indices_are_sorted=True)
     mean = (total / jnp.maximum(count, 1))[piece] + offset
-    return jnp.where(weight == 0, y, mean)
+    return nan_unless(jnp.all(jnp.isfinite(y)) & ~jnp.isnan(weight), jnp.where(weight == 0, y, mean))
 
 
 class _Scan(NamedTuple):

@@ -338,3 +338,15 @@ def test_eager_calls_compile_once():
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert not [name for name in events if "backend_compile" in name]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_where_a_value_is_nan_its_derivative_is_too(bad):
+    x = jnp.array([bad, 0.5, 1.0])
+    section = lambda v: projection.projection_box_section(v, (jnp.zeros(3), jnp.ones(3), jnp.ones(3), 1.0))
+    ranks = lambda v: projection.projection_permutahedron(v, jnp.arange(3.0))
+    for fun in (projection.projection_simplex, section, ranks, projection.projection_monotone_cone):
+        for mode in (jax.jacrev, jax.jacfwd):
+            jacobian = jax.jit(mode(fun))(x)
+            assert np.all(np.any(np.isnan(jacobian), axis=1) | ~np.isnan(fun(x)))
+    assert np.all(np.isnan(projection.projection_simplex(jnp.full(3, -jnp.inf))))

@@ -121,7 +121,7 @@ def descend(
     point, free, failed, num_grad, num_prox = carry
 
     def visit_all(carry):
-        return sweep(model, prox, *carry, jnp.arange(num_blocks, dtype=jnp.int32), known=False)
+        return sweep(model, prox, carry[0], carry[1], jnp.arange(num_blocks, dtype=jnp.int32), known=False)
 
     # Without a step that decreases the objective (f is not convex, or rounding): one block at a time, on f itself.
     point, curvature = run_if_any(failed, visit_all, (point, curvature))

@@ -286,3 +286,30 @@ def test_bad_input():
         BCD(least_squares, prox_lasso).run(jnp.zeros(D + 1), L1, (X, Y))
     with pytest.raises(ValueError, match="block_prox"):
         BCD(least_squares, lambda x, h, s: jnp.zeros(2)).run(jnp.zeros(D), L1, (X, Y))
+
+
+class _PoissonMean(CompositeLinearFunction):
+    def subfun(self, predictions, data):
+        return jnp.mean(jnp.exp(predictions) - data[1].astype(predictions.dtype) * predictions)
+
+    def make_linop(self, data):
+        return LinearOperator(data[0])
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("selection", ["auto", "cyclic", "random"])
+def test_blocks_on_which_nothing_depends_and_steps_that_overflow(selection):
+    y = jnp.array([0, 1, 1])
+    with_zero_column = np.array([[1.0, 0.0], [2.0, 0.0], [-1.0, 0.0]], np.float32)
+    for fun in (least_squares, binary_logreg):
+        solver = BCD(fun, prox_lasso, selection=selection, maxiter=500)
+        for X in (with_zero_column, 0 * with_zero_column):
+            w, state = solver.run(jnp.ones(2, jnp.float32), np.float32(0.01), (X, y))
+            assert state.status == Status.CONVERGED and w[1] == 0 and np.all(np.isfinite(w))
+            assert np.any(X) or w[0] == 0
+    # The first Newton step goes to 1e6, where the exponential overflows.
+    counts = np.full(5, 1e6, np.float32)
+    solver = BCD(_PoissonMean(), prox_lasso, selection=selection, tol=10.0, maxiter=500)
+    w, state = solver.run(jnp.zeros(1, jnp.float32), np.float32(1e3), (np.ones((5, 1), np.float32), counts))
+    assert state.status == Status.CONVERGED
+    np.testing.assert_allclose(w, np.log(1e6 - 1e3), rtol=1e-5)
