@@ -8,7 +8,7 @@ import sklearn.metrics
 
 from jaxsolve import loss
 from jaxsolve.perturbations import make_perturbed_argmax, make_perturbed_max
-from jaxsolve.projection import projection_permutahedron, projection_simplex
+from jaxsolve.projection import entmax, projection_permutahedron, projection_simplex
 from tests.projection.checks import check_derivatives
 
 BINARY = ["binary_hinge_loss", "binary_logistic_loss", "binary_perceptron_loss", "binary_sparsemax_loss"]
@@ -46,11 +46,13 @@ def test_multiclass_losses_against_their_definitions():
     own = SCORES[rows, LABELS]
     rival = np.array([np.delete(s, y).max() for s, y in zip(SCORES, LABELS, strict=True)])
     p = np.asarray(jax.vmap(projection_simplex)(SCORES))
+    r = np.asarray(jax.vmap(entmax)(SCORES))
     expected = {
         "multiclass_logistic_loss": np.log(np.sum(np.exp(SCORES), 1)) - own,
         "multiclass_hinge_loss": np.maximum(0, 1 + rival - own),
         "multiclass_perceptron_loss": np.maximum(0, rival - own),
         "multiclass_sparsemax_loss": np.sum(p * SCORES - 0.5 * p**2, 1) + 0.5 - own,
+        "multiclass_entmax_loss": np.sum(r * SCORES + (r - r**1.5) / 0.75, 1) - own,
     }
     for name in MULTICLASS:
         fun = getattr(loss, name)

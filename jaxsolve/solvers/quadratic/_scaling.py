@@ -343,7 +343,8 @@ def _usual_sizes(qp, parts):
     level = _typical(jnp.where(curved, slope / jnp.where(curved, curvature, 1), 0))
     is_curved = (jnp.arange(n + 2) == n + 1) & jnp.any(curved)
     level = jnp.where(is_curved, level, jnp.where(steepest > 0, jnp.inf, 0))
-    # Bounds that are 0 but for rounding say nothing.
+    # Bounds that are 0 but for rounding say nothing, nor does a slope.
+    level = jnp.where(level > rounding ** (2 / 3) * largest, level, 0)
     smallest = rounding ** (2 / 3) * jnp.maximum(largest, jnp.where(jnp.isfinite(level), level, 0))
     counts = bounds > smallest[of_rows][None]
     logs = jnp.where(counts, jnp.log2(jnp.where(counts, bounds, 1)), 0)
@@ -356,8 +357,9 @@ def _usual_sizes(qp, parts):
     return jnp.where(known, size, 1)
 
 
-# In the unit of what linear terms usually are, those that are there to forbid something.
-_HUGE_PRICE = 1e2
+def _huge_price(dtype):
+    """In the unit of what linear terms usually are, those that are there to forbid something; fewer digits, less."""
+    return 1e4 if jnp.finfo(dtype).bits == 64 else 1e2
 
 
 def _prices(qp, parts, single, sizes):
@@ -372,7 +374,7 @@ def _prices(qp, parts, single, sizes):
         single: which rows have one entry, shape ``(m,)``.
         sizes: those of the solution in each group.
     """
-    n = qp.q.size
+    n, huge = qp.q.size, _huge_price(qp.q.dtype)
     factors, cost, curvature, groups = parts
     each = sizes[groups]
     price = cost * factors[:n] * qp.q * each[:n]
@@ -381,9 +383,9 @@ def _prices(qp, parts, single, sizes):
     usual = jnp.maximum(each[:n] ** 2 * curvature, jnp.where(jnp.isfinite(quarter), quarter, 1))
     # Each row with one entry bounds its variable below, above, or both. Far away there is nothing to be kept at.
     bounds = jnp.abs(factors[None, n:] * jnp.stack([qp.lower, qp.upper]))
-    lower, upper = (single[None] & (bounds <= _HUGE_PRICE * each[None, n:])).astype(price.dtype)
+    lower, upper = (single[None] & (bounds <= huge * each[None, n:])).astype(price.dtype)
     signs = qp.A.each(jnp.sign)
     sides = signs.each(jnp.abs).rmatvec(lower + upper), signs.rmatvec(lower - upper)
     held = sides[0] + jnp.sign(price) * sides[1] > 0
     ratio = jnp.abs(price) / usual
-    return jnp.where(held & (ratio > _HUGE_PRICE), _power_of_two(1 / jnp.maximum(ratio, 1)), 1)
+    return jnp.where(held & (ratio > huge), _power_of_two(1 / jnp.maximum(ratio, 1)), 1)
