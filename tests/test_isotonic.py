@@ -85,8 +85,7 @@ def exact_regression(y, weights):
     return np.array([float(total / weight) for total, weight, count in stack for _ in range(count)])
 
 
-@pytest.mark.float32
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.float32), np.float64])
 def test_weights_over_many_orders_of_magnitude(dtype):
     rng = np.random.default_rng(0)
     # Sums with a heavy entry do not tell what a light one adds: a block is more than its mean.
@@ -197,8 +196,7 @@ def test_kl_does_not_overflow():
     assert isotonic_kl_pav(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-@pytest.mark.float32
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.float32), np.float64])
 def test_masses_as_logarithms(dtype):
     rng = np.random.default_rng(3)
     for level in (0.0, 50.0, -1000.0):

@@ -308,9 +308,9 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
     _resumed_fields = ()
     #: The tolerance at which the active set is looked at for the first time, and the factor from stage to stage.
     _stages: ClassVar[tuple[float, float]] = (1e-3, 1e-2)
-    #: How many iterations may pass until the active set is looked at all the same, the first time; then twice as many.
-    #: Often it is known long before the iterates are accurate. ``None`` for no such limit.
-    _patience: ClassVar[int | None] = 50
+    #: After how many iterations the active set is looked at all the same, and by what factor their number grows from
+    #: look to look. Often it is known long before the iterates are accurate.
+    _patience: ClassVar[tuple[int, float]] = (50, 3.0)
 
     def _prepared(self, problem: Problem, inputs: Any = None) -> Problem:
         """The problem with what all iterations of a run have in common; ``None`` in place of its inputs for one."""
@@ -399,7 +399,7 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
     def _in_stages(self, problem: Problem, state: Any, given: Solution | None) -> tuple[Any, Solution, Factors]:
         """The end of a run, its solution, and the factors there. A given point is looked at before all iterations."""
         tol, _ = self._tolerances(state.error.dtype)
-        first, ratio = self._stages
+        (first, ratio), (soon, growth) = self._stages, self._patience
 
         def stage(carry):
             state, _, _, _, until, limit = carry
@@ -414,11 +414,12 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
             solution, error = tree_where(over, (polished, error), (solution, state.error))
             state = state._replace(status=status, error=error, value=problem.qp.value(solution.x))
             until = jnp.where(state.error <= until, until * ratio, until)
-            return state, solution, factors, over, until, None if limit is None else 2 * state.iter_num + self._patience
+            later = (growth * state.iter_num.astype(tol.dtype)).astype(jnp.int32)
+            return state, solution, factors, over, until, jnp.maximum(start + soon, later)
 
         over, until = jnp.asarray(False), jnp.asarray(first, tol.dtype)
         start = state.iter_num
-        limit = None if self._patience is None else start + (self._patience if given is None else 0)
+        limit = start + (soon if given is None else 0)
         carry = (state, *_nothing_yet(problem), over, until, limit)
         return loop(lambda carry: ~carry[3], stage, carry, maxiter=100, kind=self._loop_kind)[:3]
 

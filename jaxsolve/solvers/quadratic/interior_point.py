@@ -108,7 +108,7 @@ class InteriorPoint(IterativeQP):
     smoothing: float = option(0.0, at_least=0)
 
     _State = InteriorPointState
-    _patience = 8
+    _patience = (8, 1.5)
     # Iterations are few, so the active set is not looked at before the last; and then it is known.
     _stages = (0.0, 1.0)
 
