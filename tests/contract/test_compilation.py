@@ -201,3 +201,13 @@ def test_no_callback_in_the_program_unless_asked_for(case):
     assert "callback" not in text
     verbose = case.make(verbose=True)
     assert "callback" in jax.jit(lambda t: case.run(verbose, t).params).lower(case.theta).as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("solver", "most"), [(jaxsolve.OSQP(), 360), (jaxsolve.InteriorPointQP(), 400)])
+def test_kernels_of_a_quadratic_program(solver, most):
+    """Compile time follows the number of kernels: a change that adds many has to say why."""
+    Q, c, A, b = jnp.eye(10), jnp.ones(10), jnp.ones((20, 10)), jnp.ones(20)
+    constraints = (None, (A, b)) if isinstance(solver, jaxsolve.OSQP) else (A, (-b, b))
+    program = jax.jit(lambda *data: solver.run(None, data[:2], *data[2:]).params).lower(Q, c, *constraints).compile()
+    assert sum(program.as_text().count(f" {kind}(") for kind in ("fusion", "custom-call")) <= most

@@ -72,7 +72,13 @@ class Problem(NamedTuple):
 
     def equilibrated(self, qp: QuadraticProgram, *, shared: bool = False) -> Problem:
         """This problem with its scaling; ``qp`` are the same data with matrices of another kind."""
-        scaling = equilibrate(qp, shared=shared)
+        scaling, convex = equilibrate(qp, shared=shared), jnp.asarray(True)
+        if qp.has_factor:
+            # What follows must wait for the answer: batched calls of LAPACK that run at the same time can block each
+            # other in the thread pool of jaxlib's CPU backend. XLA keeps an order only where there is something to
+            # compute; the unit of the objective may be any.
+            convex = is_convex(scale(qp, scaling.of_common_parts()))
+            scaling = scaling._replace(cost=jnp.where(convex, 1, 2) * scaling.cost)
         scaled = scale(qp, scaling)
         for_kkt = scaled, scaling
         if qp.has_factor:
@@ -82,7 +88,6 @@ class Problem(NamedTuple):
             unit = jnp.where(largest > _NO_CURVATURE, 1 / jnp.maximum(largest, _NO_CURVATURE), 1)
             own = scaling._replace(cost=unit * scaling.cost)
             for_kkt = scale(qp, own), own
-        convex = is_convex(scale(qp, scaling.of_common_parts())) if qp.has_factor else jnp.asarray(True)
         return self._replace(qp=qp, scaling=scaling, scaled=scaled, for_kkt=for_kkt, convex=convex)
 
     def factors(self, weight: Array, at_upper: Array, *, direct: bool = True) -> Factors:

@@ -43,7 +43,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array, PyTree
 from jaxsolve.implicit_diff import TangentSystem
-from jaxsolve.linear_solve import solve
+from jaxsolve.linear_solve import solve, solve_cg
 from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram, flat, unraveled
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
@@ -103,6 +103,9 @@ def kkt_residual(qp: QuadraticProgram, x: Array, y: Array, factors: Factors) -> 
     return stationarity, weight * rows * (qp.A.matvec(x) - bound) - (1 - weight) * (cost / rows) * y
 
 
+_ESTIMATE_TOL, _ESTIMATE_MAXITER = 1e-6, 200
+
+
 def estimate_multipliers(scaled: QuadraticProgram, x: Array) -> Array:
     """Multipliers that come nearest to stationarity at a point, by least squares.
 
@@ -116,8 +119,15 @@ def estimate_multipliers(scaled: QuadraticProgram, x: Array) -> Array:
     near, Ax = 1e-3, scaled.A.matvec(x)
     below, above = Ax - scaled.lower, scaled.upper - Ax
     weight = 1 / (jnp.maximum(jnp.minimum(below, above), 0) ** 2 + near**2)
-    L = jnp.linalg.cholesky(scaled.A.gram(weight) + jnp.eye(x.size, dtype=x.dtype))
-    y = -weight * scaled.A.matvec(cho_solve((L, True), scaled.P.matvec(x) + scaled.q))
+    diagonal = 1 + scaled.A.squared_column_sums(weight)
+
+    def matvec(v):
+        return scaled.A.rmatvec(weight * scaled.A.matvec(v)) + v
+
+    # By products alone: in a batch, factorizations that run beside those of a cold start could block each other.
+    slope = scaled.P.matvec(x) + scaled.q
+    limits = {"tol": _ESTIMATE_TOL, "maxiter": _ESTIMATE_MAXITER}
+    y = -weight * scaled.A.matvec(solve_cg(matvec, slope, preconditioner=lambda v: v / diagonal, **limits))
     right = (scaled.lower == scaled.upper) | ((y > 0) == (above < below))
     return jnp.where(right & jnp.isfinite(y), y, 0)
 

@@ -121,6 +121,7 @@ def test_weakly_active_rows(weak, expected):
     np.testing.assert_allclose(jax.jvp(x, (1.0,), (1.0,))[1], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_with_respect_to_the_matrix_of_inequalities():
     rng = np.random.default_rng(3)
     Q, c, A = jnp.diag(jnp.asarray([1.0, 2.0, 3.0, 4.0])), jnp.ones(4), jnp.asarray(rng.normal(size=(6, 4)))
@@ -268,6 +269,7 @@ def test_objectives_by_function_and_by_product():
         np.testing.assert_allclose(jnp.concatenate([x["a"], x["b"]]), want, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_sparse_data_and_warm_start():
     from jax.experimental import sparse
 

@@ -83,6 +83,7 @@ def test_problems_with_the_same_matrices_share_one_eigendecomposition():
     close(apart.primal[0], want.primal[0], 1e-5)
 
 
+@pytest.mark.slow
 def test_rows_may_be_equalities_in_some_problems_only():
     Q, c, A, _, upper = data(1, rank=6)
     lower = jnp.stack([jnp.full_like(upper, -INF), jnp.full_like(upper, -INF).at[0].set(upper[0])])
@@ -121,6 +122,7 @@ def test_whatever_differs_within_a_batch():
 # ---- Matrices that are not there ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_functions_and_sparse_matrices():
     Q, c, A, lower, upper = data(3, rank=6)
     want = EXACT.run(None, (Q, c), A, (lower, upper)).params

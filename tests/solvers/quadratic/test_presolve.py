@@ -95,6 +95,7 @@ def test_contradictions_are_left_to_the_solver():
     assert 3 not in reduced(as_arrays(Q, c, A, tiny, G, h, lower, upper)).rows
 
 
+@pytest.mark.slow
 def test_solve_qp_with_and_without():
     data = program(3)
     plain, less = jaxsolve.solve_qp(*data), jaxsolve.solve_qp(*data, presolve=True)

@@ -70,6 +70,7 @@ def test_what_is_chosen():
     assert method(jnp.ones((3000, 3000)), jnp.ones(3000), l=0.0) == "osqp"
 
 
+@pytest.mark.slow
 def test_functions_of_pytrees():
     def curvature(x):
         return {"a": 2 * x["a"], "b": x["b"]}

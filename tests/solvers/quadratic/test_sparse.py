@@ -60,6 +60,7 @@ def loss(method, of_Q, of_A, c, lower, upper, *, dense, **options):
     return value
 
 
+@pytest.mark.slow
 def test_solutions_and_gradients_are_those_of_dense_data():
     Q, c, A, lower, upper = problem()
     of_Q, of_A = thin(Q), thin(A)
