@@ -7,6 +7,7 @@ know only the program.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -51,7 +52,7 @@ class Program(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class Form(abc.ABC):
     """Base of the forms. The data are those of the arguments behind ``init_params``, in their order.
 
     Attributes:
@@ -69,13 +70,13 @@ class Form:
     #: The arguments of ``run`` behind the initial point, and what each holds: a name, or the names of a pair.
     arguments: ClassVar[dict[str, str | tuple[str, str]]]
 
+    @abc.abstractmethod
     def constraints(self, size: int, *data: Any) -> dict[str, Constraints]:
         """The constraints on so many variables, by the names of their matrices, from the data behind the objective."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def solution(self, program: Any, solution: Solution) -> KKTSolution:
         """The user's form of a solution; ``program`` is a :class:`Program`, or has its fields."""
-        raise NotImplementedError
 
     def unknowns(self, params: KKTSolution) -> tuple[PyTree, PyTree]:
         """The primal variables and the multipliers of the rows."""
