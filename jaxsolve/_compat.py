@@ -35,6 +35,7 @@ __all__ = [
     "is_sparse",
     "is_wrapped_function",
     "jaxpr_as_fun",
+    "largest_array",
     "on_every_device",
     "outside_transformations",
     "place_like",
@@ -145,20 +146,42 @@ _numbers = itertools.count()
 _numbered = jax.jit(_number)
 
 
-@functools.cache
-def quick_compiler_options() -> dict[str, Any]:
-    """Options with which XLA compiles in about half the time; some small programs then run about a sixth slower.
+def quick_compiler_options(largest: int) -> dict[str, Any]:
+    """Options with which XLA compiles in a half or a third of the time, at little or no cost of the runs.
 
     Only a program that no other contains can have options.
+
+    Args:
+        largest: how many entries the largest array of the program has, see :func:`largest_array`.
     """
-    options = {"xla_cpu_use_fusion_emitters": False}
     if jax.default_backend() != "cpu":
         return {}
+    # Small programs then run about a sixth slower. Without optimization long loops run at half the speed, but for
+    # small arrays, where calling each operation takes most of the time, and compilation outweighs thousands of runs.
+    wanted: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+    if largest <= _SMALL:
+        wanted["xla_backend_optimization_level"] = 0
+    return {name: value for name, value in wanted.items() if _accepts_compiler_option(name, value)}
+
+
+_SMALL = 512
+
+
+@functools.cache
+def _accepts_compiler_option(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda: 0, compiler_options=options)()
+        jax.jit(lambda: 0, compiler_options={name: value})()
     except Exception:  # a version of XLA without this option
-        return {}
-    return options
+        return False
+    return True
+
+
+def largest_array(jaxpr: Any) -> int:
+    """How many entries the largest array has that a jaxpr makes; what a ``scan`` makes counts once for each turn."""
+    made = [getattr(variable.aval, "size", 1) for eqn in jaxpr.eqns for variable in eqn.outvars]
+    inside = [largest_array(body) for body in subjaxprs(jaxpr)]
+    turns = [(eqn.params["length"], eqn.params["jaxpr"].jaxpr) for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
+    return max([0, *made, *inside, *(length * largest_array(body) for length, body in turns)])
 
 
 def place_like(x: jax.Array, aval: Any) -> jax.Array:

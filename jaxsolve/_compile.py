@@ -32,13 +32,15 @@ from jaxsolve._compat import (
     ClosedJaxpr,
     is_concrete,
     jaxpr_as_fun,
+    largest_array,
     outside_transformations,
     quick_compiler_options,
     trace_context,
 )
 from jaxsolve._fingerprint import calls_back, fingerprint
+from jaxsolve._types import PyTree
 
-__all__ = ["Call", "compiled_call", "traced_call"]
+__all__ = ["Call", "compiled_call", "have_values", "traced_call"]
 
 _PLAIN = (str, bytes, bool, int, float, complex, type(None), type(Ellipsis), np.dtype)
 _MOST_FAMILIES = 512
@@ -63,16 +65,26 @@ class Call(NamedTuple):
     def __call__(self) -> Any:
         return self.trace(self.consts, self.leaves)
 
+    @property
+    def is_concrete(self) -> bool:
+        """Whether all inputs are values."""
+        return all(map(is_concrete, jax.tree.leaves((self.consts, self.leaves))))
+
     def at_values(self) -> Callable | None:
         """The call without tangents, if only these keep it from values: in an eager ``jax.grad``, say."""
-        inputs, values = (self.consts, self.leaves), []
-        for x in [*self.consts, *self.leaves]:
-            values.append(x if is_concrete(x) else lax.stop_gradient(x))
-            if not is_concrete(values[-1]):
-                return None
-        if all(map(is_concrete, jax.tree.leaves(inputs))):
+        inputs, structure = jax.tree.flatten((self.consts, self.leaves))
+        if self.is_concrete or not have_values(inputs):
             return None
-        return lambda: self.trace(*jax.tree.unflatten(jax.tree.structure(inputs), values), on_values=True)
+        return lambda: self.trace(*jax.tree.unflatten(structure, map(_value, inputs)), on_values=True)
+
+
+def have_values(tree: PyTree) -> bool:
+    """Whether at most tangents keep the arrays of a pytree from being values."""
+    return all(is_concrete(_value(x)) for x in jax.tree.leaves(tree) if not is_concrete(x))
+
+
+def _value(x):
+    return x if is_concrete(x) else lax.stop_gradient(x)
 
 
 def traced_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> Call:
@@ -212,10 +224,10 @@ def _held(const, reads: Snapshot) -> Callable:
 class _Program:
     """A compiled function of captured arrays and arguments, and what it does."""
 
-    def __init__(self, fingerprint: list, call: Callable):
+    def __init__(self, fingerprint: list, call: Callable, largest: int):
         self.fingerprint = fingerprint
         self._inside = jax.jit(call)
-        self._outside = jax.jit(call, compiler_options=quick_compiler_options())
+        self._outside = jax.jit(call, compiler_options=quick_compiler_options(largest))
 
     def __call__(self, consts: list, leaves: list, outside: bool) -> list:
         return (self._outside if outside else self._inside)(consts, leaves)
@@ -240,7 +252,7 @@ class _Family:
             return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*leaves)
 
         call.__name__ = name
-        program = _Program(wanted, call)
+        program = _Program(wanted, call, largest_array(jaxpr))
         self.remember(self._programs, program)
         return program
 

@@ -19,7 +19,7 @@ import jax
 
 from jaxsolve._closure import Staged, hoist
 from jaxsolve._compat import outside_transformations, without_our_frames
-from jaxsolve._compile import compiled_call, traced_call
+from jaxsolve._compile import compiled_call, have_values, traced_call
 from jaxsolve._options import Configured, check_callable, option
 from jaxsolve._results import is_named, report_failure, show_as_line
 from jaxsolve._types import Array, OptStep, PyTree, Structure
@@ -111,6 +111,10 @@ class Solver(Configured):
         """Whether ``_solve`` may find a tangent system."""
         return True
 
+    def _system_of(self, parts: dict[str, Any]) -> TangentSystem:
+        """The tangent system that ``_solve`` found, from its arrays by name."""
+        raise NotImplementedError
+
     def _residual(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """``optimality_fun`` without auxiliary output: the mapping that is differentiated."""
         return self.optimality_fun(params, *args, **kwargs)
@@ -172,12 +176,19 @@ class Solver(Configured):
             return _run(self, init_params, *args, **kwargs)
         solver = copy.copy(self)
         solver.on_failure = "ignore"  # the program is the same
-        call = traced_call(_run, solver, init_params, *args, **kwargs)
-        # In an eager jax.grad the solution comes from the program of a plain run, and its derivative from another one,
-        # unless `_solve` finds a tangent system, too.
+        # In an eager jax.grad the solution comes from the program of a plain run, and its derivative from another one.
+        arguments = (solver, init_params, *args)
+        if self.implicit_diff and self._finds_system and have_values((vars(solver), init_params, args, kwargs)):
+            call = traced_call(_run_with_parts, *arguments, **kwargs)
+            if call.is_concrete:
+                return call()[0]
+            solution = call.at_values()
+            if solution is not None:
+                return compiled_call(differentiated, solver, *solution(), *args, **kwargs)
+        call = traced_call(_run, *arguments, **kwargs)
         apart = self.implicit_diff and not self._finds_system and not outside_transformations()
         solution = call.at_values() if apart else None
-        return call() if solution is None else compiled_call(differentiated, solver, solution(), *args, **kwargs)
+        return call() if solution is None else compiled_call(differentiated, solver, solution(), None, *args, **kwargs)
 
     def _with_held_of(self, given: PyTree, step: OptStep) -> OptStep:
         """A result with the held leaves that were given; a point that is not needed has none."""
@@ -330,10 +341,18 @@ def _run(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> OptS
     return OptStep(merge_params(params, held), state)
 
 
-def differentiated(solver: Solver, step: OptStep, *args: Any, **kwargs: Any) -> OptStep:
-    """A solution with its implicit derivative, after a run without one."""
+def _run_with_parts(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, Any]:
+    """A run without derivative, and the arrays of the tangent system that it found."""
+    solver, start, held = prepared(solver, init_params)
+    (params, state), system = solver._solve_and_tell(start, *args, **kwargs)
+    return OptStep(merge_params(params, held), state), None if system is None else system.parts
+
+
+def differentiated(solver: Solver, step: OptStep, parts: Any, *args: Any, **kwargs: Any) -> OptStep:
+    """A solution with its implicit derivative, after a run without one that found a system of these parts, or none."""
     solver, params, held = prepared(solver, step.params)
-    params, state = _with_derivative(solver, OptStep(params, step.state), None, args, kwargs)
+    system = None if parts is None else solver._system_of(parts)
+    params, state = _with_derivative(solver, OptStep(params, step.state), system, args, kwargs)
     return OptStep(merge_params(params, held), state)
 
 

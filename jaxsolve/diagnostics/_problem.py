@@ -58,7 +58,7 @@ class Problem(NamedTuple):
 
         def value(leaves):
             args, kwargs = self.arguments(leaves)
-            return self.loss(differentiated(solver, step, *args, **kwargs).params)
+            return self.loss(differentiated(solver, step, None, *args, **kwargs).params)
 
         return value
 

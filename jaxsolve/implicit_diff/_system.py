@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,12 @@ class TangentSystem:
     def __init__(self, residual: Callable, method: Any = None, structure: Structure = "general"):
         self.residual, self.method = residual, method
         self.structure: Structure = structure
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The arrays by name, of a system that is a dataclass."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {field.name: getattr(self, field.name) for field in fields if not field.metadata.get("static")}
 
     def unknowns(self, params: PyTree) -> PyTree:
         """The part of the parameters that the residual determines."""

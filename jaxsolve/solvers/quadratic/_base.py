@@ -226,6 +226,9 @@ class QuadraticSolver(ReadsData):
         """What derivatives solve with."""
         return KKTSystem(factors, self._form, self.implicit_diff_solve, valid)
 
+    def _system_of(self, parts: dict[str, Any]) -> KKTSystem:
+        return self._system(parts["factors"], parts["valid"])
+
     def _state_of_solution(self, unknowns: PyTree, *data: Any) -> dict[str, PyTree]:
         """The value of the objective."""
         program, x, _ = self._form.at(unknowns, data)

@@ -128,11 +128,12 @@ def scale(qp: QuadraticProgram, scaling: Scaling) -> QuadraticProgram:
 
 def _power_of_two(x):
     """The power of two next to a positive number, exactly; 1 for what is no such number."""
+    info = jnp.finfo(x.dtype)
+    known = (x > 0) & (x < jnp.inf)
     # Odd powers of the root of two are common, and must not be rounded now down and now up.
-    exponent = jnp.round(jnp.log2(jnp.where(x > 0, x, 1)) + 0.1)
-    limit = -float(jnp.finfo(x.dtype).minexp)
-    exponent = jnp.where(jnp.isfinite(exponent), jnp.clip(exponent, -limit, limit), 0)
-    return jnp.ldexp(jnp.ones_like(x), exponent.astype(jnp.int32))
+    x = jnp.clip(2**0.6 * jnp.where(known, x, 1), info.tiny, 1 / info.tiny)
+    mantissa = jnp.asarray((1 << info.nmant) - 1, dtype=f"uint{info.bits}")
+    return lax.bitcast_convert_type(lax.bitcast_convert_type(x, mantissa.dtype) & ~mantissa, x.dtype)
 
 
 def _typical(sizes):

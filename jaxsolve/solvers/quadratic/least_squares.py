@@ -204,6 +204,9 @@ class BoundedLeastSquares(IterativeSolver):
         step = OptStep(step.params, state)
         return self._for_user(problem, step), system_at(self, problem, step)
 
+    def _system_of(self, parts: dict[str, Any]) -> LeastSquaresSystem:
+        return LeastSquaresSystem(**parts, solver=self)
+
     def _begin(self, problem: Reduced, init_params: PyTree) -> OptStep:
         """The first point, in the units of the method, with its state."""
         lower, upper = problem.lower, problem.upper
