@@ -30,7 +30,7 @@ from jaxsolve.solvers.quadratic._data import ReadsData, default_tol
 from jaxsolve.solvers.quadratic._form import BoxForm, Form, Solution
 from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, estimate_multipliers, factorize, is_convex
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
-from jaxsolve.solvers.quadratic._residuals import norm, optimality_error, products, residuals
+from jaxsolve.solvers.quadratic._residuals import less_rounding, norm, optimality_error, products, residuals
 from jaxsolve.solvers.quadratic._scaling import equilibrate, scale
 from jaxsolve.tree_util import tree_where
 
@@ -181,6 +181,8 @@ class QuadraticSolver(ReadsData):
         at = products(problem.qp, x, y)
         x, y = problem.scaling.to_scaled(x, y)
         res = residuals(problem.scaled, x, y, problem.scaling.products_to_scaled(at))
+        if problem.qp.has_factor:
+            res = less_rounding(res, problem.scaled, x, y)
         return optimality_error(res, *self._tolerances(x.dtype)), at
 
     def _forgiven(self, problem: Problem) -> Forgiven:

@@ -14,6 +14,8 @@ where :math:`S(y) = u^T y_+ - l^T y_-` is the support function of the box, the v
 :math:`\tfrac12 x^T P x + q^T x`, and that of :math:`y` is :math:`-\tfrac12 x^T P x - S(y)`. The mean term is the sum of
 :math:`|x_j (Px)_j|,\ |x_j q_j|` and :math:`|x_j (A^T y)_j|` over :math:`|x|_1`: what a variable costs that is in use.
 The largest term of all would be that of a variable that is out of use because of its price.
+
+A point that an active set determines is judged by what exceeds the rounding of the terms, :func:`less_rounding`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,17 @@ import jax.numpy as jnp
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 
-__all__ = ["Products", "Residuals", "feasible_signs", "norm", "optimality_error", "products", "residuals", "support"]
+__all__ = [
+    "Products",
+    "Residuals",
+    "feasible_signs",
+    "less_rounding",
+    "norm",
+    "optimality_error",
+    "products",
+    "residuals",
+    "support",
+]
 
 
 class Products(NamedTuple):
@@ -85,11 +97,36 @@ def residuals(qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residua
     total = jnp.sum(jnp.abs(x))
     mean = jnp.sum(jnp.abs(x) * terms) / jnp.where(total > 0, total, 1)
     return Residuals(
-        primal=(norm(violation), norm(at.Ax)),
+        primal=(violation, norm(at.Ax)),
         dual=(jnp.abs(at.Px + qp.q + at.Aty), jnp.maximum(terms, mean)),
         gap=(jnp.abs(quadratic + linear + bounds), gap_size),
         unit=jnp.where(mean > 0, jnp.minimum(mean, 1), 1),
     )
+
+
+def less_rounding(res: Residuals, qp: QuadraticProgram, x: Array, y: Array) -> Residuals:
+    """Residuals without what their terms may be off by because of rounding, which no other point has less of.
+
+    A point so far away that its rounding hides the problem has gained nothing: what is taken off is small beside the
+    sizes with which residuals are compared.
+
+    Args:
+        res: the residuals.
+        qp: the problem, whose matrices are given by their entries.
+        x: the point, shape ``(n,)``.
+        y: its multipliers, shape ``(m,)``.
+    """
+    eps, lengths, multipliers = jnp.finfo(x.dtype).eps, jnp.abs(x), jnp.abs(y)
+    P, A = qp.P.each(jnp.abs), qp.A.each(jnp.abs)  # type: ignore[union-attr]
+    slopes, rows = P.matvec(lengths) + jnp.abs(qp.q), A.matvec(lengths)
+    value = lengths @ slopes + multipliers @ rows
+
+    def less(residual, terms):
+        found, size = residual
+        return jnp.maximum(found - jnp.minimum(eps * terms, 3 * eps**0.5 * size), 0), size
+
+    dual = less(res.dual, slopes + A.rmatvec(multipliers))
+    return res._replace(primal=less(res.primal, rows), dual=dual, gap=less(res.gap, value))
 
 
 def optimality_error(res: Residuals, tol: Array, rtol: Array) -> Array:

@@ -114,3 +114,24 @@ def test_small_curvature_does_not_hide_that_a_problem_is_unbounded(name, dtype):
     data = (0.1 * np.outer(v, v), -1e3 * (d + 0.1 * v)), A, (np.array([-1.0, -1.0]), np.array([1.0, np.inf]))
     _, state = SOLVERS[name]().run(None, *jax.tree.map(lambda array: jnp.asarray(array, dtype), data))
     assert int(state.status) == Status.DUAL_INFEASIBLE
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("method", ["osqp", "interior_point"])
+def test_what_only_rounding_keeps_from_the_tolerance_has_converged(method):
+    """At a large solution of a nearly singular system no point of single precision has a smaller residual."""
+    correlation = np.asarray([0.9, 0.99, 0.999, 0.9999])
+    Q, c, G, h = _single(np.eye(2) + np.multiply.outer(correlation, 1 - np.eye(2)), [0.1, -0.1], [[1.0, 0.0]], [1e4])
+
+    @jax.jit
+    @jax.vmap
+    def solve(Q):
+        return jaxsolve.solve_qp(Q, c, G=G, h=h, method=method)
+
+    result = solve(Q)
+    assert np.all(result.status == Status.CONVERGED)
+    assert np.all(result.iter_num <= 100)
+    # The condition times the rounding of the data is the accuracy that there can be.
+    wanted = np.stack([-1 / (1 - correlation), 1 / (1 - correlation)], axis=-1) / 10
+    scale = np.abs(wanted) / (1 - correlation)[:, None]
+    assert np.all(np.abs(np.asarray(result.x) - wanted) <= 5 * np.finfo(np.float32).eps * scale)
