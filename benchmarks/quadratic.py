@@ -1,6 +1,7 @@
 """Quadratic programs: batches against qpax, JAXopt and OSQP in C, and the problems of Maros and Meszaros and of Netlib.
 
-    python benchmarks/quadratic.py --rounds 9                      batches, one large problem, and the first run
+    python benchmarks/quadratic.py --rounds 9                      first calls, batches, and one large problem
+    python benchmarks/quadratic.py --parts first                   one of these
     python benchmarks/quadratic.py --problems folder/*.npz         one line a problem
     python benchmarks/quadratic.py --solver BoxOSQP --problems ... the same by operator splitting
     python benchmarks/quadratic.py --sparse --problems ...         by operator splitting without a factorization
@@ -12,6 +13,9 @@ import argparse
 import functools
 import os
 import pathlib
+import statistics
+import subprocess
+import sys
 import time
 import warnings
 
@@ -162,16 +166,30 @@ def large(rounds):
     print("    residuals:", ", ".join(f"{value:.1e}" for value in residuals))
 
 
-def first_run():
-    """Seconds of the first ``OSQP().run`` of a problem with 10 variables, compilation included."""
-    Q, c, G, h = (part[0] for part in random_batch(1, 10, 20))
-    import jaxopt
+_FIRST = {
+    "jaxsolve": "lambda c: jaxsolve.OSQP().run(None, (Q, c), None, (G, h)).params.primal",
+    "interior point": "lambda c: jaxsolve.solve_qp(Q, c, G=G, h=h, method='interior_point').x",
+    "JAXopt": "lambda c: jaxopt.OSQP().run(None, (Q, c), None, (G, h)).params.primal",
+}
 
-    for name, library in (("jaxsolve", jaxsolve), ("JAXopt", jaxopt), ("jaxsolve again", jaxsolve)):
-        jax.clear_caches()
-        start = time.perf_counter()
-        jax.block_until_ready(library.OSQP().run(params_obj=(Q, c), params_ineq=(G, h)).params)
-        print(f"    first run, {name}: {time.perf_counter() - start:.2f} s")
+
+def first_calls(rounds):
+    """CPU seconds of the first call in a process, compilation included, of a problem with 10 variables."""
+    for what, wrapped in (("run", "(solve)(c)"), ("gradient", "jax.grad(lambda c: jnp.sum((solve)(c)))(c)")):
+        times = {name: [] for name in _FIRST}
+        for _ in range(rounds):
+            for name, solve in _FIRST.items():
+                library = "jaxopt" if name == "JAXopt" else "jaxsolve"
+                program = (
+                    f"import sys, time; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
+                    f"from quadratic import *; import {library}\n"
+                    "Q, c, G, h = (part[0] for part in random_batch(1, 10, 20))\n"
+                    f"start = time.process_time(); jax.block_until_ready({wrapped.replace('(solve)', f'({solve})')})\n"
+                    "print(time.process_time() - start)"
+                )
+                done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+                times[name].append(float(done.stdout) if done.returncode == 0 else float("nan"))
+        report(f"first {what} of a process, CPU time", {name: statistics.median(t) for name, t in times.items()})
 
 
 def load(path):
@@ -213,9 +231,12 @@ def problems(paths, name, sparse):
     print(f"missed: {missed}")
 
 
+PARTS = {"first": first_calls, "batches": batches, "shared": shared, "large": large}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--problems", nargs="*")
     parser.add_argument("--solver", default="InteriorPointQP", choices=("InteriorPointQP", "BoxOSQP"))
     parser.add_argument("--sparse", action="store_true")
@@ -223,7 +244,5 @@ if __name__ == "__main__":
     if arguments.problems:
         problems(arguments.problems, arguments.solver, arguments.sparse)
     else:
-        first_run()
-        batches(arguments.rounds)
-        shared(arguments.rounds)
-        large(arguments.rounds)
+        for part in arguments.parts:
+            PARTS[part](arguments.rounds)

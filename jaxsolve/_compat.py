@@ -35,8 +35,8 @@ __all__ = [
     "is_sparse",
     "is_wrapped_function",
     "jaxpr_as_fun",
-    "largest_array",
     "on_every_device",
+    "operations",
     "outside_transformations",
     "place_like",
     "quick_compiler_options",
@@ -146,25 +146,24 @@ _numbers = itertools.count()
 _numbered = jax.jit(_number)
 
 
-def quick_compiler_options(largest: int) -> dict[str, Any]:
+def quick_compiler_options(jaxpr: Any) -> dict[str, Any]:
     """Options with which XLA compiles in a half or a third of the time, at little or no cost of the runs.
 
     Only a program that no other contains can have options.
 
     Args:
-        largest: how many entries the largest array of the program has, see :func:`largest_array`.
+        jaxpr: the program.
     """
     if jax.default_backend() != "cpu":
         return {}
-    # Small programs then run about a sixth slower. Without optimization long loops run at half the speed, but for
-    # small arrays, where calling each operation takes most of the time, and compilation outweighs thousands of runs.
+    # Small programs then run about a sixth slower.
     wanted: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
-    if largest <= _SMALL:
+    # Without optimization the time of compilation grows much slower with the number of operations, and that of a run
+    # faster with the size of arrays. Where these are small it takes thousands of runs to lose what was gained.
+    count, largest = operations(jaxpr)
+    if largest <= count:
         wanted["xla_backend_optimization_level"] = 0
     return {name: value for name, value in wanted.items() if _accepts_compiler_option(name, value)}
-
-
-_SMALL = 512
 
 
 @functools.cache
@@ -176,12 +175,16 @@ def _accepts_compiler_option(name: str, value: Any) -> bool:
     return True
 
 
-def largest_array(jaxpr: Any) -> int:
-    """How many entries the largest array has that a jaxpr makes; what a ``scan`` makes counts once for each turn."""
-    made = [getattr(variable.aval, "size", 1) for eqn in jaxpr.eqns for variable in eqn.outvars]
-    inside = [largest_array(body) for body in subjaxprs(jaxpr)]
-    turns = [(eqn.params["length"], eqn.params["jaxpr"].jaxpr) for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
-    return max([0, *made, *inside, *(length * largest_array(body) for length, body in turns)])
+def operations(jaxpr: Any) -> tuple[int, int]:
+    """How many operations a jaxpr has, at any depth, and how many entries the largest array has that they make.
+
+    What one turn of a ``scan`` makes counts for all its turns.
+    """
+    largest = max((getattr(variable.aval, "size", 1) for eqn in jaxpr.eqns for variable in eqn.outvars), default=0)
+    inside = [operations(body) for body in subjaxprs(jaxpr)]
+    scans = [eqn.params for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
+    turns = [params["length"] * operations(params["jaxpr"].jaxpr)[1] for params in scans]
+    return len(jaxpr.eqns) + sum(count for count, _ in inside), max([largest, *(size for _, size in inside), *turns])
 
 
 def place_like(x: jax.Array, aval: Any) -> jax.Array:

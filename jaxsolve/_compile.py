@@ -32,7 +32,6 @@ from jaxsolve._compat import (
     ClosedJaxpr,
     is_concrete,
     jaxpr_as_fun,
-    largest_array,
     outside_transformations,
     quick_compiler_options,
     trace_context,
@@ -224,10 +223,10 @@ def _held(const, reads: Snapshot) -> Callable:
 class _Program:
     """A compiled function of captured arrays and arguments, and what it does."""
 
-    def __init__(self, fingerprint: list, call: Callable, largest: int):
+    def __init__(self, fingerprint: list, call: Callable, jaxpr: Any):
         self.fingerprint = fingerprint
         self._inside = jax.jit(call)
-        self._outside = jax.jit(call, compiler_options=quick_compiler_options(largest))
+        self._outside = jax.jit(call, compiler_options=quick_compiler_options(jaxpr))
 
     def __call__(self, consts: list, leaves: list, outside: bool) -> list:
         return (self._outside if outside else self._inside)(consts, leaves)
@@ -252,7 +251,7 @@ class _Family:
             return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*leaves)
 
         call.__name__ = name
-        program = _Program(wanted, call, largest_array(jaxpr))
+        program = _Program(wanted, call, jaxpr)
         self.remember(self._programs, program)
         return program
 
