@@ -50,6 +50,11 @@ class IterativeSolver(Solver):
     verbose: bool | int | str = option(False)
     callback: Callable | None = option(None)
 
+    #: Relative tolerance: an error counts as small up to ``tol + rtol * size``, with a size in its own unit. A solver
+    #: that has one declares it as an option, says what the size is, and gives it to ``_status_of``; where that is the
+    #: error of the first iterate, it is the field ``first_error`` of the state.
+    rtol = 0.0
+
     #: Whether ``update`` reports an error that is cheaper than, and not quite, that of ``optimality_fun``. A run then
     #: evaluates the true one before it claims to have converged.
     _error_is_estimate: ClassVar[bool] = False
@@ -85,16 +90,46 @@ class IterativeSolver(Solver):
         unrolled = not self.implicit_diff if self.unroll == "auto" else self.unroll
         return "scan" if unrolled else "while"
 
-    def _status_of(self, error: Array, *, failed: Array | bool = False, failure: Status = Status.STALLED) -> Array:
+    @property
+    def _is_relative(self) -> bool:
+        """Whether there is a relative tolerance; without one, nothing is computed or kept for it."""
+        return not (isinstance(self.rtol, (int, float)) and self.rtol == 0)
+
+    def _tolerance(self, dtype: Any, size: Array | None = None) -> Array:
+        """What an error may be: ``tol + rtol * size``, a scalar; ``tol`` alone where there is no size."""
+        tol = jnp.asarray(self.tol).astype(dtype)
+        if size is None or not self._is_relative:
+            return tol
+        # An infinite size, of an error that is not known yet, would call every error small.
+        return tol + jnp.asarray(self.rtol).astype(dtype) * jnp.where(jnp.isfinite(size), size, 0).astype(dtype)
+
+    def _unknown_first_error(self, dtype: Any) -> Array | None:
+        """The field ``first_error`` of a state before the first iteration."""
+        return jnp.asarray(jnp.inf, dtype) if self._is_relative else None
+
+    def _first_error(self, state: Any, error: Array) -> Array | None:
+        """The field ``first_error`` after an iteration that found ``error``: once known it stays."""
+        old = state.first_error
+        return None if old is None else jnp.where(jnp.isfinite(old), old, lax.stop_gradient(error).astype(old.dtype))
+
+    def _status_of(
+        self,
+        error: Array,
+        *,
+        size: Array | None = None,
+        failed: Array | bool = False,
+        failure: Status = Status.STALLED,
+    ) -> Array:
         """The status that an optimality error stands for; an int32 scalar.
 
         Args:
             error: optimality error of the current iterate.
+            size: what ``rtol`` is relative to, in the unit of ``error``.
             failed: whether the algorithm cannot go on; convergence takes precedence.
             failure: the status if it cannot.
         """
         status = failure.where(failed, int(Status.RUNNING))
-        status = Status.CONVERGED.where(error <= jnp.asarray(self.tol).astype(error.dtype), status)
+        status = Status.CONVERGED.where(error <= self._tolerance(error.dtype, size), status)
         return Status.NONFINITE.where(~jnp.isfinite(error), status)
 
     def _status_in(self, state: Any) -> Array:
@@ -103,7 +138,8 @@ class IterativeSolver(Solver):
             return state.status
         error = jnp.asarray(state.error)
         # Before the first iteration an error may be infinite.
-        return jnp.where(error == jnp.inf, int(Status.RUNNING), self._status_of(error))
+        status = self._status_of(error, size=getattr(state, "first_error", None))
+        return jnp.where(error == jnp.inf, int(Status.RUNNING), status)
 
     # ---- The iterations -------------------------------------------------------------------------------------------
 
@@ -196,7 +232,10 @@ class IterativeSolver(Solver):
         """Print a line about an iteration, or about the end of a run, if that is wanted."""
         if self.verbose:
             reporter = (ProgressBar if self.verbose == "bar" else Lines)(type(self).__name__)
-            call_back(reporter, (self.tol, self.maxiter, over), state, active)
+            tol = self.tol
+            if self._is_relative:
+                tol = self._tolerance(jnp.result_type(state.error), getattr(state, "first_error", None))
+            call_back(reporter, (tol, self.maxiter, over), state, active)
 
     @property
     def _reports_start(self) -> bool:
@@ -229,7 +268,8 @@ class IterativeSolver(Solver):
             error = run_if_any(claimed, true_error, error)
         else:
             error = true_error(error) if claimed else error
-        status = jnp.where(claimed, self._status_of(error), step.state.status)
+        status = self._status_of(error, size=getattr(step.state, "first_error", None))
+        status = jnp.where(claimed, status, step.state.status)
         # Where nothing is claimed the error keeps its derivative.
         error = jnp.where(claimed, error, step.state.error)
         return step._replace(state=step.state._replace(error=error, status=status))

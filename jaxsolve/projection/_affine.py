@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, scale_to_unit, unpack, widen
+from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, power_of_two, scale_to_unit, unpack, widen
 from jaxsolve._status import Status
 from jaxsolve._types import PyTree
 from jaxsolve._vectors import ravel
@@ -208,6 +208,9 @@ def _matrix_and_vector(A: Any, b: Any, vector: jax.Array, function: str, names: 
 def _on_solutions(x, A, b):
     if A.size == 0:
         return x
+    # In units of the largest entry of A, so that squares of its inverse neither overflow nor vanish.
+    unit = power_of_two(jnp.max(jnp.abs(A)))
+    A, b = A / unit, b / unit
     inverse = derive_by(_tangent_of_inverse, jnp.linalg.pinv(lax.stop_gradient(A)), A)
     x = x - inverse @ (A @ x - b)
     # Again, for the digits that were lost if x was far away; it changes nothing else, derivatives included.
@@ -227,14 +230,18 @@ def _on_polyhedron(x, A, b, G, h):
     """The projection, NaN where it is not one, and whether the set has a point."""
     make: Any = InteriorPointQP
     tol = 1e-8 if x.dtype == jnp.float64 else 1e-4
-    lower = jnp.concatenate([b, jnp.full_like(h, -jnp.inf)])
     eye = jnp.eye(x.size, dtype=x.dtype)
+    rows, bound = jnp.concatenate([A, G]), jnp.concatenate([b, h])
+    # Each row in a unit of its own, and all of it in units of about the distance, which the tolerance is relative to.
+    size = power_of_two(jnp.max(jnp.abs(rows), axis=1, initial=0))
+    rows, bound = rows / size[:, None], bound / size
+    lower = jnp.concatenate([bound[: b.size], jnp.full_like(h, -jnp.inf)])
     # Around x: so the precision is that of the distance.
-    rows = jnp.concatenate([A, G])
     moved = rows @ x
-    bounds = (lower - moved, jnp.concatenate([b, h]) - moved)
-    params, state = make(tol=tol).run(None, (eye, jnp.zeros_like(x)), rows, bounds)
+    lower, upper = lower - moved, bound - moved
+    unit = power_of_two(jnp.max(jnp.maximum(lower, -upper), initial=0))
+    params, state = make(tol=tol).run(None, (eye, jnp.zeros_like(x)), rows, (lower / unit, upper / unit))
     status = lax.stop_gradient(state.status)
     solved = (status == int(Status.CONVERGED)) & jnp.all(jnp.isfinite(x))
-    out = jnp.where(solved, x + params.primal[0], jnp.full_like(x, jnp.nan))
+    out = jnp.where(solved, x + unit * params.primal[0], jnp.full_like(x, jnp.nan))
     return out, status != int(Status.PRIMAL_INFEASIBLE)

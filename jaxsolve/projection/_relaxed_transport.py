@@ -32,7 +32,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_inexact, as_scalar, check_entries, check_nonnegative, unpack, widen
+from jaxsolve._inputs import as_inexact, as_scalar, check_entries, check_nonnegative, power_of_two, unpack, widen
 from jaxsolve._loop import loop
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.projection._rules import derive_by
@@ -265,7 +265,11 @@ def _unbalanced_tangent(plan, data, tangents):
 
 
 def _partial(S, a, b, mass, duals, given, maxiter):
-    return _partial_compiled(S, a, b, mass, lax.stop_gradient((S, a, b, mass)), duals, given, maxiter)
+    # In units of the mass, for the logarithms of large and small numbers have fewer digits behind the point.
+    unit = power_of_two(mass)
+    a, b, mass = a / unit, b / unit, mass / unit
+    plan, duals = _partial_compiled(S, a, b, mass, lax.stop_gradient((S, a, b, mass)), duals, given, maxiter)
+    return unit * plan, duals
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7))

@@ -18,6 +18,7 @@ Set-Valued Analysis 14, 2006.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._inputs import as_inexact, nonnegative_scalar, widen
+from jaxsolve._inputs import as_inexact, nonnegative_scalar, power_of_two, widen
 from jaxsolve._types import Array, PyTree
 from jaxsolve.projection._rules import derive_by, scalar_root
 from jaxsolve.projection._simplex import projection_l1_ball, projection_simplex
@@ -125,6 +126,11 @@ def projection_nuclear_norm_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     return tree_cast_like(blocks(_nuclear_ball(whole, radius)), x)
 
 
+def _unit(x, *sizes):
+    """A power of two near the largest entry: in its unit no square overflows, and no decomposition has to rescale."""
+    return power_of_two(functools.reduce(jnp.maximum, sizes, jnp.max(jnp.abs(x))))
+
+
 def as_matrices(x: PyTree, name: str, *, square: bool = False) -> PyTree:
     """A pytree of real matrices with at least one entry, checked."""
     x = as_inexact(x, "x")
@@ -155,20 +161,22 @@ def _along_diagonal(x: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
 
 @jax.jit
 def _psd(x):
-    x = (x + x.T) / 2
-    return _positive_part(x, jnp.zeros((), x.dtype), *jnp.linalg.eigh(lax.stop_gradient(x)))
+    unit = _unit(x)
+    x = (x + x.T) / 2 / unit
+    return unit * _positive_part(x, jnp.zeros((), x.dtype), *jnp.linalg.eigh(lax.stop_gradient(x)))
 
 
 @jax.jit
 def _spectrahedron(x, value):
-    x = (x + x.T) / 2
+    unit = _unit(x, value)
+    x, value = (x + x.T) / 2 / unit, value / unit
     values, vectors = jnp.linalg.eigh(lax.stop_gradient(x))
     empty = value == 0
     value = jnp.where(empty, jnp.ones_like(value), value)
     # The largest eigenvalue stays positive, and comes last.
     largest = projection_simplex(values, lax.stop_gradient(value))[-1]
     threshold = scalar_root(_excess_trace, values[-1] - largest, x, value, values, vectors)
-    return jnp.where(empty, jnp.zeros_like(x), _positive_part(x, threshold, values, vectors))
+    return jnp.where(empty, jnp.zeros_like(x), unit * _positive_part(x, threshold, values, vectors))
 
 
 def _excess_trace(threshold, x, value, values, vectors):
@@ -177,22 +185,26 @@ def _excess_trace(threshold, x, value, values, vectors):
 
 @jax.jit
 def _nuclear_ball(x, radius):
+    unit = _unit(x)
+    x, radius = x / unit, radius / unit
     left, values, right = jnp.linalg.svd(lax.stop_gradient(x), full_matrices=False)
     inside = (jnp.sum(values) <= radius) & (radius > 0)
     size = jnp.where(inside, jnp.ones_like(radius), radius)
     projected = (left * projection_l1_ball(values, lax.stop_gradient(size))[None, :]) @ right
     projected = derive_by(_tangent_of_ball, projected, x, size)
-    return jnp.where(inside, x, projected)
+    return unit * jnp.where(inside, x, projected)
 
 
 @jax.jit
 def shrink(x: jax.Array, threshold: jax.Array) -> jax.Array:
     """Subtract the threshold from the singular values and cut them at 0; the identity where the threshold is 0."""
+    unit = _unit(x, threshold)
+    x, threshold = x / unit, threshold / unit
     left, values, right = jnp.linalg.svd(lax.stop_gradient(x), full_matrices=False)
     flat = threshold == 0
     safe = jnp.where(flat, jnp.ones_like(threshold), threshold)
     shrunk = (left * jnp.maximum(values - lax.stop_gradient(safe), 0)[None, :]) @ right
-    return jnp.where(flat, x, derive_by(_tangent_of_shrink, shrunk, x, safe))
+    return unit * jnp.where(flat, x, derive_by(_tangent_of_shrink, shrunk, x, safe))
 
 
 # The values come from the singular value decomposition; the symmetric matrix of twice the size is for derivatives only.

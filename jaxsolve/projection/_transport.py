@@ -30,7 +30,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import is_concrete
-from jaxsolve._inputs import as_inexact, check_nonnegative, unpack, widen
+from jaxsolve._inputs import as_inexact, check_nonnegative, power_of_two, unpack, widen
 from jaxsolve._loop import loop
 from jaxsolve._types import PyTree
 from jaxsolve.linear_solve import solve as linear_solve
@@ -259,7 +259,12 @@ def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
     valid = _agree(*lax.stop_gradient((a, b)), eps) & jnp.all(a >= 0) & jnp.all(b >= 0) & jnp.all(jnp.isfinite(S))
     nonzero = valid & (jnp.sum(a) > 0)
     S, a, b = (jnp.where(nonzero, v, fill) for v, fill in ((S, jnp.zeros_like(S)), (a, 1 / a.size), (b, 1 / b.size)))
-    # In units of the total; b follows it, so that the problem has a solution for all positive a and b.
+    # In units of the total; b follows it, so that the problem has a solution for all positive a and b. A power of two
+    # goes first, for the derivative of a quotient has the square of the denominator.
+    unit = power_of_two(jnp.sum(a))
+    a, b = a / unit, b / unit
+    if kind == "euclidean":
+        S = S / unit
     total = jnp.sum(a)
     a, b = a / total, b / jnp.sum(b)
     if kind == "euclidean":
@@ -272,7 +277,7 @@ def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
         else:
             valid = valid & (error <= _WRONG)
     plan = derive_by(_TANGENTS[kind], plan, S, a, b)
-    plan = jnp.where(nonzero, total * plan, jnp.zeros_like(plan))
+    plan = jnp.where(nonzero, unit * (total * plan), jnp.zeros_like(plan))
     return jnp.where(valid, plan, jnp.full_like(plan, jnp.nan))
 
 

@@ -91,7 +91,7 @@ def make_prox_scaled(prox: Prox, factor: Any) -> Prox:
     def scaled(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
         t = nonnegative_scalar(scaling, "scaling", factor.dtype)
-        inner = prox(tree_scalar_mul(factor, widen(x)), hyperparams, factor**2 * t)
+        inner = prox(tree_scalar_mul(factor, widen(x)), hyperparams, factor * t * factor)
         return tree_cast_like(tree_scalar_mul(1 / factor, inner), x)
 
     return scaled

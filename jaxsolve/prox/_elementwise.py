@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxsolve._inputs import check_entries, power_of_two
@@ -311,14 +312,21 @@ def _entropic(x, t, q):
 def _solve_entropic(x, t, q):
     # With u = log(y / t) the equation is u + exp(u) = z: increasing and convex, so Newton's method from the right never
     # turns. Far left u = z, far right u = log(z).
-    z = x / t + (jnp.log(q) - jnp.log(t))
+    log_ratio = _log_ratio(q, t)
+    z = x / t + log_ratio
     z = jnp.clip(z, -jnp.finfo(z.dtype).max, jnp.finfo(z.dtype).max)
     right = z > 1
     u = jnp.where(right, jnp.log(jnp.where(right, z, jnp.ones_like(z))), z)
     for _ in range(7):
         e = jnp.exp(jnp.minimum(u, jnp.log(jnp.finfo(z.dtype).max)))
         u = u - (e + u - z) / (1 + e)
-    return jnp.where(right, x + t * (jnp.log(q) - jnp.log(t) - u), t * jnp.exp(u))
+    return jnp.where(right, x + t * (log_ratio - u), t * jnp.exp(u))
+
+
+def _log_ratio(q, t):
+    """``log(q / t)``, exactly the same in every unit, and where the quotient overflows."""
+    (q, up), (t, down) = jnp.frexp(q), jnp.frexp(t)
+    return jnp.log(q / t) + (up - down).astype(q.dtype) * np.log(2).astype(q.dtype)
 
 
 def _entropic_tangent(y, data, tangents):

@@ -71,7 +71,7 @@ class ProximalState(NamedTuple):
         num_fun_eval: evaluations of ``fun`` without its gradient.
         num_grad_eval: evaluations of ``fun`` with its gradient.
         first_value: ``fun`` at the initial point (``None`` where the step size is searched for).
-        first_error: norm of the gradient mapping there, likewise.
+        first_error: ``error`` of the first iteration (``None`` where the step size is searched for and ``rtol`` is 0).
     """
 
     iter_num: Array
@@ -96,10 +96,13 @@ class ProximalMethod(GradientMethod):
             positive step sizes; or zero, the default, or a negative number, for backtracking. A schedule is no part of
             the implicit derivative: the solution does not depend on it.
         acceleration: whether to use momentum.
+        rtol: relative tolerance: the run has converged when ``state.error`` is at most
+            ``tol + rtol * state.first_error``. May be traced.
     """
 
     stepsize: float | Callable = option(0.0)
     acceleration: bool = option(True)
+    rtol: float = option(0.0, at_least=0)
 
     _is_fixed_point = True
     _resumed_fields = ("iter_num", "stepsize", "velocity", "t", "first_value", "first_error")
@@ -122,7 +125,7 @@ class ProximalMethod(GradientMethod):
             velocity=jax.tree.map(jnp.copy, init_params) if self.acceleration else None,
             t=jnp.ones_like(fields["error"]),
             first_value=None if self._searches else jnp.zeros_like(fields["value"]),
-            first_error=None if self._searches else jnp.zeros_like(fields["error"]),
+            first_error=fields["error"] if self._is_relative or not self._searches else None,
         )
 
     def update(self, params: PyTree, state: ProximalState, *args: Any, **kwargs: Any) -> OptStep:
@@ -141,7 +144,8 @@ class ProximalMethod(GradientMethod):
         error = error.astype(state.error.dtype)
         # A point that is optimal is not left: near the precision of the objective no comparison of values tells whether
         # the step from it would be too long. An extrapolated point need not be feasible, and is left.
-        settled = error <= jnp.asarray(self.tol).astype(error.dtype)
+        first_error = self._first_error(state, error)
+        settled = error <= self._tolerance(error.dtype, first_error)
         if self.acceleration and not self._smooth:
             settled = settled & (state.t <= 1)
         new_params = tree_where(settled, base, new_params)
@@ -170,17 +174,16 @@ class ProximalMethod(GradientMethod):
             velocity=velocity,
             t=t,
             value=value.astype(state.value.dtype),
-            status=self._status_of(error, failed=stuck),
+            status=self._status_of(error, size=first_error, failed=stuck),
+            first_error=first_error,
             num_fun_eval=state.num_fun_eval + trials,
             num_grad_eval=state.num_grad_eval + 1,
         )
         if not self._searches:
-            first = state.iter_num == 0
-            first_value = jnp.where(first, value, state.first_value)
-            first_error = jnp.where(first, error, state.first_error)
+            first_value = jnp.where(state.iter_num == 0, value, state.first_value)
             diverged = (value > first_value + _MUCH_LOWER * jnp.abs(first_value)) & (error > first_error / _MUCH_LOWER)
             status = Status.DIVERGED.where(diverged, new_state.status)
-            new_state = new_state._replace(status=status, first_value=first_value, first_error=first_error)
+            new_state = new_state._replace(status=status, first_value=first_value)
         return OptStep(new_params, new_state)
 
     def _candidate(self, base, grad, stepsize, hyperparams):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array, OptStep
@@ -51,6 +52,7 @@ class BlockCDState(NamedTuple):
         grad: its gradient, like the parameters.
         curvature: the inverse step size of each block, of shape ``(d,)``; 0 where none was used yet.
         free: the blocks that were free to move on the last working set, booleans of shape ``(d,)``.
+        first_error: the error of the initial point, which ``rtol`` is relative to; ``None`` where that is 0.
     """
 
     iter_num: Array
@@ -65,6 +67,7 @@ class BlockCDState(NamedTuple):
     grad: Any = None
     curvature: Any = None
     free: Any = None
+    first_error: Any = None
 
 
 class BlockCoordinateDescent(IterativeSolver):
@@ -91,6 +94,8 @@ class BlockCoordinateDescent(IterativeSolver):
             problems, by far the fastest where few blocks matter. ``"auto"``: by working sets for composite functions,
             else cyclic.
         seed: for ``selection="random"``, an integer or a key of ``jax.random``.
+        rtol: relative tolerance: the run has converged when ``state.error`` is at most
+            ``tol + rtol * state.first_error``. May be traced.
 
     Reference:
         Tseng and Yun (2009), "A coordinate gradient descent method for nonsmooth separable minimization"; Friedman,
@@ -115,6 +120,7 @@ class BlockCoordinateDescent(IterativeSolver):
     tol: float = option(1e-4)
     selection: str = option("auto", among=_SELECTIONS)
     seed: Any = option(0)
+    rtol: float = option(0.0, at_least=0)
 
     _State = BlockCDState
     _is_fixed_point = True
@@ -123,7 +129,8 @@ class BlockCoordinateDescent(IterativeSolver):
     def _resumed_fields(self) -> tuple[str, ...]:  # type: ignore[override]  # a constant of the other solvers
         """Step sizes that were found are a start; Lipschitz constants are those of the data at hand."""
         constants = getattr(self.fun, "columnwise_lipschitz_const", None)
-        return ("iter_num", "free") if constants is not None else ("iter_num", "free", "curvature")
+        resumed = ("iter_num", "free", "first_error")
+        return resumed if constants is not None else (*resumed, "curvature")
 
     def _validate(self) -> None:
         """Raise for an impossible option."""
@@ -147,13 +154,17 @@ class BlockCoordinateDescent(IterativeSolver):
             curvature = positive(curvature)
         seen = _look(model, prox, init_params, model.predictions(init_params))
         zero, error = jnp.zeros((), jnp.int32), seen["error"]
+        finite = jnp.isfinite(seen["value"])
+        first_error = lax.stop_gradient(error) if self._is_relative else None
+        status = self._status_of(jnp.where(finite, error, jnp.full_like(error, jnp.nan)), size=first_error)
         return BlockCDState(
             **seen,
             iter_num=zero,
             num_fun_eval=zero,
             num_prox_eval=zero + num_blocks,
             num_grad_eval=zero + 1,
-            status=self._status_of(jnp.where(jnp.isfinite(seen["value"]), error, jnp.full_like(error, jnp.nan))),
+            status=status,
+            first_error=first_error,
             curvature=curvature,
             free=jnp.any(init_params.reshape(num_blocks, -1) != 0, axis=1),
         )
@@ -168,7 +179,7 @@ class BlockCoordinateDescent(IterativeSolver):
         point = Point(params, state.predictions, value, state.subfun_g)
         curvature, free = state.curvature, state.free
         if self._by_working_sets():
-            tol = jnp.asarray(self.tol).astype(state.error.dtype)
+            tol = self._tolerance(state.error.dtype, state.first_error)
             point, curvature, free, num_grad, num_prox = descend(model, prox, point, state.grad, curvature, free, tol)
             refresh = (state.iter_num % _REFRESH) == _REFRESH - 1
             predictions = run_if_any(refresh, lambda _: model.predictions(point.params), point.predictions)
@@ -184,7 +195,7 @@ class BlockCoordinateDescent(IterativeSolver):
             iter_num=state.iter_num + 1,
             num_prox_eval=state.num_prox_eval + num_prox + num_blocks,
             num_grad_eval=state.num_grad_eval + num_grad + 1,
-            status=self._status_of(seen["error"], failed=stuck),
+            status=self._status_of(seen["error"], size=state.first_error, failed=stuck),
             curvature=curvature,
             free=free,
         )

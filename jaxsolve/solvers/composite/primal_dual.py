@@ -95,6 +95,7 @@ class PrimalDualState(NamedTuple):
         growth: factor with which the next search for a step size begins.
         weight: :math:`\omega`.
         anchor: the parameters when the weight was last changed.
+        first_error: the error of the first iteration, which ``rtol`` is relative to; ``None`` where that is 0.
     """
 
     iter_num: Array
@@ -110,6 +111,7 @@ class PrimalDualState(NamedTuple):
     growth: Any = 1.0
     weight: Any = 1.0
     anchor: Any = None
+    first_error: Any = None
 
 
 class PrimalDual(IterativeSolver):
@@ -136,6 +138,8 @@ class PrimalDual(IterativeSolver):
         value_and_grad: whether ``fun`` returns ``(value, grad)``.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         maxls: largest number of trial steps in one search for a step size.
+        rtol: relative tolerance: the run has converged when ``state.error`` is at most
+            ``tol + rtol * state.first_error``. May be traced.
 
     Reference:
         Chambolle and Pock (2011), "A first-order primal-dual algorithm for convex problems with applications to
@@ -163,11 +167,12 @@ class PrimalDual(IterativeSolver):
     has_aux: bool = option(False)
     maxiter: int = option(2000, at_least=0)
     maxls: int = option(30, at_least=1)
+    rtol: float = option(0.0, at_least=0)
 
     _error_is_estimate = True
     _is_fixed_point = True
     _State = PrimalDualState
-    _resumed_fields = ("iter_num", "stepsize", "dual_stepsize", "ratio", "growth", "weight", "anchor")
+    _resumed_fields = ("iter_num", "stepsize", "dual_stepsize", "ratio", "growth", "weight", "anchor", "first_error")
 
     def _validate(self) -> None:
         """Raise for an impossible option."""
@@ -222,6 +227,7 @@ class PrimalDual(IterativeSolver):
             growth=one,
             weight=jnp.sqrt(dual / stepsize),
             anchor=jax.tree.map(jnp.copy, params),
+            first_error=self._unknown_first_error(dtype),
         )
 
     def update(self, params: PyTree, state: PrimalDualState, *args: Any, **kwargs: Any) -> OptStep:
@@ -269,6 +275,7 @@ class PrimalDual(IterativeSolver):
         move = PrimalDualSolution(tree_sub(new_x, x), move_y)
         lengths = jnp.stack([tree_l2_norm(part).astype(dtype) for part in move])
         error = _norm(lengths / jnp.stack([tau, state.dual_stepsize]))
+        first_error = self._first_error(state, error)
         new = PrimalDualSolution(new_x, new_y)
         iter_num = state.iter_num + 1
         weight, anchor = self._balance(iter_num, new, state)
@@ -281,13 +288,14 @@ class PrimalDual(IterativeSolver):
                 dual_stepsize=sigma * (weight / state.weight),
                 aux=aux,
                 value=value.astype(state.value.dtype),
-                status=self._status_of(error, failed=found & is_still(move)),
+                status=self._status_of(error, size=first_error, failed=found & is_still(move)),
                 num_fun_eval=state.num_fun_eval + trials,
                 num_grad_eval=state.num_grad_eval + 1,
                 ratio=factor,
                 growth=growth,
                 weight=weight,
                 anchor=anchor,
+                first_error=first_error,
             ),
         )
 

@@ -51,6 +51,7 @@ class MirrorDescentState(NamedTuple):
         status: a :class:`jaxsolve.Status`, int32.
         value: ``fun`` at the same point as ``error``.
         stepsize: step size with which the next search starts; of the last step, if it is not searched for.
+        first_error: the error of the first iteration, which ``rtol`` is relative to; ``None`` where that is 0.
     """
 
     iter_num: Array
@@ -62,6 +63,7 @@ class MirrorDescentState(NamedTuple):
     status: Any = 0
     value: Any = None
     stepsize: Any = None
+    first_error: Any = None
 
 
 class MirrorDescent(GradientMethod):
@@ -75,6 +77,8 @@ class MirrorDescent(GradientMethod):
             :meth:`make_projection_grad`.
         stepsize: a positive number, which may be traced; a function of the iteration number, such as
             :meth:`diminishing` gives for functions that are not smooth; or zero or negative, for backtracking.
+        rtol: relative tolerance: the run has converged when ``state.error`` is at most
+            ``tol + rtol * state.first_error``. May be traced.
 
     Reference:
         Nemirovski and Yudin (1983), "Problem complexity and method efficiency in optimization"; Beck and Teboulle
@@ -96,9 +100,10 @@ class MirrorDescent(GradientMethod):
     stepsize: Any = dataclasses.field()
     tol: float = option(1e-2)
     maxls: int = option(30)
+    rtol: float = option(0.0, at_least=0)
 
     _State = MirrorDescentState
-    _resumed_fields = ("iter_num", "stepsize")
+    _resumed_fields = ("iter_num", "stepsize", "first_error")
     _hyperparams = "hyperparams_proj"
     _is_fixed_point = True
 
@@ -168,8 +173,9 @@ class MirrorDescent(GradientMethod):
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> MirrorDescentState:
         """The state before the first iteration; the arguments are those of ``run``."""
         _, args, kwargs = self._split(args, kwargs)
-        zero = jnp.zeros((), jnp.int32)
-        return MirrorDescentState(**self._first_fields(init_params, args, kwargs), num_proj_eval=zero)
+        fields = self._first_fields(init_params, args, kwargs)
+        first_error = self._unknown_first_error(fields["error"].dtype)
+        return MirrorDescentState(**fields, num_proj_eval=jnp.zeros((), jnp.int32), first_error=first_error)
 
     def update(self, params: PyTree, state: MirrorDescentState, *args: Any, **kwargs: Any) -> OptStep:
         """One mirror step; the arguments are those of ``run``. Returns ``OptStep(params, state)``."""
@@ -179,7 +185,8 @@ class MirrorDescent(GradientMethod):
         error = tree_l2_norm(self._residual_of(params, grad, hyperparams)).astype(dtype)
         new_params, _, stepsize, trials, found = self._take_step(params, state, value, grad, hyperparams, args, kwargs)
         # A point that is optimal is not left: values near their precision do not tell whether the step would help.
-        settled = error <= jnp.asarray(self.tol).astype(dtype)
+        first_error = self._first_error(state, error)
+        settled = error <= self._tolerance(dtype, first_error)
         new_params = tree_where(settled, params, new_params)
         # A search that failed goes on from a shorter step; a schedule may begin with steps too short to be seen.
         stuck = found & is_still(tree_sub(new_params, params)) & (not callable(self.stepsize))
@@ -192,9 +199,10 @@ class MirrorDescent(GradientMethod):
                 num_fun_eval=state.num_fun_eval + trials,
                 num_grad_eval=state.num_grad_eval + 1,
                 num_proj_eval=state.num_proj_eval + 1 + (trials if self._searches else 1),
-                status=self._status_of(error, failed=stuck),
+                status=self._status_of(error, size=first_error, failed=stuck),
                 value=value.astype(state.value.dtype),
                 stepsize=stepsize,
+                first_error=first_error,
             ),
         )
 

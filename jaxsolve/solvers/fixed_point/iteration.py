@@ -31,6 +31,7 @@ class FixedPointState(NamedTuple):
         aux: auxiliary output of ``T``.
         num_fun_eval: evaluations of ``T``.
         status: a :class:`jaxsolve.Status`, int32.
+        first_error: the error of the first iteration, which ``rtol`` is relative to; ``None`` where that is 0.
     """
 
     iter_num: Array
@@ -38,6 +39,7 @@ class FixedPointState(NamedTuple):
     aux: Any = None
     num_fun_eval: Any = 0
     status: Any = 0
+    first_error: Any = None
 
 
 class FixedPointIteration(IterativeSolver):
@@ -48,6 +50,8 @@ class FixedPointIteration(IterativeSolver):
     Attributes:
         fixed_point_fun: ``T(params, *args, **kwargs)``, a pytree like ``params``.
         has_aux: whether ``fixed_point_fun`` returns ``(T(params), aux)``.
+        rtol: relative tolerance: the run has converged when ``state.error`` is at most
+            ``tol + rtol * state.first_error``. May be traced.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve
@@ -62,10 +66,12 @@ class FixedPointIteration(IterativeSolver):
     has_aux: bool = option(False)
     maxiter: int = option(100)
     tol: float = option(1e-5)
+    rtol: float = option(0.0, at_least=0)
 
     _State = FixedPointState
     _error_is_estimate = True
     _is_fixed_point = True
+    _resumed_fields = ("iter_num", "first_error")
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> FixedPointState:
         """The state before the first iteration; the arguments are those of ``run``."""
@@ -78,8 +84,9 @@ class FixedPointIteration(IterativeSolver):
         else:
             # What a host function returns is known only once it is called.
             aux, calls = self.fixed_point_fun(init_params, *args, **kwargs)[1], 1
-        zero = jnp.zeros((), jnp.int32)
-        return FixedPointState(zero, jnp.asarray(jnp.inf, tree_real_dtype(init_params)), aux, zero + calls, zero)
+        zero, dtype = jnp.zeros((), jnp.int32), tree_real_dtype(init_params)
+        first_error = self._unknown_first_error(dtype)
+        return FixedPointState(zero, jnp.asarray(jnp.inf, dtype), aux, zero + calls, zero, first_error)
 
     def update(self, params: PyTree, state: FixedPointState, *args: Any, **kwargs: Any) -> OptStep:
         """One application of the mapping; returns ``OptStep(params, state)``."""
@@ -87,9 +94,11 @@ class FixedPointIteration(IterativeSolver):
         error = tree_l2_norm(tree_sub(new_params, params)).astype(state.error.dtype)
         # An entry that is not finite from the start, such as a cost that the mapping computes first, may become so.
         error = jnp.where(jnp.isfinite(error), error, jnp.full_like(error, jnp.inf))
-        status = jnp.where(jnp.isfinite(error), self._status_of(error), int(Status.RUNNING))
+        first_error = self._first_error(state, error)
+        status = self._status_of(error, size=first_error)
+        status = jnp.where(jnp.isfinite(error), status, int(Status.RUNNING))
         status = Status.NONFINITE.where(loses_finite(params, new_params), status)
-        state = FixedPointState(state.iter_num + 1, error, aux, state.num_fun_eval + 1, status)
+        state = FixedPointState(state.iter_num + 1, error, aux, state.num_fun_eval + 1, status, first_error)
         return OptStep(new_params, state)
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:

@@ -73,6 +73,7 @@ class IterativeRefinement(IterativeSolver):
             of one, a function of your own, or a lineax solver. It may ignore ``matvec`` and apply an approximate
             inverse. ``None`` chooses an exact one by the size.
         tol: bound on the Euclidean norm of the residual.
+        rtol: relative tolerance: the bound is ``tol`` plus ``rtol`` times the Euclidean norm of ``b``. May be traced.
 
     Raises:
         TypeError: ``b`` or ``init_params`` is not floating-point, or one of them is complex and the other real.
@@ -95,6 +96,7 @@ class IterativeRefinement(IterativeSolver):
     solve: Callable | None = option(default=functools.partial(solve_gmres, ridge=1e-6))
     maxiter: int = option(10)
     tol: float = option(1e-7)
+    rtol: float = option(0.0, at_least=0)
 
     _State = IterativeRefinementState
     _needs_init_params = False
@@ -148,7 +150,7 @@ class IterativeRefinement(IterativeSolver):
             error=error,
             target_residuals=residual,
             num_matvec_eval=state.num_matvec_eval + 1,
-            status=self._status_of(error),
+            status=self._status_of(error, size=tree_l2_norm(b) if self._is_relative else None),
         )
 
     def optimality_fun(self, params: PyTree, A: Any, b: PyTree, A_bar: Any = None) -> PyTree:

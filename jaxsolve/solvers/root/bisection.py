@@ -36,6 +36,8 @@ class BisectionState(NamedTuple):
         aux: auxiliary output of the function.
         num_fun_eval: evaluations of the function, int32.
         status: a :class:`jaxsolve.Status`, int32.
+        first_error: largest absolute value of the function at the ends, which ``rtol`` is relative to; ``None`` where
+            that is 0.
     """
 
     iter_num: Array
@@ -47,6 +49,7 @@ class BisectionState(NamedTuple):
     aux: Any = None
     num_fun_eval: Any = 0
     status: Any = 0
+    first_error: Any = None
 
 
 class Bisection(IterativeSolver):
@@ -63,6 +66,8 @@ class Bisection(IterativeSolver):
         check_bracket: raise ``ValueError`` after an eager run whose function has the same sign at both ends. Under a
             transformation, and with ``False``, such a run ends with ``Status.INVALID_BRACKET``.
         has_aux: whether ``optimality_fun`` returns ``(value, aux)``.
+        rtol: relative tolerance: the run has converged when ``state.error`` is at most
+            ``tol + rtol * state.first_error``. May be traced.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve
@@ -80,6 +85,7 @@ class Bisection(IterativeSolver):
     has_aux: bool = option(False)
     maxiter: int = option(30)
     tol: float = option(1e-5)
+    rtol: float = option(0.0, at_least=0)
 
     _State = BisectionState
     _handles_nonfinite = True
@@ -116,6 +122,7 @@ class Bisection(IterativeSolver):
         crossing = jnp.all(jnp.sign(at_low) * jnp.sign(at_high) <= 0)
         status = Status.INVALID_BRACKET.where(~crossing, int(Status.RUNNING))
         finite = jnp.all(jnp.isfinite(at_low) & jnp.isfinite(at_high))
+        largest = jnp.maximum(jnp.max(jnp.abs(at_low)), jnp.max(jnp.abs(at_high)))
         return BisectionState(
             iter_num=jnp.zeros((), jnp.int32),
             value=at_high,
@@ -127,6 +134,7 @@ class Bisection(IterativeSolver):
             aux=aux,
             num_fun_eval=jnp.asarray(2, jnp.int32),
             status=Status.NONFINITE.where(~finite, status),
+            first_error=largest if self._is_relative else None,
         )
 
     def update(self, params: Array, state: BisectionState, *args: Any, **kwargs: Any) -> OptStep:
@@ -146,7 +154,7 @@ class Bisection(IterativeSolver):
             high=high,
             aux=aux,
             num_fun_eval=state.num_fun_eval + 1,
-            status=self._status_of(error, failed=exhausted),
+            status=self._status_of(error, size=state.first_error, failed=exhausted),
         )
         return OptStep(middle, new_state)
 
