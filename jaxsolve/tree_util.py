@@ -17,6 +17,8 @@ import numpy as np
 import optax
 from jax import lax
 
+from jaxsolve._compat import max_abs
+
 __all__ = [
     "broadcast_pytrees",
     "tree_add",
@@ -220,10 +222,10 @@ def tree_l2_norm(tree_x: PyTree, squared: bool = False) -> jax.Array:
 
 
 def tree_inf_norm(tree_x: PyTree) -> jax.Array:
-    """Largest absolute value over all leaves (0 for an empty tree)."""
+    """Largest absolute value over all leaves: NaN if an entry is NaN, and 0 for an empty tree."""
     leaves = _numbers(tree_x)
     dtype = tree_real_dtype(leaves)
-    maxima = [jnp.max(jnp.abs(x), initial=0).astype(dtype) for x in leaves]
+    maxima = [max_abs(x).astype(dtype) for x in leaves]
     return functools.reduce(jnp.maximum, maxima, jnp.zeros((), dtype))
 
 

@@ -50,6 +50,27 @@ def test_reductions():
     np.testing.assert_allclose(tu.tree_dot({"a": jnp.ones(3)}, {"a": jnp.ones(3)})["a"], 3.0)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16, jnp.complex64])
+@pytest.mark.parametrize("shape", [(3,), (40_000,), (300, 300)])
+def test_largest_entry_of_what_is_not_finite(dtype, shape):
+    norm = jax.jit(tu.tree_inf_norm)
+    x = jnp.ones(shape, dtype).at[1].set(-3.0)
+    infinite = x.at[0].set(-jnp.inf)
+    assert float(norm(x)) == 3.0 and float(norm(infinite)) == jnp.inf and jnp.isnan(norm(infinite.at[2].set(jnp.nan)))
+
+
+def test_derivatives_of_the_largest_entry():
+    x = jnp.asarray([1.0, -3.0, 2.0])
+    np.testing.assert_array_equal(jax.grad(tu.tree_inf_norm)(x), [0.0, -1.0, 0.0])
+
+    def scanned(x):
+        return jax.lax.scan(lambda y, _: (y * tu.tree_inf_norm(y), None), x, None, length=2)[0]
+
+    # y = |x_1|^3 x, of which the second derivatives are those of polynomials.
+    hessian = jax.jacfwd(jax.jacrev(scanned))(x)
+    np.testing.assert_allclose(hessian[0], [[0, -27, 0], [-27, 18, 0], [0, 0, 0]])
+
+
 def test_inner_products_of_integers():
     integers, floats = {"n": jnp.arange(4), "m": 2}, {"n": jnp.ones(4, jnp.float32), "m": jnp.float32(0.5)}
     assert float(tu.tree_vdot(integers, integers)) == 18.0

@@ -189,7 +189,7 @@ def direct_kernel(operator: Operator, rhs: RightHandSide, method: str) -> Outcom
         # (with a plain residual) to 1.3e-7.
         x = x + columns * solve_scaled(rows * _accurate_residual(matrix, x, b))
     # The bound is generous: a regular matrix that falls below it costs a decomposition, nothing else.
-    regular = jnp.min(jnp.abs(pivots)) > 10 * float(jnp.finfo(matrix.dtype).eps) ** (2 / 3)
+    regular = jnp.all(jnp.abs(pivots) > 10 * float(jnp.finfo(matrix.dtype).eps) ** (2 / 3))
 
     def examine(state):
         x, _ = state

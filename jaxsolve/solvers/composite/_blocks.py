@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._compat import max_abs
 from jaxsolve._types import Array
 from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers.composite._linear_model import LinearModel, spread
@@ -97,7 +98,7 @@ def positive(curvature: Array) -> Array:
 
 def block_norms(blocks: Array) -> Array:
     """Largest modulus in each block, of shape ``(d,)``."""
-    return jnp.max(jnp.abs(blocks).reshape(blocks.shape[0], -1), axis=1)
+    return max_abs(blocks.reshape(blocks.shape[0], -1), axis=1)
 
 
 def sweep(

@@ -61,7 +61,7 @@ def factorize(C: Array, held: Array, stiffness: Any = 0.0) -> Factor:
     U, eye = Q[:k], jnp.eye(n, dtype=C.dtype)
     eps = float(jnp.finfo(C.dtype).eps)
     # The smallest pivot bounds the smallest singular value from above; what is regular for sure needs no more.
-    suspect = ~(jnp.min(jnp.abs(jnp.diagonal(R))) > 10 * eps ** (2 / 3))
+    suspect = ~jnp.all(jnp.abs(jnp.diagonal(R)) > 10 * eps ** (2 / 3))
 
     def examine(factor):
         W, T, V, null = _complete(factor.T, _mixing(n, C.dtype))

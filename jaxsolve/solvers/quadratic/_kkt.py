@@ -143,8 +143,7 @@ def factorize(scaled: QuadraticProgram, weight: Array) -> Array:
     H = _system(scaled, weight)
     L, epsilon, loose = _regularized(H)
     # Where nothing holds x, a pivot is of the size of epsilon or, for lack of precision, not a number.
-    pivots = jnp.where(jnp.eye(L.shape[0], dtype=bool), L, jnp.inf)
-    singular = ~(jnp.min(pivots) ** 2 > loose)
+    singular = ~jnp.all((L**2 > loose) | ~jnp.eye(L.shape[0], dtype=bool))
 
     def hold(_):
         # Along the directions that are not held a stiff spring takes the place of the missing curvature.

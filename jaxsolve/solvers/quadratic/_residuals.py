@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxsolve._compat import max_abs
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 
@@ -81,8 +82,8 @@ def support(qp: QuadraticProgram, y: Array) -> tuple[Array, Array]:
 
 
 def norm(*vectors: Array) -> Array:
-    """The largest absolute value of all entries; 0 for none."""
-    return functools.reduce(jnp.maximum, [jnp.max(jnp.abs(vector), initial=0) for vector in vectors])
+    """The largest absolute value of all entries: NaN if one of them is, and 0 for none."""
+    return functools.reduce(jnp.maximum, map(max_abs, vectors))
 
 
 def residuals(qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residuals:

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._compat import is_sparse
+from jaxsolve._compat import is_sparse, max_abs
 from jaxsolve._inputs import scale_to_unit
 from jaxsolve._loop import loop
 from jaxsolve._results import sentence_of_status, show_as_line
@@ -336,7 +336,7 @@ def _optimality(A: Array, lower: Array, upper: Array, x: Array, fun: Array) -> t
     gradient, at_lower, at_upper = fun @ A, x <= lower, x >= upper
     pushed = (at_lower & (gradient > 0)) | (at_upper & (gradient < 0))
     active = jnp.where(at_lower, -1, jnp.where(at_upper, 1, 0)).astype(jnp.int32)
-    return jnp.max(jnp.where(pushed, 0, jnp.abs(gradient))), active
+    return max_abs(jnp.where(pushed, 0, gradient)), active
 
 
 @jax.tree_util.register_dataclass

@@ -136,6 +136,16 @@ def test_statuses_and_unconstrained_problems():
     np.testing.assert_array_equal(gradient, 0)
 
 
+def test_large_batch_without_curvature():
+    """A broken Cholesky factor is seen as such in arrays so large that maxima on the CPU forget NaN."""
+    batch, n = 3000, 4
+    data = (jnp.zeros((n, n)), jnp.arange(1.0, n + 1), jnp.ones((1, n)), jnp.ones(1))
+    data = [jnp.broadcast_to(part.astype(jnp.float32), (batch, *part.shape)) for part in data]
+    run = jaxsolve.EqualityConstrainedQP().run
+    status = jax.jit(jax.vmap(lambda Q, c, A, b: run(None, (Q, c), (A, b)).state.status))(*data)
+    np.testing.assert_array_equal(status, int(Status.DUAL_INFEASIBLE))
+
+
 def test_float32_stays_float32():
     data = tuple(a.astype(jnp.float32) for a in _data())
     params, state = jaxsolve.EqualityConstrainedQP().run(None, data[:2], data[2:])
