@@ -43,6 +43,9 @@ __all__ = ["OperatorSplitting", "SplittingState"]
 _NEAR = 0.3
 # The penalty is changed if another would be better by this factor.
 _WORTH_CHANGING = 5.0
+# A change disturbs for a while, and could call for the next one, back and forth. So the iterations until the next are
+# at least this part of all before.
+_REST = 0.5
 
 
 class Point(NamedTuple):
@@ -55,6 +58,7 @@ class Point(NamedTuple):
         at: the products at ``(x, y)``.
         inverse: of the linear system; ``None`` without a factorization.
         stale: whether the penalty is no longer that of the inverse.
+        changed: the iteration in which the penalty was changed last, int32.
     """
 
     x: Array
@@ -63,6 +67,7 @@ class Point(NamedTuple):
     at: Products
     inverse: Any
     stale: Array
+    changed: Array
 
 
 class SplittingState(NamedTuple):
@@ -163,8 +168,9 @@ class OperatorSplitting(IterativeQP):
         y = feasible_signs(qp, y)
         at = products(qp, x, y)
         inverse = jnp.zeros_like(x, shape=qp.P.shape) if system.direct else None
-        point = Point(x, jnp.clip(at.Ax, qp.lower, qp.upper), y, at, inverse, jnp.asarray(True))
-        return self._judge(problem, point, None, jnp.zeros((), jnp.int32), rho_bar)
+        never = jnp.zeros((), jnp.int32)
+        point = Point(x, jnp.clip(at.Ax, qp.lower, qp.upper), y, at, inverse, jnp.asarray(True), never)
+        return self._judge(problem, point, None, never, rho_bar)
 
     def _first(self, problem: Problem, init_params: PyTree) -> tuple[Array, Array, Array]:
         """The vectors ``(x, y)`` where a run begins, and its first penalty."""
@@ -197,8 +203,10 @@ class OperatorSplitting(IterativeQP):
         iter_num = state.iter_num + count
         frequency = self.stepsize_updates_frequency
         due = iter_num // frequency > state.iter_num // frequency
+        due &= iter_num - old.changed >= _REST * old.changed.astype(x.dtype)
         rho_bar = jnp.where(due, self._better_penalty(system, point, state.rho_bar), state.rho_bar)
-        point = point._replace(stale=rho_bar != state.rho_bar)
+        stale = rho_bar != state.rho_bar
+        point = point._replace(stale=stale, changed=jnp.where(stale, iter_num, old.changed))
         new = self._judge(problem, point, old, iter_num, rho_bar)
         return new._replace(status=Status.NONFINITE.where(~finite, new.status))
 

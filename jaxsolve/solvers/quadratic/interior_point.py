@@ -15,7 +15,8 @@ symmetric positive definite whatever the ranks of P and A. The proximal terms :m
 complementarity :math:`\mu`. Optimality: the Karush-Kuhn-Tucker conditions.
 
 Reference:
-    Mehrotra (1992), "On the implementation of a primal-dual interior point method"; Pougkakiotis and Gondzio (2021),
+    Mehrotra (1992), "On the implementation of a primal-dual interior point method"; Gondzio (1996), "Multiple
+    centrality corrections in a primal-dual method for linear programming"; Pougkakiotis and Gondzio (2021),
     "An interior point-proximal method of multipliers for convex quadratic programming"; Schwan, Jiang, Kuhn and Jones
     (2023), "PIQP: a proximal interior-point quadratic programming solver".
 """
@@ -45,6 +46,8 @@ __all__ = ["InteriorPoint", "InteriorPointQP", "InteriorPointState"]
 
 # In scaled units, what the coefficients of q are at most if they are not there to forbid something.
 _USUAL_PRICE = 1e2
+# The smallest slack of a cold start is this part of the largest violation, or of 1.
+_INSIDE = 0.25
 # Certificates are looked for when so many iterations were done, and at the end.
 _CERTIFICATE_FREQUENCY = 4
 # A warm start is one if its error is less than that of a cold start by this factor. Otherwise it would cost more.
@@ -200,7 +203,8 @@ class InteriorPoint(IterativeQP):
         """
         qp = problem.scaled
         last = (state.iter_num >= self.maxiter) | ~Status.RUNNING.holds(state.status)
-        due = ~Status.CONVERGED.holds(state.status) & ((state.iter_num % _CERTIFICATE_FREQUENCY == 0) | last)
+        slow = ~(state.error < 0.5 * before.error) & (state.iter_num % _CERTIFICATE_FREQUENCY == 0)
+        due = ~Status.CONVERGED.holds(state.status) & (slow | last)
 
         def look(status):
             # What iterates of an impossible problem gain shows the direction in which they go.
@@ -306,7 +310,10 @@ def _rows(qp: QuadraticProgram) -> Rows:
 
 
 def _cold_start(problem: Problem) -> Point:
-    """The minimizer of the objective plus a penalty of the rows, with slacks as large as its violations."""
+    """The minimizer of the objective plus a penalty of the rows, with slacks in proportion to its violations.
+
+    The multipliers of inequalities are all as large as the largest slope there: they have to make up for it.
+    """
     qp, rows = problem.scaled, problem.linear_system
     weight = jnp.max(jnp.where(rows.fixed, 1e4, jnp.where(rows.bounded, 1, 0)), axis=0).astype(qp.q.dtype)
     target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
@@ -315,10 +322,10 @@ def _cold_start(problem: Problem) -> Point:
     x = cho_solve((_cholesky(qp, weight, 1e-2), True), qp.A.rmatvec(weight * target) - price)
     x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
     slack = rows.slack(qp.A.matvec(x))
-    usual = jnp.max(jnp.where(rows.bounded, -slack, 1), initial=1)
-    s = jnp.maximum(slack, usual)
+    usual = _INSIDE * jnp.max(jnp.where(rows.bounded, -slack, 1), initial=1)
+    s, slope = jnp.maximum(slack, usual), norm(price, qp.P.matvec(x))
     # The multiplier of a bound far away is small from the start, or the method would first have to make it so.
-    return rows.point(x, jnp.where(rows.fixed, 0, usual / s), s)
+    return rows.point(x, jnp.where(rows.fixed, 0, jnp.where(slope > 0, slope, 1) * usual / s), s)
 
 
 def _warm_start(problem: Problem, given: Solution) -> Point:
@@ -373,13 +380,15 @@ def _condensed(
     qp: QuadraticProgram, rows: Rows, point: Point, at: Products, residual: Residual, regularization: Array
 ) -> Condensed:
     (_, z, s), dtype = point, point.x.dtype
-    # The smallest proximal parameters with which a factorization can be trusted.
-    rho = delta = 1e-9 if jnp.finfo(dtype).bits == 64 else 1e-5
+    # The smallest proximal parameters with which a factorization can be trusted. Beside large multipliers that of the
+    # rows is less: a step changes them by the residual over delta, which must be enough for them to become others.
+    rho, least = (1e-9, 1e-12) if jnp.finfo(dtype).bits == 64 else (1e-5, 1e-6)
+    delta = jnp.clip(norm(residual.rows) / jnp.maximum(norm(z), jnp.finfo(dtype).tiny), least, rho)
     # Multipliers of equalities are residuals over delta: the rounding of the residual must stay below what is left to
     # correct of the multipliers.
     left = jnp.maximum(norm(residual.dual), (1e-7 if dtype == jnp.float64 else 1e-3) * norm(qp.q, at.Aty))
     rounding = 10 * jnp.finfo(dtype).eps * norm(at.Ax) / jnp.maximum(left, jnp.finfo(dtype).tiny)
-    rho, delta = regularization * rho, regularization * jnp.clip(rounding, delta, 1e3 * delta)
+    rho, delta = regularization * rho, regularization * jnp.clip(rounding, delta, 1e3 * rho)
     inverse = jnp.where(rows.bounded, 1 / (s + delta * z), 0)
     stiffness = jnp.where(rows.fixed, 1 / delta, z * inverse)
     weight = jnp.sum(stiffness, axis=0)
@@ -396,10 +405,12 @@ def _cholesky(qp: QuadraticProgram, weight: Array, rho: Array | float) -> Array:
 _MAX_REFINEMENTS = 5
 
 
-def _solve(qp: QuadraticProgram, system: Condensed, rhs: Array, kind: LoopKind) -> tuple[Array, Array, Array]:
+def _solve(
+    qp: QuadraticProgram, system: Condensed, rhs: Array, refined: Array, kind: LoopKind
+) -> tuple[Array, Array, Array]:
     """The solution of the condensed system, its product with A, and whether it is one to some accuracy.
 
-    It is refined: penalties of 1e8 leave few digits to a factorization.
+    It is refined if that is wanted: penalties of 1e8 leave few digits to a factorization.
     """
     size, dtype = norm(rhs), rhs.dtype
     wanted = (1e-10 if dtype == jnp.float64 else 1e-5) * size
@@ -413,29 +424,49 @@ def _solve(qp: QuadraticProgram, system: Condensed, rhs: Array, kind: LoopKind) 
 
     def proceed(carry):
         *_, after, before = carry
-        return (after > wanted) & (after < 0.5 * before)
+        return refined & (after > wanted) & (after < 0.5 * before)
 
     start = (jnp.zeros_like(rhs), jnp.zeros_like(qp.lower), rhs, size, jnp.asarray(jnp.inf, dtype))
-    dx, Adx, _, left, _ = loop(proceed, refine, start, maxiter=_MAX_REFINEMENTS, kind=kind)
+    dx, Adx, _, left, _ = loop(proceed, refine, refine(start), maxiter=_MAX_REFINEMENTS - 1, kind=kind)
     return dx, Adx, left <= 1e-3 * size
+
+
+# A correction costs a solution with the factor at hand. So many are worth it if making the factor costs ten, thirty, or
+# fifty times as much: Gondzio (1996), section 5.
+_WORTH_CORRECTING = (10, 30, 50)
+# Corrections aim at steps longer by this factor and this much, and at complementary products within this range.
+_LONGER, _RANGE = (1.08, 0.08), (0.1, 10.0)
+
+
+def _corrections(qp: QuadraticProgram) -> int:
+    """How many corrections a direction gets."""
+    n, entries = qp.num_variables, qp.A.size
+    ratio = (n**3 / 3 + n * entries) / (2 * n**2 + 4 * entries)
+    return sum(ratio > least for least in _WORTH_CORRECTING)
 
 
 class Trial(NamedTuple):
     """What a direction leads to.
 
     Attributes:
-        goal: the complementary products to aim at next.
-        second_order: what the direction, if taken in full, would add to them, shape ``(2, m)``.
+        turn: how many directions there were: none, the affine one, the combined one, and its corrections.
+        goal: the complementary products to aim at.
+        change: by how much the products are to change next, shape ``(2, m)``.
         point: the point at the end of the step.
+        length: the sum of the step lengths.
         mu: the mean complementary product there.
         accurate: whether the linear system was solved to some accuracy.
+        improves: whether the last direction was better than the one before.
     """
 
+    turn: Array
     goal: Array
-    second_order: Array
+    change: Array
     point: Point
+    length: Array
     mu: Array
     accurate: Array
+    improves: Array
 
 
 def _predictor_corrector(
@@ -447,7 +478,10 @@ def _predictor_corrector(
     target: Array,
     kind: LoopKind,
 ) -> Trial:
-    """The affine step, and the combined step of centering and second-order correction that it suggests."""
+    """The affine step, the combined step of centering and second-order correction that it suggests, and corrections.
+
+    A correction aims at a longer step: at what products far from their goal would then be, it brings them nearer.
+    """
     (x, z, s), products = point, point.s * point.z
     mu = jnp.sum(products) / rows.count
     # Complementarity must not run ahead of feasibility, or the iterates are stuck at the boundary: what the infeasible
@@ -455,22 +489,36 @@ def _predictor_corrector(
     infeasible = jnp.sum(jnp.abs(residual.dual * x)) + jnp.sum(jnp.abs(residual.rows * z))
     behind = jnp.minimum(1e-2 * infeasible / rows.count, 10 * mu)
     per_s, per_z = (jnp.where(rows.bounded, 1 / part, 0) for part in (s, z))
+    corrections, (lowest, highest) = _corrections(qp), _RANGE
 
     def step(trial):
-        change = jnp.where(rows.bounded, trial.goal - products - trial.second_order, 0)
-        pushed = system.stiffness * residual.rows + system.inverse * change
-        dx, Adx, accurate = _solve(qp, system, residual.dual - qp.A.rmatvec(rows.force(pushed)), kind)
+        pushed = system.stiffness * residual.rows + system.inverse * trial.change
+        rhs = residual.dual - qp.A.rmatvec(rows.force(pushed))
+        dx, Adx, accurate = _solve(qp, system, rhs, trial.turn > 0, kind)
         dz = pushed + system.stiffness * rows.signed(Adx)
-        ds = per_z * (change - s * dz)
+        ds = per_z * (trial.change - s * dz)
         primal, dual = _length(ds * per_s), _length(dz * per_z)
         new = Point(x + primal * dx, z + dual * dz, s + primal * ds)
         after = jnp.sum(new.s * new.z) / rows.count
         centering = jnp.clip(after / jnp.maximum(mu, jnp.finfo(mu.dtype).tiny), 0, 1) ** 3
-        goal = jnp.maximum(jnp.maximum(centering * mu, behind), target)
-        return Trial(goal, ds * dz, new, after, accurate)
+        affine = trial.turn == 0
+        goal = jnp.where(affine, jnp.maximum(jnp.maximum(centering * mu, behind), target), trial.goal)
+        change = goal - products - ds * dz
+        if corrections:
+            factor, more = _LONGER
+            longer = [jnp.minimum(factor * length + more, 1) for length in (primal, dual)]
+            reached = (s + longer[0] * ds) * (z + longer[1] * dz)
+            missing = jnp.clip(reached, lowest * goal, highest * goal) - reached
+            change = jnp.where(affine, change, trial.change + jnp.maximum(missing, -highest * goal))
+        change = jnp.where(rows.bounded, change, 0)
+        improves = (trial.turn < 2) | (primal + dual > trial.length + 0.01)
+        latest = Trial(trial.turn + 1, goal, change, new, primal + dual, after, accurate, improves)
+        return tree_where(improves, latest, trial._replace(improves=improves)) if corrections else latest
 
-    start = Trial(target, jnp.zeros_like(s), point, mu, jnp.asarray(True))
-    return loop(lambda _: jnp.asarray(True), step, start, maxiter=2, kind=kind)
+    change = jnp.where(rows.bounded, target - products, 0)
+    start = Trial(jnp.zeros((), jnp.int32), target, change, point, 0 * mu, mu, jnp.asarray(True), jnp.asarray(True))
+    proceed = (lambda trial: trial.improves) if corrections else (lambda _: jnp.asarray(True))
+    return loop(proceed, step, start, maxiter=2 + corrections, kind=kind)
 
 
 def _length(relative: Array) -> Array:
