@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax import lax
 from jaxsolve._types import Array, PyTree
 from jaxsolve.tree_util import widest_dtype
 
-__all__ = ["flat", "ravel", "unraveled"]
+__all__ = ["Layout", "Packed", "flat", "layout_of", "packed_like", "ravel", "unpacked", "unraveled"]
 
 
 def flat(tree: PyTree, dtype: Any = None) -> Array:
@@ -48,3 +49,105 @@ def ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
 
 def _cast(part, dtype):
     return (part if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.real(part)).astype(dtype)
+
+
+# A leaf of at most so many entries is small: copying it costs less than starting one more kernel does.
+_SMALL = 4096
+
+
+class Layout(NamedTuple):
+    """Which leaves of a pytree lie in which vector.
+
+    Attributes:
+        treedef: structure of the pytree.
+        shapes: shape of each leaf.
+        places: for each leaf the number of its vector, or ``None`` if it stays what it is.
+    """
+
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]
+    places: tuple[int | None, ...]
+
+    def pack(self, tree: PyTree) -> Packed:
+        """A pytree with this structure, whose leaves may have further axes in front of those of the layout."""
+        leaves = jax.tree.leaves(tree)
+        flat = [[] for _ in range(self._num_vectors)]
+        for leaf, shape, place in zip(leaves, self.shapes, self.places, strict=True):
+            if place is not None:
+                further = leaf.shape[: leaf.ndim - len(shape)]
+                flat[place].append(leaf.reshape(*further, math.prod(shape)))
+        kept = [leaf for leaf, place in zip(leaves, self.places, strict=True) if place is None]
+        return Packed(self, [jnp.concatenate(parts, axis=-1) for parts in flat], kept)
+
+    def unpack(self, packed: Packed) -> PyTree:
+        """Inverse of :meth:`pack`."""
+        kept, parts = iter(packed.kept), []
+        for place, vector in enumerate(packed.vectors):
+            sizes = [math.prod(s) for s, where in zip(self.shapes, self.places, strict=True) if where == place]
+            parts.append(iter(lax.split(vector, sizes, axis=vector.ndim - 1)))
+
+        def leaf(shape, place):
+            if place is None:
+                return next(kept)
+            part = next(parts[place])
+            return part.reshape(*part.shape[:-1], *shape)
+
+        return jax.tree.unflatten(self.treedef, list(map(leaf, self.shapes, self.places)))
+
+    @property
+    def _num_vectors(self) -> int:
+        return 1 + max(place for place in self.places if place is not None)
+
+
+@jax.tree_util.register_pytree_node_class
+class Packed:
+    """A pytree whose small leaves lie in one vector a dtype, itself a pytree of few leaves.
+
+    Whatever acts on all entries alike (sums, scalar products, a choice between two trees) acts on it as on the pytree, in
+    few kernels instead of one a leaf. The vectors may have further axes in front, like leaves that are mapped over.
+    """
+
+    def __init__(self, layout: Layout, vectors: list, kept: list):
+        self.layout, self.vectors, self.kept = layout, vectors, kept
+
+    def tree_flatten(self):
+        return (self.vectors, self.kept), self.layout
+
+    @classmethod
+    def tree_unflatten(cls, layout, children):
+        return cls(layout, *children)
+
+
+def layout_of(tree: PyTree) -> Layout | None:
+    """The layout in which the small leaves of a dtype share a vector; ``None`` if no two leaves would.
+
+    On a mesh whose axes the program sees, leaves may be parted among devices, and stay what they are.
+    """
+    if not jax.sharding.get_abstract_mesh().empty:
+        return None
+    leaves, treedef = jax.tree.flatten(tree)
+    groups = [jnp.dtype(leaf.dtype) if leaf.size <= _SMALL else None for leaf in leaves]
+    shared = [dtype for dtype, count in Counter(groups).items() if dtype is not None and count > 1]
+    if not shared:
+        return None
+    places = tuple(shared.index(dtype) if dtype in shared else None for dtype in groups)
+    return Layout(treedef, tuple(leaf.shape for leaf in leaves), places)
+
+
+def _is_packed(x: Any) -> bool:
+    return isinstance(x, Packed)
+
+
+def unpacked(tree: PyTree) -> PyTree:
+    """A pytree with every :class:`Packed` in it as the pytree that it stands for."""
+    return jax.tree.map(lambda x: x.layout.unpack(x) if _is_packed(x) else x, tree, is_leaf=_is_packed)
+
+
+def packed_like(tree: PyTree, like: PyTree) -> PyTree:
+    """A pytree, packed where ``like`` is; where the two do not fit it stays what it is."""
+
+    def pack(template, part):
+        fits = _is_packed(template) and jax.tree.structure(part) == template.layout.treedef
+        return template.layout.pack(part) if fits else part
+
+    return jax.tree.map(pack, like, tree, is_leaf=_is_packed)

@@ -16,6 +16,9 @@ from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._options import check_callable, option
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve._vectors import layout_of, packed_like, unpacked
+from jaxsolve.base._objective import Objective
+from jaxsolve.base._params import as_like
 from jaxsolve.base._report import Lines, ProgressBar, call_back, import_tqdm
 from jaxsolve.base._solver import Solver
 from jaxsolve.implicit_diff import TangentSystem, stop_gradient
@@ -55,6 +58,11 @@ class IterativeSolver(Solver):
     _error_is_estimate: ClassVar[bool] = False
     #: Whether ``update`` itself never accepts a non-finite point.
     _handles_nonfinite: ClassVar[bool] = False
+    #: Whether ``init_state`` and ``update`` treat the leaves of the parameters alike, however these are divided into
+    #: leaves. Every solver says so for itself.
+    _treats_leaves_alike: ClassVar[bool] = False
+    #: Whether leaves of the parameters lie on several devices.
+    _spread = False
     #: Fields of the state of an earlier run with which a run from its result begins.
     _resumed_fields: ClassVar[tuple[str, ...]] = ("iter_num",)
 
@@ -108,6 +116,33 @@ class IterativeSolver(Solver):
     # ---- The iterations -------------------------------------------------------------------------------------------
 
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, TangentSystem | None]:
+        start = init_params if isinstance(init_params, OptStep) else OptStep(init_params, None)
+        layout = layout_of(start.params) if self._packs else None
+        if layout is None:
+            return self._iterate(init_params, args, kwargs), None
+        solver = self._with_functions(self._on_packed)
+        start = start._replace(params=layout.pack(start.params))
+        step = solver._iterate(start.params if start.state is None else start, args, kwargs)
+        return OptStep(*unpacked(tuple(step))), None
+
+    @property
+    def _packs(self) -> bool:
+        """Whether the iterations run on packed parameters. A subclass may look at single leaves, and inherits nothing."""
+        return self._loop_kind != "python" and vars(type(self)).get("_treats_leaves_alike", False) and not self._spread
+
+    def _on_packed(self, name: str, function: Callable) -> Callable:
+        """A function of the user as one of packed parameters."""
+        if isinstance(function, Objective):
+            return function.on_packed()
+
+        def of_packed(params, *args, **kwargs):
+            like = unpacked(params)
+            return params.layout.pack(as_like(name, function(like, *unpacked(args), **kwargs), like))
+
+        of_packed.__wrapped__ = function  # for `inspect.signature`
+        return of_packed
+
+    def _iterate(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
         params, state = loop(
             lambda step: Status.RUNNING.holds(self._status_in(step.state)),
             lambda step: self._next_step(step, args, kwargs),
@@ -122,7 +157,7 @@ class IterativeSolver(Solver):
             state = state._replace(**self._state_of_solution(params, *args, **kwargs))
         if not self.implicit_diff and self._loop_kind == "while":
             params, state = self._without_reverse_mode((params, state))
-        return OptStep(params, state), None
+        return OptStep(params, state)
 
     def _without_reverse_mode(self, tree: PyTree) -> PyTree:
         why = (
@@ -162,13 +197,13 @@ class IterativeSolver(Solver):
             return state
         for name in self._resumed_fields:
             new, resumed = getattr(state, name), getattr(old, name)
-            if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, resumed):
+            if jax.tree.map(jnp.shape, unpacked(new)) != jax.tree.map(jnp.shape, resumed):
                 raise ValueError(
                     f"an OptStep as init_params must fit the solver, but its {name} has shapes "
-                    f"{jax.tree.map(jnp.shape, resumed)} in place of {jax.tree.map(jnp.shape, new)}: another option of "
+                    f"{jax.tree.map(jnp.shape, resumed)} in place of {jax.tree.map(jnp.shape, unpacked(new))}: another option of "
                     f"{type(self).__name__}, or other parameters. Pass its params alone."
                 )
-            state = state._replace(**{name: tree_cast_like(resumed, new)})
+            state = state._replace(**{name: tree_cast_like(packed_like(resumed, new), new)})
         return state
 
     def _next_step(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
@@ -190,7 +225,7 @@ class IterativeSolver(Solver):
             params, state = tree_where(active, new, old)
             self._tell(state, active)
             if self.callback is not None:
-                call_back(self.callback, params, state, active)
+                call_back(self.callback, *unpacked((params, state)), active)
 
     def _tell(self, state: Any, active: Any = True, *, over: bool = False) -> None:
         """Print a line about an iteration, or about the end of a run, if that is wanted."""
@@ -215,7 +250,7 @@ class IterativeSolver(Solver):
 
     def _report_start(self, step: OptStep) -> None:
         if self.callback is not None:
-            call_back(self.callback, step.params, step.state, jnp.asarray(True))
+            call_back(self.callback, *unpacked(tuple(step)), jnp.asarray(True))
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._closure import Staged, output_shape
+from jaxsolve._vectors import unpacked
 from jaxsolve.base._params import as_like
 from jaxsolve.tree_util import tree_real_dtype
 
@@ -58,6 +60,18 @@ class Objective:
     def grad(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """The gradient in ``params``."""
         return self.value_and_grad(params, *args, **kwargs)[1]
+
+    def on_packed(self) -> Objective:
+        """The objective as a function of packed parameters, with packed gradients; see :mod:`jaxsolve._vectors`."""
+
+        def value_and_grad(params, *args, **kwargs):
+            out, grad = self._value_and_grad(unpacked(params), *args, **kwargs)
+            return out, params.layout.pack(grad)
+
+        packed = copy.copy(self)
+        packed._fun = lambda params, *args, **kwargs: self._fun(unpacked(params), *args, **kwargs)
+        packed._value_and_grad = value_and_grad
+        return packed
 
     def _differentiate(self, params, *args, **kwargs):
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
