@@ -62,11 +62,13 @@ class Layout(NamedTuple):
         treedef: structure of the pytree.
         shapes: shape of each leaf.
         places: for each leaf the number of its vector, or ``None`` if it stays what it is.
+        reversible: whether reverse mode may run through :meth:`unpack`.
     """
 
     treedef: Any
     shapes: tuple[tuple[int, ...], ...]
     places: tuple[int | None, ...]
+    reversible: bool = False
 
     def pack(self, tree: PyTree) -> Packed:
         """A pytree with this structure, whose leaves may have further axes in front of those of the layout."""
@@ -84,7 +86,8 @@ class Layout(NamedTuple):
         kept, parts = iter(packed.kept), []
         for place, vector in enumerate(packed.vectors):
             sizes = [math.prod(s) for s, where in zip(self.shapes, self.places, strict=True) if where == place]
-            parts.append(iter(lax.split(vector, sizes, axis=vector.ndim - 1)))
+            split = _split if self.reversible else _gather_parts
+            parts.append(iter(split(vector, sizes)))
 
         def leaf(shape, place):
             if place is None:
@@ -118,7 +121,41 @@ class Packed:
         return cls(layout, *children)
 
 
-def layout_of(tree: PyTree) -> Layout | None:
+def _split(vector: Array, sizes: list[int]) -> list[Array]:
+    """Consecutive parts of the last axis."""
+    return lax.split(vector, sizes, axis=vector.ndim - 1)
+
+
+def _gather_parts(vector: Array, sizes: list[int]) -> list[Array]:
+    """Consecutive parts of the last axis, by equal operations for parts of equal size.
+
+    XLA compiles equal kernels once. Two slices differ in their offsets, which are a part of their code; here the offsets
+    are data, and a network of a hundred equal layers compiles like one of a few. XLA turns a gather with one index back
+    into a slice, hence two at least. The transpose of a gather is a scatter, which is slow on CPU.
+    """
+    axis = vector.ndim - 1
+    starts = np.cumsum([0, *sizes[:-1]])
+    return [_gather_part(vector, axis, int(start), size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def _gather_part(vector: Array, axis: int, start: int, size: int) -> Array:
+    if size == 0:
+        return lax.slice_in_dim(vector, start, start, axis=axis)
+    rows = next((n for n in range(2, size + 1) if size % n == 0), 2)  # the least divisor; 2 equal ones of a scalar
+    width = max(size // rows, 1)
+    indices = np.asarray([[start + row * width if size > 1 else start] for row in range(rows)], np.int32)
+    front = tuple(range(axis))
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=(*front, axis + 1), collapsed_slice_dims=(), start_index_map=(axis,)
+    )
+    found = lax.gather(
+        vector, indices, numbers, (*vector.shape[:-1], width), mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    )
+    found = found.reshape(*vector.shape[:-1], rows * width)
+    return found if size > 1 else found[..., :1]
+
+
+def layout_of(tree: PyTree, *, reversible: bool = False) -> Layout | None:
     """The layout in which the small leaves of a dtype share a vector; ``None`` if no two leaves would.
 
     On a mesh whose axes the program sees, leaves may be parted among devices, and stay what they are.
@@ -131,7 +168,7 @@ def layout_of(tree: PyTree) -> Layout | None:
     if not shared:
         return None
     places = tuple(shared.index(dtype) if dtype in shared else None for dtype in groups)
-    return Layout(treedef, tuple(leaf.shape for leaf in leaves), places)
+    return Layout(treedef, tuple(leaf.shape for leaf in leaves), places, reversible)
 
 
 def _is_packed(x: Any) -> bool:

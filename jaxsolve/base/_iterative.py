@@ -117,7 +117,7 @@ class IterativeSolver(Solver):
 
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, TangentSystem | None]:
         start = init_params if isinstance(init_params, OptStep) else OptStep(init_params, None)
-        layout = layout_of(start.params) if self._packs else None
+        layout = layout_of(start.params, reversible=self._loop_kind != "while") if self._packs else None
         if layout is None:
             return self._iterate(init_params, args, kwargs), None
         solver = self._with_functions(self._on_packed)
