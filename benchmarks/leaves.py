@@ -5,6 +5,7 @@ against its number of evaluations times a bare ``value_and_grad`` of the pytree.
 """
 
 import argparse
+import functools
 import time
 import warnings
 
@@ -52,7 +53,11 @@ def solvers(objective):
     box = (jnp.float32(-1), jnp.float32(1))
     return {
         "LBFGS": ((), jaxsolve.LBFGS(objective, **ours), jaxopt.LBFGS(objective, **theirs)),
-        "GradientDescent": ((), jaxsolve.GradientDescent(objective, **ours), jaxopt.GradientDescent(objective, **theirs)),
+        "GradientDescent": (
+            (),
+            jaxsolve.GradientDescent(objective, **ours),
+            jaxopt.GradientDescent(objective, **theirs),
+        ),
         "ProximalGradient": (
             (jnp.float32(1e-4),),
             jaxsolve.ProximalGradient(objective, prox_lasso, **ours),
@@ -105,11 +110,12 @@ if __name__ == "__main__":
             if solver is None or (peer == "JAXopt" and options.no_peer):
                 continue
             run, seconds, cpu = cold(results(solver), args)
-            calls[peer] = lambda run=run: run(*args)
+            calls[peer] = functools.partial(run, *args)
             print(f"  {name}, {peer}: cold {seconds:.2f} s ({cpu:.2f} s of CPU)", flush=True)
         (fun_evals, grad_evals), value, error = calls["jaxsolve"]()[1]
         evaluations = int(grad_evals) if name == "LBFGS" else int(grad_evals + fun_evals)
         times = interleaved(calls, options.rounds)
         line = ", ".join(f"{who} {1e3 * t:.2f} ms" for who, t in times.items())
-        print(f"    run: {line}; {evaluations} evaluations: {times['jaxsolve'] / times['bare'] / evaluations:.2f} a bare one")
+        ratio = times["jaxsolve"] / times["bare"] / evaluations
+        print(f"    run: {line}; {evaluations} evaluations, each {ratio:.2f} of a bare one")
         print(f"    value {float(value):.6f}, error {float(error):.2e}", flush=True)

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsolve._compat import is_concrete
 from jaxsolve._types import Array, PyTree
 from jaxsolve.tree_util import widest_dtype
 
-__all__ = ["Layout", "Packed", "flat", "layout_of", "packed_like", "ravel", "unpacked", "unraveled"]
+__all__ = ["Layout", "Packed", "flat", "is_spread", "layout_of", "packed_like", "ravel", "unpacked", "unraveled"]
 
 
 def flat(tree: PyTree, dtype: Any = None) -> Array:
@@ -106,8 +107,8 @@ class Layout(NamedTuple):
 class Packed:
     """A pytree whose small leaves lie in one vector a dtype, itself a pytree of few leaves.
 
-    Whatever acts on all entries alike (sums, scalar products, a choice between two trees) acts on it as on the pytree, in
-    few kernels instead of one a leaf. The vectors may have further axes in front, like leaves that are mapped over.
+    Whatever acts on all entries alike (sums, scalar products, a choice between two trees) acts on it as on the pytree,
+    in few kernels instead of one a leaf. The vectors may have further axes in front, like the histories of L-BFGS.
     """
 
     def __init__(self, layout: Layout, vectors: list, kept: list):
@@ -129,9 +130,9 @@ def _split(vector: Array, sizes: list[int]) -> list[Array]:
 def _gather_parts(vector: Array, sizes: list[int]) -> list[Array]:
     """Consecutive parts of the last axis, by equal operations for parts of equal size.
 
-    XLA compiles equal kernels once. Two slices differ in their offsets, which are a part of their code; here the offsets
-    are data, and a network of a hundred equal layers compiles like one of a few. XLA turns a gather with one index back
-    into a slice, hence two at least. The transpose of a gather is a scatter, which is slow on CPU.
+    XLA compiles equal kernels once. Two slices differ in their offsets, which are a part of their code: 50 of them take
+    a second to compile. Here the offsets are data, and a network of a hundred equal layers compiles like one of a few.
+    XLA turns a gather with one index back into a slice, hence two at least. The transpose is a scatter, slow on CPU.
     """
     axis = vector.ndim - 1
     starts = np.cumsum([0, *sizes[:-1]])
@@ -169,6 +170,12 @@ def layout_of(tree: PyTree, *, reversible: bool = False) -> Layout | None:
         return None
     places = tuple(shared.index(dtype) if dtype in shared else None for dtype in groups)
     return Layout(treedef, tuple(leaf.shape for leaf in leaves), places, reversible)
+
+
+def is_spread(tree: PyTree) -> bool:
+    """Whether a leaf is known to lie on several devices."""
+    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array) and is_concrete(x)]
+    return any(len(x.sharding.device_set) > 1 for x in arrays)
 
 
 def _is_packed(x: Any) -> bool:

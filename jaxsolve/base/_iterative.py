@@ -61,8 +61,6 @@ class IterativeSolver(Solver):
     #: Whether ``init_state`` and ``update`` treat the leaves of the parameters alike, however these are divided into
     #: leaves. Every solver says so for itself.
     _treats_leaves_alike: ClassVar[bool] = False
-    #: Whether leaves of the parameters lie on several devices.
-    _spread = False
     #: Fields of the state of an earlier run with which a run from its result begins.
     _resumed_fields: ClassVar[tuple[str, ...]] = ("iter_num",)
 
@@ -127,8 +125,10 @@ class IterativeSolver(Solver):
 
     @property
     def _packs(self) -> bool:
-        """Whether the iterations run on packed parameters. A subclass may look at single leaves, and inherits nothing."""
-        return self._loop_kind != "python" and vars(type(self)).get("_treats_leaves_alike", False) and not self._spread
+        """Whether the iterations run on packed parameters."""
+        # Not inherited: what a subclass overrides may look at single leaves.
+        alike = vars(type(self)).get("_treats_leaves_alike", False)
+        return alike and self._loop_kind != "python" and not self._spread
 
     def _on_packed(self, name: str, function: Callable) -> Callable:
         """A function of the user as one of packed parameters."""
@@ -197,10 +197,11 @@ class IterativeSolver(Solver):
             return state
         for name in self._resumed_fields:
             new, resumed = getattr(state, name), getattr(old, name)
-            if jax.tree.map(jnp.shape, unpacked(new)) != jax.tree.map(jnp.shape, resumed):
+            shapes = jax.tree.map(jnp.shape, unpacked(new))
+            if shapes != jax.tree.map(jnp.shape, resumed):
                 raise ValueError(
                     f"an OptStep as init_params must fit the solver, but its {name} has shapes "
-                    f"{jax.tree.map(jnp.shape, resumed)} in place of {jax.tree.map(jnp.shape, unpacked(new))}: another option of "
+                    f"{jax.tree.map(jnp.shape, resumed)} in place of {shapes}: another option of "
                     f"{type(self).__name__}, or other parameters. Pass its params alone."
                 )
             state = state._replace(**{name: tree_cast_like(packed_like(resumed, new), new)})

@@ -29,12 +29,12 @@ class Objective:
     """
 
     def __init__(self, fun: Callable, *, value_and_grad: bool = False, has_aux: bool = False, staged: bool = False):
-        stage = Staged if staged else (lambda fun, name, check: fun)
+        stage = Staged if staged else (lambda fun, name, check, as_call=False: fun)
         form = "fun" if not value_and_grad else "fun (with value_and_grad=True)"
         self._has_aux, self._gives_grad = has_aux, value_and_grad
         self._fun = stage(fun, form, self._check_output)
         self.__wrapped__ = fun  # for `inspect.signature`
-        self._value_and_grad = stage(self._differentiate, "fun", lambda out: None)
+        self._value_and_grad = stage(self._differentiate, "fun", lambda out: None, as_call=True)
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """What ``fun`` returns."""
