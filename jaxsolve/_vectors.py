@@ -164,11 +164,11 @@ def layout_of(tree: PyTree, *, reversible: bool = False) -> Layout | None:
     if not jax.sharding.get_abstract_mesh().empty:
         return None
     leaves, treedef = jax.tree.flatten(tree)
-    groups = [jnp.dtype(leaf.dtype) if leaf.size <= _SMALL else None for leaf in leaves]
-    shared = [dtype for dtype, count in Counter(groups).items() if dtype is not None and count > 1]
+    groups = [str(leaf.dtype) if leaf.size <= _SMALL else "large" for leaf in leaves]
+    shared = [group for group, count in Counter(groups).items() if group != "large" and count > 1]
     if not shared:
         return None
-    places = tuple(shared.index(dtype) if dtype in shared else None for dtype in groups)
+    places = tuple(shared.index(group) if group in shared else None for group in groups)
     return Layout(treedef, tuple(leaf.shape for leaf in leaves), places, reversible)
 
 
