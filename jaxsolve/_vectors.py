@@ -124,7 +124,7 @@ class Packed:
 
 def _split(vector: Array, sizes: list[int]) -> list[Array]:
     """Consecutive parts of the last axis."""
-    return lax.split(vector, sizes, axis=vector.ndim - 1)
+    return list(lax.split(vector, sizes, axis=vector.ndim - 1))
 
 
 def _gather_parts(vector: Array, sizes: list[int]) -> list[Array]:

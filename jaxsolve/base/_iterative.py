@@ -226,7 +226,8 @@ class IterativeSolver(Solver):
             params, state = tree_where(active, new, old)
             self._tell(state, active)
             if self.callback is not None:
-                call_back(self.callback, *unpacked((params, state)), active)
+                params, state = unpacked((params, state))
+                call_back(self.callback, params, state, active)
 
     def _tell(self, state: Any, active: Any = True, *, over: bool = False) -> None:
         """Print a line about an iteration, or about the end of a run, if that is wanted."""
@@ -251,7 +252,8 @@ class IterativeSolver(Solver):
 
     def _report_start(self, step: OptStep) -> None:
         if self.callback is not None:
-            call_back(self.callback, *unpacked(tuple(step)), jnp.asarray(True))
+            params, state = unpacked(tuple(step))
+            call_back(self.callback, params, state, jnp.asarray(True))
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""
