@@ -75,6 +75,10 @@ class _Dynamic:
 DYNAMIC = _Dynamic()
 
 
+# A call of a function of fewer operations costs as much as these.
+_LONG = 200
+
+
 class Hoisted:
     """A function traced once: ``hoisted.pure(*args, consts=hoisted.consts)`` equals ``fun(*args)``.
 
@@ -106,7 +110,7 @@ class Hoisted:
         leaves, static = split_static((args, kwargs))
         if static != self._static_in:
             raise TypeError(f"hoisted function called with {static}, but it was traced with {self._static_in}.")
-        found = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*leaves)
+        found = self._evaluate(consts, leaves)
         # A constant comes out as a number of Python.
         return self.unflatten(
             [
@@ -114,6 +118,16 @@ class Hoisted:
                 for x, variable in zip(found, self.jaxpr.outvars, strict=True)
             ]
         )
+
+    def _evaluate(self, consts: list, leaves: list) -> list:
+        return jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*leaves)
+
+    def as_call(self) -> Hoisted:
+        """The same function, a long one as one operation in whatever mentions it: that is looked through faster."""
+        jaxpr = self.jaxpr
+        if len(jaxpr.eqns) > _LONG:
+            self._evaluate = jax.jit(lambda consts, leaves: jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*leaves))
+        return self
 
     def unflatten(self, leaves: list) -> Any:
         """The output, given the values of its array leaves."""
@@ -158,10 +172,18 @@ class Staged:
         fun: the function.
         name: what the solver calls it, for messages.
         check: called once a signature with the output, a pytree of ``jax.ShapeDtypeStruct``; may raise.
+        as_call: whether a long jaxpr becomes one operation in the programs that mention it. Derivatives of a function
+            are traced faster without.
     """
 
-    def __init__(self, fun: Callable, name: str = "fun", check: Callable[[Any], None] | None = None):
-        self._fun, self._name, self._check = fun, name, check
+    def __init__(
+        self,
+        fun: Callable,
+        name: str = "fun",
+        check: Callable[[Any], None] | None = None,
+        as_call: bool = False,
+    ):
+        self._fun, self._name, self._check, self._as_call = fun, name, check, as_call
         self.__wrapped__ = fun  # for `inspect.signature`
         self._traced: list[tuple[Any, Hoisted]] = []
 
@@ -177,6 +199,7 @@ class Staged:
                 return hoisted
         check_signature(self._name, self._fun, args, kwargs)
         hoisted = hoist(self._fun, *args, **kwargs)
+        hoisted = hoisted.as_call() if self._as_call else hoisted
         _check_no_reference(self._name, hoisted)
         if self._check is not None:
             self._check(hoisted.out_shape)

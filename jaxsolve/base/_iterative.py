@@ -16,6 +16,9 @@ from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._options import check_callable, option
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve._vectors import layout_of, packed_like, unpacked
+from jaxsolve.base._objective import Objective
+from jaxsolve.base._params import as_like
 from jaxsolve.base._report import Lines, ProgressBar, call_back, import_tqdm
 from jaxsolve.base._solver import Solver
 from jaxsolve.implicit_diff import TangentSystem, stop_gradient
@@ -60,6 +63,9 @@ class IterativeSolver(Solver):
     _error_is_estimate: ClassVar[bool] = False
     #: Whether ``update`` itself never accepts a non-finite point.
     _handles_nonfinite: ClassVar[bool] = False
+    #: Whether ``init_state`` and ``update`` treat the leaves of the parameters alike, however these are divided into
+    #: leaves. Every solver says so for itself.
+    _treats_leaves_alike: ClassVar[bool] = False
     #: Fields of the state of an earlier run with which a run from its result begins.
     _resumed_fields: ClassVar[tuple[str, ...]] = ("iter_num",)
 
@@ -144,6 +150,35 @@ class IterativeSolver(Solver):
     # ---- The iterations -------------------------------------------------------------------------------------------
 
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, TangentSystem | None]:
+        start = init_params if isinstance(init_params, OptStep) else OptStep(init_params, None)
+        layout = layout_of(start.params, reversible=self._loop_kind != "while") if self._packs else None
+        if layout is None:
+            return self._iterate(init_params, args, kwargs), None
+        solver = self._with_functions(self._on_packed)
+        start = start._replace(params=layout.pack(start.params))
+        step = solver._iterate(start.params if start.state is None else start, args, kwargs)
+        return OptStep(*unpacked(tuple(step))), None
+
+    @property
+    def _packs(self) -> bool:
+        """Whether the iterations run on packed parameters."""
+        # Not inherited: what a subclass overrides may look at single leaves.
+        alike = vars(type(self)).get("_treats_leaves_alike", False)
+        return alike and self._loop_kind != "python" and not self._spread
+
+    def _on_packed(self, name: str, function: Callable) -> Callable:
+        """A function of the user as one of packed parameters."""
+        if isinstance(function, Objective):
+            return function.on_packed()
+
+        def of_packed(params, *args, **kwargs):
+            like = unpacked(params)
+            return params.layout.pack(as_like(name, function(like, *unpacked(args), **kwargs), like))
+
+        of_packed.__wrapped__ = function  # for `inspect.signature`
+        return of_packed
+
+    def _iterate(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
         params, state = loop(
             lambda step: Status.RUNNING.holds(self._status_in(step.state)),
             lambda step: self._next_step(step, args, kwargs),
@@ -158,7 +193,7 @@ class IterativeSolver(Solver):
             state = state._replace(**self._state_of_solution(params, *args, **kwargs))
         if not self.implicit_diff and self._loop_kind == "while":
             params, state = self._without_reverse_mode((params, state))
-        return OptStep(params, state), None
+        return OptStep(params, state)
 
     def _without_reverse_mode(self, tree: PyTree) -> PyTree:
         why = (
@@ -198,13 +233,14 @@ class IterativeSolver(Solver):
             return state
         for name in self._resumed_fields:
             new, resumed = getattr(state, name), getattr(old, name)
-            if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, resumed):
+            shapes = jax.tree.map(jnp.shape, unpacked(new))
+            if shapes != jax.tree.map(jnp.shape, resumed):
                 raise ValueError(
                     f"an OptStep as init_params must fit the solver, but its {name} has shapes "
-                    f"{jax.tree.map(jnp.shape, resumed)} in place of {jax.tree.map(jnp.shape, new)}: another option of "
+                    f"{jax.tree.map(jnp.shape, resumed)} in place of {shapes}: another option of "
                     f"{type(self).__name__}, or other parameters. Pass its params alone."
                 )
-            state = state._replace(**{name: tree_cast_like(resumed, new)})
+            state = state._replace(**{name: tree_cast_like(packed_like(resumed, new), new)})
         return state
 
     def _next_step(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
@@ -226,6 +262,7 @@ class IterativeSolver(Solver):
             params, state = tree_where(active, new, old)
             self._tell(state, active)
             if self.callback is not None:
+                params, state = unpacked((params, state))
                 call_back(self.callback, params, state, active)
 
     def _tell(self, state: Any, active: Any = True, *, over: bool = False) -> None:
@@ -254,7 +291,8 @@ class IterativeSolver(Solver):
 
     def _report_start(self, step: OptStep) -> None:
         if self.callback is not None:
-            call_back(self.callback, step.params, step.state, jnp.asarray(True))
+            params, state = unpacked(tuple(step))
+            call_back(self.callback, params, state, jnp.asarray(True))
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""

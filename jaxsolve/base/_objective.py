@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._closure import Staged, output_shape
+from jaxsolve._vectors import unpacked
 from jaxsolve.base._params import as_like
 from jaxsolve.tree_util import tree_real_dtype
 
@@ -27,12 +29,12 @@ class Objective:
     """
 
     def __init__(self, fun: Callable, *, value_and_grad: bool = False, has_aux: bool = False, staged: bool = False):
-        stage = Staged if staged else (lambda fun, name, check: fun)
+        stage = Staged if staged else (lambda fun, name, check, as_call=False: fun)
         form = "fun" if not value_and_grad else "fun (with value_and_grad=True)"
         self._has_aux, self._gives_grad = has_aux, value_and_grad
         self._fun = stage(fun, form, self._check_output)
         self.__wrapped__ = fun  # for `inspect.signature`
-        self._value_and_grad = stage(self._differentiate, "fun", lambda out: None)
+        self._value_and_grad = stage(self._differentiate, "fun", lambda out: None, as_call=True)
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """What ``fun`` returns."""
@@ -58,6 +60,18 @@ class Objective:
     def grad(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """The gradient in ``params``."""
         return self.value_and_grad(params, *args, **kwargs)[1]
+
+    def on_packed(self) -> Objective:
+        """The objective as a function of packed parameters, with packed gradients; see :mod:`jaxsolve._vectors`."""
+
+        def value_and_grad(params, *args, **kwargs):
+            out, grad = self._value_and_grad(unpacked(params), *args, **kwargs)
+            return out, params.layout.pack(grad)
+
+        packed = copy.copy(self)
+        packed._fun = lambda params, *args, **kwargs: self._fun(unpacked(params), *args, **kwargs)
+        packed._value_and_grad = value_and_grad
+        return packed
 
     def _differentiate(self, params, *args, **kwargs):
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):

@@ -23,6 +23,7 @@ from jaxsolve._compile import compiled_call, have_values, traced_call
 from jaxsolve._options import Configured, check_callable, option
 from jaxsolve._results import is_named, report_failure, show_as_line
 from jaxsolve._types import Array, OptStep, PyTree, Structure
+from jaxsolve._vectors import is_spread
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._params import merge_params, split_params, with_held, with_held_of
 from jaxsolve.implicit_diff import TangentSystem, attach_derivative, run_without_derivative, stop_gradient
@@ -66,6 +67,8 @@ class Solver(Configured):
     _structure: ClassVar[Structure] = "general"
     #: Whether the optimality function is the residual ``T(x) - x`` of a fixed-point map.
     _is_fixed_point: ClassVar[bool] = False
+    #: Whether parameters that a run starts from are known to lie on several devices.
+    _spread = False
     #: Whether a run needs a point to start from.
     _needs_init_params: ClassVar[bool] = True
 
@@ -176,6 +179,7 @@ class Solver(Configured):
             return _run(self, init_params, *args, **kwargs)
         solver = copy.copy(self)
         solver.on_failure = "ignore"  # the program is the same
+        solver._spread = is_spread(init_params)
         # In an eager jax.grad the solution comes from the program of a plain run, and its derivative from another one.
         arguments = (solver, init_params, *args)
         if self.implicit_diff and self._finds_system and have_values((vars(solver), init_params, args, kwargs)):

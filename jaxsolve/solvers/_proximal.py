@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +113,14 @@ class ProximalMethod(GradientMethod):
     @abc.abstractmethod
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The proximity operator of ``scaling * g``."""
+
+    def _with_functions(self, change: Callable[[str, Callable], Callable]) -> Self:
+        # The identity stays the object that it is known by.
+        return super()._with_functions(lambda name, f: f if f is prox_none else change(name, f))
+
+    def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
+        # A point at which the gradient is small enough is not left, so the error is that of the result.
+        return step if self._smooth else super()._certify(step, args, kwargs)
 
     # ---- The iteration --------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class ProximalGradient(ProximalMethod):
     prox: Callable = prox_none
 
     _hyperparams = "hyperparams_prox"
+    _treats_leaves_alike = True
 
     @property
     def _smooth(self) -> bool:  # type: ignore[override]  # a constant of the other solvers

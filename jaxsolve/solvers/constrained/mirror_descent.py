@@ -106,6 +106,7 @@ class MirrorDescent(GradientMethod):
     _resumed_fields = ("iter_num", "stepsize", "first_error")
     _hyperparams = "hyperparams_proj"
     _is_fixed_point = True
+    _treats_leaves_alike = True
 
     def _functions(self) -> list[str]:
         # A schedule is positional too, but no function of the parameters.

@@ -44,6 +44,7 @@ class ProjectedGradient(ProximalMethod):
     projection: Callable
 
     _hyperparams = "hyperparams_proj"
+    _treats_leaves_alike = True
 
     def _check_arguments(self, init_params: PyTree, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> None:
         """Raise ``ValueError`` if the set is known to be empty."""

@@ -39,6 +39,7 @@ class GradientDescent(ProximalMethod):
     prox: Callable = prox_none
 
     _smooth = True
+    _treats_leaves_alike = True
     _structure = "psd"
 
     def _validate(self) -> None:

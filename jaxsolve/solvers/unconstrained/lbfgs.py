@@ -107,6 +107,7 @@ class LBFGS(DescentMethod):
     use_gamma: bool = option(True)
 
     _State = LBFGSState
+    _treats_leaves_alike = True
     _resumed_fields = (
         "iter_num", "stepsize", "s_history", "y_history", "rho_history", "gamma", "r_inverse", "yy"
     )  # fmt: skip
