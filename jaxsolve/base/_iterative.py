@@ -85,17 +85,26 @@ class IterativeSolver(Solver):
         unrolled = not self.implicit_diff if self.unroll == "auto" else self.unroll
         return "scan" if unrolled else "while"
 
-    def _status_of(self, error: Array, *, failed: Array | bool = False, failure: Status = Status.STALLED) -> Array:
+    def _status_of(
+        self, error: Array, *, failed: Array | bool = False, failure: Status = Status.STALLED, tol: Any = None
+    ) -> Array:
         """The status that an optimality error stands for; an int32 scalar.
 
         Args:
             error: optimality error of the current iterate.
             failed: whether the algorithm cannot go on; convergence takes precedence.
             failure: the status if it cannot.
+            tol: the tolerance, if it is not ``self.tol`` alone.
         """
         status = failure.where(failed, int(Status.RUNNING))
-        status = Status.CONVERGED.where(error <= jnp.asarray(self.tol).astype(error.dtype), status)
+        tol = jnp.asarray(self.tol if tol is None else tol).astype(error.dtype)
+        status = Status.CONVERGED.where(error <= tol, status)
         return Status.NONFINITE.where(~jnp.isfinite(error), status)
+
+    def _tolerance(self, state: Any) -> Any:
+        """What the error of a state must not exceed."""
+        del state
+        return self.tol
 
     def _status_in(self, state: Any) -> Array:
         """The status of a state; of one without that field, what its error says."""
@@ -229,7 +238,7 @@ class IterativeSolver(Solver):
             error = run_if_any(claimed, true_error, error)
         else:
             error = true_error(error) if claimed else error
-        status = jnp.where(claimed, self._status_of(error), step.state.status)
+        status = jnp.where(claimed, self._status_of(error, tol=self._tolerance(step.state)), step.state.status)
         # Where nothing is claimed the error keeps its derivative.
         error = jnp.where(claimed, error, step.state.error)
         return step._replace(state=step.state._replace(error=error, status=status))

@@ -24,6 +24,7 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.implicit_diff.optimality import proximal_gradient_fixed_point, stationary
 from jaxsolve.solvers._gradient_method import GradientMethod, is_still
+from jaxsolve.solvers._stepsize import falls_without_end
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
@@ -60,7 +61,8 @@ class ProximalState(NamedTuple):
 
     Attributes:
         iter_num: number of iterations done, int32.
-        stepsize: step size with which the next search starts; of the last step, if it is not searched for.
+        stepsize: step size with which the next search starts, 0 before the first one; of the last step, if it is not
+            searched for.
         error: Euclidean norm of the gradient mapping at the last base point; at the end of ``run``, that of
             ``optimality_fun`` at the solution.
         aux: auxiliary output of ``fun``.
@@ -71,7 +73,7 @@ class ProximalState(NamedTuple):
         num_fun_eval: evaluations of ``fun`` without its gradient.
         num_grad_eval: evaluations of ``fun`` with its gradient.
         first_value: ``fun`` at the initial point (``None`` where the step size is searched for).
-        first_error: norm of the gradient mapping there, likewise.
+        first_error: norm of the gradient mapping there.
     """
 
     iter_num: Array
@@ -122,7 +124,6 @@ class ProximalMethod(GradientMethod):
             velocity=jax.tree.map(jnp.copy, init_params) if self.acceleration else None,
             t=jnp.ones_like(fields["error"]),
             first_value=None if self._searches else jnp.zeros_like(fields["value"]),
-            first_error=None if self._searches else jnp.zeros_like(fields["error"]),
         )
 
     def update(self, params: PyTree, state: ProximalState, *args: Any, **kwargs: Any) -> OptStep:
@@ -141,10 +142,14 @@ class ProximalMethod(GradientMethod):
         error = error.astype(state.error.dtype)
         # A point that is optimal is not left: near the precision of the objective no comparison of values tells whether
         # the step from it would be too long. An extrapolated point need not be feasible, and is left.
-        settled = error <= jnp.asarray(self.tol).astype(error.dtype)
+        first = state.iter_num == 0
+        state = state._replace(first_error=jnp.where(first, error, state.first_error))
+        settled = error <= jnp.asarray(self._tolerance(state)).astype(error.dtype)
         if self.acceleration and not self._smooth:
             settled = settled & (state.t <= 1)
         new_params = tree_where(settled, base, new_params)
+        # Nor is one left from which the objective is about to overflow.
+        fallen = falls_without_end(value)
         # In floating point a step may be too short to move the base point, and no later step will be longer, except
         # for one of a schedule.
         stuck = found & is_still(move) & (not callable(self.stepsize))
@@ -161,6 +166,7 @@ class ProximalMethod(GradientMethod):
             t = jnp.where(usable, t, jnp.ones_like(t))
             error = jnp.where(blame, state.error, error)
             stuck = stuck & ~blame & (state.t <= 1)
+        new_params = tree_where(fallen, params, new_params)
 
         new_state = state._replace(
             iter_num=state.iter_num + 1,
@@ -170,17 +176,17 @@ class ProximalMethod(GradientMethod):
             velocity=velocity,
             t=t,
             value=value.astype(state.value.dtype),
-            status=self._status_of(error, failed=stuck),
+            status=self._status_of(error, failed=stuck, tol=self._tolerance(state)),
             num_fun_eval=state.num_fun_eval + trials,
             num_grad_eval=state.num_grad_eval + 1,
         )
+        diverged = fallen
         if not self._searches:
-            first = state.iter_num == 0
             first_value = jnp.where(first, value, state.first_value)
-            first_error = jnp.where(first, error, state.first_error)
-            diverged = (value > first_value + _MUCH_LOWER * jnp.abs(first_value)) & (error > first_error / _MUCH_LOWER)
-            status = Status.DIVERGED.where(diverged, new_state.status)
-            new_state = new_state._replace(status=status, first_value=first_value, first_error=first_error)
+            risen = value > first_value + _MUCH_LOWER * jnp.abs(first_value)
+            diverged = diverged | (risen & (error > state.first_error / _MUCH_LOWER))
+            new_state = new_state._replace(first_value=first_value)
+        new_state = new_state._replace(status=Status.DIVERGED.where(diverged, new_state.status))
         return OptStep(new_params, new_state)
 
     def _candidate(self, base, grad, stepsize, hyperparams):

@@ -50,7 +50,9 @@ class MirrorDescentState(NamedTuple):
         num_proj_eval: evaluations of ``projection_grad``, int32.
         status: a :class:`jaxsolve.Status`, int32.
         value: ``fun`` at the same point as ``error``.
-        stepsize: step size with which the next search starts; of the last step, if it is not searched for.
+        stepsize: step size with which the next search starts, 0 before the first one; of the last step, if it is not
+            searched for.
+        first_error: ``error`` at the initial point.
     """
 
     iter_num: Array
@@ -62,6 +64,7 @@ class MirrorDescentState(NamedTuple):
     status: Any = 0
     value: Any = None
     stepsize: Any = None
+    first_error: Any = None
 
 
 class MirrorDescent(GradientMethod):
@@ -98,7 +101,7 @@ class MirrorDescent(GradientMethod):
     maxls: int = option(30)
 
     _State = MirrorDescentState
-    _resumed_fields = ("iter_num", "stepsize")
+    _resumed_fields = ("iter_num", "stepsize", "first_error")
     _hyperparams = "hyperparams_proj"
     _is_fixed_point = True
 
@@ -179,7 +182,9 @@ class MirrorDescent(GradientMethod):
         error = tree_l2_norm(self._residual_of(params, grad, hyperparams)).astype(dtype)
         new_params, _, stepsize, trials, found = self._take_step(params, state, value, grad, hyperparams, args, kwargs)
         # A point that is optimal is not left: values near their precision do not tell whether the step would help.
-        settled = error <= jnp.asarray(self.tol).astype(dtype)
+        first_error = jnp.where(state.iter_num == 0, error, state.first_error)
+        tol = jnp.asarray(self._tolerance(state._replace(first_error=first_error))).astype(dtype)
+        settled = error <= tol
         new_params = tree_where(settled, params, new_params)
         # A search that failed goes on from a shorter step; a schedule may begin with steps too short to be seen.
         stuck = found & is_still(tree_sub(new_params, params)) & (not callable(self.stepsize))
@@ -192,7 +197,8 @@ class MirrorDescent(GradientMethod):
                 num_fun_eval=state.num_fun_eval + trials,
                 num_grad_eval=state.num_grad_eval + 1,
                 num_proj_eval=state.num_proj_eval + 1 + (trials if self._searches else 1),
-                status=self._status_of(error, failed=stuck),
+                status=self._status_of(error, failed=stuck, tol=tol),
+                first_error=first_error,
                 value=value.astype(state.value.dtype),
                 stepsize=stepsize,
             ),
