@@ -28,7 +28,7 @@ from jax import lax
 from jaxsolve._closure import Staged
 from jaxsolve._compat import is_concrete, outside_transformations, without_our_frames
 from jaxsolve._compile import compiled_call
-from jaxsolve._loop import LoopKind, loop
+from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._options import Configured, check_callable, option
 from jaxsolve._types import Array, PyTree
 from jaxsolve.linesearch._state import LineSearchState, LineSearchStep, Trial, Verdict
@@ -41,11 +41,17 @@ from jaxsolve.tree_util import (
     tree_zeros_like,
 )
 
-__all__ = ["LineSearch"]
+__all__ = ["LineSearch", "shortened"]
 
 
 # The default of an argument for which None means something.
 NOT_GIVEN = ...
+
+# After so many trials a search that sees nothing but rounding errors ends.
+_MOST_ROUNDED_TRIALS = 10
+
+# A step that is too long is shortened to no less than this fraction, and to no more than half.
+_SHORTEST = 0.1
 
 
 class LineSearch(Configured):
@@ -208,6 +214,7 @@ class LineSearch(Configured):
         search = self
         # What is needed in more than one place is traced beforehand.
         again = value is None or grad is None or aux is NOT_GIVEN or self._kind == "checkpoint"
+        again = again or self._is_judged_by_values
         if again and self._kind != "python":
             search = dataclasses.replace(self, fun=Staged(self._evaluate), value_and_grad=True, has_aux=True)
         state = search.init_state(init_stepsize, params, value, grad, direction, fun_args, fun_kwargs, aux)
@@ -227,7 +234,12 @@ class LineSearch(Configured):
         """Evaluate the trial step ``t`` and decide."""
         dtype = t.dtype
         point = tree_add_scalar_mul(params, t, direction)
-        (value, aux), grad = self._evaluate(point, *fun_args, **fun_kwargs)
+        noise = self._noise(state, dtype)
+        if self._is_judged_by_values:
+            (value, aux), grad, evaluated = self._value_first(point, t, state, noise, fun_args, fun_kwargs)
+        else:
+            (value, aux), grad = self._evaluate(point, *fun_args, **fun_kwargs)
+            evaluated = True
         value = value.astype(state.value.dtype)
         slope = tree_vdot_real(grad, direction).astype(dtype)
         # One entry of the gradient that is not finite suffices to make the slope so, even where the direction is 0.
@@ -245,7 +257,7 @@ class LineSearch(Configured):
             value=rise * unit,
             slope=slope * unit,
             finite=finite,
-            noise=self._noise(state, dtype) * unit,
+            noise=noise * unit,
         )
         infinite = jnp.full_like(t, jnp.inf)
         decrease_error = lax.select(finite, self._decrease_error(trial), infinite)
@@ -253,10 +265,14 @@ class LineSearch(Configured):
         iter_num = state.iter_num + 1
         error = lax.select(finite, lax.max(verdict.error, zero), infinite)
         done = (error <= self.tol) | (verdict.too_short & (t >= self._longest(dtype)))
-        # Where neither value nor slope has changed, rounding has eaten the step, and so it will any shorter one.
+        # Where the decrease that the slope at 0 promises is below rounding, and neither value nor slope has changed,
+        # rounding has eaten the step, and so it will any shorter one.
         eps = float(jnp.finfo(dtype).eps)
-        stuck = (lax.abs(trial.value) <= trial.noise) & (lax.abs(trial.slope + 1) <= 8 * eps) & ~verdict.too_short
-        failed = ~done & (verdict.stop | stuck | (iter_num >= self.maxiter))
+        rounded = finite & (lax.abs(trial.value) <= trial.noise) & ~verdict.too_short
+        stuck = rounded & (lax.abs(trial.slope + 1) <= 8 * eps) & (trial.t <= trial.noise)
+        # Slopes that have not settled the matter by then are rounding errors too.
+        exhausted = rounded & (iter_num >= _MOST_ROUNDED_TRIALS)
+        failed = ~done & (verdict.stop | stuck | exhausted | (iter_num >= self.maxiter))
         decreases = decrease_error <= self.tol
         better = done | (decreases & ~stuck & ((value < state.value) | (state.best_stepsize == 0)))
         new = (point, value, grad, aux, t)
@@ -271,7 +287,7 @@ class LineSearch(Configured):
             done=done,
             failed=failed,
             num_fun_eval=state.num_fun_eval + 1,
-            num_grad_eval=state.num_grad_eval + 1,
+            num_grad_eval=state.num_grad_eval + jnp.asarray(evaluated, jnp.int32),
             aux=aux,
             best_stepsize=best,
             bracket=verdict.bracket,
@@ -282,6 +298,34 @@ class LineSearch(Configured):
                 i=iter_num, t=t, v=state.value, e=error,
             )  # fmt: skip
         return LineSearchStep(lax.select(done | failed, best, self._clip(verdict.stepsize)), state)
+
+    def _value_first(self, point, t, state, noise, fun_args, fun_kwargs):
+        """Value, gradient, and whether there is one: only where the value is low enough, or says nothing."""
+        if self.value_and_grad:
+            value, aux = self._evaluate(point, *fun_args, **fun_kwargs)[0]  # XLA drops what is not used
+        else:
+            out = self.fun(point, *fun_args, **fun_kwargs)
+            value, aux = out if self.has_aux else (out, None)
+            value = jnp.asarray(value)
+        rise = (value.astype(state.value.dtype) - state.init_value).astype(t.dtype)
+        tol = -self.tol * state.init_slope
+        # A NaN is not at most anything.
+        wanted = (rise <= self.c1 * t * state.init_slope + tol) | (lax.abs(rise) <= noise + tol)
+        wanted = wanted & lax.is_finite(value)
+
+        def gradient(_):
+            return self._evaluate(point, *fun_args, **fun_kwargs)[1]
+
+        if self._kind == "python":
+            grad = gradient(None) if wanted else state.grad
+        elif self._kind == "while":
+            grad = run_if_any(wanted, gradient, state.grad)
+        else:
+            grad = lax.cond(wanted, gradient, lambda old: old, state.grad)
+        return (value, aux), grad, wanted
+
+    #: Whether a trial with a value that is too high is rejected whatever its slope.
+    _is_judged_by_values = False
 
     # ---- Parts of a method -------------------------------------------------------------------------------------------
 
@@ -363,3 +407,18 @@ class LineSearch(Configured):
 def _direction(params: PyTree, grad: PyTree, given: PyTree) -> PyTree:
     """The direction of a search, in the dtypes of the parameters."""
     return tree_cast_like(tree_negative(grad) if given is None else given, params)
+
+
+def shortened(slope: Array, rise: Array, finite: Array) -> Array:
+    """By which factor to shorten a step that is too long: the minimizer of a parabola, between a tenth and a half.
+
+    Args:
+        slope: slope at its beginning times the step.
+        rise: how much higher the value is at its end.
+        finite: whether that value is finite.
+    """
+    curvature = rise - slope
+    usable = finite & (curvature > 0)
+    factor = -slope / (2 * lax.select(usable, curvature, jnp.ones_like(curvature)))
+    factor = lax.select(usable, factor, lax.select(finite, jnp.ones_like(factor), jnp.zeros_like(factor)))
+    return jnp.clip(factor, _SHORTEST, 0.5)

@@ -2,8 +2,9 @@ r"""Backtracking: shorten the step until a condition holds, and lengthen it agai
 
 Problem: for :math:`\varphi(t) = f(x + t d)` with :math:`\varphi'(0) < 0` find :math:`t` with
 :math:`\varphi(t) \le \varphi(0) + c_1 t \varphi'(0)` (Armijo) and, if asked for, a condition that keeps :math:`t` from
-being too short. Method: multiply the step by a constant while it is too long. Conditions other than Armijo's can also
-find it too short; then the interval between the two is searched, as in Lewis and Overton (2013, algorithm 2.6), and
+being too short. Method: while the step is too long go to the minimizer of the parabola through both values and the
+slope at 0, but to a tenth of the step at least and to half of it at most. Conditions other than Armijo's can also find
+it too short; then the interval between the two is searched, as in Lewis and Overton (2013, algorithm 2.6), and
 the search ends.
 """
 
@@ -16,7 +17,7 @@ from jax import lax
 
 from jaxsolve._options import check_number, option
 from jaxsolve._types import Array
-from jaxsolve.linesearch._base import LineSearch
+from jaxsolve.linesearch._base import LineSearch, shortened
 from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["BacktrackingLineSearch"]
@@ -32,7 +33,7 @@ class BacktrackingBracket(NamedTuple):
 
 
 class BacktrackingLineSearch(LineSearch):
-    r"""Line search that multiplies the step by a constant until a condition holds.
+    r"""Line search that shortens the step until a condition holds.
 
     In the notation of the module, with :math:`\varphi'(0) < 0`, the conditions are
 
@@ -49,7 +50,9 @@ class BacktrackingLineSearch(LineSearch):
     Attributes:
         condition: one of the above.
         c1: constant of the decrease, in (0, 1); less than 1/2 for Goldstein's condition.
-        decrease_factor: factor by which steps shrink, in (0, 1); they grow by its inverse.
+        decrease_factor: factor by which steps shrink, in (0, 1); they grow by its inverse. With ``None``, the default,
+            they shrink by interpolation to between a tenth and half of their length, and grow by 2. The conditions of
+            Armijo and Goldstein need no gradient at a step that is too long, and none is computed there.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.
@@ -69,7 +72,7 @@ class BacktrackingLineSearch(LineSearch):
     """
 
     condition: str = option("strong-wolfe", among=CONDITIONS)
-    decrease_factor: float = option(0.8, above=0, below=1)
+    decrease_factor: float | None = option(None, above=0, below=1)
 
     def _validate(self) -> None:
         super()._validate()
@@ -80,6 +83,10 @@ class BacktrackingLineSearch(LineSearch):
     def _has_curvature_condition(self):
         return self.condition in ("wolfe", "strong-wolfe")
 
+    @property
+    def _is_judged_by_values(self) -> bool:  # type: ignore[override]  # a constant of the other searches
+        return self.condition in ("armijo", "goldstein")
+
     def _init_bracket(self, dtype) -> BacktrackingBracket:
         zero = jnp.zeros((), dtype)
         return BacktrackingBracket(zero, zero + jnp.inf)
@@ -89,11 +96,14 @@ class BacktrackingLineSearch(LineSearch):
         short_error, long_error = self._errors(trial, decrease_error)
         short = (decrease_error <= self.tol) & (short_error > self.tol)
         low, high = lax.select(short, trial.t, low), lax.select(short, high, trial.t)
-        stepsize = lax.select(
-            high < jnp.inf,
-            low + self.decrease_factor * (lax.select(high < jnp.inf, high, trial.t) - low),
-            trial.t / self.decrease_factor,
-        )
+        bracketed = high < jnp.inf
+        if self.decrease_factor is None:
+            shrink, grow = shortened(-trial.t, trial.value, trial.finite), jnp.full_like(low, 2)
+            # The parabola is one through 0.
+            shrink = lax.select(short | (low > 0), jnp.full_like(low, 0.5), shrink)
+        else:
+            shrink, grow = self.decrease_factor, 1 / self.decrease_factor
+        stepsize = lax.select(bracketed, low + shrink * (lax.select(bracketed, high, trial.t) - low), trial.t * grow)
         return Verdict(
             error=lax.max(short_error, long_error),
             stop=(high - low <= 4 * float(jnp.finfo(low.dtype).eps) * high) & (high < jnp.inf),

@@ -28,7 +28,7 @@ from jax import lax
 
 from jaxsolve._options import option
 from jaxsolve._types import Array
-from jaxsolve.linesearch._base import LineSearch
+from jaxsolve.linesearch._base import LineSearch, shortened
 from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["HagerZhangLineSearch"]
@@ -40,6 +40,7 @@ class HagerZhangBracket(NamedTuple):
     Attributes:
         a: lower end of the interval.
         slope_a: slope there, negative.
+        value_a: value there.
         b: upper end; infinite before one is known.
         slope_b: slope there.
         rising: whether the slope at ``b`` is known to be non-negative; otherwise the value there is too high (U3, B2).
@@ -49,6 +50,7 @@ class HagerZhangBracket(NamedTuple):
 
     a: Array
     slope_a: Array
+    value_a: Array
     b: Array
     slope_b: Array
     rising: Array
@@ -90,7 +92,7 @@ class HagerZhangLineSearch(LineSearch):
 
     def _init_bracket(self, dtype) -> HagerZhangBracket:
         zero, infinite, no = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype), jnp.asarray(False)
-        return HagerZhangBracket(zero, zero - 1, infinite, zero, no, infinite, no)
+        return HagerZhangBracket(zero, zero - 1, zero, infinite, zero, no, infinite, no)
 
     def _decrease_error(self, trial: Trial) -> Array:
         """Violation of Armijo's condition or of its approximate form, whichever is less (T1 and T2)."""
@@ -105,6 +107,7 @@ class HagerZhangLineSearch(LineSearch):
         low = trial.finite & (trial.slope < 0) & (trial.value <= trial.noise)
         growing = low & (old.b == jnp.inf)
         a, slope_a = lax.select(low, trial.t, old.a), lax.select(low, trial.slope, old.slope_a)
+        value_a = lax.select(low, trial.value, old.value_a)
         b, slope_b = lax.select(low, old.b, trial.t), lax.select(low, old.slope_b, trial.slope)
         rising = rises | (low & old.rising)
         width = b - a
@@ -114,20 +117,31 @@ class HagerZhangLineSearch(LineSearch):
         two = old.first & rising & old.rising
         second = _secant(trial.t, trial.slope, kept_t, kept_slope, two)
         use_second = two & (second > a) & (second < b)
-        # L2: otherwise the round is over, and the interval is halved if it has not shrunk enough. U3 halves it, too.
+        # L2: otherwise the round is over, and the interval is halved if it has not shrunk enough. U3 shortens it, too.
         halve = ~rising | (~use_second & (width > self.shrinkage_factor * old.width))
         first = ~use_second & ~halve
         secant = _secant(a, slope_a, b, slope_b, first)
         known = lax.select(growing, trial.t, b)
-        middle = a + (known - a) / 2
+        half = jnp.full_like(a, 0.5)
+        # Where only the value says that the step is too long, it says by how much. After a trial outside of the domain
+        # the way back is the shorter the more is known of the inside.
+        length = known - a
+        too_high = ~low & ~rises & (trial.finite | (a == 0))
+        shrink = lax.select(too_high, shortened(slope_a * length, trial.value - value_a, trial.finite), half)
+        middle = a + shrink * length
         inside = (secant > a) & (secant < b)
         stepsize = lax.select(use_second, second, lax.select(first & inside, secant, middle))
+        # A secant through a slope that is far too steep leads next to nowhere.
+        tenth = 0.1 * length
+        stepsize = lax.max(a + tenth, lax.min(stepsize, known - tenth))
         return Verdict(
             error=lax.max(decrease_error, -self.c2 - trial.slope),
             stop=(width <= 4 * float(jnp.finfo(b.dtype).eps) * b) & (b < jnp.inf),
             stepsize=lax.select(growing, trial.t * self.expansion_factor, stepsize),
             # After halving, and while there is no proper interval, the next trial begins a new round.
-            bracket=HagerZhangBracket(a, slope_a, b, slope_b, rising, lax.select(use_second, old.width, width), first),
+            bracket=HagerZhangBracket(
+                a, slope_a, value_a, b, slope_b, rising, lax.select(use_second, old.width, width), first
+            ),
             too_short=growing,
         )
 

@@ -8,8 +8,8 @@ Problem: for :math:`\varphi(t) = f(x + t d)` with :math:`\varphi'(0) < 0` find :
 
 Method: the trial steps grow until an interval is known that contains such a step (Nocedal and Wright 2006, algorithm
 3.5); then the interval shrinks around one (algorithm 3.6), by cubic interpolation (equation 3.59) with quadratic
-interpolation and bisection as safeguards. The two phases differ only in whether the upper end is finite, so both are
-one loop.
+interpolation, no nearer to the lower end than a tenth of the interval, and bisection as safeguards. The two phases
+differ only in whether the upper end is finite, so both are one loop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jax import lax
 
 from jaxsolve._options import option
 from jaxsolve._types import Array
-from jaxsolve.linesearch._base import LineSearch
+from jaxsolve.linesearch._base import LineSearch, shortened
 from jaxsolve.linesearch._state import Trial, Verdict
 
 __all__ = ["ZoomLineSearch"]
@@ -104,7 +104,9 @@ class ZoomLineSearch(LineSearch):
         other = lax.select(growing, low, new_high)
         width, old_width = lax.abs(new_high[0] - new_low[0]), lax.abs(high[0] - low[0])
         slow = (width > 0.66 * old_width) & (old_width < jnp.inf)
-        stepsize = self._model_step(new_low, other, smooth & ~slow, growing)
+        # The more is known of the inside, the shorter is the way back from outside of the domain.
+        known = smooth | (new_low[0] == 0)
+        stepsize = self._model_step(new_low, other, smooth, slow | ~known, growing)
         scale = lax.max(new_high[0], new_low[0])
         eps = float(jnp.finfo(width.dtype).eps)
         shortest = jnp.maximum(self.interval_threshold, 4 * eps).astype(width.dtype) * scale
@@ -116,7 +118,7 @@ class ZoomLineSearch(LineSearch):
             too_short=growing,
         )
 
-    def _model_step(self, low, other, smooth, growing):
+    def _model_step(self, low, other, smooth, halve, growing):
         """The next step: a minimizer of the model through two points, or a safeguard."""
         (a, fa, sa), (b, fb, sb) = low, other
         w, one = b - a, jnp.ones_like(a)
@@ -134,10 +136,11 @@ class ZoomLineSearch(LineSearch):
         quad = -s / lax.select(curve > 0, 2 * curve, one)
         half = one / 2
         rc, rq = self.rel_tol_cubic, self.rel_tol_quad
+        fallback = lax.select(halve, half, shortened(s, h, smooth))
         inner = lax.select(
-            usable & smooth & (cubic > rc) & (cubic < 1 - rc),
+            usable & smooth & ~halve & (cubic > rc) & (cubic < 1 - rc),
             cubic,
-            lax.select(smooth & (curve > 0) & (quad > rq) & (quad < 1 - rq), quad, half),
+            lax.select(smooth & ~halve & (curve > 0) & (quad > rq) & (quad < 1 - rq), quad, fallback),
         )
         # While growing b lies behind a, and u < 0 ahead of it.
         rho = self.increase_factor

@@ -20,10 +20,14 @@ from jaxsolve.base import check_choice, option
 from jaxsolve.implicit_diff.optimality import stationary
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
 from jaxsolve.linesearch._base import LineSearch
-from jaxsolve.solvers._stepsize import StepsizeMethod
-from jaxsolve.tree_util import tree_add_scalar_mul, tree_all_finite, tree_l2_norm, tree_real_dtype, tree_where
+from jaxsolve.solvers._gradient_method import is_still
+from jaxsolve.solvers._stepsize import StepsizeMethod, falls_without_end, rounding
+from jaxsolve.tree_util import tree_add_scalar_mul, tree_all_finite, tree_l2_norm, tree_real_dtype, tree_sub, tree_where
 
 __all__ = ["DescentMethod", "DescentState"]
+
+# So many steps may be lost in rounding errors, in a row, before a run ends.
+_MOST_STALLED = 5
 
 
 class DescentState(NamedTuple):
@@ -41,6 +45,8 @@ class DescentState(NamedTuple):
         num_grad_eval: evaluations of its gradient, int32.
         num_linesearch_iter: trial steps of all line searches, int32.
         status: a :class:`jaxsolve.Status`, int32.
+        first_error: ``error`` at the initial point.
+        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error, int32.
     """
 
     iter_num: Array
@@ -54,6 +60,8 @@ class DescentState(NamedTuple):
     num_grad_eval: Any = 0
     num_linesearch_iter: Any = 0
     status: Any = 0
+    first_error: Any = None
+    num_stalled: Any = 0
 
 
 class DescentMethod(StepsizeMethod):
@@ -61,6 +69,10 @@ class DescentMethod(StepsizeMethod):
 
     A subclass defines ``_direction(params, state)``. With a memory it also names its type of state in ``_State``, and
     defines ``_empty_memory``, ``_remember`` and ``_has_memory``.
+
+    Where the value changes by no more than rounding errors, the iterate with the smaller gradient is kept; after
+    several such steps without a smaller one the run ends with ``Status.STALLED``. If the value falls to where it is
+    about to overflow, the run ends with ``Status.DIVERGED``.
 
     Attributes:
         fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
@@ -76,9 +88,10 @@ class DescentMethod(StepsizeMethod):
             ``"current"`` repeats it, ``"max"`` takes ``max_stepsize``.
         condition: condition of the backtracking search, see ``BacktrackingLineSearch``.
         maxls: largest number of trial steps in a search.
-        decrease_factor: factor by which the backtracking search shortens a step.
+        decrease_factor: factor by which the backtracking search shortens a step; ``None`` for interpolation.
         increase_factor: see ``linesearch_init``.
-        max_stepsize: largest step size.
+        max_stepsize: largest step size. With ``None``, the default, first trial steps are at most 1 where the direction
+            has a length of its own, and a search goes on to longer ones where the function still falls steeply.
         min_stepsize: the first trial step is at least this long.
         stop_if_linesearch_fails: end the run at the first line search that fails, rather than at the first one without
             a memory.
@@ -101,13 +114,13 @@ class DescentMethod(StepsizeMethod):
     maxls: int = option(30, at_least=1)
     decrease_factor: float | None = option(None)
     increase_factor: float = option(1.5, at_least=1)
-    max_stepsize: float | Callable = option(1.0, above=0)
+    max_stepsize: float | Callable | None = option(None, above=0)
     min_stepsize: float | Callable = option(1e-6, at_least=0)
     stop_if_linesearch_fails: bool = option(False)
 
     _structure = "psd"
     _handles_nonfinite = True
-    _resumed_fields = ("iter_num", "stepsize")
+    _resumed_fields = ("iter_num", "stepsize", "first_error")
     #: The type of the state.
     _State: ClassVar[Any] = DescentState
 
@@ -124,9 +137,9 @@ class DescentMethod(StepsizeMethod):
     def _direction(self, params: PyTree, state: Any) -> PyTree:
         """The direction from ``params``, where ``state`` has value and gradient; a pytree like the parameters."""
 
-    def _empty_memory(self, init_params: PyTree) -> dict[str, Any]:
-        """The fields of the state that are the memory, before the first step."""
-        del init_params
+    def _empty_memory(self, init_params: PyTree, value: Array, grad: PyTree, error: Array) -> dict[str, Any]:
+        """The fields of the state that are the memory, before the first step; value and gradient are given."""
+        del init_params, value, grad, error
         return {}
 
     def _remember(self, old: OptStep, new: OptStep, moved: Array) -> Any:
@@ -148,11 +161,15 @@ class DescentMethod(StepsizeMethod):
     def _first_trial(self, state: Any) -> Array:
         """The first trial step of a search."""
         dtype = state.stepsize.dtype
-        longest = jnp.asarray(self.max_stepsize).astype(dtype)
         if self.linesearch_init == "max":
-            return longest
+            return self._longest_trial(dtype)
         factor = self.increase_factor if self.linesearch_init == "increase" else 1.0
-        return jnp.clip(state.stepsize * factor, jnp.asarray(self.min_stepsize).astype(dtype), longest)
+        trial = jnp.maximum(state.stepsize * factor, jnp.asarray(self.min_stepsize).astype(dtype))
+        return trial if self.max_stepsize is None else jnp.minimum(trial, self._longest_trial(dtype))
+
+    def _longest_trial(self, dtype: Any) -> Array:
+        """The longest first trial step along a direction with a length of its own."""
+        return jnp.asarray(1 if self.max_stepsize is None else self.max_stepsize).astype(dtype)
 
     # ---- The iteration --------------------------------------------------------------------------------------------
 
@@ -166,7 +183,7 @@ class DescentMethod(StepsizeMethod):
             iter_num=jnp.zeros((), jnp.int32),
             value=value,
             grad=grad,
-            stepsize=jnp.asarray(self.max_stepsize).astype(dtype),
+            stepsize=self._longest_trial(dtype),
             error=error,
             aux=aux,
             failed_linesearch=jnp.asarray(False),
@@ -174,7 +191,9 @@ class DescentMethod(StepsizeMethod):
             num_grad_eval=one,
             num_linesearch_iter=jnp.zeros((), jnp.int32),
             status=self._status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
-            **self._empty_memory(init_params),
+            first_error=error,
+            num_stalled=jnp.zeros((), jnp.int32),
+            **self._empty_memory(init_params, value, grad, error),
         )
 
     def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
@@ -183,20 +202,55 @@ class DescentMethod(StepsizeMethod):
         step = self._searched_step if self._searches else self._fixed_step
         new_params, new_state, moved = step(params, state, direction, args, kwargs)
         error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
-        # A search that went nowhere is tried again without the memory, unless there was none.
-        hopeless = self.stop_if_linesearch_fails | (~moved & ~self._has_memory(state))
-        status = self._status_of(error, failed=new_state.failed_linesearch & hopeless, failure=Status.LINESEARCH_FAILED)
-        lost = Status.NONFINITE.holds(new_state.status)
-        new_state = new_state._replace(
-            iter_num=state.iter_num + 1, error=error, status=Status.NONFINITE.where(lost, status)
+        new_state = self._judged_step(state, new_state, error, moved)
+        new_state = self._remember(OptStep(params, state), OptStep(new_params, new_state), moved)
+        if self._searches:
+            # Where values differ by rounding the least gradient counts. What the step taught is remembered.
+            kept = (new_state.num_stalled > state.num_stalled) & moved
+            old = (params, state.value, state.grad, state.aux, state.error)
+            new = (new_params, new_state.value, new_state.grad, new_state.aux, new_state.error)
+            new_params, value, grad, aux, error = self._where(kept, old, new)
+            new_state = new_state._replace(value=value, grad=grad, aux=aux, error=error)
+        return OptStep(new_params, new_state)
+
+    def _judged_step(self, state, new_state, error, moved):
+        """The state after a step with its error, status, and count of steps that led nowhere."""
+        hopeless, failure, stalled = False, Status.LINESEARCH_FAILED, new_state.num_stalled
+        if self._searches:
+            change = jnp.abs(new_state.value - state.value).astype(error.dtype)
+            rounded = change <= rounding(state.value, error.dtype)
+            stalled = jnp.where(rounded & (error >= state.error), stalled + 1, stalled)
+            stalled = jnp.where(rounded & (error > 0.5 * state.error), stalled, 0)
+            # A search that went nowhere is tried again without the memory, unless there was none.
+            hopeless = new_state.failed_linesearch & (
+                self.stop_if_linesearch_fails | (~moved & ~self._has_memory(state))
+            )
+        status = self._status_of(error, size=state.first_error, failed=hopeless, failure=failure)
+        if self._searches:
+            # No descent at a gradient that has become small is a matter of precision.
+            eps = float(jnp.finfo(error.dtype).eps)
+            small = hopeless & (error <= eps**0.5 * state.first_error)
+            running = Status.RUNNING.holds(status) & (stalled >= _MOST_STALLED)
+            status = Status.STALLED.where(running | (Status.LINESEARCH_FAILED.holds(status) & small), status)
+        status = Status.NONFINITE.where(Status.NONFINITE.holds(new_state.status), status)
+        fallen = falls_without_end(new_state.value) | Status.DIVERGED.holds(new_state.status)
+        return new_state._replace(
+            iter_num=state.iter_num + 1,
+            error=error,
+            status=Status.DIVERGED.where(fallen, status),
+            num_stalled=stalled,
         )
-        return OptStep(new_params, self._remember(OptStep(params, state), OptStep(new_params, new_state), moved))
+
+    def _where(self, condition, new, old):
+        if self.jit:
+            return tree_where(condition, new, old)
+        return new if condition else old  # auxiliary output of host functions may be anything
 
     def _fixed_step(self, params, state, direction, args, kwargs):
         stepsize = self._stepsize_at(state.iter_num, state.stepsize.dtype)
         new_params = tree_add_scalar_mul(params, stepsize, direction)
         (value, aux), grad = self._objective.value_and_grad(new_params, *args, **kwargs)
-        finite = jnp.isfinite(value) & tree_all_finite(grad)
+        finite, value_found = jnp.isfinite(value) & tree_all_finite(grad), value
         new_params, value, grad, aux = tree_where(
             finite, (new_params, value, grad, aux), (params, state.value, state.grad, state.aux)
         )
@@ -207,7 +261,7 @@ class DescentMethod(StepsizeMethod):
             stepsize=stepsize,
             num_fun_eval=state.num_fun_eval + 1,
             num_grad_eval=state.num_grad_eval + 1,
-            status=Status.NONFINITE.where(~finite, state.status),
+            status=Status.DIVERGED.where(value_found == -jnp.inf, Status.NONFINITE.where(~finite, state.status)),
         )
         return new_params, new, finite
 
@@ -220,13 +274,14 @@ class DescentMethod(StepsizeMethod):
             grad=search.grad,
             aux=search.aux,
             # The next search starts from the last step that was one.
-            stepsize=jnp.where(stepsize > 0, stepsize, jnp.asarray(self.max_stepsize).astype(stepsize.dtype)),
+            stepsize=jnp.where(stepsize > 0, stepsize, self._longest_trial(stepsize.dtype)),
             failed_linesearch=search.failed,
             num_fun_eval=state.num_fun_eval + search.num_fun_eval,
             num_grad_eval=state.num_grad_eval + search.num_grad_eval,
             num_linesearch_iter=state.num_linesearch_iter + search.iter_num,
         )
-        return search.params, new, stepsize > 0
+        # Where a step is below the rounding errors of the parameters there is none.
+        return search.params, new, ~is_still(tree_sub(search.params, params))
 
     def _line_search(self):
         unroll = {"while": False, "python": False, "scan": True, "checkpoint": "checkpoint"}[self._loop_kind]

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
 from jaxsolve.base import blank_output, option
-from jaxsolve.solvers._stepsize import StepsizeMethod
-from jaxsolve.tree_util import tree_real_dtype, tree_sub, tree_vdot, tree_where
+from jaxsolve.solvers._stepsize import StepsizeMethod, first_length
+from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub, tree_vdot, tree_where
 
 __all__ = ["GradientMethod", "is_still"]
 
@@ -32,7 +32,9 @@ class GradientMethod(StepsizeMethod):
     Attributes:
         maxls: largest number of trial steps in one backtracking search. A search that ends without success leaves the
             iterate where it is, and the next one goes on from the shorter step.
-        decrease_factor: factor by which backtracking shortens the step, in (0, 1).
+        decrease_factor: largest factor by which backtracking shortens the step, in (0, 1); interpolation finds a
+            smaller one, down to a tenth. Steps that are too short grow by its inverse. The first trial step leads as
+            far as the norm of the initial point, or as value over gradient norm, whichever is shorter.
     """
 
     maxls: int = option(15, at_least=1)
@@ -55,13 +57,15 @@ class GradientMethod(StepsizeMethod):
         zero = jnp.zeros((), jnp.int32)
         return {
             "iter_num": zero,
-            "stepsize": jnp.ones((), dtype) if self._searches else self._stepsize_at(zero, dtype),
+            # The size of the first step is not known before the first gradient; 0 stands for that.
+            "stepsize": jnp.zeros((), dtype) if self._searches else self._stepsize_at(zero, dtype),
             "error": jnp.asarray(jnp.inf, dtype),
             "aux": aux,
             "value": jnp.asarray(jnp.inf, value_dtype),
             "status": zero,
             "num_fun_eval": zero + calls,
             "num_grad_eval": zero,
+            "first_error": jnp.asarray(jnp.inf, dtype),
         }
 
     def _take_step(self, base, state, value, grad, hyperparams, args, kwargs):
@@ -79,6 +83,12 @@ class GradientMethod(StepsizeMethod):
         eps = max(float(jnp.finfo(d).eps) for d in (dtype, value.dtype))
         value = value.astype(dtype)
         slack = 10 * eps * jnp.abs(value)
+        slope_at_base = tree_l2_norm(grad).astype(dtype)
+        unknown = state.stepsize <= 0
+        # At a base point outside of the domain nothing can be learned about the step.
+        usable_base = jnp.isfinite(value)
+        first = first_length(base, value, slope_at_base) / jnp.where(slope_at_base > 0, slope_at_base, 1)
+        start = jnp.where(unknown, first, state.stepsize)
 
         def attempt(carry):
             _, stepsize, _, _, trials, _ = carry
@@ -88,18 +98,27 @@ class GradientMethod(StepsizeMethod):
             # NaN is never at most anything.
             rise = self._objective.value(point, *args, **kwargs)[0].astype(dtype) - value - slope
             bound = self._bound(move, slope, stepsize).astype(dtype)
-            found = rise <= bound + slack
-            shorter = jnp.where(found, stepsize, stepsize * self.decrease_factor)
+            # Where the objective is minus infinity there is no point to go on from.
+            found = (rise <= bound + slack) & (rise > -jnp.inf)
+            # The rise grows with the square of the step, the bound with the step itself.
+            usable = jnp.isfinite(rise) & (rise > bound)
+            factor = jnp.where(usable, bound / jnp.where(usable, rise, 1), 0)
+            factor = jnp.minimum(jnp.maximum(factor, 0.1), self.decrease_factor)
+            shorter = jnp.where(found, stepsize, stepsize * factor)
             return point, shorter, rise, bound, trials + 1, found
 
         zero = jnp.zeros((), dtype)
-        init = (base, state.stepsize, zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))
+        init = (base, start, zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))
         point, stepsize, rise, bound, trials, found = loop(
-            lambda carry: ~carry[-1], attempt, init, maxiter=self.maxls, kind=self._loop_kind
+            lambda carry: ~carry[-1] & usable_base, attempt, init, maxiter=self.maxls, kind=self._loop_kind
         )
         # A step that was far from the bound may be longer next time, if the difference was more than rounding.
         loose = found & (rise < 0.25 * bound) & (bound > 100 * slack)
-        following = jnp.where(loose, stepsize / self.decrease_factor, stepsize)
+        growth = 1 / jnp.asarray(self.decrease_factor).astype(dtype)
+        # After the first search the step is of a size that the function has not seen yet: one jump to the right one.
+        curved = unknown & (rise > slack)
+        growth = jnp.where(curved, jnp.maximum(growth, 0.5 * bound / jnp.where(curved, rise, 1)), growth)
+        following = jnp.where(loose, stepsize * growth, stepsize)
         return tree_where(found, point, base), stepsize, following, trials, found
 
 

@@ -24,6 +24,7 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.implicit_diff.optimality import proximal_gradient_fixed_point, stationary
 from jaxsolve.solvers._gradient_method import GradientMethod, is_still
+from jaxsolve.solvers._stepsize import falls_without_end
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
@@ -60,7 +61,8 @@ class ProximalState(NamedTuple):
 
     Attributes:
         iter_num: number of iterations done, int32.
-        stepsize: step size with which the next search starts; of the last step, if it is not searched for.
+        stepsize: step size with which the next search starts, 0 before the first one; of the last step, if it is not
+            searched for.
         error: Euclidean norm of the gradient mapping at the last base point; at the end of ``run``, that of
             ``optimality_fun`` at the solution.
         aux: auxiliary output of ``fun``.
@@ -71,7 +73,7 @@ class ProximalState(NamedTuple):
         num_fun_eval: evaluations of ``fun`` without its gradient.
         num_grad_eval: evaluations of ``fun`` with its gradient.
         first_value: ``fun`` at the initial point (``None`` where the step size is searched for).
-        first_error: ``error`` of the first iteration (``None`` where the step size is searched for and ``rtol`` is 0).
+        first_error: ``error`` of the first iteration.
     """
 
     iter_num: Array
@@ -96,13 +98,10 @@ class ProximalMethod(GradientMethod):
             positive step sizes; or zero, the default, or a negative number, for backtracking. A schedule is no part of
             the implicit derivative: the solution does not depend on it.
         acceleration: whether to use momentum.
-        rtol: relative tolerance: the run has converged when ``state.error`` is at most
-            ``tol + rtol * state.first_error``. May be traced.
     """
 
     stepsize: float | Callable = option(0.0)
     acceleration: bool = option(True)
-    rtol: float = option(0.0, at_least=0)
 
     _is_fixed_point = True
     _resumed_fields = ("iter_num", "stepsize", "velocity", "t", "first_value", "first_error")
@@ -133,7 +132,6 @@ class ProximalMethod(GradientMethod):
             velocity=jax.tree.map(jnp.copy, init_params) if self.acceleration else None,
             t=jnp.ones_like(fields["error"]),
             first_value=None if self._searches else jnp.zeros_like(fields["value"]),
-            first_error=fields["error"] if self._is_relative or not self._searches else None,
         )
 
     def update(self, params: PyTree, state: ProximalState, *args: Any, **kwargs: Any) -> OptStep:
@@ -157,6 +155,8 @@ class ProximalMethod(GradientMethod):
         if self.acceleration and not self._smooth:
             settled = settled & (state.t <= 1)
         new_params = tree_where(settled, base, new_params)
+        # Nor is one left from which the objective is about to overflow.
+        fallen = falls_without_end(value)
         # In floating point a step may be too short to move the base point, and no later step will be longer, except
         # for one of a schedule.
         stuck = found & is_still(move) & (not callable(self.stepsize))
@@ -173,6 +173,7 @@ class ProximalMethod(GradientMethod):
             t = jnp.where(usable, t, jnp.ones_like(t))
             error = jnp.where(blame, state.error, error)
             stuck = stuck & ~blame & (state.t <= 1)
+        new_params = tree_where(fallen, params, new_params)
 
         new_state = state._replace(
             iter_num=state.iter_num + 1,
@@ -187,11 +188,13 @@ class ProximalMethod(GradientMethod):
             num_fun_eval=state.num_fun_eval + trials,
             num_grad_eval=state.num_grad_eval + 1,
         )
+        diverged = fallen
         if not self._searches:
             first_value = jnp.where(state.iter_num == 0, value, state.first_value)
-            diverged = (value > first_value + _MUCH_LOWER * jnp.abs(first_value)) & (error > first_error / _MUCH_LOWER)
-            status = Status.DIVERGED.where(diverged, new_state.status)
-            new_state = new_state._replace(status=status, first_value=first_value)
+            risen = value > first_value + _MUCH_LOWER * jnp.abs(first_value)
+            diverged = diverged | (risen & (error > first_error / _MUCH_LOWER))
+            new_state = new_state._replace(first_value=first_value)
+        new_state = new_state._replace(status=Status.DIVERGED.where(diverged, new_state.status))
         return OptStep(new_params, new_state)
 
     def _candidate(self, base, grad, stepsize, hyperparams):

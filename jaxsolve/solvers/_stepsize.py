@@ -11,8 +11,9 @@ import numpy as np
 from jaxsolve._compat import is_concrete
 from jaxsolve._types import Array, PyTree
 from jaxsolve.base import IterativeSolver, check_number, option
+from jaxsolve.tree_util import tree_l2_norm
 
-__all__ = ["StepsizeMethod"]
+__all__ = ["StepsizeMethod", "falls_without_end", "first_length", "rounding"]
 
 
 class StepsizeMethod(IterativeSolver):
@@ -22,11 +23,15 @@ class StepsizeMethod(IterativeSolver):
         fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
         value_and_grad: whether ``fun`` returns ``(value, grad)``.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
+        rtol: relative tolerance: the run has also converged when ``state.error`` is at most ``tol`` plus ``rtol`` times
+            ``state.first_error``, the error at the initial point. A result of an earlier run, as initial point, hands
+            on the latter. May be traced.
     """
 
     fun: Callable
     value_and_grad: bool = option(False)
     has_aux: bool = option(False)
+    rtol: float = option(0.0, at_least=0)
 
     # Every solver declares this option itself, for its place among the arguments differs; here it is no field.
     stepsize = 0.0
@@ -72,3 +77,33 @@ class StepsizeMethod(IterativeSolver):
         _, args, kwargs = self._split(args, kwargs)
         value, aux = self._objective.value(params, *args, **kwargs)
         return {"value": value, "aux": aux}
+
+
+def rounding(value: Array, dtype: Any) -> Array:
+    """How much two values of an objective may differ by rounding alone, for parameters of a dtype."""
+    eps = max(float(jnp.finfo(d).eps) for d in (dtype, value.dtype))
+    return 10 * eps * jnp.abs(value.astype(dtype))
+
+
+def falls_without_end(value: Array) -> Array:
+    """Whether the objective has fallen so low that its square overflows, as that of the gradient is about to do."""
+    return value < -(float(jnp.finfo(value.dtype).max) ** 0.5)
+
+
+def first_length(params: PyTree, value: Array, error: Array) -> Array:
+    """A length for the first step, in the unit of the parameters.
+
+    Two lengths are at hand: the norm of the parameters, and the way to where the tangent is 0, that is value over
+    gradient. The shorter one is taken, unless it is shorter by orders of magnitude and so tells nothing; without either
+    the length is 1.
+
+    Args:
+        params: initial parameters.
+        value: ``fun`` there.
+        error: Euclidean norm of the gradient there.
+    """
+    size = tree_l2_norm(params).astype(error.dtype)
+    way = jnp.abs(value.astype(error.dtype)) / jnp.where(error > 0, error, 1)
+    short, long = jnp.minimum(size, way), jnp.maximum(size, way)
+    length = jnp.where(short > 0, jnp.maximum(short, 1e-3 * long), long)
+    return jnp.where((length > 0) & jnp.isfinite(length), length, 1)

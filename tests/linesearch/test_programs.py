@@ -182,8 +182,7 @@ def smooth(x, theta):
 @pytest.mark.parametrize("cls", SEARCHES)
 @pytest.mark.parametrize("unroll", [True, "checkpoint"])
 def test_unrolled_derivative(cls, unroll):
-    options = {} if cls is BacktrackingLineSearch else {"c2": 0.3}
-    search = cls(smooth, maxiter=9, max_stepsize=None, unroll=unroll, **options)
+    search = cls(smooth, maxiter=9, max_stepsize=None, unroll=unroll, c2=0.3)
 
     def outcome(theta, x, step):
         t, state = search.run(step, x, fun_args=(theta,))
@@ -373,7 +372,7 @@ def test_signatures():
     expected = {
         BacktrackingLineSearch: {
             **common, "maxiter": 30, "tol": 0.0, "condition": "strong-wolfe", "c1": 0.0001, "c2": 0.9,
-            "decrease_factor": 0.8, "max_stepsize": 1.0, **end,
+            "decrease_factor": None, "max_stepsize": 1.0, **end,
         },
         HagerZhangLineSearch: {
             **common, "maxiter": 30, "tol": 0.0, "c1": 0.1, "c2": 0.9, "expansion_factor": 5.0,
@@ -440,7 +439,7 @@ def test_make_linesearch():
     assert zoom.unroll is True and zoom.has_aux and zoom.jit is True
     backtracking = make_linesearch("backtracking", rosenbrock)
     assert isinstance(backtracking, BacktrackingLineSearch)
-    assert (backtracking.condition, backtracking.decrease_factor) == ("strong-wolfe", 0.8)
+    assert (backtracking.condition, backtracking.decrease_factor) == ("strong-wolfe", None)
     assert make_linesearch("backtracking", rosenbrock, condition="armijo", decrease_factor=0.5).decrease_factor == 0.5
     assert isinstance(make_linesearch("hager-zhang", rosenbrock), HagerZhangLineSearch)
     with pytest.raises(

@@ -50,8 +50,9 @@ class MirrorDescentState(NamedTuple):
         num_proj_eval: evaluations of ``projection_grad``, int32.
         status: a :class:`jaxsolve.Status`, int32.
         value: ``fun`` at the same point as ``error``.
-        stepsize: step size with which the next search starts; of the last step, if it is not searched for.
-        first_error: the error of the first iteration, which ``rtol`` is relative to; ``None`` where that is 0.
+        stepsize: step size with which the next search starts, 0 before the first one; of the last step, if it is not
+            searched for.
+        first_error: ``error`` of the first iteration.
     """
 
     iter_num: Array
@@ -77,8 +78,6 @@ class MirrorDescent(GradientMethod):
             :meth:`make_projection_grad`.
         stepsize: a positive number, which may be traced; a function of the iteration number, such as
             :meth:`diminishing` gives for functions that are not smooth; or zero or negative, for backtracking.
-        rtol: relative tolerance: the run has converged when ``state.error`` is at most
-            ``tol + rtol * state.first_error``. May be traced.
 
     Reference:
         Nemirovski and Yudin (1983), "Problem complexity and method efficiency in optimization"; Beck and Teboulle
@@ -100,7 +99,6 @@ class MirrorDescent(GradientMethod):
     stepsize: Any = dataclasses.field()
     tol: float = option(1e-2)
     maxls: int = option(30)
-    rtol: float = option(0.0, at_least=0)
 
     _State = MirrorDescentState
     _resumed_fields = ("iter_num", "stepsize", "first_error")
@@ -175,8 +173,7 @@ class MirrorDescent(GradientMethod):
         """The state before the first iteration; the arguments are those of ``run``."""
         _, args, kwargs = self._split(args, kwargs)
         fields = self._first_fields(init_params, args, kwargs)
-        first_error = self._unknown_first_error(fields["error"].dtype)
-        return MirrorDescentState(**fields, num_proj_eval=jnp.zeros((), jnp.int32), first_error=first_error)
+        return MirrorDescentState(**fields, num_proj_eval=jnp.zeros((), jnp.int32))
 
     def update(self, params: PyTree, state: MirrorDescentState, *args: Any, **kwargs: Any) -> OptStep:
         """One mirror step; the arguments are those of ``run``. Returns ``OptStep(params, state)``."""

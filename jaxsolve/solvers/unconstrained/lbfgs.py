@@ -23,7 +23,8 @@ from jaxsolve._compat import on_every_device
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.solvers._descent_method import DescentMethod
-from jaxsolve.tree_util import tree_negative, tree_real_dtype
+from jaxsolve.solvers._stepsize import first_length
+from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_scalar_mul
 
 __all__ = ["LBFGS", "LBFGSState"]
 
@@ -51,6 +52,8 @@ class LBFGSState(NamedTuple):
         r_inverse: inverse of the triangular matrix of the inner products <s_i, y_j>, i no newer than j, in the order of
             the ring buffer, shape (history_size, history_size); rows and columns of unused pairs are 0.
         yy: inner products <y_i, y_j>, in the same order.
+        first_error: ``error`` at the initial point.
+        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error, int32.
     """
 
     iter_num: Array
@@ -70,6 +73,8 @@ class LBFGSState(NamedTuple):
     status: Any = 0
     r_inverse: Any = None
     yy: Any = None
+    first_error: Any = None
+    num_stalled: Any = 0
 
 
 class LBFGS(DescentMethod):
@@ -86,7 +91,9 @@ class LBFGS(DescentMethod):
 
     Attributes:
         history_size: number of pairs that are kept; without any, the method is steepest descent.
-        use_gamma: scale the initial inverse Hessian by <s, y> / <y, y> of the last pair.
+        use_gamma: scale the initial inverse Hessian by <s, y> / <y, y> of the last pair; before there is one, so that
+            the first trial step is as long as the initial point, or as value over gradient norm, whichever is shorter.
+            Without it the first trial step is the negative gradient, which has another unit than the parameters.
 
     Reference:
         Liu and Nocedal (1989), "On the limited memory BFGS method for large scale optimization"; Byrd, Nocedal and
@@ -109,7 +116,7 @@ class LBFGS(DescentMethod):
     _State = LBFGSState
     _treats_leaves_alike = True
     _resumed_fields = (
-        "iter_num", "stepsize", "s_history", "y_history", "rho_history", "gamma", "r_inverse", "yy"
+        "iter_num", "stepsize", "s_history", "y_history", "rho_history", "gamma", "r_inverse", "yy", "first_error"
     )  # fmt: skip
 
     def _validate(self) -> None:
@@ -125,15 +132,17 @@ class LBFGS(DescentMethod):
         trial = super()._first_trial(state)
         if not self.history_size:
             return trial
-        longest = jnp.asarray(self.max_stepsize).astype(trial.dtype)
+        longest = self._longest_trial(trial.dtype)
         if self.linesearch_init == "increase":
             # A quasi-Newton direction has a length of its own: nothing is won by starting below it.
-            trial = jnp.minimum(jnp.maximum(trial, 1), longest)
-        return jnp.where(self._has_memory(state), trial, longest)
+            trial = jnp.maximum(trial, 1)
+        # Without pairs a long step is one that may be repeated.
+        alone = jnp.maximum(state.stepsize, longest) if self.max_stepsize is None else longest
+        return jnp.where(self._has_memory(state), jnp.minimum(trial, longest), alone)
 
     # ---- The memory -----------------------------------------------------------------------------------------------
 
-    def _empty_memory(self, init_params: PyTree) -> dict[str, Any]:
+    def _empty_memory(self, init_params: PyTree, value: Array, grad: PyTree, error: Array) -> dict[str, Any]:
         dtype, size = tree_real_dtype(init_params), self.history_size
 
         def history():
@@ -146,7 +155,9 @@ class LBFGS(DescentMethod):
             "s_history": history(),
             "y_history": history(),
             "rho_history": jnp.zeros(size, dtype),
-            "gamma": jnp.ones((), dtype),
+            "gamma": first_length(init_params, value, error) / jnp.where(error > 0, error, 1)
+            if self.use_gamma
+            else jnp.ones((), dtype),
             "r_inverse": jnp.zeros((size, size), dtype),
             "yy": jnp.zeros((size, size), dtype),
         }
@@ -166,14 +177,10 @@ class LBFGS(DescentMethod):
         serves.
         """
         if not self.history_size:
-            return tree_negative(state.grad)
+            return tree_scalar_mul(-state.gamma, state.grad)
         dtype, rho = state.gamma.dtype, state.rho_history
         used = rho > 0
         gamma = state.gamma
-        if self.use_gamma:
-            # Without a pair to tell the scale, a step of 1 moves by 1.
-            shortest = jnp.finfo(dtype).tiny
-            gamma = jnp.where(jnp.any(used), gamma, 1 / jnp.maximum(state.error, shortest))
         u = state.r_inverse @ _rows_dot(state.s_history, state.grad, dtype)
         diagonal = jnp.where(used, 1 / jnp.where(used, rho, 1), 0)
         along = diagonal * u + gamma * (state.yy @ u - _rows_dot(state.y_history, state.grad, dtype))
@@ -195,8 +202,10 @@ class LBFGS(DescentMethod):
         s_history, y_history = _write(state.s_history, s, row), _write(state.y_history, y, row)
         s_dot_y, y_dot_y = _rows_dot(s_history, y, dtype), _rows_dot(y_history, y, dtype)
         curvature, length = s_dot_y[row], y_dot_y[row]
-        # Without positive curvature the pair would make H indefinite (Nocedal and Wright, section 7.2).
-        curved = moved & (curvature > jnp.finfo(dtype).eps * length)
+        # Without positive curvature the pair would make H indefinite (Nocedal and Wright, section 7.2). It is what is
+        # more than the rounding errors of the inner product.
+        least = float(jnp.finfo(dtype).eps) * jnp.sqrt(length) * tree_l2_norm(s).astype(dtype)
+        curved = moved & (curvature > least) & (length > 0)
         rho = jnp.where(curved, 1 / jnp.where(curved, curvature, 1), 0)
         gamma = jnp.where(curved, curvature / jnp.where(curved, length, 1), state.gamma)
 
@@ -207,8 +216,8 @@ class LBFGS(DescentMethod):
         stepsize = new_state.stepsize
         if self._searches:
             # Without pairs the direction has another length, and the step size does not carry over.
-            longest = jnp.asarray(self.max_stepsize).astype(stepsize.dtype)
-            stepsize = jnp.where(self._has_memory(state), stepsize, longest)
+            longest = self._longest_trial(stepsize.dtype)
+            stepsize = jnp.where(self._has_memory(state) | ~curved, stepsize, longest)
         return new_state._replace(
             stepsize=stepsize,
             s_history=s_history,
