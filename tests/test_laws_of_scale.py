@@ -55,6 +55,7 @@ MATRIX = np.array([[1.3, -0.45, 0.2], [2.6, -3.1, 0.07]])
 SQUARE = np.array([[1.3, -0.45, 0.2], [2.6, -3.1, 0.07], [0.9, 0.4, -0.8]])
 TRIPLE = np.array([0.8, -0.3, 1.1])
 ROWS = np.array([[1.0, -1.0, 0.5, 0.0, 2.0, 0.25], [0.0, 1.0, 1.0, -0.5, 0.0, 1.5]])
+EDGES = np.array([[0, 1], [1, 3], [3, 5]])
 # The sums of rows and of columns of a plan.
 SHARES = (np.array([0.5, 1.25]), np.array([0.875, 0.5, 0.375]))
 PLAN = (Law((1, 1, 1), 1), Law((0, 1, 1), 1))
@@ -73,13 +74,13 @@ def _norm(fun, x=X, weight=0.6):
     return Vocable(fun, (x, weight, 0.7), NORM)
 
 
+def _splitting(fun):
+    """By iterations, whose last step is of the size of the tolerance."""
+    return Vocable(fun, (X, 0.6, 0.7), tuple(law._replace(rounding=50) for law in NORM))
+
+
 def _pair(fun):
     return lambda x, a, b, t: fun(x, (a, b), t)
-
-
-def _of(fun, **options):
-    """A function of a prox or projection that is the argument of a constructor."""
-    return functools.partial(fun, **options)
 
 
 PROX = {
@@ -146,13 +147,15 @@ PROX = {
         (Law((1, 1, 0), 1), Law((0, 0, 1), 0)),
     ),
     "make_prox_groups": _norm(prox.make_prox_groups([[0, 1], [3, 4, 5]])),
-    "make_prox_composed": _norm(prox.make_prox_composed(prox.prox_lasso, jnp.diff)),
+    "make_prox_composed": _splitting(prox.make_prox_composed(prox.prox_lasso, jnp.diff)),
     "make_prox_sum": Vocable(
         lambda x, a, b, t: prox.make_prox_sum([prox.prox_lasso, prox.prox_total_variation])(x, (a, b), t),
         (X, 0.3, 0.6, 0.7),
         (Law((1, 1, 1, 0), 1), Law((0, 1, 1, -1), 0)),
     ),
-    "make_prox_graph_total_variation": _norm(prox.make_prox_graph_total_variation(np.array([[0, 1], [1, 3], [3, 5]]))),
+    "make_prox_graph_total_variation": _splitting(
+        prox.make_prox_graph_total_variation(np.array([[0, 1], [1, 3], [3, 5]]))
+    ),
 }
 
 PROJECTION = {

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._compat import max_abs
+from jaxsolve._inputs import power_of_two
 from jaxsolve._types import Array
 from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers.composite._linear_model import LinearModel, spread
@@ -47,8 +48,19 @@ class Point(NamedTuple):
 class BlockProx:
     """The proximity operator of the blocks, at given hyperparameters."""
 
-    def __init__(self, prox: Any, hyperparams: Any):
-        self._prox, self._hyperparams = prox, hyperparams
+    def __init__(self, prox: Any, hyperparams: Any, step: Any = 1.0):
+        self._prox, self._hyperparams, self._step = prox, hyperparams, step
+
+    def measuring(self, blocks: Array, grad: Array) -> BlockProx:
+        """The same, with a step for residuals beside which a gradient does not vanish in rounding.
+
+        That is 1 unless the gradient is so small beside the variables that ``x - grad`` keeps less than half of its
+        digits; then a power of two that makes them alike, for a residual of 0 would claim an optimum.
+        """
+        size, slope = (jnp.max(jnp.abs(lax.stop_gradient(v))) for v in (blocks, grad))
+        vanishing = (slope > 0) & (slope < float(jnp.finfo(slope.dtype).eps) ** 0.5 * size)
+        step = jnp.where(vanishing, power_of_two(size) / power_of_two(slope), jnp.ones_like(slope))
+        return BlockProx(self._prox, self._hyperparams, step)
 
     def one(self, block: Array, step: Array) -> Array:
         """Of one block, scaled by ``step``."""
@@ -63,16 +75,22 @@ class BlockProx:
         """Of an array of blocks, each scaled by its own step, or all by one."""
         return jax.vmap(self.one)(blocks, jnp.broadcast_to(steps, blocks.shape[:1]))
 
-    def residual(self, blocks: Array, grad: Array, steps: Any = 1.0) -> Array:
-        """``prox(x - step * grad) - x`` block by block."""
-        steps = jnp.asarray(steps, blocks.dtype)
-        return self.all(blocks - over_blocks(steps, blocks) * grad, steps) - blocks
+    def residual(self, blocks: Array, grad: Array, steps: Any = None) -> Array:
+        """``(prox(x - step * grad) - x) / step`` block by block, with steps of their own or one for all."""
+        steps = jnp.asarray(self._step if steps is None else steps, blocks.dtype)
+        over = over_blocks(steps, blocks)
+        return (self.all(blocks - over * grad, steps) - blocks) / over
 
     def jacobians(self, blocks: Array, steps: Array) -> Array:
         """Jacobians of the blocks, of shape ``(k, m, m)``."""
         k = blocks.shape[0]
         m = blocks.size // k
         return jax.vmap(jax.jacfwd(self.one))(blocks, steps).reshape(k, m, m)
+
+    def is_free_after(self, blocks: Array, grad: Array) -> Array:
+        """:meth:`is_free` after the step of the residual."""
+        steps = jnp.full(blocks.shape[:1], self._step, blocks.dtype)
+        return self.is_free(blocks - over_blocks(steps, blocks) * grad, steps)
 
     def is_free(self, blocks: Array, steps: Array) -> Array:
         """Which blocks the proximity operator lets move, rather than fix at a kink, bound or vertex; booleans (k,)."""

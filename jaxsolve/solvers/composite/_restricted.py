@@ -56,7 +56,7 @@ def restricted_residual(model: LinearModel, prox: BlockProx, params: Array, size
             subfun_grad = model.value_and_grad(predictions)[1]
             grad = model.linear_of(index) + jnp.tensordot(columns, subfun_grad, (1, 0))
             steps = lax.stop_gradient(_steps(model, columns, predictions, unknown))
-            moved = prox.residual(unknown, grad, steps) / over_blocks(steps, unknown)
+            moved = prox.residual(unknown, grad, steps)
             rows = others - params
             return rows.at[index].set(jnp.where(over_blocks(inside, params), moved, rows[index]))
 

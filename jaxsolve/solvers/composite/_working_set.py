@@ -91,6 +91,7 @@ def descend(
     """
     num_blocks = free.shape[0]
     sizes = bucket_sizes(num_blocks, max(1, point.params.size // num_blocks))
+    prox = prox.measuring(point.params, grad)
     residual = prox.residual(point.params, grad)
     violation = block_norms(residual)
     # No more than what is wrong outside is gained by solving the working set to more.
@@ -152,7 +153,7 @@ def _solve_on(model, prox, point, grad, index, count, target):
     local = _Local(point._replace(params=blocks), grad, error, jnp.asarray(False), zero, zero)
     local = loop(lambda local: (local.error > target) & ~local.failed, newton, local, maxiter=_NEWTON_ROUNDS)
     blocks = local.point.params
-    is_free = prox.is_free(blocks - local.grad, jnp.ones((), blocks.dtype)) & inside
+    is_free = prox.is_free_after(blocks, local.grad) & inside
     free = jnp.zeros(point.params.shape[0], bool).at[index].set(is_free)
     final = local.point._replace(params=point.params.at[index].set(blocks))
     return final, free, local.failed, local.grad_evals, local.prox_evals

@@ -242,13 +242,23 @@ class BlockCoordinateDescent(IterativeSolver):
     def _residual(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
         """The mapping that is differentiated: ``optimality_fun``, in a form whose linear system is small."""
         if params.size <= DIRECT_MAX_SIZE or not is_composite(self.fun):
-            return self.optimality_fun(params, hyperparams_prox, *args, **kwargs)
+            return self._measured(params, hyperparams_prox, *args, **kwargs)
         model, prox = self._parts(params, hyperparams_prox, args, kwargs)
         return restricted_residual(model, prox, params, bucket_sizes(params.shape[0], params[0].size)[:-1])
 
     def l2_optimality_error(self, params: Array, *args: Any, **kwargs: Any) -> Array:
-        """Euclidean norm of ``optimality_fun``; a scalar."""
-        return tree_l2_norm(self.optimality_fun(params, *args, **kwargs))
+        """Euclidean norm of ``optimality_fun``; a scalar.
+
+        Where the gradient is so small beside the variables that it vanishes in rounding, of
+        ``(block_prox(x_j - s * grad_j, s) - x_j) / s`` with a longer step ``s``.
+        """
+        return tree_l2_norm(self._measured(params, *args, **kwargs))
+
+    def _measured(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
+        """``optimality_fun``, but for a gradient that would vanish in rounding."""
+        model, prox = self._parts(params, hyperparams_prox, args, kwargs)
+        grad = model.gradient_at(params)
+        return prox.measuring(params, grad).residual(params, grad)
 
     def _state_of_solution(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> dict:
         """``value``, ``predictions`` and ``subfun_g`` as functions of the solution."""
@@ -267,7 +277,8 @@ def _look(model, prox, params, predictions) -> dict[str, Array]:
     """These, the gradient in all blocks, and the error."""
     values = _values(model, params, predictions)
     grad = model.gradient(values["subfun_g"])
-    return {**values, "grad": grad, "error": tree_l2_norm(prox.residual(params, grad)).astype(params.dtype)}
+    residual = prox.measuring(params, grad).residual(params, grad)
+    return {**values, "grad": grad, "error": tree_l2_norm(residual).astype(params.dtype)}
 
 
 def _check_params(params) -> None:

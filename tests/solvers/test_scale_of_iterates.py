@@ -1,0 +1,154 @@
+"""Units: the objective and the variables times powers of two change every iterate by that factor, bit for bit.
+
+The runs have no tolerance and a few iterations, so what is compared are iterates on their way. That ``rtol`` has no
+unit either is tested by the number of iterations until it is reached.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsolve
+from jaxsolve.objective import least_squares
+from jaxsolve.projection import kl_projection_simplex
+from jaxsolve.prox import prox_lasso, prox_none
+from tests import registry
+from tests.registry import float_dtype
+
+POWERS = np.array([-40, -13, 0, 7, 40])
+START = np.array([0.3, -0.2, 0.5, 0.1])
+TARGET = np.array([0.5, 0.25, -0.75, 1.0])
+
+
+def _data(dtype):
+    return jnp.asarray(registry.X, dtype), jnp.asarray(registry.Y, dtype)
+
+
+def _ridge(w, theta, objective, unit):
+    return objective * registry.ridge(w / unit, theta)
+
+
+def _block_descent(theta, objective, unit, **options):
+    solver = jaxsolve.BlockCoordinateDescent(_ridge, prox_lasso, **options)
+    return solver.run(unit * jnp.asarray(START, theta.dtype), 1.5 * objective / unit, theta, objective, unit)
+
+
+def _block_descent_composite(theta, objective, unit, selection, **options):
+    solver = jaxsolve.BlockCoordinateDescent(least_squares, prox_lasso, selection=selection, **options)
+    X, y = _data(theta.dtype)
+    # Objectives are sums of squares: the unit of the targets squared.
+    return solver.run(
+        unit * jnp.asarray(START, theta.dtype), 0.1 * objective**2 / unit, (objective / unit * X, objective * y)
+    )
+
+
+def _primal_dual(theta, objective, unit, **options):
+    solver = jaxsolve.PrimalDual(_ridge, prox_none, prox_lasso, lambda x: registry._mapped(x), **options)
+    step = solver.run(unit * jnp.asarray(START, theta.dtype), None, 1.5 * objective / unit, theta, objective, unit)
+    return jaxsolve.OptStep(step.params.primal, step.state)
+
+
+def _mirror_descent(theta, objective, unit, **options):
+    step = jaxsolve.MirrorDescent.make_projection_grad(kl_projection_simplex, jnp.log)
+    start = unit * jnp.full(4, 0.25, theta.dtype)
+    scaled = lambda x, grad, stepsize, size: step(x, unit * grad, stepsize, size)
+    solver = jaxsolve.MirrorDescent(_ridge, scaled, stepsize=0.01 / objective, **options)
+    return solver.run(start, unit, theta, objective, unit)
+
+
+def _proximal_gradient(theta, objective, unit, **options):
+    solver = jaxsolve.ProximalGradient(_ridge, prox_lasso, stepsize=0.02 * unit**2 / objective, **options)
+    return solver.run(unit * jnp.asarray(START, theta.dtype), 1.5 * objective / unit, theta, objective, unit)
+
+
+def _fixed_point(theta, objective, unit, **options):
+    del objective
+    solver = jaxsolve.FixedPointIteration(lambda x, theta, unit: unit * registry.affine(x / unit, theta), **options)
+    return solver.run(unit * jnp.asarray(START, theta.dtype), theta, unit)
+
+
+def _bisection(theta, objective, unit, **options):
+    solver = jaxsolve.Bisection(
+        lambda x, theta, objective, unit: objective * registry.cubic(x / unit, theta),
+        lower=jnp.full(4, -4.0, theta.dtype) * unit,
+        upper=jnp.full(4, 4.0, theta.dtype) * unit,
+        check_bracket=False,
+        **options,
+    )
+    return solver.run(None, theta, objective, unit)
+
+
+def _refinement(theta, objective, unit, **options):
+    A = jnp.asarray(np.eye(4) - 0.7 * registry.CONTRACTION, theta.dtype)
+    rough = lambda matvec, r: r / (2 * objective / unit)
+    solver = jaxsolve.IterativeRefinement(solve=rough, **options)
+    return solver.run(
+        unit * jnp.asarray(START, theta.dtype), objective / unit * A, objective * jnp.asarray(TARGET, theta.dtype)
+    )
+
+
+RUNS = {
+    "BlockCoordinateDescent": _block_descent,
+    "BlockCoordinateDescent-cyclic": functools.partial(_block_descent_composite, selection="cyclic"),
+    "BlockCoordinateDescent-working-set": functools.partial(_block_descent_composite, selection="working_set"),
+    "PrimalDual": _primal_dual,
+    "MirrorDescent": _mirror_descent,
+    "ProximalGradient": _proximal_gradient,
+    "FixedPointIteration": _fixed_point,
+    "Bisection": _bisection,
+    "IterativeRefinement": _refinement,
+}
+# Logarithms of a unit are rounded; a working set is solved to rounding in its second iteration.
+ROUNDED = ("MirrorDescent", "BlockCoordinateDescent-working-set")
+QUICK = ("BlockCoordinateDescent", "ProximalGradient", "FixedPointIteration", "Bisection")
+each = pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+)
+
+
+@functools.cache
+def _in_units(name):
+    """Runs in many units: parameters and number of iterations."""
+    dtype = float_dtype()
+    theta = jnp.asarray(registry.THETA, dtype)
+    # The objective, then the variables, then both.
+    objective = np.concatenate([POWERS, 0 * POWERS, POWERS]).astype(int)
+    unit = np.concatenate([0 * POWERS, POWERS, POWERS[::-1] // 2]).astype(int)
+
+    def run(objective, unit, maxiter, rtol):
+        params, state = RUNS[name](theta, objective, unit, tol=0.0, rtol=rtol, maxiter=maxiter)
+        return params, state.iter_num, state.status
+
+    program = jax.jit(jax.vmap(run, (0, 0, None, None)))
+
+    def at(maxiter, rtol):
+        exact = (jnp.asarray(np.ldexp(np.ones(15), v), dtype) for v in (objective, unit))
+        params, iterations, status = program(*exact, maxiter, jnp.asarray(rtol, dtype))
+        return np.ldexp(np.asarray(params), -unit[:, None]), np.asarray(iterations), np.asarray(status)
+
+    return at
+
+
+@each
+def test_iterates_have_no_unit(name):
+    """The fourth iterate."""
+    params, iterations, status = _in_units(name)(4, 0.0)
+    assert not np.array_equal(params[2], START)
+    if name in ROUNDED:
+        expected, rtol = np.broadcast_to(params[2], params.shape), 100 * np.finfo(params.dtype).eps
+        np.testing.assert_allclose(params, expected, rtol=rtol)
+        return
+    np.testing.assert_array_equal(params, np.broadcast_to(params[2], params.shape))
+    np.testing.assert_array_equal(iterations, iterations[2])
+    np.testing.assert_array_equal(status, status[2])
+
+
+@each
+def test_a_relative_tolerance_has_no_unit(name):
+    """The run ends after as many iterations in every unit, but for a tenth where sums are rounded otherwise."""
+    _, iterations, status = _in_units(name)(500, 1e-4)
+    assert np.ptp(iterations) <= 0.1 * iterations[2]
+    np.testing.assert_array_equal(status, status[2])
