@@ -55,6 +55,8 @@ class IterativeSolver(Solver):
     _error_is_estimate: ClassVar[bool] = False
     #: Whether ``update`` itself never accepts a non-finite point.
     _handles_nonfinite: ClassVar[bool] = False
+    #: Whether the state has so many scalars that the loop should carry them as vectors.
+    _has_many_scalars: ClassVar[bool] = False
     #: Fields of the state of an earlier run with which a run from its result begins.
     _resumed_fields: ClassVar[tuple[str, ...]] = ("iter_num",)
 
@@ -123,6 +125,7 @@ class IterativeSolver(Solver):
             self._first_step(init_params, args, kwargs),
             maxiter=self.maxiter,
             kind=self._loop_kind,
+            packed=self._has_many_scalars,
         )
         if hasattr(state, "status"):
             state = state._replace(status=Status.MAXITER.where(Status.RUNNING.holds(state.status), state.status))
