@@ -46,7 +46,8 @@ class DescentState(NamedTuple):
         num_linesearch_iter: trial steps of all line searches, int32.
         status: a :class:`jaxsolve.Status`, int32.
         first_error: ``error`` at the initial point.
-        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error, int32.
+        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
+            a search that failed counts twice; int32.
     """
 
     iter_num: Array
@@ -209,7 +210,7 @@ class DescentMethod(StepsizeMethod):
         new_state = self._remember(OptStep(params, state), OptStep(new_params, new_state), moved)
         if self._searches:
             # Where values differ by rounding the least gradient counts. What the step taught is remembered.
-            kept = (new_state.num_stalled > state.num_stalled) & moved
+            kept = (new_state.num_stalled > state.num_stalled) & (error >= state.error) & moved
             old = (params, state.value, state.grad, state.aux, state.error)
             new = (new_params, new_state.value, new_state.grad, new_state.aux, new_state.error)
             new_params, value, grad, aux, error = self._where(kept, old, new)
@@ -222,7 +223,9 @@ class DescentMethod(StepsizeMethod):
         if self._searches:
             change = jnp.abs(new_state.value - state.value).astype(error.dtype)
             rounded = change <= rounding(state.value, error.dtype)
-            stalled = jnp.where(rounded & (error >= state.error), stalled + 1, stalled)
+            # A search that failed has cost many evaluations.
+            lost = jnp.where(new_state.failed_linesearch, 2, jnp.where(error >= state.error, 1, 0))
+            stalled = jnp.where(rounded, stalled + lost, stalled)
             stalled = jnp.where(rounded & (error > 0.5 * state.error), stalled, 0)
             # A search that went nowhere is tried again without the memory, unless there was none.
             hopeless = new_state.failed_linesearch & (

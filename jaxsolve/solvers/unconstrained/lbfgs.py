@@ -53,7 +53,8 @@ class LBFGSState(NamedTuple):
             the ring buffer, shape (history_size, history_size); rows and columns of unused pairs are 0.
         yy: inner products <y_i, y_j>, in the same order.
         first_error: ``error`` at the initial point.
-        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error, int32.
+        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
+            a search that failed counts twice; int32.
         scale: units of the variables in which the histories are kept, a pytree like the parameters; or ``None``.
     """
 
