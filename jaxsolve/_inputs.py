@@ -178,12 +178,18 @@ def unpack(hyperparams: Any, names: tuple[str, ...]) -> tuple:
     return tuple(hyperparams)
 
 
-def power_of_two(size: jax.Array) -> jax.Array:
-    """A power of two just above each non-negative entry (1 for 0, infinity and NaN), a constant for derivatives."""
+def power_of_two(size: jax.Array, factor: float = 2.0) -> jax.Array:
+    """The largest power of two that is at most ``factor`` times each positive entry, a constant for derivatives.
+
+    It is 1 for 0, infinity and NaN.
+    """
+    info = jnp.finfo(size.dtype)
+    size = lax.stop_gradient(size)
+    known = (size > 0) & (size < jnp.inf)
     # Neither it nor its reciprocal may be subnormal: hardware takes such numbers for 0.
-    limit = -int(jnp.finfo(size.dtype).minexp)
-    exponent = jnp.clip(jnp.frexp(lax.stop_gradient(size))[1], -limit, limit)
-    return jnp.ldexp(jnp.ones_like(size), exponent)
+    size = jnp.clip(jnp.where(known, factor * size, 1), info.tiny, 1 / info.tiny)
+    mantissa = jnp.asarray((1 << info.nmant) - 1, dtype=f"uint{info.bits}")
+    return lax.bitcast_convert_type(lax.bitcast_convert_type(size, mantissa.dtype) & ~mantissa, size.dtype)
 
 
 def scale_to_unit(tree: PyTree) -> tuple[jax.Array, PyTree, jax.Array]:

@@ -43,6 +43,7 @@ def loop(
     *,
     maxiter: int | jax.Array,
     kind: LoopKind = "while",
+    packed: bool = False,
 ) -> Any:
     """Apply ``body`` while ``proceed`` holds, at most ``maxiter`` times.
 
@@ -52,6 +53,8 @@ def loop(
         init: the initial carry, a pytree of arrays.
         maxiter: bound on the number of steps. A traced value is allowed for ``while`` and ``python`` only.
         kind: one of ``LOOP_KINDS``.
+        packed: whether a ``while`` loop carries the scalars of each dtype as one vector: fewer kernels on CPU where
+            there are many scalars.
 
     Returns:
         The final carry.
@@ -63,7 +66,7 @@ def loop(
         return _python_loop(proceed, body, init, maxiter)
     init = _as_carried(body, init)
     if kind == "while":
-        return _while_loop(proceed, body, init, maxiter)
+        return _while_loop(proceed, body, init, maxiter, packed)
     if not is_concrete(maxiter):
         raise ValueError(
             "maxiter is traced, but unrolling needs a bound known at compile time: pass a Python int, or use "
@@ -110,7 +113,7 @@ def _python_loop(proceed, body, init, maxiter):
     return carry
 
 
-def _while_loop(proceed, body, init, maxiter):
+def _while_loop(proceed, body, init, maxiter, packed):
     maxiter = jnp.asarray(maxiter).astype(jnp.int32)
 
     def keep_going(counted):
@@ -121,7 +124,39 @@ def _while_loop(proceed, body, init, maxiter):
         steps, carry = counted
         return steps + 1, body(carry)
 
-    return lax.while_loop(keep_going, counted_body, (jnp.zeros((), jnp.int32), init))[1]
+    counted = jnp.zeros((), jnp.int32), init
+    pack, unpack = _packing(counted) if packed else (lambda x: x, lambda x: x)
+    end = lax.while_loop(lambda c: keep_going(unpack(c)), lambda c: pack(counted_body(unpack(c))), pack(counted))
+    return unpack(end)[1]
+
+
+def _packing(tree):
+    """The way from pytrees like this one to pytrees with one vector for all scalars of a dtype, and the way back.
+
+    A loop inside a loop begins with a copy of every constant in its carry, and ends each turn with a kernel for every
+    scalar: on CPU a vector of them is one kernel, and one that need not be copied.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    groups: dict[Any, list[int]] = {}
+    # On a mesh every scalar has a placement of its own.
+    for i, leaf in enumerate(leaves if jax.sharding.get_abstract_mesh().empty else ()):
+        if jnp.shape(leaf) == ():
+            groups.setdefault(jnp.result_type(leaf), []).append(i)
+    several = [group for group in groups.values() if len(group) > 1]
+    vectors = {i for group in several for i in group}
+
+    def pack(tree):
+        leaves = jax.tree.leaves(tree)
+        rest = [leaf for i, leaf in enumerate(leaves) if i not in vectors]
+        return rest, [jnp.stack([leaves[i] for i in group]) for group in several]
+
+    def unpack(packed):
+        rest, packs = packed
+        scalars = {i: pack[k] for group, pack in zip(several, packs, strict=True) for k, i in enumerate(group)}
+        others = iter(rest)
+        return jax.tree.unflatten(treedef, [scalars[i] if i in vectors else next(others) for i in range(len(leaves))])
+
+    return pack, unpack
 
 
 def _checkpointed_scan(step, init, maxiter):

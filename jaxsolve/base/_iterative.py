@@ -66,6 +66,8 @@ class IterativeSolver(Solver):
     #: Whether ``init_state`` and ``update`` treat the leaves of the parameters alike, however these are divided into
     #: leaves. Every solver says so for itself.
     _treats_leaves_alike: ClassVar[bool] = False
+    #: Whether the state has so many scalars that the loop should carry them as vectors.
+    _has_many_scalars: ClassVar[bool] = False
     #: Fields of the state of an earlier run with which a run from its result begins.
     _resumed_fields: ClassVar[tuple[str, ...]] = ("iter_num",)
 
@@ -185,6 +187,7 @@ class IterativeSolver(Solver):
             self._first_step(init_params, args, kwargs),
             maxiter=self.maxiter,
             kind=self._loop_kind,
+            packed=self._has_many_scalars,
         )
         if hasattr(state, "status"):
             state = state._replace(status=Status.MAXITER.where(Status.RUNNING.holds(state.status), state.status))

@@ -228,6 +228,7 @@ class LineSearch(Configured):
             LineSearchStep(stepsize, state),
             maxiter=self.maxiter,
             kind=self._kind,
+            packed=True,
         )
 
     def _try(self, t, state, params, direction, fun_args, fun_kwargs) -> LineSearchStep:

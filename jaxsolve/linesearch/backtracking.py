@@ -50,9 +50,9 @@ class BacktrackingLineSearch(LineSearch):
     Attributes:
         condition: one of the above.
         c1: constant of the decrease, in (0, 1); less than 1/2 for Goldstein's condition.
-        decrease_factor: factor by which steps shrink, in (0, 1); they grow by its inverse. With ``None``, the default,
-            they shrink by interpolation to between a tenth and half of their length, and grow by 2. The conditions of
-            Armijo and Goldstein need no gradient at a step that is too long, and none is computed there.
+        decrease_factor: largest factor by which steps shrink, in (0, 1); interpolation finds a smaller one, down to a
+            tenth. Steps grow by its inverse, but by 2 at least. The conditions of Armijo and Goldstein need no gradient
+            at a step that is too long, and none is computed there.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.
@@ -67,12 +67,12 @@ class BacktrackingLineSearch(LineSearch):
         >>> from jaxsolve.linesearch import BacktrackingLineSearch
         >>> search = BacktrackingLineSearch(lambda x: 8.0 * jnp.sum(x**2), condition="armijo", decrease_factor=0.5)
         >>> stepsize, state = search.run(1.0, jnp.ones(2))
-        >>> float(stepsize), int(state.iter_num)
-        (0.0625, 5)
+        >>> round(float(stepsize), 2), int(state.iter_num)
+        (0.1, 2)
     """
 
     condition: str = option("strong-wolfe", among=CONDITIONS)
-    decrease_factor: float | None = option(None, above=0, below=1)
+    decrease_factor: float = option(0.8, above=0, below=1)
 
     def _validate(self) -> None:
         super()._validate()
@@ -97,13 +97,11 @@ class BacktrackingLineSearch(LineSearch):
         short = (decrease_error <= self.tol) & (short_error > self.tol)
         low, high = lax.select(short, trial.t, low), lax.select(short, high, trial.t)
         bracketed = high < jnp.inf
-        if self.decrease_factor is None:
-            shrink, grow = shortened(-trial.t, trial.value, trial.finite), jnp.full_like(low, 2)
-            # The parabola is one through 0.
-            shrink = lax.select(short | (low > 0), jnp.full_like(low, 0.5), shrink)
-        else:
-            shrink, grow = self.decrease_factor, 1 / self.decrease_factor
-        stepsize = lax.select(bracketed, low + shrink * (lax.select(bracketed, high, trial.t) - low), trial.t * grow)
+        half = jnp.minimum(self.decrease_factor, 0.5).astype(low.dtype)
+        # The parabola is one through 0.
+        interpolated = jnp.minimum(shortened(-trial.t, trial.value, trial.finite), self.decrease_factor)
+        shrink = lax.select(short | (low > 0), half, interpolated.astype(low.dtype))
+        stepsize = lax.select(bracketed, low + shrink * (lax.select(bracketed, high, trial.t) - low), trial.t / half)
         return Verdict(
             error=lax.max(short_error, long_error),
             stop=(high - low <= 4 * float(jnp.finfo(low.dtype).eps) * high) & (high < jnp.inf),

@@ -46,7 +46,8 @@ class DescentState(NamedTuple):
         num_linesearch_iter: trial steps of all line searches, int32.
         status: a :class:`jaxsolve.Status`, int32.
         first_error: ``error`` at the initial point.
-        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error, int32.
+        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
+            a search that failed counts twice; int32.
     """
 
     iter_num: Array
@@ -88,10 +89,10 @@ class DescentMethod(StepsizeMethod):
             ``"current"`` repeats it, ``"max"`` takes ``max_stepsize``.
         condition: condition of the backtracking search, see ``BacktrackingLineSearch``.
         maxls: largest number of trial steps in a search.
-        decrease_factor: factor by which the backtracking search shortens a step; ``None`` for interpolation.
+        decrease_factor: largest factor by which the backtracking search shortens a step.
         increase_factor: see ``linesearch_init``.
-        max_stepsize: largest step size. With ``None``, the default, first trial steps are at most 1 where the direction
-            has a length of its own, and a search goes on to longer ones where the function still falls steeply.
+        max_stepsize: longest first trial step along a direction with a length of its own. A search goes on to longer
+            steps where the function still falls steeply.
         min_stepsize: the first trial step is at least this long.
         stop_if_linesearch_fails: end the run at the first line search that fails, rather than at the first one without
             a memory.
@@ -114,12 +115,13 @@ class DescentMethod(StepsizeMethod):
     maxls: int = option(30, at_least=1)
     decrease_factor: float | None = option(None)
     increase_factor: float = option(1.5, at_least=1)
-    max_stepsize: float | Callable | None = option(None, above=0)
+    max_stepsize: float | Callable = option(1.0, above=0)
     min_stepsize: float | Callable = option(1e-6, at_least=0)
     stop_if_linesearch_fails: bool = option(False)
 
     _structure = "psd"
     _handles_nonfinite = True
+    _has_many_scalars = True
     _resumed_fields = ("iter_num", "stepsize", "first_error")
     #: The type of the state.
     _State: ClassVar[Any] = DescentState
@@ -137,9 +139,11 @@ class DescentMethod(StepsizeMethod):
     def _direction(self, params: PyTree, state: Any) -> PyTree:
         """The direction from ``params``, where ``state`` has value and gradient; a pytree like the parameters."""
 
-    def _empty_memory(self, init_params: PyTree, value: Array, grad: PyTree, error: Array) -> dict[str, Any]:
+    def _empty_memory(
+        self, init_params: PyTree, value: Array, grad: PyTree, args: tuple, kwargs: dict
+    ) -> dict[str, Any]:
         """The fields of the state that are the memory, before the first step; value and gradient are given."""
-        del init_params, value, grad, error
+        del init_params, value, grad, args, kwargs
         return {}
 
     def _remember(self, old: OptStep, new: OptStep, moved: Array) -> Any:
@@ -165,11 +169,11 @@ class DescentMethod(StepsizeMethod):
             return self._longest_trial(dtype)
         factor = self.increase_factor if self.linesearch_init == "increase" else 1.0
         trial = jnp.maximum(state.stepsize * factor, jnp.asarray(self.min_stepsize).astype(dtype))
-        return trial if self.max_stepsize is None else jnp.minimum(trial, self._longest_trial(dtype))
+        return jnp.minimum(trial, self._longest_trial(dtype))
 
     def _longest_trial(self, dtype: Any) -> Array:
         """The longest first trial step along a direction with a length of its own."""
-        return jnp.asarray(1 if self.max_stepsize is None else self.max_stepsize).astype(dtype)
+        return jnp.asarray(self.max_stepsize).astype(dtype)
 
     # ---- The iteration --------------------------------------------------------------------------------------------
 
@@ -193,7 +197,7 @@ class DescentMethod(StepsizeMethod):
             status=self._status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
             first_error=error,
             num_stalled=jnp.zeros((), jnp.int32),
-            **self._empty_memory(init_params, value, grad, error),
+            **self._empty_memory(init_params, value, grad, args, kwargs),
         )
 
     def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
@@ -206,7 +210,7 @@ class DescentMethod(StepsizeMethod):
         new_state = self._remember(OptStep(params, state), OptStep(new_params, new_state), moved)
         if self._searches:
             # Where values differ by rounding the least gradient counts. What the step taught is remembered.
-            kept = (new_state.num_stalled > state.num_stalled) & moved
+            kept = (new_state.num_stalled > state.num_stalled) & (error >= state.error) & moved
             old = (params, state.value, state.grad, state.aux, state.error)
             new = (new_params, new_state.value, new_state.grad, new_state.aux, new_state.error)
             new_params, value, grad, aux, error = self._where(kept, old, new)
@@ -219,7 +223,9 @@ class DescentMethod(StepsizeMethod):
         if self._searches:
             change = jnp.abs(new_state.value - state.value).astype(error.dtype)
             rounded = change <= rounding(state.value, error.dtype)
-            stalled = jnp.where(rounded & (error >= state.error), stalled + 1, stalled)
+            # A search that failed has cost many evaluations.
+            lost = jnp.where(new_state.failed_linesearch, 2, jnp.where(error >= state.error, 1, 0))
+            stalled = jnp.where(rounded, stalled + lost, stalled)
             stalled = jnp.where(rounded & (error > 0.5 * state.error), stalled, 0)
             # A search that went nowhere is tried again without the memory, unless there was none.
             hopeless = new_state.failed_linesearch & (
@@ -295,7 +301,6 @@ class DescentMethod(StepsizeMethod):
             maxls=self.maxls,
             condition=self.condition,
             decrease_factor=self.decrease_factor,
-            max_stepsize=self.max_stepsize,
             **common,
         )
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, PyTree
 from jaxsolve.base import blank_output, option
-from jaxsolve.solvers._stepsize import StepsizeMethod, first_length
+from jaxsolve.solvers._stepsize import StepsizeMethod, first_length, times
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub, tree_vdot, tree_where
 
 __all__ = ["GradientMethod", "is_still"]
@@ -68,7 +68,7 @@ class GradientMethod(StepsizeMethod):
             "first_error": jnp.asarray(jnp.inf, dtype),
         }
 
-    def _take_step(self, base, state, value, grad, hyperparams, args, kwargs):
+    def _take_step(self, base, state, value, grad, hyperparams, args, kwargs, scale=None):
         """A step of fixed, scheduled or searched size from a base point.
 
         Returns:
@@ -77,27 +77,35 @@ class GradientMethod(StepsizeMethod):
         """
         if not self._searches:
             used = self._stepsize_at(state.iter_num, state.stepsize.dtype)
-            return self._candidate(base, grad, used, hyperparams), used, used, jnp.zeros((), jnp.int32), True
+            return (
+                self._candidate(base, times(grad, scale, 2), used, hyperparams),
+                used,
+                used,
+                jnp.zeros((), jnp.int32),
+                True,
+            )
         dtype = state.stepsize.dtype
         # The value may be less precise than the widest parameters.
         eps = max(float(jnp.finfo(d).eps) for d in (dtype, value.dtype))
         value = value.astype(dtype)
         slack = 10 * eps * jnp.abs(value)
-        slope_at_base = tree_l2_norm(grad).astype(dtype)
+        slope_at_base = tree_l2_norm(times(grad, scale)).astype(dtype)
         unknown = state.stepsize <= 0
         # At a base point outside of the domain nothing can be learned about the step.
         usable_base = jnp.isfinite(value)
-        first = first_length(base, value, slope_at_base) / jnp.where(slope_at_base > 0, slope_at_base, 1)
+        first = first_length(times(base, scale, -1), value, slope_at_base) / jnp.where(
+            slope_at_base > 0, slope_at_base, 1
+        )
         start = jnp.where(unknown, first, state.stepsize)
 
         def attempt(carry):
             _, stepsize, _, _, trials, _ = carry
-            point = self._candidate(base, grad, stepsize, hyperparams)
+            point = self._candidate(base, times(grad, scale, 2), stepsize, hyperparams)
             move = tree_sub(point, base)
             slope = tree_vdot(grad, move).astype(dtype)
             # NaN is never at most anything.
             rise = self._objective.value(point, *args, **kwargs)[0].astype(dtype) - value - slope
-            bound = self._bound(move, slope, stepsize).astype(dtype)
+            bound = self._bound(times(move, scale, -1), slope, stepsize).astype(dtype)
             # Where the objective is minus infinity there is no point to go on from.
             found = (rise <= bound + slack) & (rise > -jnp.inf)
             # The rise grows with the square of the step, the bound with the step itself.

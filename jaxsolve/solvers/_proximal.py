@@ -24,7 +24,7 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.implicit_diff.optimality import proximal_gradient_fixed_point, stationary
 from jaxsolve.solvers._gradient_method import GradientMethod, is_still
-from jaxsolve.solvers._stepsize import falls_without_end
+from jaxsolve.solvers._stepsize import falls_without_end, times
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
@@ -74,6 +74,7 @@ class ProximalState(NamedTuple):
         num_grad_eval: evaluations of ``fun`` with its gradient.
         first_value: ``fun`` at the initial point (``None`` where the step size is searched for).
         first_error: ``error`` of the first iteration.
+        scale: units of the variables, a pytree like the parameters; or ``None``.
     """
 
     iter_num: Array
@@ -88,6 +89,7 @@ class ProximalState(NamedTuple):
     num_grad_eval: Any = 0
     first_value: Any = None
     first_error: Any = None
+    scale: Any = None
 
 
 class ProximalMethod(GradientMethod):
@@ -104,7 +106,7 @@ class ProximalMethod(GradientMethod):
     acceleration: bool = option(True)
 
     _is_fixed_point = True
-    _resumed_fields = ("iter_num", "stepsize", "velocity", "t", "first_value", "first_error")
+    _resumed_fields = ("iter_num", "stepsize", "velocity", "t", "first_value", "first_error", "scale")
     #: Whether the proximity operator is the identity, so that the optimality condition is a zero gradient.
     _smooth: ClassVar[bool] = False
     _State = ProximalState
@@ -132,6 +134,7 @@ class ProximalMethod(GradientMethod):
             velocity=jax.tree.map(jnp.copy, init_params) if self.acceleration else None,
             t=jnp.ones_like(fields["error"]),
             first_value=None if self._searches else jnp.zeros_like(fields["value"]),
+            scale=self._scale_at(init_params, args, kwargs),
         )
 
     def update(self, params: PyTree, state: ProximalState, *args: Any, **kwargs: Any) -> OptStep:
@@ -141,7 +144,7 @@ class ProximalMethod(GradientMethod):
         (value, aux), grad = self._objective.value_and_grad(base, *args, **kwargs)
 
         new_params, used, following, trials, found = self._take_step(
-            base, state, value, grad, hyperparams, args, kwargs
+            base, state, value, grad, hyperparams, args, kwargs, state.scale
         )
         # A gradient tells optimality to full precision; a difference of points divided by the step only as well as the
         # points are represented, which is why the claim to have converged is checked by the base class.
@@ -163,7 +166,7 @@ class ProximalMethod(GradientMethod):
 
         velocity, t = state.velocity, state.t
         if self.acceleration:
-            new_params, velocity, t = self._extrapolate(params, new_params, base, state.t)
+            new_params, velocity, t = self._extrapolate(params, new_params, base, state.t, state.scale)
             # No step is taken from a base point at which the search failed or the function is not finite, unless the
             # momentum is to blame: then the iteration goes on from the iterate itself.
             usable = found & jnp.isfinite(error) & tree_all_finite(new_params)
@@ -203,11 +206,17 @@ class ProximalMethod(GradientMethod):
     def _bound(self, move, slope, stepsize):
         return tree_l2_norm(move, squared=True).astype(stepsize.dtype) / (2 * stepsize)
 
-    def _extrapolate(self, params, new_params, base, t):
+    def _scale_at(self, params: PyTree, args: tuple, kwargs: dict) -> PyTree | None:
+        """Units of the variables, if the method has any."""
+        del params, args, kwargs
+        return None
+
+    def _extrapolate(self, params, new_params, base, t, scale):
         travel = tree_sub(new_params, params)
         # With y the base point, x the last and x+ the new iterate, F(x+) <= F(x) - (|x+ - x|^2 - |y - x|^2) / 2s (Beck
         # and Teboulle 2009, lemma 2.3): a step that does not get further than the momentum may lead up, and is undone.
-        gone, thrown = (tree_l2_norm(move, squared=True) for move in (travel, tree_sub(base, params)))
+        moves = (times(move, scale, -1) for move in (travel, tree_sub(base, params)))
+        gone, thrown = (tree_l2_norm(move, squared=True) for move in moves)
         undone = gone < thrown
         next_t = jnp.where(undone, jnp.ones_like(t), 0.5 * (1 + jnp.sqrt(1 + 4 * t * t)))
         velocity = tree_add_scalar_mul(new_params, (t - 1) / next_t, travel)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsolve._compat import is_concrete
 from jaxsolve._types import Array, PyTree
+from jaxsolve._vectors import flat, ravel
 from jaxsolve.base import IterativeSolver, check_number, option
 from jaxsolve.tree_util import tree_l2_norm
 
-__all__ = ["StepsizeMethod", "falls_without_end", "first_length", "rounding"]
+__all__ = ["StepsizeMethod", "curvature_scale", "falls_without_end", "first_length", "rounding", "times"]
 
 
 class StepsizeMethod(IterativeSolver):
@@ -107,3 +110,37 @@ def first_length(params: PyTree, value: Array, error: Array) -> Array:
     short, long = jnp.minimum(size, way), jnp.maximum(size, way)
     length = jnp.where(short > 0, jnp.maximum(short, 1e-3 * long), long)
     return jnp.where((length > 0) & jnp.isfinite(length), length, 1)
+
+
+def curvature_scale(grad: Callable, params: PyTree) -> PyTree:
+    """Units for the variables in which the diagonal of the Hessian is about 1.
+
+    The diagonal is exact: one product with the Hessian for each variable, one after another. An estimate by random
+    products would have the errors of the largest entries in all of them.
+
+    Args:
+        grad: gradient of the objective, a function of the parameters; must be differentiable.
+        params: where the curvature is measured.
+
+    Returns:
+        Powers of 2 in a pytree like ``params``. A variable without curvature has the unit of the one with the most.
+    """
+    vector, unravel = ravel(params)
+    product = jax.linearize(lambda x: flat(grad(unravel(x))), vector)[1]
+
+    def curvature(i):
+        return jnp.abs(jnp.real(product((jnp.arange(vector.size) == i).astype(vector.dtype))[i]))
+
+    diagonal = lax.stop_gradient(lax.map(curvature, jnp.arange(vector.size)))
+    diagonal = jnp.where(jnp.isfinite(diagonal), diagonal, 0)
+    largest = jnp.max(diagonal, initial=0)
+    diagonal = jnp.where(diagonal > 0, diagonal, jnp.where(largest > 0, largest, 1))
+    exponents = -jnp.round(0.5 * jnp.log2(diagonal)).astype(jnp.int32)
+    return unravel(jnp.ldexp(jnp.ones_like(diagonal), exponents).astype(vector.dtype))
+
+
+def times(tree: PyTree, scale: PyTree | None, power: int = 1) -> PyTree:
+    """Every entry times its unit to a power; as it is without units."""
+    if scale is None:
+        return tree
+    return jax.tree.map(lambda x, c: x * (c**power if power > 0 else 1 / c).astype(x.dtype), tree, scale)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import jaxsolve
+from tests.programs import bodies_of_loops, kernels
 from tests.registry import each, get_case
 
 
@@ -253,3 +254,14 @@ def test_kernels_of_a_quadratic_program(solver, most):
     constraints = (None, (A, b)) if isinstance(solver, jaxsolve.OSQP) else (A, (-b, b))
     program = jax.jit(lambda *data: solver.run(None, data[:2], *data[2:]).params).lower(Q, c, *constraints).compile()
     assert sum(program.as_text().count(f" {kind}(") for kind in ("fusion", "custom-call")) <= most
+
+
+def test_kernels_of_an_iteration_of_lbfgs():
+    """On CPU every kernel is compiled by itself, 8 ms each, and started by itself."""
+    X, y = jnp.ones((50, 10)), jnp.ones(50)
+    fun = lambda w: jnp.mean(jnp.logaddexp(0.0, -y * (X @ w))) + 0.5e-3 * jnp.sum(w**2)
+    solver = jaxsolve.LBFGS(fun, tol=1e-8)
+    program = jax.jit(lambda w: solver.run(w).params).lower(jnp.zeros(10)).compile().as_text()
+    trial, iteration = sorted(kernels(body) for body in bodies_of_loops(program))
+    assert trial <= 30
+    assert iteration <= 54

@@ -372,7 +372,7 @@ def test_signatures():
     expected = {
         BacktrackingLineSearch: {
             **common, "maxiter": 30, "tol": 0.0, "condition": "strong-wolfe", "c1": 0.0001, "c2": 0.9,
-            "decrease_factor": None, "max_stepsize": 1.0, **end,
+            "decrease_factor": 0.8, "max_stepsize": 1.0, **end,
         },
         HagerZhangLineSearch: {
             **common, "maxiter": 30, "tol": 0.0, "c1": 0.1, "c2": 0.9, "expansion_factor": 5.0,
@@ -439,7 +439,7 @@ def test_make_linesearch():
     assert zoom.unroll is True and zoom.has_aux and zoom.jit is True
     backtracking = make_linesearch("backtracking", rosenbrock)
     assert isinstance(backtracking, BacktrackingLineSearch)
-    assert (backtracking.condition, backtracking.decrease_factor) == ("strong-wolfe", None)
+    assert (backtracking.condition, backtracking.decrease_factor) == ("strong-wolfe", 0.8)
     assert make_linesearch("backtracking", rosenbrock, condition="armijo", decrease_factor=0.5).decrease_factor == 0.5
     assert isinstance(make_linesearch("hager-zhang", rosenbrock), HagerZhangLineSearch)
     with pytest.raises(

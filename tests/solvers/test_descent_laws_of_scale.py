@@ -54,3 +54,30 @@ def test_units_change_nothing(name, dtype):
     if name != "steepest-descent":
         np.testing.assert_array_equal(state.status, Status.CONVERGED)
         np.testing.assert_allclose(params, 1.0, atol=1.0 if "gradient" in name else 0.1)
+
+
+def in_blocks(z, c, u):
+    return c * rosenbrock(z / jnp.array([1, u, u], z.dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("make", [jaxsolve.LBFGS, jaxsolve.GradientDescent])
+def test_the_unit_of_a_block_changes_nothing_with_jacobi(make, dtype):
+    units = jnp.asarray(np.exp2(np.array([0, -20, 5, 20])).astype(dtype))
+    weights = lambda u: jnp.stack([jnp.ones_like(u), u, u])
+    solver = make(in_blocks, scale="jacobi", tol=0.0, maxiter=30)
+    start = jnp.asarray([-1.2, 1.0, 0.5], dtype)
+    params, state = jax.jit(jax.vmap(lambda u: solver.run(start * weights(u), jnp.ones_like(u), u)))(units)
+    params = np.asarray(params / jax.vmap(weights)(units))
+    np.testing.assert_array_equal(params, np.broadcast_to(params[0], params.shape))
+    np.testing.assert_array_equal(state.num_fun_eval, state.num_fun_eval[0])
+    assert rosenbrock(params[0]) < 0.3 * rosenbrock(start)
+
+
+def test_jacobi_makes_badly_scaled_variables_easy():
+    curvatures = jnp.asarray(np.logspace(-3, 3, 7))
+    fun = lambda x: jnp.sum(curvatures * (2.0 * jnp.sinh(x / 2) ** 2 + 0.1 * x))
+    for make in (jaxsolve.LBFGS, jaxsolve.GradientDescent):
+        params, state = make(fun, scale="jacobi", tol=1e-7, maxiter=100).run(jnp.ones(7))
+        assert int(state.status) == Status.CONVERGED
+        np.testing.assert_allclose(params, -np.arcsinh(0.1), atol=2e-4)

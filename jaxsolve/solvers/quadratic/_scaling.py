@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from jaxsolve._inputs import power_of_two
 from jaxsolve._loop import loop
 from jaxsolve._types import Array
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
@@ -128,12 +129,8 @@ def scale(qp: QuadraticProgram, scaling: Scaling) -> QuadraticProgram:
 
 def _power_of_two(x):
     """The power of two next to a positive number, exactly; 1 for what is no such number."""
-    info = jnp.finfo(x.dtype)
-    known = (x > 0) & (x < jnp.inf)
     # Odd powers of the root of two are common, and must not be rounded now down and now up.
-    x = jnp.clip(2**0.6 * jnp.where(known, x, 1), info.tiny, 1 / info.tiny)
-    mantissa = jnp.asarray((1 << info.nmant) - 1, dtype=f"uint{info.bits}")
-    return lax.bitcast_convert_type(lax.bitcast_convert_type(x, mantissa.dtype) & ~mantissa, x.dtype)
+    return power_of_two(x, 2**0.6)
 
 
 def _typical(sizes):

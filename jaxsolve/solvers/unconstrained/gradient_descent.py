@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxsolve._types import PyTree
+from jaxsolve.base import option
 from jaxsolve.solvers._proximal import ProximalMethod, prox_none
+from jaxsolve.solvers._stepsize import curvature_scale
 
 __all__ = ["GradientDescent"]
 
@@ -21,6 +23,9 @@ class GradientDescent(ProximalMethod):
     ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``.
 
     Attributes:
+        scale: ``"jacobi"`` measures every variable in a unit in which the second derivative at the initial point is
+            about 1, which costs as many products with the Hessian as there are variables, once. The method then does
+            not depend on the units in which variables, or blocks of them, are given.
         prox: accepted for compatibility; ``prox_none`` is the only useful value, use ``ProximalGradient`` for others.
 
     Reference:
@@ -37,6 +42,7 @@ class GradientDescent(ProximalMethod):
     """
 
     prox: Callable = prox_none
+    scale: str | None = option(None, among=(None, "jacobi"))
 
     _smooth = True
     _treats_leaves_alike = True
@@ -51,6 +57,12 @@ class GradientDescent(ProximalMethod):
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient of ``fun`` in ``params``, a pytree like them."""
         return super().optimality_fun(params, *args, **kwargs)
+
+    def _scale_at(self, params: PyTree, args: tuple, kwargs: dict) -> PyTree | None:
+        """Units of the variables by the curvature there."""
+        if self.scale is None:
+            return None
+        return curvature_scale(lambda x: self._objective.grad(x, *args, **kwargs), params)
 
     def _apply_prox(self, x: PyTree, hyperparams: Any, scaling: Any) -> PyTree:
         """The identity."""

@@ -23,7 +23,7 @@ from jaxsolve._compat import on_every_device
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.solvers._descent_method import DescentMethod
-from jaxsolve.solvers._stepsize import first_length
+from jaxsolve.solvers._stepsize import curvature_scale, first_length, times
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_scalar_mul
 
 __all__ = ["LBFGS", "LBFGSState"]
@@ -53,7 +53,9 @@ class LBFGSState(NamedTuple):
             the ring buffer, shape (history_size, history_size); rows and columns of unused pairs are 0.
         yy: inner products <y_i, y_j>, in the same order.
         first_error: ``error`` at the initial point.
-        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error, int32.
+        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
+            a search that failed counts twice; int32.
+        scale: units of the variables in which the histories are kept, a pytree like the parameters; or ``None``.
     """
 
     iter_num: Array
@@ -75,6 +77,7 @@ class LBFGSState(NamedTuple):
     yy: Any = None
     first_error: Any = None
     num_stalled: Any = 0
+    scale: Any = None
 
 
 class LBFGS(DescentMethod):
@@ -95,6 +98,10 @@ class LBFGS(DescentMethod):
             the first trial step is as long as the initial point, or as value over gradient norm, whichever is shorter.
             Without it the first trial step is the negative gradient, which has another unit than the parameters.
 
+        scale: ``"jacobi"`` measures every variable in a unit in which the second derivative at the initial point is
+            about 1, which costs as many products with the Hessian as there are variables, once. The method then does
+            not depend on the units in which variables, or blocks of them, are given.
+
     Reference:
         Liu and Nocedal (1989), "On the limited memory BFGS method for large scale optimization"; Byrd, Nocedal and
         Schnabel (1994), "Representations of quasi-Newton matrices and their use in limited memory methods".
@@ -111,12 +118,14 @@ class LBFGS(DescentMethod):
     """
 
     history_size: int = option(10, at_least=0)
+    scale: str | None = option(None, among=(None, "jacobi"))
     use_gamma: bool = option(True)
 
     _State = LBFGSState
     _treats_leaves_alike = True
     _resumed_fields = (
-        "iter_num", "stepsize", "s_history", "y_history", "rho_history", "gamma", "r_inverse", "yy", "first_error"
+        "iter_num", "stepsize", "s_history", "y_history", "rho_history", "gamma", "r_inverse", "yy", "first_error",
+        "scale",
     )  # fmt: skip
 
     def _validate(self) -> None:
@@ -131,19 +140,28 @@ class LBFGS(DescentMethod):
     def _first_trial(self, state: LBFGSState) -> Array:
         trial = super()._first_trial(state)
         if not self.history_size:
-            return trial
+            return jnp.maximum(trial, state.stepsize)
         longest = self._longest_trial(trial.dtype)
         if self.linesearch_init == "increase":
             # A quasi-Newton direction has a length of its own: nothing is won by starting below it.
             trial = jnp.maximum(trial, 1)
         # Without pairs a long step is one that may be repeated.
-        alone = jnp.maximum(state.stepsize, longest) if self.max_stepsize is None else longest
+        alone = jnp.maximum(state.stepsize, longest)
         return jnp.where(self._has_memory(state), jnp.minimum(trial, longest), alone)
 
     # ---- The memory -----------------------------------------------------------------------------------------------
 
-    def _empty_memory(self, init_params: PyTree, value: Array, grad: PyTree, error: Array) -> dict[str, Any]:
+    def _empty_memory(
+        self, init_params: PyTree, value: Array, grad: PyTree, args: tuple, kwargs: dict
+    ) -> dict[str, Any]:
         dtype, size = tree_real_dtype(init_params), self.history_size
+        scale = None
+        if self.scale is not None:
+            scale = curvature_scale(lambda x: self._objective.grad(x, *args, **kwargs), init_params)
+        gamma = jnp.ones((), dtype)
+        if self.use_gamma and (size or self._searches):
+            slope = tree_l2_norm(times(grad, scale)).astype(dtype)
+            gamma = first_length(times(init_params, scale, -1), value, slope) / jnp.where(slope > 0, slope, 1)
 
         def history():
             # Sharded like the parameters. Pairs of low-precision ones are kept in float32: their differences cancel.
@@ -155,9 +173,8 @@ class LBFGS(DescentMethod):
             "s_history": history(),
             "y_history": history(),
             "rho_history": jnp.zeros(size, dtype),
-            "gamma": first_length(init_params, value, error) / jnp.where(error > 0, error, 1)
-            if self.use_gamma
-            else jnp.ones((), dtype),
+            "gamma": gamma,
+            "scale": scale,
             "r_inverse": jnp.zeros((size, size), dtype),
             "yy": jnp.zeros((size, size), dtype),
         }
@@ -177,20 +194,21 @@ class LBFGS(DescentMethod):
         serves.
         """
         if not self.history_size:
-            return tree_scalar_mul(-state.gamma, state.grad)
+            return times(tree_scalar_mul(-state.gamma, state.grad), state.scale, 2)
         dtype, rho = state.gamma.dtype, state.rho_history
         used = rho > 0
         gamma = state.gamma
-        u = state.r_inverse @ _rows_dot(state.s_history, state.grad, dtype)
+        gradient = times(state.grad, state.scale)
+        u = state.r_inverse @ _rows_dot(state.s_history, gradient, dtype)
         diagonal = jnp.where(used, 1 / jnp.where(used, rho, 1), 0)
-        along = diagonal * u + gamma * (state.yy @ u - _rows_dot(state.y_history, state.grad, dtype))
+        along = diagonal * u + gamma * (state.yy @ u - _rows_dot(state.y_history, gradient, dtype))
         w, v = along @ state.r_inverse, gamma * u
 
         def combine(grad, s_rows, y_rows):
             of_s, of_y = _weighted_sum(w, s_rows), _weighted_sum(v, y_rows)
             return (of_y - of_s - gamma.astype(s_rows.dtype) * grad.astype(s_rows.dtype)).astype(grad.dtype)
 
-        return jax.tree.map(combine, state.grad, state.s_history, state.y_history)
+        return times(jax.tree.map(combine, gradient, state.s_history, state.y_history), state.scale)
 
     def _remember(self, old: OptStep, new: OptStep, moved: Array) -> LBFGSState:
         """Write the new pair over the oldest one, or forget everything if the search went nowhere."""
@@ -198,7 +216,8 @@ class LBFGS(DescentMethod):
             return new.state
         (params, state), (new_params, new_state) = old, new
         dtype, row = state.gamma.dtype, state.iter_num % self.history_size
-        s, y = _difference(new_params, params), _difference(new_state.grad, state.grad)
+        s = times(_difference(new_params, params), state.scale, -1)
+        y = times(_difference(new_state.grad, state.grad), state.scale)
         s_history, y_history = _write(state.s_history, s, row), _write(state.y_history, y, row)
         s_dot_y, y_dot_y = _rows_dot(s_history, y, dtype), _rows_dot(y_history, y, dtype)
         curvature, length = s_dot_y[row], y_dot_y[row]
