@@ -43,9 +43,9 @@ __all__ = ["OperatorSplitting", "SplittingState"]
 _NEAR = 0.3
 # The penalty is changed if another would be better by this factor.
 _WORTH_CHANGING = 5.0
-# A change disturbs for a while, and could call for the next one, back and forth. So the iterations until the next are
-# at least this part of all before.
-_REST = 0.5
+# A change disturbs for a while, and could call for the next one, back and forth. The iterations until the next are at
+# least all before it over this number.
+_REST = 2
 
 
 class Point(NamedTuple):
@@ -203,7 +203,7 @@ class OperatorSplitting(IterativeQP):
         iter_num = state.iter_num + count
         frequency = self.stepsize_updates_frequency
         due = iter_num // frequency > state.iter_num // frequency
-        due &= iter_num - old.changed >= _REST * old.changed.astype(x.dtype)
+        due &= _REST * (iter_num - old.changed) >= old.changed
         rho_bar = jnp.where(due, self._better_penalty(system, point, state.rho_bar), state.rho_bar)
         stale = rho_bar != state.rho_bar
         point = point._replace(stale=stale, changed=jnp.where(stale, iter_num, old.changed))
