@@ -164,12 +164,17 @@ def layout_of(tree: PyTree, *, reversible: bool = False) -> Layout | None:
     if not jax.sharding.get_abstract_mesh().empty:
         return None
     leaves, treedef = jax.tree.flatten(tree)
-    groups = [str(leaf.dtype) if leaf.size <= _SMALL else "large" for leaf in leaves]
+    groups = [str(leaf.dtype) if _is_small(leaf) else "large" for leaf in leaves]
     shared = [group for group, count in Counter(groups).items() if group != "large" and count > 1]
     if not shared:
         return None
     places = tuple(shared.index(group) if group in shared else None for group in groups)
     return Layout(treedef, tuple(leaf.shape for leaf in leaves), places, reversible)
+
+
+def _is_small(leaf: Array) -> bool:
+    # A dimension of a program that is exported may be a symbol, which cannot be compared.
+    return all(isinstance(length, int) for length in leaf.shape) and leaf.size <= _SMALL
 
 
 def is_spread(tree: PyTree) -> bool:
