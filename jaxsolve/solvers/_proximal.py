@@ -195,7 +195,7 @@ class ProximalMethod(GradientMethod):
         if not self._searches:
             first_value = jnp.where(state.iter_num == 0, value, state.first_value)
             risen = value > first_value + _MUCH_LOWER * jnp.abs(first_value)
-            diverged = diverged | (risen & (error > first_error / _MUCH_LOWER))
+            diverged = diverged | (risen & (error > first_error / _MUCH_LOWER))  # type: ignore[operator]  # it has one
             new_state = new_state._replace(first_value=first_value)
         new_state = new_state._replace(status=Status.DIVERGED.where(diverged, new_state.status))
         return OptStep(new_params, new_state)

@@ -96,7 +96,7 @@ class IterativeRefinement(IterativeSolver):
     solve: Callable | None = option(default=functools.partial(solve_gmres, ridge=1e-6))
     maxiter: int = option(10)
     tol: float = option(1e-7)
-    rtol: float = option(0.0, at_least=0)
+    rtol: float = option(0.0, at_least=0)  # type: ignore[misc]  # an option here
 
     _State = IterativeRefinementState
     _needs_init_params = False

@@ -42,7 +42,7 @@ class GradientDescent(ProximalMethod):
     """
 
     prox: Callable = prox_none
-    scale: str | None = option(None, among=(None, "jacobi"))
+    scale: str | None = option(None, among=(None, "jacobi"))  # type: ignore[misc]  # an option here
 
     _smooth = True
     _treats_leaves_alike = True
