@@ -41,8 +41,8 @@ class GradientDescent(ProximalMethod):
         [[1.0, 0.0], [0.0, 1.0]]
     """
 
+    scale: str | None = option(None, among=(None, "jacobi"))
     prox: Callable = prox_none
-    scale: str | None = option(None, among=(None, "jacobi"))  # type: ignore[misc]  # an option here
 
     _smooth = True
     _treats_leaves_alike = True
