@@ -91,6 +91,15 @@ def _mixing(size: int, dtype: Any) -> Array:
     return jnp.linalg.qr(numbers - jnp.floor(numbers) - 0.5)[0]
 
 
+def _after(known: Array, matrix: Array) -> Array:
+    """``matrix``, which is not used before ``known`` is there.
+
+    Batched calls of LAPACK that run at the same time can block each other in the thread pool of jaxlib's CPU backend,
+    and XLA keeps an order only where there is something to compute.
+    """
+    return jnp.where(jnp.isnan(known[:1, :1]), jnp.nan, matrix)
+
+
 def _complete(S: Array, mixing: Array) -> tuple[Array, Array, Array, Array]:
     """Complete orthogonal decomposition ``S = W T V^T`` of a matrix of any rank.
 
@@ -111,7 +120,7 @@ def _complete(S: Array, mixing: Array) -> tuple[Array, Array, Array, Array]:
     """
     n, eps = S.shape[1], float(jnp.finfo(S.dtype).eps)
     V, R = jnp.linalg.qr(S.T @ mixing)
-    W, T = jnp.linalg.qr(R.T)
+    W, T = jnp.linalg.qr(_after(V, R).T)
     sizes = jnp.abs(jnp.diagonal(T))
     null = sizes <= 10 * n**0.5 * eps * jnp.max(sizes, initial=0)
     kept = 1 - null.astype(S.dtype)
