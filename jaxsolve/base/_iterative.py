@@ -53,11 +53,6 @@ class IterativeSolver(Solver):
     verbose: bool | int | str = option(False)
     callback: Callable | None = option(None)
 
-    #: Relative tolerance: an error counts as small up to ``tol + rtol * size``, with a size in its own unit. A solver
-    #: that has one declares it as an option, says what the size is, and gives it to ``_status_of``; where that is the
-    #: error of the first iterate, it is the field ``first_error`` of the state.
-    rtol = 0.0
-
     #: Whether ``update`` reports an error that is cheaper than, and not quite, that of ``optimality_fun``. A run then
     #: evaluates the true one before it claims to have converged.
     _error_is_estimate: ClassVar[bool] = False
@@ -100,8 +95,13 @@ class IterativeSolver(Solver):
 
     @property
     def _is_relative(self) -> bool:
-        """Whether there is a relative tolerance; without one, nothing is computed or kept for it."""
-        return not (isinstance(self.rtol, (int, float)) and self.rtol == 0)
+        """Whether there is a relative tolerance; without one, nothing is computed or kept for it.
+
+        A solver that has one declares it as the option ``rtol``, says what it is relative to, in the unit of the error,
+        and gives that to ``_status_of``; where it is the first error, it is the field ``first_error`` of the state.
+        """
+        rtol = getattr(self, "rtol", 0)
+        return not (isinstance(rtol, (int, float)) and rtol == 0)
 
     def _tolerance(self, dtype: Any, size: Array | None = None) -> Array:
         """What an error may be: ``tol + rtol * size``, a scalar; ``tol`` alone where there is no size."""
@@ -109,7 +109,8 @@ class IterativeSolver(Solver):
         if size is None or not self._is_relative:
             return tol
         # An infinite size, of an error that is not known yet, would call every error small.
-        return tol + jnp.asarray(self.rtol).astype(dtype) * jnp.where(jnp.isfinite(size), size, 0).astype(dtype)
+        rtol: Any = getattr(self, "rtol", 0)
+        return tol + jnp.asarray(rtol).astype(dtype) * jnp.where(jnp.isfinite(size), size, 0).astype(dtype)
 
     def _unknown_first_error(self, dtype: Any) -> Array | None:
         """The field ``first_error`` of a state before the first iteration."""
@@ -272,9 +273,8 @@ class IterativeSolver(Solver):
         """Print a line about an iteration, or about the end of a run, if that is wanted."""
         if self.verbose:
             reporter = (ProgressBar if self.verbose == "bar" else Lines)(type(self).__name__)
-            tol = self.tol
-            if self._is_relative:
-                tol = self._tolerance(jnp.result_type(state.error), getattr(state, "first_error", None))
+            size = getattr(state, "first_error", None)
+            tol = self.tol if size is None else self._tolerance(jnp.result_type(state.error), size)
             call_back(reporter, (tol, self.maxiter, over), state, active)
 
     @property
