@@ -20,7 +20,7 @@ from jaxsolve.projection import projection_permutahedron
 from tests.projection.checks import check_derivatives
 
 # One chunk, several, and sizes at which segments and the end of the sequence do not meet.
-SIZES = [1, 2, 7, 16, 17, 40, 257]
+SIZES = [1, 2, 7, 40, 128, 129, 257]
 
 
 def sequences(n):
@@ -57,6 +57,12 @@ def test_l2_against_scikit_learn(n):
             np.testing.assert_array_equal(plain, y)
 
 
+def test_few_entries_are_not_merged():
+    # Compiling the merge takes longer than everything else.
+    loops = lambda n: jax.jit(isotonic_l2_pav).lower(jnp.zeros(n)).as_text().count("stablehlo.while")
+    assert loops(128) == 3 < loops(129)
+
+
 @hypothesis.given(y=hnp.arrays(np.float64, 40, elements=st.floats(-1e6, 1e6)), shift=st.integers(0, 8))
 def test_l2_is_the_projection(y, shift):
     y = np.round(y * 2.0**shift) / 2.0**shift
@@ -89,9 +95,9 @@ def exact_regression(y, weights):
 def test_weights_over_many_orders_of_magnitude(dtype):
     rng = np.random.default_rng(0)
     # Sums with a heavy entry do not tell what a light one adds: a block is more than its mean.
-    for draw in range(40):
-        y = (rng.normal(size=40) if draw % 2 else rng.integers(-3, 4, 40)).astype(dtype)
-        weights = (10.0 ** (rng.uniform(-16, 0, 40) if draw % 3 else rng.integers(-16, 1, 40))).astype(dtype)
+    for draw, n in enumerate([40, 150] * 20):
+        y = (rng.normal(size=n) if draw % 2 else rng.integers(-3, 4, n)).astype(dtype)
+        weights = (10.0 ** (rng.uniform(-16, 0, n) if draw % 3 else rng.integers(-16, 1, n))).astype(dtype)
         x = np.asarray(_regress_weighted(y, weights))
         assert x.dtype == dtype and np.all(np.diff(x) >= 0)
         np.testing.assert_allclose(x, exact_regression(y, weights), atol=4 * np.finfo(dtype).eps * np.abs(y).max())
@@ -164,7 +170,7 @@ def test_not_finite_is_nan_everywhere():
         assert np.all(np.isnan(_regress_weighted(np.arange(3.0), weights)))
 
 
-@pytest.mark.parametrize("n", [7, 40])
+@pytest.mark.parametrize("n", [7, 150])
 def test_kl_against_its_definition(n):
     w = np.random.default_rng(1).normal(size=n)
     fun = jax.jit(isotonic_kl_pav)
@@ -199,9 +205,9 @@ def test_kl_does_not_overflow():
 @pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.float32), np.float64])
 def test_masses_as_logarithms(dtype):
     rng = np.random.default_rng(3)
-    for level in (0.0, 50.0, -1000.0):
-        w = rng.uniform(-37, 0, 40).astype(dtype) + dtype(level)
-        y = (w + rng.normal(size=40)).astype(dtype)
+    for level, n in ((0.0, 40), (50.0, 150), (-1000.0, 150)):
+        w = rng.uniform(-37, 0, n).astype(dtype) + dtype(level)
+        y = (w + rng.normal(size=n)).astype(dtype)
         ratio, mass = (v.astype(np.longdouble) for v in (y, w))
         oracle = np.log(exact_regression(np.exp(ratio - mass), np.exp(mass - mass.max())))
         np.testing.assert_allclose(_regress_kl(y, w), oracle, atol=8 * np.finfo(dtype).eps)

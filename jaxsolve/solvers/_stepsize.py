@@ -96,8 +96,8 @@ def falls_without_end(value: Array) -> Array:
 def first_length(params: PyTree, value: Array, error: Array) -> Array:
     """A length for the first step, in the unit of the parameters.
 
-    Two lengths are at hand: the norm of the parameters, and the way to where the tangent is 0, that is value over
-    gradient. The shorter one is taken, unless it is shorter by orders of magnitude and so tells nothing; without either
+    Two lengths are at hand: the norm of the parameters, and the way to the bottom of the parabola that has this value and
+    gradient and is 0 there, that is twice the value over the gradient. The shorter one is taken, unless it is shorter by orders of magnitude and so tells nothing; without either
     the length is 1.
 
     Args:
@@ -106,7 +106,7 @@ def first_length(params: PyTree, value: Array, error: Array) -> Array:
         error: Euclidean norm of the gradient there.
     """
     size = tree_l2_norm(params).astype(error.dtype)
-    way = jnp.abs(value.astype(error.dtype)) / jnp.where(error > 0, error, 1)
+    way = 2 * jnp.abs(value.astype(error.dtype)) / jnp.where(error > 0, error, 1)
     short, long = jnp.minimum(size, way), jnp.maximum(size, way)
     length = jnp.where(short > 0, jnp.maximum(short, 1e-3 * long), long)
     return jnp.where((length > 0) & jnp.isfinite(length), length, 1)

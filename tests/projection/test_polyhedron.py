@@ -49,3 +49,19 @@ def test_float32_and_batches():
     out = jax.jit(jax.vmap(projection_polyhedron, in_axes=(0, None)))(jnp.stack([x, -x]), sets)
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, jax.vmap(projection.projection_simplex)(jnp.stack([x, -x])), atol=1e-4)
+
+
+@pytest.mark.float32
+def test_float32_at_a_vertex():
+    # From the cone of the normals the projection is the vertex: accurate to the rounding of its equations.
+    rng = np.random.default_rng(0)
+    G, vertex = rng.normal(size=(64, 12, 6)), rng.normal(size=(64, 6))
+    h = np.einsum("kmn,kn->km", G, vertex)
+    h[:, 6:] += rng.uniform(0.1, 1, size=(64, 6))
+    x = vertex + np.einsum("kmn,km->kn", G[:, :6], rng.exponential(size=(64, 6)))
+    x, G, h = (v.astype(np.float32) for v in (x, G, h))
+    none = jnp.zeros((0, 6), jnp.float32), jnp.zeros(0, jnp.float32)
+    out = jax.jit(jax.vmap(lambda x, G, h: projection_polyhedron(x, (*none, G, h))))(x, G, h)
+    face = G[:, :6].astype(np.float64)
+    exact = np.linalg.solve(face, h[:, :6, None].astype(np.float64))[..., 0]
+    assert np.all(np.max(np.abs(np.asarray(out) - exact), axis=1) <= 1e-6 * np.linalg.cond(face))

@@ -181,9 +181,10 @@ class QuadraticSolver(ReadsData):
         at = products(problem.qp, x, y)
         x, y = problem.scaling.to_scaled(x, y)
         res = residuals(problem.scaled, x, y, problem.scaling.products_to_scaled(at))
+        tol, rtol = self._tolerances(x.dtype)
         if problem.qp.has_factor:
-            res = less_rounding(res, problem.scaled, x, y)
-        return optimality_error(res, *self._tolerances(x.dtype)), at
+            res = less_rounding(res, problem.scaled, x, y, wanted=tol > 0)
+        return optimality_error(res, tol, rtol), at
 
     def _forgiven(self, problem: Problem) -> Forgiven:
         """What the test of convergence forgives, in scaled units."""

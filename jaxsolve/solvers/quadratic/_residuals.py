@@ -105,7 +105,7 @@ def residuals(qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residua
     )
 
 
-def less_rounding(res: Residuals, qp: QuadraticProgram, x: Array, y: Array) -> Residuals:
+def less_rounding(res: Residuals, qp: QuadraticProgram, x: Array, y: Array, wanted: Array) -> Residuals:
     """Residuals without what their terms may be off by because of rounding, which no other point has less of.
 
     A point so far away that its rounding hides the problem has gained nothing: what is taken off is small beside the
@@ -116,6 +116,7 @@ def less_rounding(res: Residuals, qp: QuadraticProgram, x: Array, y: Array) -> R
         qp: the problem, whose matrices are given by their entries.
         x: the point, shape ``(n,)``.
         y: its multipliers, shape ``(m,)``.
+        wanted: a boolean scalar: whether anything is taken off; a tolerance of 0 is never met.
     """
     eps, lengths, multipliers = jnp.finfo(x.dtype).eps, jnp.abs(x), jnp.abs(y)
     P, A = qp.P.each(jnp.abs), qp.A.each(jnp.abs)  # type: ignore[union-attr]
@@ -124,7 +125,7 @@ def less_rounding(res: Residuals, qp: QuadraticProgram, x: Array, y: Array) -> R
 
     def less(residual, terms):
         found, size = residual
-        return jnp.maximum(found - jnp.minimum(eps * terms, 3 * eps**0.5 * size), 0), size
+        return jnp.maximum(found - jnp.where(wanted, jnp.minimum(eps * terms, 3 * eps**0.5 * size), 0), 0), size
 
     dual = less(res.dual, slopes + A.rmatvec(multipliers))
     return res._replace(primal=less(res.primal, rows), dual=dual, gap=less(res.gap, value))
