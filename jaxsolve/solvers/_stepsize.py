@@ -96,9 +96,9 @@ def falls_without_end(value: Array) -> Array:
 def first_length(params: PyTree, value: Array, error: Array) -> Array:
     """A length for the first step, in the unit of the parameters.
 
-    Two lengths are at hand: the norm of the parameters, and the way to the bottom of the parabola that has this value and
-    gradient and is 0 there, that is twice the value over the gradient. The shorter one is taken, unless it is shorter by orders of magnitude and so tells nothing; without either
-    the length is 1.
+    Two lengths are at hand: the norm of the parameters, and the way to the bottom of a parabola of this value and
+    gradient that is 0 there, twice the value over the gradient. The shorter one is taken, unless it is shorter by
+    orders of magnitude and so tells nothing; without either the length is 1.
 
     Args:
         params: initial parameters.
