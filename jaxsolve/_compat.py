@@ -179,12 +179,17 @@ def _accepts_compiler_option(name: str, value: Any) -> bool:
 def operations(jaxpr: Any) -> tuple[int, int]:
     """How many operations a jaxpr has, at any depth, and how many entries the largest array has that they make.
 
-    What one turn of a ``scan`` makes counts for all its turns.
+    What one turn of a ``scan`` makes counts for all its turns. What is not known yet, a dimension with a name, is large.
     """
-    largest = max((getattr(variable.aval, "size", 1) for eqn in jaxpr.eqns for variable in eqn.outvars), default=0)
+
+    def known(number):
+        return number if isinstance(number, int) else sys.maxsize
+
+    sizes = [getattr(variable.aval, "size", 1) for eqn in jaxpr.eqns for variable in eqn.outvars]
+    largest = max(map(known, sizes), default=0)
     inside = [operations(body) for body in subjaxprs(jaxpr)]
     scans = [eqn.params for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
-    turns = [params["length"] * operations(params["jaxpr"].jaxpr)[1] for params in scans]
+    turns = [known(params["length"]) * operations(params["jaxpr"].jaxpr)[1] for params in scans]
     return len(jaxpr.eqns) + sum(count for count, _ in inside), max([largest, *(size for _, size in inside), *turns])
 
 

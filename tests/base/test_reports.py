@@ -116,7 +116,7 @@ def test_history_records_the_loss_curve():
     assert len(history) == int(state.iter_num) + 1
     # A second run starts the record again, and one from its result goes on.
     step = solver.run(jnp.full(2, 0.99), 1.0)
-    assert len(history) == int(step.state.iter_num) + 1 < 7
+    assert len(history) == int(step.state.iter_num) + 1 <= int(state.iter_num) + 1
     np.testing.assert_array_equal(history["params"][0], [0.99, 0.99])
     solver.run(step, 1.5)
     assert history["iter_num"].tolist() == list(range(len(history)))

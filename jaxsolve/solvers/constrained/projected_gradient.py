@@ -35,7 +35,7 @@ class ProjectedGradient(ProximalMethod):
     Example:
         >>> import jax.numpy as jnp, jaxsolve
         >>> from jaxsolve.projection import projection_simplex
-        >>> solver = jaxsolve.ProjectedGradient(lambda x, y: 0.5 * jnp.sum((x - y) ** 2), projection_simplex)
+        >>> solver = jaxsolve.ProjectedGradient(lambda x, y: 0.5 * jnp.sum((x - y) ** 2), projection_simplex, tol=1e-6)
         >>> params, state = solver.run(jnp.ones(3) / 3, 1.0, jnp.array([0.9, 0.3, -1.0]))
         >>> [round(x, 4) for x in params.tolist()]
         [0.8, 0.2, 0.0]
