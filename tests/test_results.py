@@ -85,7 +85,7 @@ def test_a_state_without_status_has_a_line_too():
 def test_results_of_a_solver_are_named_for_it_and_stay_named_tuples(step):
     state = step.state
     assert repr(step) == repr(state) == str(step)
-    assert repr(step).startswith("GradientDescent: MAXITER after 3 iterations, value 0.66")
+    assert repr(step).startswith("GradientDescent: MAXITER after 3 iterations, value 0.73")
     assert Status(state.status) is Status.MAXITER
     for same in (pickle.loads(pickle.dumps(step)), copy.deepcopy(step), jax.tree.map(lambda x: x, step)):
         assert jax.tree.structure(same) == jax.tree.structure(step) and type(same.state) is type(state)
