@@ -179,7 +179,7 @@ def _accepts_compiler_option(name: str, value: Any) -> bool:
 def operations(jaxpr: Any) -> tuple[int, int]:
     """How many operations a jaxpr has, at any depth, and how many entries the largest array has that they make.
 
-    What one turn of a ``scan`` makes counts for all its turns. What is not known yet, a dimension with a name, is large.
+    What one turn of a ``scan`` makes counts for all its turns. A dimension that is not known yet counts as large.
     """
 
     def known(number):
