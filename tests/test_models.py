@@ -285,7 +285,7 @@ def test_a_network_of_equinox_as_parameters(eqx, programs):
         size = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
         return jnp.sum((jax.vmap(model)(x) - y) ** 2) + 0.1 * size
 
-    solver = jaxsolve.LBFGS(loss, tol=1e-10)
+    solver = jaxsolve.LBFGS(loss, tol=1e-12)
     y = jnp.asarray([1.0, -1.0, 0.5])
     fitted, state = solver.run(model, y)
     assert bool(state.error <= 1e-10) and fitted.activation is model.activation

@@ -96,9 +96,9 @@ def falls_without_end(value: Array) -> Array:
 def first_length(params: PyTree, value: Array, error: Array) -> Array:
     """A length for the first step, in the unit of the parameters.
 
-    Two lengths are at hand: the norm of the parameters, and the way to the bottom of a parabola of this value and
-    gradient that is 0 there, twice the value over the gradient. The shorter one is taken, unless it is shorter by
-    orders of magnitude and so tells nothing; without either the length is 1.
+    Two lengths are at hand: the norm of the parameters, and the way to where the tangent is 0, that is value over
+    gradient. The shorter one is taken, unless it is shorter by orders of magnitude and so tells nothing; without either
+    the length is 1.
 
     Args:
         params: initial parameters.
@@ -106,7 +106,7 @@ def first_length(params: PyTree, value: Array, error: Array) -> Array:
         error: Euclidean norm of the gradient there.
     """
     size = tree_l2_norm(params).astype(error.dtype)
-    way = 2 * jnp.abs(value.astype(error.dtype)) / jnp.where(error > 0, error, 1)
+    way = jnp.abs(value.astype(error.dtype)) / jnp.where(error > 0, error, 1)
     short, long = jnp.minimum(size, way), jnp.maximum(size, way)
     length = jnp.where(short > 0, jnp.maximum(short, 1e-3 * long), long)
     return jnp.where((length > 0) & jnp.isfinite(length), length, 1)

@@ -12,7 +12,7 @@ from jaxsolve.linear_solve import solve_cg
 from tests.examples.checks import assert_gradient
 
 # Accurate enough for differences.
-OPTIONS = {"maxiter": 500, "tol": 1e-9, "implicit_diff_solve": functools.partial(solve_cg, tol=1e-10)}
+OPTIONS = {"maxiter": 500, "tol": 1e-11, "implicit_diff_solve": functools.partial(solve_cg, tol=1e-10)}
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ class ProximalGradient(ProximalMethod):
     Example:
         >>> import jax.numpy as jnp, jaxsolve
         >>> from jaxsolve.prox import prox_lasso
-        >>> solver = jaxsolve.ProximalGradient(lambda x, y: 0.5 * jnp.sum((x - y) ** 2), prox_lasso)
+        >>> solver = jaxsolve.ProximalGradient(lambda x, y: 0.5 * jnp.sum((x - y) ** 2), prox_lasso, tol=1e-6)
         >>> params, state = solver.run(jnp.zeros(2), 0.5, jnp.array([2.0, 0.1]))
         >>> params.round(4).tolist()
         [1.5, 0.0]
