@@ -27,7 +27,7 @@ from jaxsolve.tree_util import tree_add_scalar_mul, tree_all_finite, tree_l2_nor
 __all__ = ["DescentMethod", "DescentState"]
 
 # So many steps may be lost in rounding errors, in a row, before a run ends.
-_MOST_STALLED = 5
+_MOST_STALLED = 10
 
 
 class DescentState(NamedTuple):
