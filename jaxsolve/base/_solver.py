@@ -69,6 +69,9 @@ class Solver(Configured):
     _is_fixed_point: ClassVar[bool] = False
     #: Whether parameters that a run starts from are known to lie on several devices.
     _spread = False
+    #: ``_system_of(parts)``: the tangent system that ``_solve`` finds, from its arrays by name, of a solver whose eager
+    #: gradients are compiled apart from its runs although it finds one.
+    _system_of: ClassVar[Any] = None
     #: Whether a run needs a point to start from.
     _needs_init_params: ClassVar[bool] = True
 
@@ -113,10 +116,6 @@ class Solver(Configured):
     def _finds_system(self) -> bool:
         """Whether ``_solve`` may find a tangent system."""
         return True
-
-    def _system_of(self, parts: dict[str, Any]) -> TangentSystem:
-        """The tangent system that ``_solve`` found, from its arrays by name."""
-        raise NotImplementedError
 
     def _residual(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """``optimality_fun`` without auxiliary output: the mapping that is differentiated."""
@@ -182,7 +181,11 @@ class Solver(Configured):
         solver._spread = is_spread(init_params)
         # In an eager jax.grad the solution comes from the program of a plain run, and its derivative from another one.
         arguments = (solver, init_params, *args)
-        if self.implicit_diff and self._finds_system and have_values((vars(solver), init_params, args, kwargs)):
+        if (
+            self.implicit_diff
+            and self._system_of is not None
+            and have_values((vars(solver), init_params, args, kwargs))
+        ):
             call = traced_call(_run_with_parts, *arguments, **kwargs)
             if call.is_concrete:
                 return call()[0]

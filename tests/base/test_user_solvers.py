@@ -12,6 +12,7 @@ import pytest
 import jaxsolve
 from jaxsolve import base
 from jaxsolve.base import IterativeSolver, OptStep, Status, option
+from jaxsolve.implicit_diff import TangentSystem
 from jaxsolve.implicit_diff.optimality import stationary
 from jaxsolve.solvers import DescentMethod
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_l2_norm, tree_real_dtype, tree_sub, tree_vdot
@@ -236,3 +237,27 @@ def test_what_is_wrong_is_named():
         solver.update(jnp.zeros(2), other, 1.0)
     with pytest.raises(TypeError, match="run needs init_params.*x, theta, are data"):
         solver.run(x=jnp.zeros(2), theta=1.0)
+
+
+def test_a_tangent_system_that_is_no_dataclass():
+    """A solver that finds one has eager gradients, though these are not compiled apart."""
+
+    class State(NamedTuple):
+        iter_num: Any
+        error: Any
+        status: Any
+
+    class Mean(base.Solver):
+        fun: Callable
+
+        def optimality_fun(self, params, t):
+            return jax.grad(self.fun)(params, t)
+
+        def _solve(self, init_params, t):
+            step = OptStep(t * jnp.ones_like(init_params), State(1, 0.0, 1))
+            return step, TangentSystem(self._residual)
+
+    def total(t):
+        return Mean(lambda x, t: jnp.sum((x - t) ** 2)).run(jnp.zeros(2), t).params.sum()
+
+    assert float(jax.grad(total)(1.5)) == float(jax.jit(jax.grad(total))(1.5)) == 2.0
