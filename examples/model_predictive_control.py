@@ -268,7 +268,7 @@ def main(batch=16, num_times=20, horizon=10, path=OUTPUT / "model_predictive_con
     plot(runs, losses, path)
     print(f"{time.perf_counter() - start:.0f} s")
     found = np.allclose(weights, EXPERT, rtol=0.05)
-    saved = all(warm.iterations.mean() < cold.iterations.mean() for cold, warm in counts.values())
+    saved = all(warm.iterations.mean() <= cold.iterations.mean() for cold, warm in counts.values())
     return converged and found and saved and after < 0.01 * before
 
 
