@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.external import CvxpyQP as CvxpyQP
     from jaxsolve.solvers.external import ExternalOSQP as ExternalOSQP
+    from jaxsolve.solvers.fixed_point import AndersonAcceleration as AndersonAcceleration
+    from jaxsolve.solvers.fixed_point import AndersonWrapper as AndersonWrapper
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
     from jaxsolve.solvers.linear import IterativeRefinement as IterativeRefinement
     from jaxsolve.solvers.quadratic import OSQP as OSQP
@@ -75,7 +77,7 @@ _HOMES = {
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
     "solvers.constrained": "MirrorDescent ProjectedGradient",
     "solvers.external": "CvxpyQP ExternalOSQP",
-    "solvers.fixed_point": "FixedPointIteration",
+    "solvers.fixed_point": "AndersonAcceleration AndersonWrapper FixedPointIteration",
     "solvers.linear": "IterativeRefinement",
     "solvers.quadratic": (
         "BoundedLeastSquares BoxCDQP BoxOSQP EqualityConstrainedQP InteriorPointQP OSQP linprog lsq_linear nnls "

@@ -12,8 +12,6 @@ _OWN_LOOP = "optax in a loop of your own, and jaxsolve.implicit_diff.custom_root
 _OWN_ROOT = "jaxsolve.Bisection in one dimension, or jaxsolve.implicit_diff.custom_root around scipy.optimize.root"
 
 MISSING = {
-    "AndersonAcceleration": "jaxsolve.FixedPointIteration",
-    "AndersonWrapper": "the solver that it wraps",
     "ArmijoSGD": _OWN_LOOP,
     "BFGS": "jaxsolve.LBFGS",
     "Broyden": _OWN_ROOT,

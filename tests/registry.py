@@ -257,6 +257,12 @@ def _bisection(fun, **options):
 _entropic_step = jaxsolve.MirrorDescent.make_projection_grad(kl_projection_simplex, jnp.log)
 
 
+def _wrapped(fun, **options):
+    own = {name: options.pop(name) for name in ("has_aux", "value_and_grad") if name in options}
+    plain = jaxsolve.ProjectedGradient(fun, projection_non_negative, acceleration=False, **own)
+    return jaxsolve.AndersonWrapper(plain, **options)
+
+
 class Composite(CompositeLinearFunction):
     """A function of the parameters as a function of the predictions X w, from which they can be recovered."""
 
@@ -504,6 +510,27 @@ def _cases():
         unroll_iters=120,
         scalar=False,
     )
+    for method in ("II", "I"):
+        yield Case(
+            f"AndersonAcceleration-{method}",
+            lambda fun, method=method, **o: jaxsolve.AndersonAcceleration(fun, method=method, **o),
+            affine,
+            zeros,
+            theta,
+            affine_exact,
+            unroll_iters=8,
+            scalar=False,
+        )
+    yield Case(
+        "AndersonWrapper-nonnegative",
+        _wrapped,
+        ridge,
+        zeros,
+        theta,
+        nnls_exact,
+        before=(None,),
+        oracle=nnls_oracle,
+    )
     yield Case(
         "IterativeRefinement-affine",
         _Refinement,
@@ -527,6 +554,7 @@ def _in_dtype(case: Case) -> Case:
 
 # Cases that differ from another one in an option alone; the job in float32 leaves them out.
 VARIANTS = (
+    "AndersonAcceleration-I",
     "LBFGS-hager-zhang",
     "LBFGS-backtracking",
     "LBFGS-fixed-step",

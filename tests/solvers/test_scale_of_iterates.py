@@ -70,6 +70,19 @@ def _fixed_point(theta, objective, unit, **options):
     return solver.run(unit * jnp.asarray(START, theta.dtype), theta, unit)
 
 
+def _anderson(theta, objective, unit, method, **options):
+    del objective
+    mapping = lambda x, theta, unit: unit * registry.affine(x / unit, theta)
+    solver = jaxsolve.AndersonAcceleration(mapping, method=method, history_size=2, **options)
+    return solver.run(unit * jnp.asarray(START, theta.dtype), theta, unit)
+
+
+def _wrapped(theta, objective, unit, **options):
+    solver = jaxsolve.ProximalGradient(_ridge, prox_lasso, stepsize=0.02 * unit**2 / objective, acceleration=False)
+    solver = jaxsolve.AndersonWrapper(solver, history_size=2, **options)
+    return solver.run(unit * jnp.asarray(START, theta.dtype), 1.5 * objective / unit, theta, objective, unit)
+
+
 def _bisection(theta, objective, unit, **options):
     solver = jaxsolve.Bisection(
         lambda x, theta, objective, unit: objective * registry.cubic(x / unit, theta),
@@ -98,6 +111,9 @@ RUNS = {
     "MirrorDescent": _mirror_descent,
     "ProximalGradient": _proximal_gradient,
     "FixedPointIteration": _fixed_point,
+    "AndersonAcceleration-I": functools.partial(_anderson, method="I"),
+    "AndersonAcceleration-II": functools.partial(_anderson, method="II"),
+    "AndersonWrapper": _wrapped,
     "Bisection": _bisection,
     "IterativeRefinement": _refinement,
 }
