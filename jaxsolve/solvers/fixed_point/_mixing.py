@@ -111,7 +111,8 @@ def fields_of(memory: Mixing, *, cross: bool = True) -> dict[str, Any]:
 
 def memory_of(state: Any) -> Mixing:
     """The memory that a state holds."""
-    return Mixing(*(getattr(state, name) for name in _FIELDS[:3]), getattr(state, _FIELDS[3], None))
+    cross = getattr(state, "cross_gram", None)
+    return Mixing(state.params_history, state.residuals_history, state.residual_gram, cross)
 
 
 def relative_ridge(ridge: Any, dtype: Any) -> Array:
