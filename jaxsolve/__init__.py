@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.quadratic import nnls as nnls
     from jaxsolve.solvers.quadratic import solve_qp as solve_qp
     from jaxsolve.solvers.root import Bisection as Bisection
+    from jaxsolve.solvers.root import Broyden as Broyden
+    from jaxsolve.solvers.root import Chord as Chord
+    from jaxsolve.solvers.root import Newton as Newton
     from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
     from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
 
@@ -83,7 +86,7 @@ _HOMES = {
         "BoundedLeastSquares BoxCDQP BoxOSQP EqualityConstrainedQP InteriorPointQP OSQP linprog lsq_linear nnls "
         "solve_qp"
     ),
-    "solvers.root": "Bisection",
+    "solvers.root": "Bisection Broyden Chord Newton",
     "solvers.unconstrained": "GradientDescent LBFGS",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -14,7 +14,6 @@ _OWN_ROOT = "jaxsolve.Bisection in one dimension, or jaxsolve.implicit_diff.cust
 MISSING = {
     "ArmijoSGD": _OWN_LOOP,
     "BFGS": "jaxsolve.LBFGS",
-    "Broyden": _OWN_ROOT,
     "GaussNewton": f"jaxsolve.LBFGS {_RESIDUALS}",
     "LBFGSB": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
     "LevenbergMarquardt": f"jaxsolve.LBFGS {_RESIDUALS}",

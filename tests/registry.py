@@ -543,6 +543,14 @@ def _cases():
         scalar=False,
         passes_on=False,
     )
+    for name, make in {
+        "Newton": jaxsolve.Newton,
+        "Chord": jaxsolve.Chord,
+        "Broyden": jaxsolve.Broyden,
+        "Broyden-limited": lambda fun, **o: jaxsolve.Broyden(fun, **{"history_size": 8, **o}),
+    }.items():
+        name, _, form = name.partition("-")
+        yield Case(f"{name}-{form or 'cubic'}", make, cubic, zeros, theta, cubic_exact, unroll_iters=40, scalar=False)
     yield Case("Bisection-cubic", _bisection, cubic, None, theta, cubic_exact, scalar=False, unrolls=False)
 
 
@@ -554,6 +562,7 @@ def _in_dtype(case: Case) -> Case:
 
 # Cases that differ from another one in an option alone; the job in float32 leaves them out.
 VARIANTS = (
+    "Broyden-limited",
     "AndersonAcceleration-I",
     "LBFGS-hager-zhang",
     "LBFGS-backtracking",

@@ -94,6 +94,11 @@ def _bisection(theta, objective, unit, **options):
     return solver.run(None, theta, objective, unit)
 
 
+def _root(theta, objective, unit, solver, **options):
+    solver = solver(lambda x, theta, objective, unit: objective * registry.cubic(x / unit, theta), **options)
+    return solver.run(unit * jnp.asarray(START, theta.dtype), theta, objective, unit)
+
+
 def _refinement(theta, objective, unit, **options):
     A = jnp.asarray(np.eye(4) - 0.7 * registry.CONTRACTION, theta.dtype)
     rough = lambda matvec, r: r / (2 * objective / unit)
@@ -115,6 +120,10 @@ RUNS = {
     "AndersonAcceleration-II": functools.partial(_anderson, method="II"),
     "AndersonWrapper": _wrapped,
     "Bisection": _bisection,
+    "Newton": functools.partial(_root, solver=jaxsolve.Newton),
+    "Chord": functools.partial(_root, solver=jaxsolve.Chord),
+    "Broyden": functools.partial(_root, solver=jaxsolve.Broyden),
+    "Broyden-limited": functools.partial(_root, solver=functools.partial(jaxsolve.Broyden, history_size=3)),
     "IterativeRefinement": _refinement,
 }
 # Logarithms of a unit are rounded; a working set is solved to rounding in its second iteration.
