@@ -19,7 +19,6 @@ MISSING = {
     "Broyden": _OWN_ROOT,
     "GaussNewton": f"jaxsolve.LBFGS {_RESIDUALS}",
     "LBFGSB": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
-    "LevenbergMarquardt": f"jaxsolve.LBFGS {_RESIDUALS}",
     "NonlinearCG": "jaxsolve.LBFGS",
     "OptaxSolver": _OWN_LOOP,
     "PolyakSGD": _OWN_LOOP,
