@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.external import CvxpyQP as CvxpyQP
     from jaxsolve.solvers.external import ExternalOSQP as ExternalOSQP
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
+    from jaxsolve.solvers.least_squares import Dogleg as Dogleg
+    from jaxsolve.solvers.least_squares import GaussNewton as GaussNewton
     from jaxsolve.solvers.least_squares import LevenbergMarquardt as LevenbergMarquardt
     from jaxsolve.solvers.linear import IterativeRefinement as IterativeRefinement
     from jaxsolve.solvers.quadratic import OSQP as OSQP
@@ -77,7 +79,7 @@ _HOMES = {
     "solvers.constrained": "MirrorDescent ProjectedGradient",
     "solvers.external": "CvxpyQP ExternalOSQP",
     "solvers.fixed_point": "FixedPointIteration",
-    "solvers.least_squares": "LevenbergMarquardt",
+    "solvers.least_squares": "Dogleg GaussNewton LevenbergMarquardt",
     "solvers.linear": "IterativeRefinement",
     "solvers.quadratic": (
         "BoundedLeastSquares BoxCDQP BoxOSQP EqualityConstrainedQP InteriorPointQP OSQP linprog lsq_linear nnls "

@@ -544,10 +544,16 @@ def _cases():
         scalar=False,
         passes_on=False,
     )
-    for name, options in (("qr", {}), ("products", {"materialize_jac": False}), ("geodesic", {"geodesic": True})):
+    for name, options in (
+        ("LevenbergMarquardt-qr", {}),
+        ("LevenbergMarquardt-products", {"materialize_jac": False}),
+        ("LevenbergMarquardt-geodesic", {"geodesic": True}),
+        ("GaussNewton-qr", {}),
+        ("Dogleg-qr", {}),
+    ):
         yield Case(
-            f"LevenbergMarquardt-{name}",
-            lambda fun, options=options, **o: jaxsolve.LevenbergMarquardt(fun, **options, **o),
+            name,
+            functools.partial(getattr(jaxsolve, name.split("-")[0]), **options),
             curve,
             zeros,
             theta,

@@ -23,7 +23,7 @@ from jaxsolve._vectors import flat, unraveled
 from jaxsolve.base import IterativeSolver, check_callable, check_choice, option
 from jaxsolve.solvers._bounds import bounded_stationarity, bounds_like, clip_to, held_at
 from jaxsolve.solvers.least_squares._losses import LOSSES, RobustTerms, cost_decrease, cost_of, robust_terms
-from jaxsolve.tree_util import tree_real_dtype, tree_where
+from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_where
 
 __all__ = ["LeastSquaresMethod", "Model", "Trial", "product"]
 
@@ -70,6 +70,7 @@ class Trial(NamedTuple):
         fields: the fields of the state that belong to it.
         accepted: whether it was accepted.
         ratio: decrease of the cost over that of the model; where both are rounding, 1 or 0.
+        decrease: decrease of the cost; 0 where it is not finite.
         finite: whether everything was finite there.
         length: norm of the step in the units of the variables.
     """
@@ -78,6 +79,7 @@ class Trial(NamedTuple):
     fields: dict[str, Any]
     accepted: Array
     ratio: Array
+    decrease: Array
     finite: Array
     length: Array
 
@@ -270,7 +272,7 @@ class LeastSquaresMethod(IterativeSolver):
 
     def _error_of(self, x: Array, gradient: Array, box: tuple[Array, Array] | None) -> Array:
         """The optimality error, a scalar."""
-        return jnp.linalg.norm(jnp.where(self._held(x, gradient, box), 0, gradient))
+        return tree_l2_norm(jnp.where(self._held(x, gradient, box), 0, gradient))
 
     def _try(
         self,
@@ -324,7 +326,7 @@ class LeastSquaresMethod(IterativeSolver):
         finite = finite & _all_finite((jac, new_gradient))
         # Where costs differ by rounding the least gradient counts.
         sizes = [
-            jnp.linalg.norm(jnp.where(self._held(at, g, box), 0, g) / scale)
+            tree_l2_norm(jnp.where(self._held(at, g, box), 0, g) / scale)
             for at, g in ((model.x, gradient), (point, new_gradient))
         ]
         accepted = candidate & finite & (~rounded | (sizes[1] < sizes[0]))
@@ -346,12 +348,12 @@ class LeastSquaresMethod(IterativeSolver):
             "num_fun_eval": state.num_fun_eval + 1,
             "num_jac_eval": state.num_jac_eval + candidate.astype(jnp.int32),
         }
-        return Trial(new_params, fields, accepted, ratio, finite & usable, jnp.linalg.norm(scale * step))
+        return Trial(new_params, fields, accepted, ratio, actual, finite & usable, tree_l2_norm(scale * step))
 
     def _status_after(self, trial: Trial, model: Model, scale: Array, hopeless: Array, state: Any) -> Array:
         """The status after a trial, where ``hopeless`` says that no later one can do better."""
         eps = float(jnp.finfo(model.x.dtype).eps)
-        still = trial.length <= eps * jnp.linalg.norm(scale * model.x)
+        still = trial.length <= eps * tree_l2_norm(scale * model.x)
         stalled = ~trial.accepted & (still | hopeless)
         status = self._status_of(trial.fields["error"], size=state.first_error, failed=stalled)
         return Status.NONFINITE.where(Status.STALLED.holds(status) & ~trial.finite, status)

@@ -30,6 +30,7 @@ from jaxsolve.linear_solve import check_method
 from jaxsolve.solvers._bounds import check_bounds
 from jaxsolve.solvers.least_squares._base import LeastSquaresMethod, Model
 from jaxsolve.solvers.least_squares._damped import DIRECT, column_norms, damped_solver
+from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["LevenbergMarquardt", "LevenbergMarquardtState"]
 
@@ -191,7 +192,7 @@ class LevenbergMarquardt(LeastSquaresMethod):
         )
         status = self._status_after(trial, model, units, mu > _MOST_DAMPING, state)
         if self.stop_criterion == "madsen-nielsen":
-            short = trial.length <= jnp.asarray(self.xtol).astype(units.dtype) * jnp.linalg.norm(units * model.x)
+            short = trial.length <= jnp.asarray(self.xtol).astype(units.dtype) * tree_l2_norm(units * model.x)
             status = Status.CONVERGED.where(trial.accepted & short & Status.RUNNING.holds(status), status)
         return OptStep(trial.params, new_state._replace(status=status))
 
@@ -206,7 +207,7 @@ class LevenbergMarquardt(LeastSquaresMethod):
 
         bend = jax.jvp(along, (model.x,), (step,))[1]
         correction = solve(-(bend if model.root is None else model.root * bend))
-        small = 2 * jnp.linalg.norm(units * correction) <= 0.75 * jnp.linalg.norm(units * step)
+        small = 2 * tree_l2_norm(units * correction) <= 0.75 * tree_l2_norm(units * step)
         return step + 0.5 * correction, small
 
     # ---- When it ends ---------------------------------------------------------------------------------------------
