@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.fixed_point import AndersonAcceleration as AndersonAcceleration
     from jaxsolve.solvers.fixed_point import AndersonWrapper as AndersonWrapper
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
+    from jaxsolve.solvers.least_squares import Dogleg as Dogleg
+    from jaxsolve.solvers.least_squares import GaussNewton as GaussNewton
+    from jaxsolve.solvers.least_squares import LevenbergMarquardt as LevenbergMarquardt
     from jaxsolve.solvers.linear import IterativeRefinement as IterativeRefinement
     from jaxsolve.solvers.quadratic import OSQP as OSQP
     from jaxsolve.solvers.quadratic import BoundedLeastSquares as BoundedLeastSquares
@@ -81,6 +84,7 @@ _HOMES = {
     "solvers.constrained": "MirrorDescent ProjectedGradient",
     "solvers.external": "CvxpyQP ExternalOSQP",
     "solvers.fixed_point": "AndersonAcceleration AndersonWrapper FixedPointIteration",
+    "solvers.least_squares": "Dogleg GaussNewton LevenbergMarquardt",
     "solvers.linear": "IterativeRefinement",
     "solvers.quadratic": (
         "BoundedLeastSquares BoxCDQP BoxOSQP EqualityConstrainedQP InteriorPointQP OSQP linprog lsq_linear nnls "

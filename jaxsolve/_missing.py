@@ -14,9 +14,7 @@ _OWN_ROOT = "jaxsolve.Bisection in one dimension, or jaxsolve.implicit_diff.cust
 MISSING = {
     "ArmijoSGD": _OWN_LOOP,
     "BFGS": "jaxsolve.LBFGS",
-    "GaussNewton": f"jaxsolve.LBFGS {_RESIDUALS}",
     "LBFGSB": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
-    "LevenbergMarquardt": f"jaxsolve.LBFGS {_RESIDUALS}",
     "NonlinearCG": "jaxsolve.LBFGS",
     "OptaxSolver": _OWN_LOOP,
     "PolyakSGD": _OWN_LOOP,

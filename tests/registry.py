@@ -63,6 +63,7 @@ class Case:
         unrolls: whether unrolling has the right derivative.
         pytrees: whether the parameters may be any pytree, rather than one array.
         passes_on: whether the arguments of ``run`` are passed on to ``fun``.
+        like_params: whether the output of a ``fun`` that is no scalar must be like the parameters.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Case:
     unrolls: bool = True
     pytrees: bool = True
     passes_on: bool = True
+    like_params: bool = True
 
     def make(self, fun: Callable | None = None, **options: Any) -> Any:
         """The solver, tight enough for derivatives to be compared."""
@@ -140,6 +142,32 @@ def logistic_oracle(theta):
 
     model = LogisticRegression(C=1 / theta[0], fit_intercept=False, tol=1e-12, max_iter=10_000)
     return model.fit(np.asarray(X) * theta[1], np.sign(Y)).coef_[0]
+
+
+def curve(w, theta):
+    """Residuals of a nonlinear model with a ridge term; theta = (regularization, scale of the targets)."""
+    X, y = _data()
+    dtype = jnp.result_type(w)
+    misfit = jnp.tanh(X.astype(dtype) @ w) - 0.3 * theta[1].astype(dtype) * jnp.tanh(y.astype(dtype))
+    return jnp.concatenate([misfit, jnp.sqrt(theta[0]).astype(dtype) * w])
+
+
+def curve_exact(theta):
+    """Newton's method to machine precision, as for the logistic regression."""
+    w = jnp.zeros(4, float_dtype())
+    cost = lambda w: 0.5 * jnp.sum(curve(w, theta) ** 2)
+    for _ in range(8):
+        w = w - jnp.linalg.solve(jax.hessian(cost)(w), jax.grad(cost)(w))
+    return w
+
+
+def curve_oracle(theta):
+    from scipy.optimize import least_squares
+
+    def residuals(w):
+        return np.concatenate([np.tanh(X @ w) - theta[1] * 0.3 * np.tanh(Y), np.sqrt(theta[0]) * w])
+
+    return least_squares(residuals, np.zeros(4), xtol=1e-15, ftol=1e-15, gtol=1e-15).x
 
 
 LASSO_WEIGHT = 1.5
@@ -551,6 +579,25 @@ def _cases():
     }.items():
         name, _, form = name.partition("-")
         yield Case(f"{name}-{form or 'cubic'}", make, cubic, zeros, theta, cubic_exact, unroll_iters=40, scalar=False)
+    for name, options in (
+        ("LevenbergMarquardt-qr", {}),
+        ("LevenbergMarquardt-products", {"materialize_jac": False}),
+        ("LevenbergMarquardt-geodesic", {"geodesic": True}),
+        ("GaussNewton-qr", {}),
+        ("Dogleg-qr", {}),
+    ):
+        yield Case(
+            name,
+            functools.partial(getattr(jaxsolve, name.split("-")[0]), **options),
+            curve,
+            zeros,
+            theta,
+            curve_exact,
+            oracle=curve_oracle,
+            unroll_iters=20,
+            scalar=False,
+            like_params=False,
+        )
     yield Case("Bisection-cubic", _bisection, cubic, None, theta, cubic_exact, scalar=False, unrolls=False)
 
 
@@ -571,6 +618,8 @@ VARIANTS = (
     "ProximalGradient-fixed-step",
     "ProjectedGradient-nonnegative",
     "BlockCoordinateDescent-general",
+    "LevenbergMarquardt-products",
+    "LevenbergMarquardt-geodesic",
 )
 MAIN = [case.name for case in _cases() if case.name not in VARIANTS]
 CASES = MAIN if float_dtype() == jnp.float32 else [case.name for case in _cases()]

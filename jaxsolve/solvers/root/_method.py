@@ -28,13 +28,13 @@ from jax import lax
 
 from jaxsolve._closure import Staged
 from jaxsolve._compat import max_abs
-from jaxsolve._inputs import broadcast_like
 from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, unraveled
 from jaxsolve.base import IterativeSolver, as_like, option
 from jaxsolve.linesearch._base import shortened
+from jaxsolve.solvers._bounds import bounds_like, check_bounds, clip_to
 from jaxsolve.solvers._gradient_method import is_still
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub, tree_where
 
@@ -102,10 +102,9 @@ class RootMethod(IterativeSolver):
         decrease_factor: largest factor by which a search shortens a step; interpolation finds a smaller one, down to a
             tenth.
         max_stepsize: first trial step; 1 is the full step.
-        lower: lower bounds of the parameters: a scalar, an array that broadcasts to each leaf, or a pytree like the
-            parameters; ``-inf`` where there is none. ``fun`` is never called at a point outside of the bounds; trial
-            points are cut there.
-        upper: upper bounds, likewise.
+        bounds: the pair ``(lower, upper)`` of bounds of the parameters, each a scalar, an array that broadcasts to each
+            leaf, or a pytree like the parameters; infinite where there is none. ``fun`` is never called at a point
+            outside of the bounds; trial points are cut there.
         rtol: relative tolerance: the run has converged when ``state.error`` is at most
             ``tol + rtol * state.first_error``. May be traced.
     """
@@ -118,8 +117,7 @@ class RootMethod(IterativeSolver):
     maxls: int = option(15, at_least=1)
     decrease_factor: float = option(0.8, above=0, below=1)
     max_stepsize: float = option(1.0, above=0)
-    lower: Any = option(None)
-    upper: Any = option(None)
+    bounds: tuple | None = option(None)
     rtol: float = option(0.0, at_least=0)
 
     _State: ClassVar[Any] = RootState
@@ -128,6 +126,11 @@ class RootMethod(IterativeSolver):
 
     def _stage(self, name: str, function: Callable) -> Callable:
         return Staged(function, name)  # `fun` is no objective here
+
+    def _validate(self) -> None:
+        super()._validate()
+        if self.bounds is not None:
+            check_bounds(self.bounds)
 
     # ---- What a method defines ------------------------------------------------------------------------------------
 
@@ -275,10 +278,9 @@ class RootMethod(IterativeSolver):
 
     def _inside(self, params: PyTree) -> PyTree:
         """The point cut at the bounds."""
-        for bound, cut, name in ((self.lower, jnp.maximum, "lower"), (self.upper, jnp.minimum, "upper")):
-            if bound is not None:
-                params = jax.tree.map(cut, params, broadcast_like(bound, params, name))
-        return params
+        if self.bounds is None:
+            return params
+        return jax.tree.map(clip_to, params, *bounds_like(self.bounds, params))
 
     def _evaluate(self, params, *args, **kwargs):
         out = self.fun(params, *args, **kwargs)

@@ -129,11 +129,13 @@ def test_bounds(name):
     def fun(x):
         return jnp.where(x < 0.5, jnp.nan, x**2 - 4.0)
 
-    params, state = SOLVERS[name](fun, tol=1e-8, lower=0.5, upper=jnp.asarray(10.0)).run(jnp.array([0.1, 9.0]))
+    params, state = SOLVERS[name](fun, tol=1e-8, bounds=(0.5, jnp.asarray(10.0))).run(jnp.array([0.1, 9.0]))
     assert int(state.status) == Status.CONVERGED
     np.testing.assert_allclose(params, 2.0, atol=1e-7)
-    with pytest.raises(ValueError, match="lower"):
-        SOLVERS[name](fun, lower=jnp.zeros(3)).run(jnp.ones(2))
+    with pytest.raises(ValueError, match="bounds: lower of shape"):
+        SOLVERS[name](fun, bounds=(jnp.zeros(3), 1.0)).run(jnp.ones(2))
+    with pytest.raises(ValueError, match="lower must not exceed upper"):
+        SOLVERS[name](fun, bounds=(1.0, 0.0))
 
 
 @each_dense
