@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.external import CvxpyQP as CvxpyQP
     from jaxsolve.solvers.external import ExternalOSQP as ExternalOSQP
+    from jaxsolve.solvers.external import ScipyBoundedLeastSquares as ScipyBoundedLeastSquares
+    from jaxsolve.solvers.external import ScipyBoundedMinimize as ScipyBoundedMinimize
+    from jaxsolve.solvers.external import ScipyLeastSquares as ScipyLeastSquares
+    from jaxsolve.solvers.external import ScipyMinimize as ScipyMinimize
+    from jaxsolve.solvers.external import ScipyRootFinding as ScipyRootFinding
     from jaxsolve.solvers.fixed_point import AndersonAcceleration as AndersonAcceleration
     from jaxsolve.solvers.fixed_point import AndersonWrapper as AndersonWrapper
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
@@ -82,7 +87,10 @@ _HOMES = {
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
     "solvers.constrained": "MirrorDescent ProjectedGradient",
-    "solvers.external": "CvxpyQP ExternalOSQP",
+    "solvers.external": (
+        "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyLeastSquares ScipyMinimize "
+        "ScipyRootFinding"
+    ),
     "solvers.fixed_point": "AndersonAcceleration AndersonWrapper FixedPointIteration",
     "solvers.least_squares": "Dogleg GaussNewton LevenbergMarquardt",
     "solvers.linear": "IterativeRefinement",

@@ -9,7 +9,6 @@ __all__ = ["MISSING", "explain"]
 
 _RESIDUALS = "of half the sum of the squared residuals"
 _OWN_LOOP = "optax in a loop of your own, and jaxsolve.implicit_diff.custom_root for the derivative"
-_OWN_ROOT = "jaxsolve.Bisection in one dimension, or jaxsolve.implicit_diff.custom_root around scipy.optimize.root"
 
 MISSING = {
     "ArmijoSGD": _OWN_LOOP,
@@ -18,11 +17,6 @@ MISSING = {
     "NonlinearCG": "jaxsolve.LBFGS",
     "OptaxSolver": _OWN_LOOP,
     "PolyakSGD": _OWN_LOOP,
-    "ScipyBoundedLeastSquares": f"jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box {_RESIDUALS}",
-    "ScipyBoundedMinimize": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
-    "ScipyLeastSquares": f"jaxsolve.LBFGS {_RESIDUALS}",
-    "ScipyMinimize": "jaxsolve.LBFGS",
-    "ScipyRootFinding": _OWN_ROOT,
 }
 
 

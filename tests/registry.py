@@ -62,6 +62,7 @@ class Case:
         scalar: whether ``fun`` is a scalar objective.
         unrolls: whether unrolling has the right derivative.
         pytrees: whether the parameters may be any pytree, rather than one array.
+        iterates: whether the solver is an iteration of ours, with the methods that come with it.
         passes_on: whether the arguments of ``run`` are passed on to ``fun``.
         like_params: whether the output of a ``fun`` that is no scalar must be like the parameters.
     """
@@ -80,6 +81,7 @@ class Case:
     unrolls: bool = True
     pytrees: bool = True
     passes_on: bool = True
+    iterates: bool = True
     like_params: bool = True
 
     def make(self, fun: Callable | None = None, **options: Any) -> Any:
@@ -289,6 +291,17 @@ def _wrapped(fun, **options):
     own = {name: options.pop(name) for name in ("has_aux", "value_and_grad") if name in options}
     plain = jaxsolve.ProjectedGradient(fun, projection_non_negative, acceleration=False, **own)
     return jaxsolve.AndersonWrapper(plain, **options)
+
+
+def _scipy(solver, fun, tol=1e-10, maxiter=2000, **options):
+    """A solver of SciPy, whose tolerances mean other things."""
+    double = float_dtype() == jnp.float64
+    if solver is jaxsolve.ScipyMinimize:  # below, differences of values are rounding errors
+        return solver(fun, maxiter=maxiter, options={"gtol": min(3e3 * tol, 1e-2)}, **options)
+    if "LeastSquares" in solver.__name__:
+        return solver(fun, options={"gtol": tol, "xtol": tol, "ftol": tol}, **options)
+    named = {"maxiter": maxiter} if solver is jaxsolve.ScipyBoundedMinimize else {}
+    return solver(fun, tol=tol if double else 1e-4, **named, **options)
 
 
 class Composite(CompositeLinearFunction):
@@ -579,6 +592,8 @@ def _cases():
     }.items():
         name, _, form = name.partition("-")
         yield Case(f"{name}-{form or 'cubic'}", make, cubic, zeros, theta, cubic_exact, unroll_iters=40, scalar=False)
+    on_curve: dict[str, Any] = {"fun": curve, "init": zeros, "theta": theta, "exact": curve_exact}
+    on_curve |= {"oracle": curve_oracle, "like_params": False}
     for name, options in (
         ("LevenbergMarquardt-qr", {}),
         ("LevenbergMarquardt-products", {"materialize_jac": False}),
@@ -598,6 +613,21 @@ def _cases():
             scalar=False,
             like_params=False,
         )
+    infinite = (-np.inf, np.inf)
+    external: dict[str, Any] = {"unrolls": False, "iterates": False}
+    for name, before, on in (
+        ("ScipyMinimize-logistic", (), on_logistic),
+        (
+            "ScipyBoundedMinimize-nonnegative",
+            ((0.0, np.inf),),
+            {**on_ridge, "exact": nnls_exact, "oracle": nnls_oracle},
+        ),
+        ("ScipyRootFinding-cubic", (), {"fun": cubic, "init": zeros, "theta": theta, "exact": cubic_exact}),
+        ("ScipyLeastSquares-curve", (), on_curve),
+        ("ScipyBoundedLeastSquares-curve", (infinite,), on_curve),
+    ):
+        solver = functools.partial(_scipy, getattr(jaxsolve, name.split("-")[0]))
+        yield Case(name, solver, **on, before=before, **external, scalar="Minimize" in name)
     yield Case("Bisection-cubic", _bisection, cubic, None, theta, cubic_exact, scalar=False, unrolls=False)
 
 

@@ -35,6 +35,9 @@ def test_error_is_that_of_the_optimality_function(case):
     solver = case.make()
     params, state = case.run(solver, case.theta)
     residual = solver.l2_optimality_error(params, *case.before, case.theta)
+    if not case.iterates:
+        np.testing.assert_allclose(state.error, residual, rtol=0.05, atol=1e-9)
+        return
     assert float(residual) <= 2 * float(solver.tol)
     if not isinstance(solver, jaxsolve.Bisection):  # its error is the largest entry
         # In float32 the residual itself is rounded: its terms are of size 10.
@@ -44,7 +47,7 @@ def test_error_is_that_of_the_optimality_function(case):
         np.testing.assert_allclose(state.value, case.fun(params, case.theta), rtol=1e-5)
 
 
-@each()
+@each(where=lambda case: case.iterates)
 def test_iterations_by_hand_equal_run(case):
     """init_state and update make up run."""
     solver = case.make(maxiter=3, tol=0.0)
@@ -126,7 +129,7 @@ def test_dtype_is_kept(case):
     assert int(state.status) == Status.CONVERGED
 
 
-@each(CASES)
+@each(CASES, where=lambda case: case.iterates)
 def test_maxiter_zero_and_one(case):
     # One program for both.
     run = jax.jit(lambda maxiter: case.run(case.make(maxiter=maxiter, tol=0.0), case.theta))
@@ -196,7 +199,7 @@ def test_traced_options(case):
     assert int(limit) == 2
 
 
-@each()
+@each(where=lambda case: case.iterates)
 def test_bad_input_is_refused(case):
     with pytest.raises(TypeError, match="theta|argument|signature"):
         case.make(lambda params, theta, missing: case.fun(params, theta)).run(case.init, *case.before, case.theta)

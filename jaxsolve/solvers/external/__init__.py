@@ -2,5 +2,16 @@
 
 from jaxsolve.solvers.external.cvxpy_qp import CvxpyQP
 from jaxsolve.solvers.external.osqp import ExternalOSQP
+from jaxsolve.solvers.external.scipy_least_squares import ScipyBoundedLeastSquares, ScipyLeastSquares
+from jaxsolve.solvers.external.scipy_minimize import ScipyBoundedMinimize, ScipyMinimize
+from jaxsolve.solvers.external.scipy_root import ScipyRootFinding
 
-__all__ = ["CvxpyQP", "ExternalOSQP"]
+__all__ = [
+    "CvxpyQP",
+    "ExternalOSQP",
+    "ScipyBoundedLeastSquares",
+    "ScipyBoundedMinimize",
+    "ScipyLeastSquares",
+    "ScipyMinimize",
+    "ScipyRootFinding",
+]
