@@ -73,6 +73,9 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.root import Broyden as Broyden
     from jaxsolve.solvers.root import Chord as Chord
     from jaxsolve.solvers.root import Newton as Newton
+    from jaxsolve.solvers.stochastic import ArmijoSGD as ArmijoSGD
+    from jaxsolve.solvers.stochastic import OptaxSolver as OptaxSolver
+    from jaxsolve.solvers.stochastic import PolyakSGD as PolyakSGD
     from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
     from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
 
@@ -99,6 +102,7 @@ _HOMES = {
         "solve_qp"
     ),
     "solvers.root": "Bisection Broyden Chord Newton",
+    "solvers.stochastic": "ArmijoSGD OptaxSolver PolyakSGD",
     "solvers.unconstrained": "GradientDescent LBFGS",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

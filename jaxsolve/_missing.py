@@ -8,15 +8,11 @@ from collections.abc import Iterable
 __all__ = ["MISSING", "explain"]
 
 _RESIDUALS = "of half the sum of the squared residuals"
-_OWN_LOOP = "optax in a loop of your own, and jaxsolve.implicit_diff.custom_root for the derivative"
 
 MISSING = {
-    "ArmijoSGD": _OWN_LOOP,
     "BFGS": "jaxsolve.LBFGS",
     "LBFGSB": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
     "NonlinearCG": "jaxsolve.LBFGS",
-    "OptaxSolver": _OWN_LOOP,
-    "PolyakSGD": _OWN_LOOP,
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxsolve
@@ -434,6 +435,11 @@ def linear(x, theta):
     return x - affine(x, theta)
 
 
+def consistent(x, theta):
+    """Half its squared norm, whose least value is 0."""
+    return 0.5 * jnp.sum(linear(x, theta) ** 2)
+
+
 def linear_oracle(theta):
     return np.linalg.solve(np.eye(4) - theta[0] * CONTRACTION, theta[1] * np.ones(4))
 
@@ -613,6 +619,22 @@ def _cases():
             scalar=False,
             like_params=False,
         )
+    for name, make in {
+        "OptaxSolver-sgd": lambda fun, **o: jaxsolve.OptaxSolver(
+            fun, optax.sgd(float(0.9 / np.linalg.norm(X, 2) ** 2)), **{"implicit_diff": True, **o}
+        ),
+        "ArmijoSGD-ridge": lambda fun, **o: jaxsolve.ArmijoSGD(fun, **{"implicit_diff": True, **o}),
+    }.items():
+        yield Case(name, make, **on_ridge)
+    yield Case(
+        "PolyakSGD-consistent",
+        lambda fun, **o: jaxsolve.PolyakSGD(fun, **{"implicit_diff": True, "max_stepsize": 10.0, **o}),
+        consistent,
+        zeros,
+        theta,
+        affine_exact,
+        oracle=linear_oracle,
+    )
     infinite = (-np.inf, np.inf)
     external: dict[str, Any] = {"unrolls": False, "iterates": False}
     for name, before, on in (

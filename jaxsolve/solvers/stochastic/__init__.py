@@ -1,0 +1,7 @@
+"""Stochastic gradient methods, which may see other data at every iteration."""
+
+from jaxsolve.solvers.stochastic.armijo_sgd import ArmijoSGD
+from jaxsolve.solvers.stochastic.optax_solver import OptaxSolver
+from jaxsolve.solvers.stochastic.polyak_sgd import PolyakSGD
+
+__all__ = ["ArmijoSGD", "OptaxSolver", "PolyakSGD"]
