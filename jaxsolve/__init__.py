@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from jaxsolve.linesearch import BacktrackingLineSearch as BacktrackingLineSearch
     from jaxsolve.linesearch import HagerZhangLineSearch as HagerZhangLineSearch
     from jaxsolve.linesearch import ZoomLineSearch as ZoomLineSearch
+    from jaxsolve.solvers._multistart import multistart as multistart
     from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
     from jaxsolve.solvers.composite import PrimalDual as PrimalDual
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
@@ -88,6 +89,7 @@ _SUBMODULES = (
 _HOMES = {
     "base": "History IterativeSolver KKTSolution OptStep Solver SolverError Status StochasticSolver check",
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
+    "solvers._multistart": "multistart",
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
     "solvers.constrained": "MirrorDescent ProjectedGradient",
     "solvers.external": (
