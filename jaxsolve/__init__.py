@@ -60,8 +60,13 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.quadratic import nnls as nnls
     from jaxsolve.solvers.quadratic import solve_qp as solve_qp
     from jaxsolve.solvers.root import Bisection as Bisection
+    from jaxsolve.solvers.unconstrained import BFGS as BFGS
     from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
     from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
+    from jaxsolve.solvers.unconstrained import NelderMead as NelderMead
+    from jaxsolve.solvers.unconstrained import NewtonCG as NewtonCG
+    from jaxsolve.solvers.unconstrained import NonlinearCG as NonlinearCG
+    from jaxsolve.solvers.unconstrained import TrustNewton as TrustNewton
 
 _SUBMODULES = (
     "base cond diagnostics implicit_diff isotonic linear_solve linesearch loop loss objective perturbations projection "
@@ -82,7 +87,7 @@ _HOMES = {
         "solve_qp"
     ),
     "solvers.root": "Bisection",
-    "solvers.unconstrained": "GradientDescent LBFGS",
+    "solvers.unconstrained": "BFGS GradientDescent LBFGS NelderMead NewtonCG NonlinearCG TrustNewton",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -63,6 +63,7 @@ class Case:
         unrolls: whether unrolling has the right derivative.
         pytrees: whether the parameters may be any pytree, rather than one array.
         passes_on: whether the arguments of ``run`` are passed on to ``fun``.
+        by_values: whether the solver judges a point by values alone, and knows no gradient.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Case:
     unrolls: bool = True
     pytrees: bool = True
     passes_on: bool = True
+    by_values: bool = False
 
     def make(self, fun: Callable | None = None, **options: Any) -> Any:
         """The solver, tight enough for derivatives to be compared."""
@@ -488,6 +490,29 @@ def _cases():
             **(on_ridge if linesearch == "backtracking" else on_logistic),
             unroll_iters=25,
         )
+    yield Case("BFGS-logistic", jaxsolve.BFGS, **on_logistic, unroll_iters=25)
+    yield Case(
+        "BFGS-direct",
+        lambda fun, **o: jaxsolve.BFGS(fun, **{"form": "direct", "linesearch": "hager-zhang", **o}),
+        **on_ridge,
+        unroll_iters=25,
+    )
+    yield Case("NonlinearCG-logistic", jaxsolve.NonlinearCG, **on_logistic, unroll_iters=25)
+    yield Case(
+        "NonlinearCG-hager-zhang",
+        lambda fun, **o: jaxsolve.NonlinearCG(fun, **{"method": "hager-zhang", "linesearch": "hager-zhang", **o}),
+        **on_ridge,
+        unroll_iters=25,
+    )
+    yield Case("NewtonCG-logistic", jaxsolve.NewtonCG, **on_logistic, unroll_iters=8)
+    yield Case("TrustNewton-logistic", jaxsolve.TrustNewton, **on_logistic, unrolls=False)
+    yield Case(
+        "NelderMead-ridge",
+        lambda fun, **o: jaxsolve.NelderMead(fun, **{"xtol": 1e-7 if float_dtype() == jnp.float64 else 1e-4, **o}),
+        **on_ridge,
+        unrolls=False,
+        by_values=True,
+    )
     yield Case(
         "LBFGS-fixed-step",
         lambda fun, **o: jaxsolve.LBFGS(fun, **{"stepsize": 0.05, **o}),
@@ -530,6 +555,8 @@ VARIANTS = (
     "LBFGS-hager-zhang",
     "LBFGS-backtracking",
     "LBFGS-fixed-step",
+    "BFGS-direct",
+    "NonlinearCG-hager-zhang",
     "GradientDescent-plain-logistic",
     "ProximalGradient-fixed-step",
     "ProjectedGradient-nonnegative",

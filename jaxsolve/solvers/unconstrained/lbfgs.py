@@ -23,7 +23,8 @@ from jaxsolve._compat import on_every_device
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.solvers._descent_method import DescentMethod
-from jaxsolve.solvers._stepsize import curvature_scale, first_length, times
+from jaxsolve.solvers._stepsize import curvature_scale, times
+from jaxsolve.solvers.unconstrained._quasi_newton import QuasiNewtonMethod, difference, first_scaling, is_curved
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_scalar_mul
 
 __all__ = ["LBFGS", "LBFGSState"]
@@ -80,7 +81,7 @@ class LBFGSState(NamedTuple):
     scale: Any = None
 
 
-class LBFGS(DescentMethod):
+class LBFGS(QuasiNewtonMethod):
     """L-BFGS with a strong-Wolfe, backtracking or Hager-Zhang line search, or a fixed step size.
 
     ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. A line search that fails drops the
@@ -138,16 +139,9 @@ class LBFGS(DescentMethod):
         return jnp.any(state.rho_history > 0)
 
     def _first_trial(self, state: LBFGSState) -> Array:
-        trial = super()._first_trial(state)
         if not self.history_size:
-            return jnp.maximum(trial, state.stepsize)
-        longest = self._longest_trial(trial.dtype)
-        if self.linesearch_init == "increase":
-            # A quasi-Newton direction has a length of its own: nothing is won by starting below it.
-            trial = jnp.maximum(trial, 1)
-        # Without pairs a long step is one that may be repeated.
-        alone = jnp.maximum(state.stepsize, longest)
-        return jnp.where(self._has_memory(state), jnp.minimum(trial, longest), alone)
+            return jnp.maximum(DescentMethod._first_trial(self, state), state.stepsize)
+        return super()._first_trial(state)
 
     # ---- The memory -----------------------------------------------------------------------------------------------
 
@@ -160,8 +154,7 @@ class LBFGS(DescentMethod):
             scale = curvature_scale(lambda x: self._objective.grad(x, *args, **kwargs), init_params)
         gamma = jnp.ones((), dtype)
         if self.use_gamma and (size or self._searches):
-            slope = tree_l2_norm(times(grad, scale)).astype(dtype)
-            gamma = first_length(times(init_params, scale, -1), value, slope) / jnp.where(slope > 0, slope, 1)
+            gamma = first_scaling(times(init_params, scale, -1), value, times(grad, scale))
 
         def history():
             # Sharded like the parameters. Pairs of low-precision ones are kept in float32: their differences cancel.
@@ -216,15 +209,12 @@ class LBFGS(DescentMethod):
             return new.state
         (params, state), (new_params, new_state) = old, new
         dtype, row = state.gamma.dtype, state.iter_num % self.history_size
-        s = times(_difference(new_params, params), state.scale, -1)
-        y = times(_difference(new_state.grad, state.grad), state.scale)
+        s = times(difference(new_params, params), state.scale, -1)
+        y = times(difference(new_state.grad, state.grad), state.scale)
         s_history, y_history = _write(state.s_history, s, row), _write(state.y_history, y, row)
         s_dot_y, y_dot_y = _rows_dot(s_history, y, dtype), _rows_dot(y_history, y, dtype)
         curvature, length = s_dot_y[row], y_dot_y[row]
-        # Without positive curvature the pair would make H indefinite (Nocedal and Wright, section 7.2). It is what is
-        # more than the rounding errors of the inner product.
-        least = float(jnp.finfo(dtype).eps) * jnp.sqrt(length) * tree_l2_norm(s).astype(dtype)
-        curved = moved & (curvature > least) & (length > 0)
+        curved = moved & is_curved(curvature, tree_l2_norm(s).astype(dtype), jnp.sqrt(length))
         rho = jnp.where(curved, 1 / jnp.where(curved, curvature, 1), 0)
         gamma = jnp.where(curved, curvature / jnp.where(curved, length, 1), state.gamma)
 
@@ -232,13 +222,8 @@ class LBFGS(DescentMethod):
         new_row, new_column = here[:, None], here[None, :]
         r_inverse = jnp.where(new_row | new_column | ~moved, 0, state.r_inverse)
         column = rho * (here.astype(dtype) - r_inverse @ jnp.where(here, 0, s_dot_y))
-        stepsize = new_state.stepsize
-        if self._searches:
-            # Without pairs the direction has another length, and the step size does not carry over.
-            longest = self._longest_trial(stepsize.dtype)
-            stepsize = jnp.where(self._has_memory(state) | ~curved, stepsize, longest)
         return new_state._replace(
-            stepsize=stepsize,
+            stepsize=self._carried_stepsize(state, new_state.stepsize, curved),
             s_history=s_history,
             y_history=y_history,
             rho_history=jnp.where(here, rho, jnp.where(moved, state.rho_history, 0)),
@@ -246,10 +231,6 @@ class LBFGS(DescentMethod):
             r_inverse=jnp.where(new_column, column[:, None], r_inverse),
             yy=jnp.where(new_row, y_dot_y[None, :], jnp.where(new_column, y_dot_y[:, None], state.yy)),
         )
-
-
-def _difference(new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: a.astype(tree_real_dtype(a)) - b.astype(tree_real_dtype(b)), new, old)
 
 
 def _write(history: PyTree, pair: PyTree, row: Array) -> PyTree:
