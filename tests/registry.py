@@ -505,7 +505,7 @@ def _cases():
         unroll_iters=25,
     )
     yield Case("NewtonCG-logistic", jaxsolve.NewtonCG, **on_logistic, unroll_iters=8)
-    yield Case("TrustNewton-logistic", jaxsolve.TrustNewton, **on_logistic, unrolls=False)
+    yield Case("TrustNewton-logistic", jaxsolve.TrustNewton, **on_logistic, unroll_iters=8)
     yield Case(
         "NelderMead-ridge",
         lambda fun, **o: jaxsolve.NelderMead(fun, **{"xtol": 1e-7 if float_dtype() == jnp.float64 else 1e-4, **o}),

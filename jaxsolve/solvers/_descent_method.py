@@ -74,6 +74,7 @@ class SmoothMinimizer(StepsizeMethod):
 
     _structure = "psd"
     _handles_nonfinite = True
+    _optimality_is_gradient = True
     _has_many_scalars = True
     #: The type of the state.
     _State: ClassVar[Any] = DescentState

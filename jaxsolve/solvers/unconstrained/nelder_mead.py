@@ -101,8 +101,19 @@ class NelderMead(IterativeSolver):
 
     _structure = "psd"
     _handles_nonfinite = True
+    _splits_complex = True
+    _optimality_is_gradient = True
     _State = NelderMeadState
     _resumed_fields = ("iter_num", "simplex", "values", "error", "size", "first_error", "first_size")
+
+    def _validate(self) -> None:
+        """Raise for an impossible option."""
+        super()._validate()
+        if not self.implicit_diff and self.unroll is not False:
+            raise ValueError(
+                "NelderMead has no derivative by unrolling: the data decide which points are taken, and not where they "
+                "are. Use implicit_diff=True, or unroll=False for a run without a derivative."
+            )
 
     # ---- The iteration --------------------------------------------------------------------------------------------
 

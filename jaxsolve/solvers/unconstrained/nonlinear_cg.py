@@ -120,7 +120,7 @@ class NonlinearCG(DescentMethod):
 
     _State = NonlinearCGState
     _treats_leaves_alike = True
-    _search_options: ClassVar[dict[str, Any]] = {"c2": 0.1}
+    _search_options: ClassVar[dict[str, Any]] = {"c1": 1e-4, "c2": 0.1}
     _resumed_fields = (
         "iter_num", "stepsize", "descent_direction", "gamma", "decrease", "num_conjugate", "first_error",
     )  # fmt: skip
