@@ -382,7 +382,6 @@ def _of_parts(solver: Any) -> Any:
 
 def _with_complex(optimality_fun: Callable) -> Callable:
     """``optimality_fun`` of a class, of complex parameters too."""
-
     first = list(inspect.signature(optimality_fun).parameters)[1]
 
     @functools.wraps(optimality_fun)
