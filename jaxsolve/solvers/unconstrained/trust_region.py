@@ -169,7 +169,8 @@ class TrustRegionMethod(SmoothMinimizer):
             decrease, noise = (state.value - value).astype(dtype), rounding(state.value, dtype)
             usable = jnp.isfinite(value) & jnp.isfinite(error)
             ratio = jnp.where(usable, decrease, -jnp.inf) / jnp.where(foretold > 0, foretold, 1)
-            fallen = falls_without_end(value)
+            # A single value of minus infinity may be that of a step out of the domain.
+            fallen = falls_without_end(value) & (value > -jnp.inf)
             # Where values differ by rounding alone, the gradients decide.
             rounded = (jnp.abs(decrease) <= noise) & (foretold <= noise)
             good = usable & jnp.where(rounded, error <= state.error, (ratio > 1e-4) & (foretold > 0))
