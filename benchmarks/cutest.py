@@ -1,4 +1,4 @@
-"""Solvers on test problems that other people wrote: those of CUTEst, in the package sif2jax, with at most 100 variables.
+"""Solvers on test problems that other people wrote: those of CUTEst, from sif2jax, with at most 100 variables.
 
 Four groups: unconstrained minimization, bounded minimization, nonlinear least squares (bounds allowed), and nonlinear
 equations with as many equations as variables. Larger problems are made smaller where their class can be. Solved means
@@ -54,7 +54,7 @@ class Problem(NamedTuple):
     bounds: tuple[np.ndarray, np.ndarray] | None
 
 
-# ---- The solvers: each a function ``solve(problem) -> (point, evaluations, what it says itself)`` ----------------------
+# ---- The solvers: each a function ``solve(problem) -> (point, evaluations, what it says itself)`` --------------------
 
 
 def ours(cls: str, **options) -> Callable | None:
@@ -223,7 +223,7 @@ SOLVERS: dict[str, dict[str, Callable | None]] = {
 }
 
 
-# ---- The problems ------------------------------------------------------------------------------------------------------
+# ---- The problems ----------------------------------------------------------------------------------------------------
 
 
 def raw_problems(group: str) -> list:
@@ -293,7 +293,7 @@ def measure(problem: Problem, x: Any) -> tuple[float, float, bool]:
     return float(value), error, bool(solved)
 
 
-# ---- The worker --------------------------------------------------------------------------------------------------------
+# ---- The worker ------------------------------------------------------------------------------------------------------
 
 
 def work(group: str, names: list[str], places: list[int]) -> None:
@@ -326,7 +326,7 @@ def work(group: str, names: list[str], places: list[int]) -> None:
         jax.clear_caches()
 
 
-# ---- The parent --------------------------------------------------------------------------------------------------------
+# ---- The parent ------------------------------------------------------------------------------------------------------
 
 
 def _lines(stream, lines):
