@@ -335,9 +335,16 @@ def _lines(stream, lines):
     lines.put(None)
 
 
-def solve_all(group: str, names: list[str], places: list[int], limit: float, chunk: int) -> list[dict]:
-    """Records of all pairs, by workers of ``chunk`` problems, each pair within ``limit`` seconds."""
-    records = []
+def solve_all(
+    group: str, names: list[str], places: list[int], limit: float, chunk: int, keep: Callable[[dict], None]
+) -> list[dict]:
+    """Records of all pairs, by workers of ``chunk`` problems, each pair within ``limit`` seconds; kept as they come."""
+    records: list[dict] = []
+
+    def add(record):
+        records.append(record)
+        keep(record)
+
     todo = [places[i : i + chunk] for i in range(0, len(places), chunk)]
     command = [sys.executable, os.path.abspath(__file__), "--worker", "--groups", group, "--solvers", *names]
     wanted = list(names)
@@ -347,7 +354,7 @@ def solve_all(group: str, names: list[str], places: list[int], limit: float, chu
         worker = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
         lines: queue.Queue = queue.Queue()
         threading.Thread(target=_lines, args=(worker.stdout, lines), daemon=True).start()
-        place, done, size = here[0], [], 0
+        place, name, done, size = here[0], "?", [], 0
         while True:
             try:
                 line = lines.get(timeout=limit if place != here[0] or done else limit + 60)
@@ -358,9 +365,10 @@ def solve_all(group: str, names: list[str], places: list[int], limit: float, chu
             record = json.loads(line)
             if record["place"] != place:
                 place, done = record["place"], []
+            name = record["problem"]
             if "solver" in record:
                 done.append(record["solver"])
-                records.append(record | {"size": size})
+                add(record | {"size": size})
             elif "size" in record:
                 size = record["size"]
             else:
@@ -371,10 +379,10 @@ def solve_all(group: str, names: list[str], places: list[int], limit: float, chu
         position = here.index(place)
         if left:
             # The pair that took too long, or ended the process. The other solvers get a worker of their own.
-            records.append({"place": place, "problem": "?", "solver": left[0], "solved": False, "said": "TIMEOUT"})
+            add({"place": place, "problem": name, "solver": left[0], "solved": False, "said": "TIMEOUT"})
             rest = left[1:]
             if rest:
-                records += solve_all(group, rest, [place], limit, chunk)
+                records += solve_all(group, rest, [place], limit, chunk, keep)
         if here[position + 1 :]:
             todo.insert(0, here[position + 1 :])
     return records
@@ -432,7 +440,13 @@ def main() -> None:
     for group in options.groups:
         known = [name for name, solver in SOLVERS[group].items() if solver is not None]
         names = [n for n in known if not options.solvers or n.startswith(tuple(options.solvers))]
-        records = solve_all(group, names, _places(options.problems, group), options.limit, options.chunk)
+
+        def keep(record, group=group):
+            if options.output:
+                with open(options.output, "a") as file:
+                    file.write(json.dumps({"group": group} | record) + "\n")
+
+        records = solve_all(group, names, _places(options.problems, group), options.limit, options.chunk, keep)
         if options.list:
             for record in sorted(records, key=lambda r: (r["place"], names.index(r["solver"]))):
                 state = "solved" if record["solved"] else "NOT SOLVED"
@@ -442,9 +456,6 @@ def main() -> None:
                     f"value {value: .8e} error {error:.1e} evaluations {record.get('evaluations', 0):6} "
                     f"{record.get('seconds', 0):6.1f} s  {record.get('said', '')}"
                 )
-        if options.output:
-            with open(options.output, "a") as file:
-                file.writelines(json.dumps({"group": group} | record) + "\n" for record in records)
         if names:
             report(group, records, names)
 
