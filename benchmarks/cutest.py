@@ -346,6 +346,7 @@ def solve_all(
         keep(record)
 
     todo = [places[i : i + chunk] for i in range(0, len(places), chunk)]
+    titles = [type(raw).__name__ for raw in raw_problems(group)]
     command = [sys.executable, os.path.abspath(__file__), "--worker", "--groups", group, "--solvers", *names]
     wanted = list(names)
     while todo:
@@ -354,18 +355,17 @@ def solve_all(
         worker = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
         lines: queue.Queue = queue.Queue()
         threading.Thread(target=_lines, args=(worker.stdout, lines), daemon=True).start()
-        place, name, done, size = here[0], "?", [], 0
+        place, done, size, late = here[0], [], 0, False
         while True:
             try:
                 line = lines.get(timeout=limit if place != here[0] or done else limit + 60)
             except queue.Empty:
-                line = None
+                line, late = None, True
             if line is None:
                 break
             record = json.loads(line)
             if record["place"] != place:
                 place, done = record["place"], []
-            name = record["problem"]
             if "solver" in record:
                 done.append(record["solver"])
                 add(record | {"size": size})
@@ -379,7 +379,8 @@ def solve_all(
         position = here.index(place)
         if left:
             # The pair that took too long, or ended the process. The other solvers get a worker of their own.
-            add({"place": place, "problem": name, "solver": left[0], "solved": False, "said": "TIMEOUT"})
+            said = "TIMEOUT" if late else "the process ended"
+            add({"place": place, "problem": titles[place], "solver": left[0], "solved": False, "said": said})
             rest = left[1:]
             if rest:
                 records += solve_all(group, rest, [place], limit, chunk, keep)
