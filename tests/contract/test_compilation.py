@@ -141,6 +141,7 @@ def test_programs_of_small_arrays_are_compiled_without_optimization():
     assert operations(jaxpr(turns, jnp.ones(7)))[1] == 700
     assert operations(jaxpr(branches, jnp.ones(7)))[1] == 49
     assert operations(jaxpr(lambda x: x, jnp.ones(7))) == (0, 0)
+    assert operations(jaxpr(lambda x: jax.lax.optimization_barrier(x)[0], jnp.ones(7)))[1] == 1
     assert operations(jaxpr(lambda x: jnp.sin(jnp.sin(x)), jnp.ones(7))) == (2, 7)
     solver = jaxsolve.GradientDescent(lambda x: jnp.sum(jnp.cos(x)))
     option = "xla_backend_optimization_level"
