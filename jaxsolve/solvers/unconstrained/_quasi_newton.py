@@ -12,7 +12,7 @@ from jaxsolve.solvers._descent_method import DescentMethod
 from jaxsolve.solvers._stepsize import first_length
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype
 
-__all__ = ["QuasiNewtonMethod", "difference", "first_scaling", "is_curved"]
+__all__ = ["QuasiNewtonMethod", "difference", "first_scaling"]
 
 
 class QuasiNewtonMethod(DescentMethod):
@@ -45,17 +45,3 @@ def first_scaling(params: PyTree, value: Array, grad: PyTree) -> Array:
 def difference(new: PyTree, old: PyTree) -> PyTree:
     """``new - old``; of low-precision leaves in float32, for differences cancel."""
     return jax.tree.map(lambda a, b: a.astype(tree_real_dtype(a)) - b.astype(tree_real_dtype(b)), new, old)
-
-
-def is_curved(curvature: Array, step_length: Array, change_length: Array) -> Array:
-    """Whether a pair may be kept: without positive curvature it would make the approximation indefinite.
-
-    Positive is what is more than the rounding errors of the inner product (Nocedal and Wright 2006, section 7.2).
-
-    Args:
-        curvature: inner product of the step and the change of the gradient.
-        step_length: norm of the step.
-        change_length: norm of the change of the gradient.
-    """
-    least = float(jnp.finfo(curvature.dtype).eps) * step_length * change_length
-    return (curvature > least) & (change_length > 0)

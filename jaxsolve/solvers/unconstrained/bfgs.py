@@ -23,7 +23,7 @@ from jax import lax
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat_in_order, unflat_in_order
 from jaxsolve.base import option
-from jaxsolve.solvers.unconstrained._quasi_newton import QuasiNewtonMethod, difference, first_scaling, is_curved
+from jaxsolve.solvers.unconstrained._quasi_newton import QuasiNewtonMethod, difference, first_scaling
 from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = ["BFGS", "BFGSState"]
@@ -146,7 +146,10 @@ class BFGS(QuasiNewtonMethod):
         s = flat_in_order(difference(new_params, params), dtype)
         y = flat_in_order(difference(new_state.grad, state.grad), dtype)
         s_dot_y, y_dot_y = _dot(s, y), _dot(y, y)
-        curved = moved & is_curved(s_dot_y, jnp.sqrt(_dot(s, s)), jnp.sqrt(y_dot_y))
+        # Without positive curvature the pair would make the matrix indefinite (Nocedal and Wright, section 7.2). It is
+        # what is more than the rounding errors of the inner product.
+        least = float(jnp.finfo(dtype).eps) * jnp.sqrt(_dot(s, s)) * jnp.sqrt(y_dot_y)
+        curved = moved & (s_dot_y > least) & (y_dot_y > 0)
         s_dot_y, y_dot_y = jnp.where(curved, s_dot_y, 1), jnp.where(curved, y_dot_y, 1)
         gamma = jnp.where(curved, s_dot_y / y_dot_y, state.gamma)
         begin = ~moved | (curved & (state.num_pairs == 0))
