@@ -562,6 +562,15 @@ VARIANTS = (
     "ProjectedGradient-nonnegative",
     "BlockCoordinateDescent-general",
 )
+# Cases of solvers that have much in common with others: their tests are slow.
+SECONDARY = (
+    "BFGS-logistic",
+    "NonlinearCG-logistic",
+    "NewtonCG-logistic",
+    "TrustNewton-logistic",
+    "NelderMead-ridge",
+    *(name for name in VARIANTS if name.startswith(("BFGS", "NonlinearCG"))),
+)
 MAIN = [case.name for case in _cases() if case.name not in VARIANTS]
 CASES = MAIN if float_dtype() == jnp.float32 else [case.name for case in _cases()]
 
@@ -592,6 +601,7 @@ def each(quick=MAIN, where: Callable[[Case], bool] = lambda case: True):
         where: whether the test says something about a case.
     """
     names = [case.name for case in _cases() if case.name in CASES and where(case)]
+    quick = [name for name in quick if name not in SECONDARY]
     return pytest.mark.parametrize("case", _quickly(names, quick), indirect=True)
 
 

@@ -39,7 +39,7 @@ SOLVERS = {
     "ProximalGradient": (proximal, (None,)),
     "NelderMead": (lambda fun, **o: jaxsolve.NelderMead(fun, xtol=1e-8, **o), ()),
 }
-QUICK = ("BFGS", "ProximalGradient")
+QUICK = ("ProximalGradient",)
 each = pytest.mark.parametrize(
     ("make", "before"),
     [pytest.param(*SOLVERS[name], id=name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in SOLVERS],
@@ -93,6 +93,7 @@ def test_states_and_steps_by_hand(make, before):
         np.testing.assert_allclose(solver.optimality_fun(params, B), gradient, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_phase_retrieval():
     """A vector from the absolute values of its products with others, up to one phase."""
     frame, hidden = jnp.asarray(normal(24, 3)), jnp.asarray(normal(3))
@@ -154,6 +155,7 @@ def test_the_proximity_operator_sees_complex_numbers():
     np.testing.assert_allclose(tangent, (moved[0] - moved[1]) / 2, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ZoomLineSearch", "BacktrackingLineSearch", "HagerZhangLineSearch"])
 def test_line_searches(name):
     """The default direction is minus the conjugate of the gradient of jax."""
@@ -166,6 +168,7 @@ def test_line_searches(name):
         np.testing.assert_allclose(state.params, START - float(stepsize) * np.conj(grad), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_complex64_is_kept():
     fun = lambda z: jnp.sum(jnp.abs(z - jnp.asarray(1 + 2j, jnp.complex64)) ** 2)

@@ -23,6 +23,7 @@ def wood(x):
     return valleys + 10.0 * (x[1] + x[3] - 2.0) ** 2 + 0.1 * (x[1] - x[3]) ** 2
 
 
+@pytest.mark.slow
 def test_evaluations_are_at_most_a_twentieth_above_scipy():
     """In the mean over some problems; on a single one chance decides."""
     counts = []
@@ -69,8 +70,9 @@ def test_the_matrix_is_that_of_the_formula(form):
     assert int(state.num_pairs) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["inverse", "direct"])
-@pytest.mark.parametrize("linesearch", ["zoom", pytest.param("backtracking", marks=pytest.mark.slow), "hager-zhang"])
+@pytest.mark.parametrize("linesearch", ["zoom", "backtracking", "hager-zhang"])
 def test_functions_that_are_not_finite_everywhere(linesearch, form):
     barrier = lambda x: jnp.sum(x) - jnp.sum(jnp.log(x))
     params, state = jaxsolve.BFGS(barrier, linesearch=linesearch, form=form, tol=1e-6).run(jnp.asarray([1e-3, 50.0]))
@@ -78,6 +80,7 @@ def test_functions_that_are_not_finite_everywhere(linesearch, form):
     assert int(state.status) == Status.CONVERGED
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_ends_with_a_status():
     wrong = lambda x: (jnp.sum(x**2), -2 * x)
     params, state = jaxsolve.BFGS(wrong, value_and_grad=True).run(jnp.ones(3))
@@ -85,6 +88,7 @@ def test_a_wrong_gradient_ends_with_a_status():
     np.testing.assert_array_equal(params, 1.0)
 
 
+@pytest.mark.slow
 def test_an_earlier_result_hands_on_its_matrix():
     start = rosenbrock_start(6)
     whole = jaxsolve.BFGS(rosenbrock, tol=1e-8).run(start)
@@ -110,6 +114,7 @@ def test_the_matrix_is_in_the_order_of_the_leaves():
     assert int(again.state.iter_num) - int(state.iter_num) <= 7 < int(state.iter_num)
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_float32_ends_at_the_end_of_its_precision():
     fun = lambda x: 1e6 + jnp.sum(jnp.cosh(x - 1.0))

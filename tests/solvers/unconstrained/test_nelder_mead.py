@@ -15,7 +15,7 @@ def rosenbrock(x):
 
 
 @pytest.mark.parametrize("adaptive", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_iterates_are_those_of_scipy(size, adaptive):
     start = np.where(np.arange(size) % 2 == 0, -1.2, 1.0)
     fun = jax.jit(rosenbrock)
@@ -29,6 +29,7 @@ def test_iterates_are_those_of_scipy(size, adaptive):
     assert int(state.num_fun_eval) <= 1.05 * theirs.nfev
 
 
+@pytest.mark.slow
 def test_functions_without_a_gradient():
     steps = lambda x: jnp.sum(jnp.floor(10 * jnp.abs(x - 0.55)) + jnp.abs(x - 0.55))
     params, state = jaxsolve.NelderMead(steps).run(jnp.asarray([1.0, 2.0]))
@@ -47,12 +48,14 @@ def test_infinite_and_undefined_values_are_left():
     np.testing.assert_allclose(params, 2.0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_value_that_falls_without_end():
     params, state = jaxsolve.NelderMead(lambda x: -jnp.sum(jnp.exp(x))).run(jnp.ones(2))
     assert int(state.status) == Status.DIVERGED
     assert np.all(np.isfinite(params))
 
 
+@pytest.mark.slow
 def test_functions_of_the_host():
     def on_host(x, t):
         return np.sum((np.asarray(x) - t) ** 2), np.asarray(x).sum()
@@ -71,6 +74,7 @@ def test_functions_of_the_host():
     np.testing.assert_allclose(batch, [[1.5, 1.5], [4.0, 4.0]], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_auxiliary_output_is_that_of_the_solution():
     fun = lambda x, t: (jnp.sum((x - t) ** 2), {"x": x})
     for jit in (True, False):
@@ -79,6 +83,7 @@ def test_auxiliary_output_is_that_of_the_solution():
         np.testing.assert_allclose(state.value, fun(params, 3.0)[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_earlier_result_hands_on_its_simplex():
     start = jnp.asarray([-1.2, 1.0])
     whole = jaxsolve.NelderMead(rosenbrock).run(start)
@@ -100,6 +105,7 @@ def test_units_change_nothing(dtype):
     np.testing.assert_array_equal(state.status, Status.CONVERGED)
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_the_precision_of_the_dtype_ends_a_run():
     params, state = jaxsolve.NelderMead(rosenbrock, tol=0.0, xtol=0.0).run(jnp.asarray([-1.2, 1.0], jnp.float32))

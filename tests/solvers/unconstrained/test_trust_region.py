@@ -56,6 +56,7 @@ def test_the_exact_step_meets_the_conditions_of_a_minimum(hard, dtype):
     assert np.all(model(others).min(axis=0) >= model(step) - 2e-3 * np.abs(model(step)) - rounding * 1e-3 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", SOLVERS)
 def test_evaluations_are_at_most_those_of_scipy(make):
     value_and_grad = jax.jit(jax.value_and_grad(rosenbrock))
@@ -87,6 +88,7 @@ def test_a_quadratic_takes_its_newton_step(make):
     assert int(state.num_grad_eval) == int(state.num_fun_eval) + int(state.iter_num)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", SOLVERS)
 def test_it_leaves_the_neighborhood_of_a_saddle_point(make):
     fun = lambda x: 0.25 * x[0] ** 4 - 0.5 * x[0] ** 2 + x[1] ** 2
@@ -103,6 +105,7 @@ def test_the_hard_case_leaves_the_ridge():
     np.testing.assert_allclose(np.abs(params), [1.0, 0.0], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", SOLVERS)
 def test_functions_that_are_not_finite_everywhere(make):
     barrier = lambda x: jnp.sum(x) - jnp.sum(jnp.log(x))
@@ -111,6 +114,7 @@ def test_functions_that_are_not_finite_everywhere(make):
     assert int(state.status) == Status.CONVERGED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", SOLVERS)
 def test_a_function_that_falls_without_end(make):
     falling = [lambda x: -jnp.sum(x), lambda x: -jnp.sum(x**2), lambda x: jnp.sum(x**3), lambda x: -jnp.sum(jnp.exp(x))]
@@ -120,6 +124,7 @@ def test_a_function_that_falls_without_end(make):
     assert np.all(np.isfinite(params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", SOLVERS)
 @pytest.mark.float32
 def test_the_precision_of_the_dtype_ends_a_run(make):
@@ -130,6 +135,7 @@ def test_the_precision_of_the_dtype_ends_a_run(make):
     np.testing.assert_allclose(params, 1.0, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", SOLVERS)
 def test_a_wrong_gradient_ends_with_a_status(make):
     wrong = lambda x: (jnp.sum(x**2), -2 * x)
@@ -138,6 +144,7 @@ def test_a_wrong_gradient_ends_with_a_status(make):
     np.testing.assert_array_equal(params, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", SOLVERS)
 def test_an_earlier_result_hands_on_its_radius(make):
     start = jnp.asarray([-1.2, 1.0, 0.3])
@@ -147,6 +154,7 @@ def test_an_earlier_result_hands_on_its_radius(make):
     np.testing.assert_allclose(params, whole.params, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_longest_step():
     fun = lambda x: jnp.sum((x - 100.0) ** 2)
     params, state = jaxsolve.NewtonCG(fun, max_radius=0.5, maxiter=3, tol=0.0).run(jnp.zeros(1))
