@@ -158,8 +158,9 @@ class SmoothMinimizer(StepsizeMethod):
             new_state = new_state._replace(value=value, grad=grad, aux=aux, error=error)
         return OptStep(new_params, new_state)
 
-    def _judged_step(self, state, new_state, error, moved, failed):
+    def _judged_step(self, state, new_state, error, moved, failed=None):
         """The state after a step with its error, status, and count of steps that led nowhere."""
+        failed = new_state.failed_linesearch if failed is None else failed
         hopeless, stalled = False, new_state.num_stalled
         if self._searches:
             change = jnp.abs(new_state.value - state.value).astype(error.dtype)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._inputs import power_of_two
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat_in_order, unflat_in_order
 from jaxsolve.base import option
@@ -135,7 +136,7 @@ class BFGS(QuasiNewtonMethod):
             return unflat_in_order(-_dot(state.H, grad), state.grad)
         # Square roots are exact in any unit if the matrix is of size 1. One that has lost its positive definiteness to
         # rounding gives NaN: the search fails, and the matrix is dropped.
-        unit = jnp.ldexp(jnp.ones_like(state.gamma), jnp.frexp(state.gamma)[1])
+        unit = power_of_two(state.gamma)
         factor = jnp.linalg.cholesky(unit * state.H)
         return unflat_in_order(-unit * jax.scipy.linalg.cho_solve((factor, True), grad), state.grad)
 

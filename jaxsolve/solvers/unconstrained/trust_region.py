@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._inputs import power_of_two
 from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, PyTree
@@ -136,10 +137,10 @@ class TrustRegionMethod(SmoothMinimizer):
         dtype = state.radius.dtype
         linear = jax.linearize(lambda x: self._objective.grad(x, *args, **kwargs), params)[1]
         # Gradient and Hessian in units in which they are of size 1: products of them stay in the range of the dtype.
-        unit = _power_of_two(state.error)
+        unit = power_of_two(state.error)
         grad = tree_scalar_mul(1 / unit, state.grad)
         image = _finite(linear(grad))
-        curve = _power_of_two(tree_inf_norm(image).astype(dtype))
+        curve = power_of_two(tree_inf_norm(image).astype(dtype))
         image, length_unit = tree_scalar_mul(1 / curve, image), unit / curve
 
         def product(vector):
@@ -393,9 +394,3 @@ def _to_boundary(z: PyTree, direction: PyTree, radius: Array, dot: Any) -> Array
     # Of the two forms of the root the one without cancellation.
     far = jnp.where(b > 0, c / jnp.where(b + root > 0, b + root, 1), (root - b) / jnp.where(a > 0, a, 1))
     return jnp.maximum(far, 0)
-
-
-def _power_of_two(x: Array) -> Array:
-    """A power of two of the size of a number; 1 for one that has none."""
-    usable = (x > 0) & jnp.isfinite(x)
-    return jnp.ldexp(jnp.ones_like(x), jnp.frexp(jnp.where(usable, x, 0.5))[1])
