@@ -77,8 +77,13 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.stochastic import ArmijoSGD as ArmijoSGD
     from jaxsolve.solvers.stochastic import OptaxSolver as OptaxSolver
     from jaxsolve.solvers.stochastic import PolyakSGD as PolyakSGD
+    from jaxsolve.solvers.unconstrained import BFGS as BFGS
     from jaxsolve.solvers.unconstrained import LBFGS as LBFGS
     from jaxsolve.solvers.unconstrained import GradientDescent as GradientDescent
+    from jaxsolve.solvers.unconstrained import NelderMead as NelderMead
+    from jaxsolve.solvers.unconstrained import NewtonCG as NewtonCG
+    from jaxsolve.solvers.unconstrained import NonlinearCG as NonlinearCG
+    from jaxsolve.solvers.unconstrained import TrustNewton as TrustNewton
 
 _SUBMODULES = (
     "base cond diagnostics implicit_diff isotonic linear_solve linesearch loop loss objective perturbations projection "
@@ -105,7 +110,7 @@ _HOMES = {
     ),
     "solvers.root": "Bisection Broyden Chord Newton",
     "solvers.stochastic": "ArmijoSGD OptaxSolver PolyakSGD",
-    "solvers.unconstrained": "GradientDescent LBFGS",
+    "solvers.unconstrained": "BFGS GradientDescent LBFGS NelderMead NewtonCG NonlinearCG TrustNewton",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

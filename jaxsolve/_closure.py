@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,13 @@ def is_dynamic(x: Any) -> bool:
     Python bools stay outside: they are flags that functions branch on, and there are only two of them. So do strings,
     those of NumPy included.
     """
+    if type(x) in _STATIC:
+        return False
     return isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex)) and not isinstance(x, (bool, str))
+
+
+# Most of what is static, known at once: to ask whether something is an array takes longer.
+_STATIC = frozenset({bool, str, type(None), types.FunctionType})
 
 
 def split_static(tree: Any, is_array: Callable = is_dynamic, is_leaf: Callable | None = None) -> tuple[list, tuple]:
@@ -53,9 +60,8 @@ def split_static(tree: Any, is_array: Callable = is_dynamic, is_leaf: Callable |
         ``tree`` back. ``slots`` holds each static leaf in its place and ``DYNAMIC`` elsewhere.
     """
     leaves, treedef = jax.tree.flatten(tree, is_leaf=is_leaf)
-    dynamic = [leaf for leaf in leaves if is_array(leaf)]
-    slots = tuple(DYNAMIC if is_array(leaf) else leaf for leaf in leaves)
-    return dynamic, (treedef, slots)
+    slots = tuple([DYNAMIC if is_array(leaf) else leaf for leaf in leaves])
+    return [leaf for leaf, slot in zip(leaves, slots, strict=True) if slot is DYNAMIC], (treedef, slots)
 
 
 def merge_static(leaves: list, static: tuple) -> Any:

@@ -176,6 +176,10 @@ def _accepts_compiler_option(name: str, value: Any) -> bool:
     return True
 
 
+# Operations that hand on what they are given, such as data, and make no array.
+_HANDING_ON = frozenset({"stop_gradient", "optimization_barrier"})
+
+
 def operations(jaxpr: Any) -> tuple[int, int]:
     """How many operations a jaxpr has, at any depth, and how many entries the largest array has that they make.
 
@@ -185,7 +189,8 @@ def operations(jaxpr: Any) -> tuple[int, int]:
     def known(number):
         return number if isinstance(number, int) else sys.maxsize
 
-    sizes = [getattr(variable.aval, "size", 1) for eqn in jaxpr.eqns for variable in eqn.outvars]
+    making = [eqn for eqn in jaxpr.eqns if eqn.primitive.name not in _HANDING_ON]
+    sizes = [getattr(variable.aval, "size", 1) for eqn in making for variable in eqn.outvars]
     largest = max(map(known, sizes), default=0)
     inside = [operations(body) for body in subjaxprs(jaxpr)]
     scans = [eqn.params for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]

@@ -53,8 +53,8 @@ def loop(
         init: the initial carry, a pytree of arrays.
         maxiter: bound on the number of steps. A traced value is allowed for ``while`` and ``python`` only.
         kind: one of ``LOOP_KINDS``.
-        packed: whether a ``while`` loop carries the scalars of each dtype as one vector: fewer kernels on CPU where
-            there are many scalars.
+        packed: whether a ``while`` loop carries the scalars and small arrays of each dtype as one vector: fewer
+            kernels on CPU where there are many.
 
     Returns:
         The final carry.
@@ -131,32 +131,54 @@ def _while_loop(proceed, body, init, maxiter, packed):
 
 
 def _packing(tree):
-    """The way from pytrees like this one to pytrees with one vector for all scalars of a dtype, and the way back.
+    """The way from pytrees like this one to pytrees with one vector for all small arrays of a kind, and the way back.
 
-    A loop inside a loop begins with a copy of every constant in its carry, and ends each turn with a kernel for every
-    scalar: on CPU a vector of them is one kernel, and one that need not be copied.
+    A loop inside a loop begins with a copy of every constant in its carry, and ends each turn with a kernel, and often
+    a copy, for every array: on CPU a vector of many is one kernel. Truth values travel as integers.
     """
     leaves, treedef = jax.tree.flatten(tree)
     groups: dict[Any, list[int]] = {}
-    # On a mesh every scalar has a placement of its own.
+    # On a mesh every array has a placement of its own.
     for i, leaf in enumerate(leaves if jax.sharding.get_abstract_mesh().empty else ()):
-        if jnp.shape(leaf) == ():
-            groups.setdefault(jnp.result_type(leaf), []).append(i)
+        if _is_small(leaf) and not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):
+            groups.setdefault(jnp.result_type(_as_number(leaf)), []).append(i)
     several = [group for group in groups.values() if len(group) > 1]
     vectors = {i for group in several for i in group}
 
     def pack(tree):
         leaves = jax.tree.leaves(tree)
         rest = [leaf for i, leaf in enumerate(leaves) if i not in vectors]
-        return rest, [jnp.stack([leaves[i] for i in group]) for group in several]
+        return rest, [jnp.concatenate([jnp.ravel(_as_number(leaves[i])) for i in group]) for group in several]
 
     def unpack(packed):
         rest, packs = packed
-        scalars = {i: pack[k] for group, pack in zip(several, packs, strict=True) for k, i in enumerate(group)}
+        small = {}
+        for group, pack in zip(several, packs, strict=True):
+            parts = lax.split(pack, [jnp.size(leaves[i]) for i in group])
+            for i, part in zip(group, parts, strict=True):
+                part = part.reshape(jnp.shape(leaves[i]))
+                small[i] = part != 0 if _is_bool(leaves[i]) else part
         others = iter(rest)
-        return jax.tree.unflatten(treedef, [scalars[i] if i in vectors else next(others) for i in range(len(leaves))])
+        return jax.tree.unflatten(treedef, [small[i] if i in vectors else next(others) for i in range(len(leaves))])
 
     return pack, unpack
+
+
+# An array of at most so many entries is small: the copy costs less than one more kernel does.
+_SMALL = 8
+
+
+def _is_small(leaf):
+    # A dimension of a program that is exported may be a symbol, which cannot be compared.
+    return all(isinstance(length, int) for length in jnp.shape(leaf)) and jnp.size(leaf) <= _SMALL
+
+
+def _as_number(leaf):
+    return jnp.asarray(leaf, jnp.int32) if _is_bool(leaf) else leaf
+
+
+def _is_bool(leaf):
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.bool)
 
 
 def _checkpointed_scan(step, init, maxiter):

@@ -10,9 +10,8 @@ __all__ = ["MISSING", "explain"]
 _RESIDUALS = "of half the sum of the squared residuals"
 
 MISSING = {
-    "BFGS": "jaxsolve.LBFGS",
     "LBFGSB": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
-    "NonlinearCG": "jaxsolve.LBFGS",
+    "LBFGSB": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
 }
 
 

@@ -16,7 +16,19 @@ from jaxsolve._compat import is_concrete
 from jaxsolve._types import Array, PyTree
 from jaxsolve.tree_util import widest_dtype
 
-__all__ = ["Layout", "Packed", "flat", "is_spread", "layout_of", "packed_like", "ravel", "unpacked", "unraveled"]
+__all__ = [
+    "Layout",
+    "Packed",
+    "flat",
+    "flat_in_order",
+    "is_spread",
+    "layout_of",
+    "packed_like",
+    "ravel",
+    "unflat_in_order",
+    "unpacked",
+    "unraveled",
+]
 
 
 def flat(tree: PyTree, dtype: Any = None) -> Array:
@@ -200,3 +212,15 @@ def packed_like(tree: PyTree, like: PyTree) -> PyTree:
         return template.layout.pack(part) if fits else part
 
     return jax.tree.map(pack, like, tree, is_leaf=_is_packed)
+
+
+def flat_in_order(tree: PyTree, dtype: Any = None) -> Array:
+    """All entries in one vector, leaf by leaf, whether the pytree is packed or not."""
+    return flat(tree if len(jax.tree.leaves(tree)) == 1 else unpacked(tree), dtype)
+
+
+def unflat_in_order(vector: Array, like: PyTree) -> PyTree:
+    """Inverse of :func:`flat_in_order`: a pytree like another one, packed where that is."""
+    if len(jax.tree.leaves(like)) == 1:
+        return unraveled(like)(vector)
+    return packed_like(unraveled(unpacked(like))(vector), like)

@@ -66,6 +66,7 @@ class Case:
         iterates: whether the solver is an iteration of ours, with the methods that come with it.
         passes_on: whether the arguments of ``run`` are passed on to ``fun``.
         like_params: whether the output of a ``fun`` that is no scalar must be like the parameters.
+        by_values: whether the solver judges a point by values alone, and knows no gradient.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Case:
     passes_on: bool = True
     iterates: bool = True
     like_params: bool = True
+    by_values: bool = False
 
     def make(self, fun: Callable | None = None, **options: Any) -> Any:
         """The solver, tight enough for derivatives to be compared."""
@@ -541,6 +543,29 @@ def _cases():
             **(on_ridge if linesearch == "backtracking" else on_logistic),
             unroll_iters=25,
         )
+    yield Case("BFGS-logistic", jaxsolve.BFGS, **on_logistic, unroll_iters=25)
+    yield Case(
+        "BFGS-direct",
+        lambda fun, **o: jaxsolve.BFGS(fun, **{"form": "direct", "linesearch": "hager-zhang", **o}),
+        **on_ridge,
+        unroll_iters=25,
+    )
+    yield Case("NonlinearCG-logistic", jaxsolve.NonlinearCG, **on_logistic, unroll_iters=25)
+    yield Case(
+        "NonlinearCG-hager-zhang",
+        lambda fun, **o: jaxsolve.NonlinearCG(fun, **{"method": "hager-zhang", "linesearch": "hager-zhang", **o}),
+        **on_ridge,
+        unroll_iters=25,
+    )
+    yield Case("NewtonCG-logistic", jaxsolve.NewtonCG, **on_logistic, unroll_iters=8)
+    yield Case("TrustNewton-logistic", jaxsolve.TrustNewton, **on_logistic, unroll_iters=8)
+    yield Case(
+        "NelderMead-ridge",
+        lambda fun, **o: jaxsolve.NelderMead(fun, **{"xtol": 1e-7 if float_dtype() == jnp.float64 else 1e-4, **o}),
+        **on_ridge,
+        unrolls=False,
+        by_values=True,
+    )
     yield Case(
         "LBFGS-fixed-step",
         lambda fun, **o: jaxsolve.LBFGS(fun, **{"stepsize": 0.05, **o}),
@@ -666,12 +691,23 @@ VARIANTS = (
     "LBFGS-hager-zhang",
     "LBFGS-backtracking",
     "LBFGS-fixed-step",
+    "BFGS-direct",
+    "NonlinearCG-hager-zhang",
     "GradientDescent-plain-logistic",
     "ProximalGradient-fixed-step",
     "ProjectedGradient-nonnegative",
     "BlockCoordinateDescent-general",
     "LevenbergMarquardt-products",
     "LevenbergMarquardt-geodesic",
+)
+# Cases of solvers that have much in common with others: their tests are slow.
+SECONDARY = (
+    "BFGS-logistic",
+    "NonlinearCG-logistic",
+    "NewtonCG-logistic",
+    "TrustNewton-logistic",
+    "NelderMead-ridge",
+    *(name for name in VARIANTS if name.startswith(("BFGS", "NonlinearCG"))),
 )
 MAIN = [case.name for case in _cases() if case.name not in VARIANTS]
 CASES = MAIN if float_dtype() == jnp.float32 else [case.name for case in _cases()]
@@ -703,6 +739,7 @@ def each(quick=MAIN, where: Callable[[Case], bool] = lambda case: True):
         where: whether the test says something about a case.
     """
     names = [case.name for case in _cases() if case.name in CASES and where(case)]
+    quick = [name for name in quick if name not in SECONDARY]
     return pytest.mark.parametrize("case", _quickly(names, quick), indirect=True)
 
 

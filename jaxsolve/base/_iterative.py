@@ -17,6 +17,7 @@ from jaxsolve._options import check_callable, option
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import layout_of, packed_like, unpacked
+from jaxsolve.base._complex import join_parts, join_state
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._params import as_like
 from jaxsolve.base._report import Lines, ProgressBar, call_back, import_tqdm
@@ -266,8 +267,7 @@ class IterativeSolver(Solver):
             params, state = tree_where(active, new, old)
             self._tell(state, active)
             if self.callback is not None:
-                params, state = unpacked((params, state))
-                call_back(self.callback, params, state, active)
+                call_back(self.callback, *self._shown(params, state), active)
 
     def _tell(self, state: Any, active: Any = True, *, over: bool = False) -> None:
         """Print a line about an iteration, or about the end of a run, if that is wanted."""
@@ -294,8 +294,12 @@ class IterativeSolver(Solver):
 
     def _report_start(self, step: OptStep) -> None:
         if self.callback is not None:
-            params, state = unpacked(tuple(step))
-            call_back(self.callback, params, state, jnp.asarray(True))
+            call_back(self.callback, *self._shown(*step), jnp.asarray(True))
+
+    def _shown(self, params: PyTree, state: Any) -> tuple[PyTree, Any]:
+        """Parameters and state as the user knows them."""
+        params, state = unpacked((params, state))
+        return (join_parts(params), join_state(state)) if self._is_split else (params, state)
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""

@@ -76,8 +76,8 @@ class Objective:
     def _differentiate(self, params, *args, **kwargs):
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
             raise TypeError(
-                "init_params has complex leaves, but functions of complex parameters cannot be minimized yet: make fun "
-                "a function of their real and imaginary parts, fun((x.real, x.imag), ...)."
+                "init_params has complex leaves, which this solver does not take: make fun a function of their real "
+                "and imaginary parts, fun((x.real, x.imag), ...)."
             )
         if self._gives_grad:
             out = self._fun(params, *args, **kwargs)

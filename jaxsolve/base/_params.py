@@ -38,6 +38,8 @@ def split_params(tree: PyTree, *, strong: bool = True) -> tuple[PyTree, PyTree]:
 
 
 def _moves(leaf) -> bool:
+    if isinstance(leaf, jax.Array) and getattr(leaf.dtype, "kind", "") in ("f", "c"):
+        return True  # as most do, and known without the rest, which takes much longer
     return is_dynamic(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 

@@ -13,7 +13,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 
@@ -24,6 +24,15 @@ from jaxsolve._options import Configured, check_callable, option
 from jaxsolve._results import is_named, report_failure, show_as_line
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve._vectors import is_spread
+from jaxsolve.base._complex import (
+    conjugate,
+    has_complex,
+    join_parts,
+    join_state,
+    of_parts,
+    split_parts,
+    split_state,
+)
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._params import merge_params, split_params, with_held, with_held_of
 from jaxsolve.implicit_diff import TangentSystem, attach_derivative, run_without_derivative, stop_gradient
@@ -72,6 +81,11 @@ class Solver(Configured):
     #: ``_system_of(parts)``: the tangent system that ``_solve`` finds, from its arrays by name, of a solver whose eager
     #: gradients are compiled apart from its runs although it finds one.
     _system_of: ClassVar[Any] = None
+    #: Whether complex parameters are minimized over as pairs of real ones, see :mod:`jaxsolve.base._complex`.
+    _splits_complex: ClassVar[bool] = False
+    _is_split = False
+    #: Whether the optimality function is the gradient of a function, rather than a residual.
+    _optimality_is_gradient: ClassVar[bool] = False
     #: Whether a run needs a point to start from.
     _needs_init_params: ClassVar[bool] = True
 
@@ -80,6 +94,8 @@ class Solver(Configured):
         for name in ("init_state", "update"):
             if name in cls.__dict__:
                 setattr(cls, name, _compiled_when_eager(cls.__dict__[name]))
+        if cls._splits_complex and "optimality_fun" in cls.__dict__:
+            cls.optimality_fun = _with_complex(cls.__dict__["optimality_fun"])
         if cls._State is not None:
             # Named for its solver. One that has a name keeps it; what is local could not be pickled.
             if is_named(cls._State) and "<locals>" not in cls.__qualname__:
@@ -286,7 +302,9 @@ def _compiled_when_eager(method: Callable) -> Callable:
 
     def body(solver: Solver, params: PyTree = None, *args: Any, **kwargs: Any) -> Any:
         params, old = params if isinstance(params, OptStep) else (params, None)
-        solver, params, held = _for_moving(solver, params)
+        solver, params, restore = _for_moving(solver, params)
+        if restore.splits:
+            old, args = split_state(old), tuple(map(split_state, args[:1])) + args[1:] if own == 2 else args
         try:
             out = method(solver, params, *args, **kwargs)
         except AttributeError as error:
@@ -297,11 +315,12 @@ def _compiled_when_eager(method: Callable) -> Callable:
                 f"{type(args[0]).__name__}, which has no {error.name!r}."
             ) from None
         if isinstance(out, OptStep):
-            return OptStep(merge_params(out.params, held), out.state)
-        return solver._resumed(out, old) if old is not None else out  # type: ignore[attr-defined]  # an iterative one
+            return restore(out)
+        out = solver._resumed(out, old) if old is not None else out  # type: ignore[attr-defined]  # an iterative one
+        return restore.state(out)
 
     body.__name__ = method.__name__
-
+    own = 2 if method.__name__ == "update" else 1
     first, *others = list(inspect.signature(method).parameters)[1:]
 
     @functools.wraps(method)
@@ -311,7 +330,6 @@ def _compiled_when_eager(method: Callable) -> Callable:
             args = (kwargs.pop(first, None),)
         if len(args) == 1 and method.__name__ == "update" and others and others[0] in kwargs:
             args = (*args, kwargs.pop(others[0]))
-        own = 2 if method.__name__ == "update" else 1
         if len(args) >= own:
             data, kwargs = self._read(args[own:], kwargs)
             args = (*args[:own], *data)
@@ -322,45 +340,92 @@ def _compiled_when_eager(method: Callable) -> Callable:
     return call
 
 
-def _for_moving(solver: Any, params: PyTree) -> tuple[Any, PyTree, PyTree]:
-    """The solver as one of the parameters that move, those parameters, and those that are held."""
+class _Restore(NamedTuple):
+    """The way from the parameters and states of a solver back to those of the user.
+
+    Attributes:
+        held: the leaves that no solver can move.
+        splits: whether complex leaves are pairs of real ones.
+    """
+
+    held: PyTree
+    splits: bool
+
+    def __call__(self, step: OptStep) -> OptStep:
+        """A step of the user."""
+        params = join_parts(step.params) if self.splits else step.params
+        return OptStep(merge_params(params, self.held), self.state(step.state))
+
+    def state(self, state: Any) -> Any:
+        """A state of the user."""
+        return join_state(state) if self.splits else state
+
+
+def _for_moving(solver: Any, params: PyTree) -> tuple[Any, PyTree, _Restore]:
+    """The solver as one of real parameters that move, those parameters, and the way back."""
     params, held = split_params(params) if solver._needs_init_params else (params, None)
     if held is not None:
         solver = solver._with_functions(lambda name, function: with_held(function, held))
-    return solver, params, held
+    splits = solver._splits_complex and has_complex(params)
+    if splits:
+        solver, params = _of_parts(solver), split_parts(params)
+    return solver, params, _Restore(held, splits)
 
 
-def prepared(solver: Any, start: PyTree) -> tuple[Any, PyTree, PyTree]:
-    """The solver with its functions staged, the point or step to start from as far as it moves, and what is held."""
+def _of_parts(solver: Any) -> Any:
+    """The solver as one of parameters whose complex leaves are pairs of real ones."""
+    gives_grad = getattr(solver, "value_and_grad", False)
+    solver = solver._with_functions(lambda name, function: of_parts(name, function, gives_grad=gives_grad))
+    solver._is_split = True
+    return solver
+
+
+def _with_complex(optimality_fun: Callable) -> Callable:
+    """``optimality_fun`` of a class, of complex parameters too."""
+    first = list(inspect.signature(optimality_fun).parameters)[1]
+
+    @functools.wraps(optimality_fun)
+    def call(self, *args, **kwargs):
+        params = args[0] if args else kwargs.get(first)
+        if not (self._splits_complex and has_complex(params)):
+            return optimality_fun(self, *args, **kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name != first}
+        residual = join_parts(optimality_fun(_of_parts(self), split_parts(params), *args[1:], **kwargs))
+        return conjugate(residual) if self._optimality_is_gradient else residual
+
+    return call
+
+
+def prepared(solver: Any, start: PyTree) -> tuple[Any, PyTree, _Restore]:
+    """The solver with its functions staged, the point or step to start from as the solver sees it, and the way back."""
     params, state = start if isinstance(start, OptStep) else (start, None)
-    solver, params, held = _for_moving(solver, params)
-    return solver._staged(), params if state is None else OptStep(params, state), held
+    solver, params, restore = _for_moving(solver, params)
+    if state is None:
+        return solver._staged(), params, restore
+    return solver._staged(), OptStep(params, split_state(state) if restore.splits else state), restore
 
 
 def _run(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
     """The body of ``run``: inside the compiled function, or called as it is with ``jit=False``."""
-    solver, start, held = prepared(solver, init_params)
+    solver, start, restore = prepared(solver, init_params)
     # Without jit and outside of every transformation nobody differentiates, and a host function could not be traced.
     if not solver.implicit_diff or (not solver.jit and outside_transformations()):
-        params, state = solver._solve_and_tell(start, *args, **kwargs)[0]
-    else:
-        params, state = _differentiable_solution(solver, start, args, kwargs)
-    return OptStep(merge_params(params, held), state)
+        return restore(solver._solve_and_tell(start, *args, **kwargs)[0])
+    return restore(_differentiable_solution(solver, start, args, kwargs))
 
 
 def _run_with_parts(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, Any]:
     """A run without derivative, and the arrays of the tangent system that it found."""
-    solver, start, held = prepared(solver, init_params)
-    (params, state), system = solver._solve_and_tell(start, *args, **kwargs)
-    return OptStep(merge_params(params, held), state), None if system is None else system.parts
+    solver, start, restore = prepared(solver, init_params)
+    step, system = solver._solve_and_tell(start, *args, **kwargs)
+    return restore(step), None if system is None else system.parts
 
 
 def differentiated(solver: Solver, step: OptStep, parts: Any, *args: Any, **kwargs: Any) -> OptStep:
     """A solution with its implicit derivative, after a run without one that found a system of these parts, or none."""
-    solver, params, held = prepared(solver, step.params)
+    solver, step, restore = prepared(solver, step)
     system = None if parts is None else solver._system_of(parts)
-    params, state = _with_derivative(solver, OptStep(params, step.state), system, args, kwargs)
-    return OptStep(merge_params(params, held), state)
+    return restore(_with_derivative(solver, step, system, args, kwargs))
 
 
 def _differentiable_solution(solver: Solver, start: PyTree, args: tuple, kwargs: dict) -> OptStep:

@@ -11,7 +11,6 @@ from jaxsolve._compile import compiled_call
 from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
 from jaxsolve.base._iterative import IterativeSolver
-from jaxsolve.base._params import merge_params
 from jaxsolve.base._solver import call_directly, prepared
 
 __all__ = ["StochasticSolver"]
@@ -64,9 +63,8 @@ class StochasticSolver(IterativeSolver):
 
 def _advance(solver: StochasticSolver, start: PyTree, args: tuple, data: dict, *, first: bool) -> OptStep:
     """The first step, which is where to start from, or the next one."""
-    solver, start, held = prepared(solver, start)
-    params, state = (solver._first_step if first else solver._next_step)(start, args, data)
-    return OptStep(merge_params(params, held), state)
+    solver, start, restore = prepared(solver, start)
+    return restore((solver._first_step if first else solver._next_step)(start, args, data))
 
 
 def _is_final(status) -> bool:

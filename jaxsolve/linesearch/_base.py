@@ -58,7 +58,9 @@ class LineSearch(Configured):
     """Base of the line searches. A subclass gives ``_init_bracket`` and ``_judge``.
 
     Attributes:
-        fun: smooth function ``fun(params, *fun_args, **fun_kwargs)`` with a real scalar value.
+        fun: smooth function ``fun(params, *fun_args, **fun_kwargs)`` with a real scalar value. ``params`` may have
+            complex leaves; gradients are those of ``jax.grad``, and the direction of steepest descent is
+            ``-conj(grad)``.
         value_and_grad: whether ``fun`` returns ``(value, grad)``.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         maxiter: largest number of trial points, at least 1.
@@ -116,7 +118,7 @@ class LineSearch(Configured):
         direction = _direction(params, grad, descent_direction)
         dtype = tree_real_dtype(params)
         value = jnp.asarray(value, jnp.result_type(value))
-        slope = tree_vdot_real(grad, direction).astype(dtype)
+        slope = _slope(grad, direction).astype(dtype)
         zero, count = jnp.zeros((), dtype), jnp.asarray(int(missing), jnp.int32)
         # A NaN compares as not less: everything that is no descent from a finite point fails here.
         hopeless = ~((slope < 0) & (slope > -jnp.inf) & jnp.isfinite(value))
@@ -156,7 +158,7 @@ class LineSearch(Configured):
             params: the initial point of the search, not that of the state.
             value: value at ``params``; the state knows it already.
             grad: gradient at ``params``; used only as the direction, if there is none.
-            descent_direction: the direction, a pytree like ``params``; ``None`` means ``-grad``.
+            descent_direction: the direction, a pytree like ``params``; ``None`` means ``-conj(grad)``.
             fun_args: further positional arguments of ``fun``.
             fun_kwargs: keyword arguments of ``fun``.
 
@@ -193,7 +195,7 @@ class LineSearch(Configured):
             params: initial point, a pytree.
             value: ``fun`` there; evaluated if missing.
             grad: its gradient there, a pytree like ``params``; evaluated if missing.
-            descent_direction: the direction, a pytree like ``params``; ``None`` means ``-grad``.
+            descent_direction: the direction, a pytree like ``params``; ``None`` means ``-conj(grad)``.
             fun_args: further positional arguments of ``fun``.
             fun_kwargs: keyword arguments of ``fun``.
             aux: auxiliary output at ``params``, for the case that the search returns there. To give it together with
@@ -242,14 +244,14 @@ class LineSearch(Configured):
             (value, aux), grad = self._evaluate(point, *fun_args, **fun_kwargs)
             evaluated = True
         value = value.astype(state.value.dtype)
-        slope = tree_vdot_real(grad, direction).astype(dtype)
+        slope = _slope(grad, direction).astype(dtype)
         # One entry of the gradient that is not finite suffices to make the slope so, even where the direction is 0.
         finite = lax.is_finite(value) & lax.is_finite(slope)
         zero = jnp.zeros_like(t)
         if self._kind != "while":
             # A derivative that is 0 times NaN is NaN: what is not used must be finite if it is to be differentiated.
             safe_grad = jax.tree.map(lambda g: lax.select(finite, g, jnp.zeros_like(g)), grad)
-            slope = tree_vdot_real(safe_grad, direction).astype(dtype)
+            slope = _slope(safe_grad, direction).astype(dtype)
         rise = lax.select(finite, (value - state.init_value).astype(dtype), zero)
         slope = lax.select(finite, slope, zero)
         unit = 1 / lax.select(state.init_slope < 0, -state.init_slope, jnp.ones_like(t))
@@ -407,7 +409,12 @@ class LineSearch(Configured):
 
 def _direction(params: PyTree, grad: PyTree, given: PyTree) -> PyTree:
     """The direction of a search, in the dtypes of the parameters."""
-    return tree_cast_like(tree_negative(grad) if given is None else given, params)
+    return tree_cast_like(tree_negative(jax.tree.map(jnp.conj, grad)) if given is None else given, params)
+
+
+def _slope(grad: PyTree, direction: PyTree) -> Array:
+    """The derivative along a direction. By the convention of jax the gradient of a complex parameter is a conjugate."""
+    return tree_vdot_real(jax.tree.map(jnp.conj, grad), direction)
 
 
 def shortened(slope: Array, rise: Array, finite: Array) -> Array:

@@ -65,7 +65,141 @@ class DescentState(NamedTuple):
     num_stalled: Any = 0
 
 
-class DescentMethod(StepsizeMethod):
+class SmoothMinimizer(StepsizeMethod):
+    """Base of the methods that keep an iterate with its value and gradient, and a step from it that lowers the value.
+
+    A subclass defines ``_step(params, state, args, kwargs)``. With a memory it also names its type of state in
+    ``_State``, and defines ``_empty_memory``, ``_remember`` and ``_has_memory``.
+    """
+
+    _structure = "psd"
+    _handles_nonfinite = True
+    _optimality_is_gradient = True
+    _has_many_scalars = True
+    #: The type of the state.
+    _State: ClassVar[Any] = DescentState
+    #: The status of a run in which no step is found.
+    _failure: ClassVar[Status] = Status.LINESEARCH_FAILED
+
+    stop_if_linesearch_fails = False
+
+    # ---- What the methods differ in -------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _step(self, params: PyTree, state: Any, args: tuple, kwargs: dict) -> tuple[PyTree, Any, Any, Any]:
+        """The next point, its state, whether it is another point, and whether no good one was found.
+
+        The state has value, gradient, auxiliary output and counts of the new point.
+        """
+
+    def _step_fields(self, dtype: Any) -> dict[str, Any]:
+        """The fields of the state that tell of the step, before the first one."""
+        del dtype
+        return {}
+
+    def _empty_memory(
+        self, init_params: PyTree, value: Array, grad: PyTree, args: tuple, kwargs: dict
+    ) -> dict[str, Any]:
+        """The fields of the state that are the memory, before the first step; value and gradient are given."""
+        del init_params, value, grad, args, kwargs
+        return {}
+
+    def _remember(self, old: OptStep, new: OptStep, moved: Array) -> Any:
+        """The state of ``new`` with its memory brought up to date.
+
+        Args:
+            old: parameters and state before the step.
+            new: those after it; the fields of the memory are still those of ``old``.
+            moved: whether the step led anywhere; after a line search that found nothing the memory should be dropped.
+        """
+        del old, moved
+        return new.state
+
+    def _has_memory(self, state: Any) -> Array:
+        """Whether the direction depends on earlier steps; if not, a line search that fails need not be tried again."""
+        del state
+        return jnp.asarray(False)
+
+    # ---- The iteration --------------------------------------------------------------------------------------------
+
+    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Any:
+        """The state before the first iteration; the arguments are those of ``run``. Evaluates ``fun`` once."""
+        (value, aux), grad = self._objective.value_and_grad(init_params, *args, **kwargs)
+        dtype = tree_real_dtype(init_params)
+        error = tree_l2_norm(grad).astype(dtype)
+        one = jnp.ones((), jnp.int32)
+        return self._State(
+            iter_num=jnp.zeros((), jnp.int32),
+            value=value,
+            grad=grad,
+            error=error,
+            aux=aux,
+            num_fun_eval=one,
+            num_grad_eval=one,
+            status=self._status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
+            first_error=error,
+            num_stalled=jnp.zeros((), jnp.int32),
+            **self._step_fields(dtype),
+            **self._empty_memory(init_params, value, grad, args, kwargs),
+        )
+
+    def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
+        """One step; returns ``OptStep(params, state)``."""
+        new_params, new_state, moved, failed = self._step(params, state, args, kwargs)
+        error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
+        new_state = self._judged_step(state, new_state, error, moved, failed)
+        new_state = self._remember(OptStep(params, state), OptStep(new_params, new_state), moved)
+        if self._searches:
+            # Where values differ by rounding the least gradient counts. What the step taught is remembered.
+            kept = (new_state.num_stalled > state.num_stalled) & (error >= state.error) & moved
+            old = (params, state.value, state.grad, state.aux, state.error)
+            new = (new_params, new_state.value, new_state.grad, new_state.aux, new_state.error)
+            new_params, value, grad, aux, error = self._where(kept, old, new)
+            new_state = new_state._replace(value=value, grad=grad, aux=aux, error=error)
+        return OptStep(new_params, new_state)
+
+    def _judged_step(self, state, new_state, error, moved, failed=None):
+        """The state after a step with its error, status, and count of steps that led nowhere."""
+        failed = new_state.failed_linesearch if failed is None else failed
+        hopeless, stalled = False, new_state.num_stalled
+        if self._searches:
+            change = jnp.abs(new_state.value - state.value).astype(error.dtype)
+            rounded = change <= rounding(state.value, error.dtype)
+            # A search that failed has cost many evaluations.
+            lost = jnp.where(failed, 2, jnp.where(error >= state.error, 1, 0))
+            stalled = jnp.where(rounded, stalled + lost, stalled)
+            stalled = jnp.where(rounded & (error > 0.5 * state.error), stalled, 0)
+            # A search that went nowhere is tried again without the memory, unless there was none.
+            hopeless = failed & (self.stop_if_linesearch_fails | (~moved & ~self._has_memory(state)))
+        status = self._status_of(error, size=state.first_error, failed=hopeless, failure=self._failure)
+        if self._searches:
+            # No descent at a gradient that has become small is a matter of precision.
+            eps = float(jnp.finfo(error.dtype).eps)
+            small = hopeless & (error <= eps**0.5 * state.first_error)
+            running = Status.RUNNING.holds(status) & (stalled >= _MOST_STALLED)
+            status = Status.STALLED.where(running | (Status.LINESEARCH_FAILED.holds(status) & small), status)
+        status = Status.NONFINITE.where(Status.NONFINITE.holds(new_state.status), status)
+        fallen = falls_without_end(new_state.value) | Status.DIVERGED.holds(new_state.status)
+        return new_state._replace(
+            iter_num=state.iter_num + 1,
+            error=error,
+            status=Status.DIVERGED.where(fallen, status),
+            num_stalled=stalled,
+        )
+
+    def _where(self, condition, new, old):
+        if self.jit:
+            return tree_where(condition, new, old)
+        return new if condition else old  # auxiliary output of host functions may be anything
+
+    # ---- Optimality -----------------------------------------------------------------------------------------------
+
+    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The gradient of ``fun`` in ``params``, a pytree like them."""
+        return stationary(self._objective.value_and_grad, value_and_grad=True)(params, *args, **kwargs)
+
+
+class DescentMethod(SmoothMinimizer):
     """Base of the solvers that search along a descent direction.
 
     A subclass defines ``_direction(params, state)``. With a memory it also names its type of state in ``_State``, and
@@ -119,12 +253,9 @@ class DescentMethod(StepsizeMethod):
     min_stepsize: float | Callable = option(1e-6, at_least=0)
     stop_if_linesearch_fails: bool = option(False)
 
-    _structure = "psd"
-    _handles_nonfinite = True
-    _has_many_scalars = True
     _resumed_fields = ("iter_num", "stepsize", "first_error")
-    #: The type of the state.
-    _State: ClassVar[Any] = DescentState
+    #: Options of the searches that are made by name.
+    _search_options: ClassVar[dict[str, Any]] = {}
 
     def _validate(self) -> None:
         super()._validate()
@@ -139,29 +270,6 @@ class DescentMethod(StepsizeMethod):
     def _direction(self, params: PyTree, state: Any) -> PyTree:
         """The direction from ``params``, where ``state`` has value and gradient; a pytree like the parameters."""
 
-    def _empty_memory(
-        self, init_params: PyTree, value: Array, grad: PyTree, args: tuple, kwargs: dict
-    ) -> dict[str, Any]:
-        """The fields of the state that are the memory, before the first step; value and gradient are given."""
-        del init_params, value, grad, args, kwargs
-        return {}
-
-    def _remember(self, old: OptStep, new: OptStep, moved: Array) -> Any:
-        """The state of ``new`` with its memory brought up to date.
-
-        Args:
-            old: parameters and state before the step.
-            new: those after it; the fields of the memory are still those of ``old``.
-            moved: whether the step led anywhere; after a line search that found nothing the memory should be dropped.
-        """
-        del old, moved
-        return new.state
-
-    def _has_memory(self, state: Any) -> Array:
-        """Whether the direction depends on earlier steps; if not, a line search that fails need not be tried again."""
-        del state
-        return jnp.asarray(False)
-
     def _first_trial(self, state: Any) -> Array:
         """The first trial step of a search."""
         dtype = state.stepsize.dtype
@@ -175,82 +283,19 @@ class DescentMethod(StepsizeMethod):
         """The longest first trial step along a direction with a length of its own."""
         return jnp.asarray(self.max_stepsize).astype(dtype)
 
-    # ---- The iteration --------------------------------------------------------------------------------------------
+    # ---- The steps ------------------------------------------------------------------------------------------------
 
-    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> Any:
-        """The state before the first iteration; the arguments are those of ``run``. Evaluates ``fun`` once."""
-        (value, aux), grad = self._objective.value_and_grad(init_params, *args, **kwargs)
-        dtype = tree_real_dtype(init_params)
-        error = tree_l2_norm(grad).astype(dtype)
-        one = jnp.ones((), jnp.int32)
-        return self._State(
-            iter_num=jnp.zeros((), jnp.int32),
-            value=value,
-            grad=grad,
-            stepsize=self._longest_trial(dtype),
-            error=error,
-            aux=aux,
-            failed_linesearch=jnp.asarray(False),
-            num_fun_eval=one,
-            num_grad_eval=one,
-            num_linesearch_iter=jnp.zeros((), jnp.int32),
-            status=self._status_of(jnp.where(jnp.isfinite(value), error, jnp.asarray(jnp.nan, dtype))),
-            first_error=error,
-            num_stalled=jnp.zeros((), jnp.int32),
-            **self._empty_memory(init_params, value, grad, args, kwargs),
-        )
+    def _step_fields(self, dtype: Any) -> dict[str, Any]:
+        return {
+            "stepsize": self._longest_trial(dtype),
+            "failed_linesearch": jnp.asarray(False),
+            "num_linesearch_iter": jnp.zeros((), jnp.int32),
+        }
 
-    def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
-        """One step along the direction; returns ``OptStep(params, state)``."""
-        direction = self._direction(params, state)
+    def _step(self, params, state, args, kwargs):
         step = self._searched_step if self._searches else self._fixed_step
-        new_params, new_state, moved = step(params, state, direction, args, kwargs)
-        error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
-        new_state = self._judged_step(state, new_state, error, moved)
-        new_state = self._remember(OptStep(params, state), OptStep(new_params, new_state), moved)
-        if self._searches:
-            # Where values differ by rounding the least gradient counts. What the step taught is remembered.
-            kept = (new_state.num_stalled > state.num_stalled) & (error >= state.error) & moved
-            old = (params, state.value, state.grad, state.aux, state.error)
-            new = (new_params, new_state.value, new_state.grad, new_state.aux, new_state.error)
-            new_params, value, grad, aux, error = self._where(kept, old, new)
-            new_state = new_state._replace(value=value, grad=grad, aux=aux, error=error)
-        return OptStep(new_params, new_state)
-
-    def _judged_step(self, state, new_state, error, moved):
-        """The state after a step with its error, status, and count of steps that led nowhere."""
-        hopeless, failure, stalled = False, Status.LINESEARCH_FAILED, new_state.num_stalled
-        if self._searches:
-            change = jnp.abs(new_state.value - state.value).astype(error.dtype)
-            rounded = change <= rounding(state.value, error.dtype)
-            # A search that failed has cost many evaluations.
-            lost = jnp.where(new_state.failed_linesearch, 2, jnp.where(error >= state.error, 1, 0))
-            stalled = jnp.where(rounded, stalled + lost, stalled)
-            stalled = jnp.where(rounded & (error > 0.5 * state.error), stalled, 0)
-            # A search that went nowhere is tried again without the memory, unless there was none.
-            hopeless = new_state.failed_linesearch & (
-                self.stop_if_linesearch_fails | (~moved & ~self._has_memory(state))
-            )
-        status = self._status_of(error, size=state.first_error, failed=hopeless, failure=failure)
-        if self._searches:
-            # No descent at a gradient that has become small is a matter of precision.
-            eps = float(jnp.finfo(error.dtype).eps)
-            small = hopeless & (error <= eps**0.5 * state.first_error)
-            running = Status.RUNNING.holds(status) & (stalled >= _MOST_STALLED)
-            status = Status.STALLED.where(running | (Status.LINESEARCH_FAILED.holds(status) & small), status)
-        status = Status.NONFINITE.where(Status.NONFINITE.holds(new_state.status), status)
-        fallen = falls_without_end(new_state.value) | Status.DIVERGED.holds(new_state.status)
-        return new_state._replace(
-            iter_num=state.iter_num + 1,
-            error=error,
-            status=Status.DIVERGED.where(fallen, status),
-            num_stalled=stalled,
-        )
-
-    def _where(self, condition, new, old):
-        if self.jit:
-            return tree_where(condition, new, old)
-        return new if condition else old  # auxiliary output of host functions may be anything
+        new_params, new_state, moved = step(params, state, self._direction(params, state), args, kwargs)
+        return new_params, new_state, moved, new_state.failed_linesearch
 
     def _fixed_step(self, params, state, direction, args, kwargs):
         stepsize = self._stepsize_at(state.iter_num, state.stepsize.dtype)
@@ -301,11 +346,6 @@ class DescentMethod(StepsizeMethod):
             maxls=self.maxls,
             condition=self.condition,
             decrease_factor=self.decrease_factor,
+            **self._search_options,
             **common,
         )
-
-    # ---- Optimality -----------------------------------------------------------------------------------------------
-
-    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The gradient of ``fun`` in ``params``, a pytree like them."""
-        return stationary(self._objective.value_and_grad, value_and_grad=True)(params, *args, **kwargs)

@@ -41,6 +41,7 @@ class GradientMethod(StepsizeMethod):
     decrease_factor: float = option(0.5, above=0, below=1)
 
     _error_is_estimate = True
+    _has_many_scalars = True
 
     @abc.abstractmethod
     def _candidate(self, base: PyTree, grad: PyTree, stepsize: Any, hyperparams: Any) -> PyTree:
@@ -118,7 +119,12 @@ class GradientMethod(StepsizeMethod):
         zero = jnp.zeros((), dtype)
         init = (base, start, zero, zero, jnp.zeros((), jnp.int32), jnp.asarray(False))
         point, stepsize, rise, bound, trials, found = loop(
-            lambda carry: ~carry[-1] & usable_base, attempt, init, maxiter=self.maxls, kind=self._loop_kind
+            lambda carry: ~carry[-1] & usable_base,
+            attempt,
+            init,
+            maxiter=self.maxls,
+            kind=self._loop_kind,
+            packed=True,
         )
         # A step that was far from the bound may be longer next time, if the difference was more than rounding.
         loose = found & (rise < 0.25 * bound) & (bound > 100 * slack)

@@ -36,6 +36,7 @@ class StepsizeMethod(IterativeSolver):
     has_aux: bool = option(False)
     rtol: float = option(0.0, at_least=0)
 
+    _splits_complex = True
     # Every solver declares this option itself, for its place among the arguments differs; here it is no field.
     stepsize = 0.0
     #: What the hyperparameters of a step are called, which come before the data of ``fun``; ``None`` without any.

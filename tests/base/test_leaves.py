@@ -117,7 +117,7 @@ def test_a_result_is_resumed_and_shown_as_a_pytree():
     assert_like(second.params, straight.params, 1e-6)
     stepped = solver.update(first.params, first.state, TARGET)
     assert_like(stepped.params, START | stepped.params, 0)
-    with pytest.raises(ValueError, match="s_history"):
+    with pytest.raises(ValueError, match="its history has shapes"):
         jaxsolve.LBFGS(distance, history_size=5).run(first, TARGET)
 
 

@@ -30,7 +30,7 @@ def test_solution_agrees_with_the_oracle(case):
 
 
 @pytest.mark.float32
-@each()
+@each(where=lambda case: not case.by_values)
 def test_error_is_that_of_the_optimality_function(case):
     solver = case.make()
     params, state = case.run(solver, case.theta)
@@ -152,7 +152,7 @@ def test_maxiter_as_a_python_number(case):
 
 
 @pytest.mark.float32
-@each(where=lambda case: case.init is not None)
+@each(where=lambda case: case.init is not None and not case.by_values)
 def test_start_at_the_optimum(case):
     solver = case.make()
     solution = case.run(solver, case.theta).params

@@ -36,14 +36,22 @@ SOLVERS = {
     "backtracking": lambda **o: jaxsolve.LBFGS(in_units, maxiter=200, linesearch="backtracking", **o),
     "armijo": lambda **o: jaxsolve.LBFGS(in_units, maxiter=200, linesearch="backtracking", condition="armijo", **o),
     "steepest-descent": lambda **o: jaxsolve.LBFGS(in_units, maxiter=200, history_size=0, **o),
+    "bfgs": lambda **o: jaxsolve.BFGS(in_units, maxiter=200, **o),
+    "bfgs-direct": lambda **o: jaxsolve.BFGS(in_units, maxiter=200, form="direct", linesearch="hager-zhang", **o),
+    "newton-cg": lambda **o: jaxsolve.NewtonCG(in_units, maxiter=200, **o),
+    "trust-newton": lambda **o: jaxsolve.TrustNewton(in_units, maxiter=200, **o),
+    **{
+        f"cg-{method}": lambda method=method, **o: jaxsolve.NonlinearCG(in_units, method=method, maxiter=500, **o)
+        for method in ("polak-ribiere", "fletcher-reeves", "hestenes-stiefel", "dai-yuan", "hager-zhang")
+    },
     "gradient-descent": lambda **o: jaxsolve.GradientDescent(in_units, maxiter=2000, **o),
     "plain-gradient-descent": lambda **o: jaxsolve.GradientDescent(in_units, maxiter=3000, acceleration=False, **o),
 }
-SLOW = {"steepest-descent", "plain-gradient-descent", "armijo"}
+QUICK = {"zoom", "hager-zhang", "backtracking", "trust-newton", "gradient-descent"}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SOLVERS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in SOLVERS])
 def test_units_change_nothing(name, dtype):
     params, state = run_all(
         lambda: SOLVERS[name](tol=0.0, rtol=1e-3 if "gradient" in name else 1e-4), dtype, [-1.2, 1.0, 0.5]

@@ -45,6 +45,7 @@ class GradientDescent(ProximalMethod):
     prox: Callable = prox_none
 
     _smooth = True
+    _optimality_is_gradient = True
     _treats_leaves_alike = True
     _structure = "psd"
 

@@ -23,8 +23,9 @@ from jaxsolve._compat import on_every_device
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.solvers._descent_method import DescentMethod
-from jaxsolve.solvers._stepsize import curvature_scale, first_length, times
-from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_scalar_mul
+from jaxsolve.solvers._stepsize import curvature_scale, times
+from jaxsolve.solvers.unconstrained._quasi_newton import QuasiNewtonMethod, difference, first_scaling
+from jaxsolve.tree_util import tree_real_dtype, tree_scalar_mul
 
 __all__ = ["LBFGS", "LBFGSState"]
 
@@ -38,10 +39,12 @@ class LBFGSState(NamedTuple):
         grad: its gradient there, a pytree like the parameters.
         stepsize: last step size.
         error: Euclidean norm of ``grad``.
-        s_history: differences of parameters, one pytree leaf of shape (history_size, \*leaf.shape) a leaf; a ring
-            buffer in which iteration ``k`` writes row ``k % history_size``.
-        y_history: differences of gradients, likewise.
-        rho_history: 1 / <s, y> for each row, shape (history_size,); 0 marks a row that is not used.
+        history: differences s of parameters and y of gradients, in pairs: one pytree leaf of shape
+            (2 history_size, \*leaf.shape) a leaf; a ring buffer in which iteration ``k`` writes s in row ``2 i`` and y
+            in row ``2 i + 1`` for ``i = k % history_size``.
+        gram: two matrices in the order of the ring buffer, shape (2, history_size, history_size): the inverse of the
+            triangular matrix of the inner products <s_i, y_j>, i no newer than j, in which rows and columns of unused
+            pairs are 0, and the inner products <y_i, y_j>.
         gamma: the scaling of the initial inverse Hessian.
         aux: auxiliary output of ``fun``.
         failed_linesearch: whether the last line search failed.
@@ -49,9 +52,6 @@ class LBFGSState(NamedTuple):
         num_grad_eval: evaluations of its gradient, int32.
         num_linesearch_iter: trial steps of all line searches, int32.
         status: a :class:`jaxsolve.Status`, int32.
-        r_inverse: inverse of the triangular matrix of the inner products <s_i, y_j>, i no newer than j, in the order of
-            the ring buffer, shape (history_size, history_size); rows and columns of unused pairs are 0.
-        yy: inner products <y_i, y_j>, in the same order.
         first_error: ``error`` at the initial point.
         num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
             a search that failed counts twice; int32.
@@ -63,9 +63,8 @@ class LBFGSState(NamedTuple):
     grad: Any
     stepsize: Array
     error: Array
-    s_history: Any
-    y_history: Any
-    rho_history: Array
+    history: Any
+    gram: Array
     gamma: Array
     aux: Any = None
     failed_linesearch: Any = False
@@ -73,14 +72,29 @@ class LBFGSState(NamedTuple):
     num_grad_eval: Any = 0
     num_linesearch_iter: Any = 0
     status: Any = 0
-    r_inverse: Any = None
-    yy: Any = None
     first_error: Any = None
     num_stalled: Any = 0
     scale: Any = None
 
+    @property
+    def s_history(self) -> PyTree:
+        r"""Differences of parameters, a leaf of shape (history_size, \*leaf.shape) for each leaf."""
+        return jax.tree.map(lambda rows: rows[0::2], self.history)
 
-class LBFGS(DescentMethod):
+    @property
+    def y_history(self) -> PyTree:
+        """Differences of gradients, likewise."""
+        return jax.tree.map(lambda rows: rows[1::2], self.history)
+
+    @property
+    def rho_history(self) -> Array:
+        """1 / <s, y> of each pair, shape (history_size,); 0 marks a row of the histories that is not used."""
+        size = self.gram.shape[-1]
+        # The diagonal as a slice, which needs no kernel of its own.
+        return lax.slice(self.gram[0].reshape(-1), (0,), (size * size,), (size + 1,))
+
+
+class LBFGS(QuasiNewtonMethod):
     """L-BFGS with a strong-Wolfe, backtracking or Hager-Zhang line search, or a fixed step size.
 
     ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. A line search that fails drops the
@@ -124,8 +138,7 @@ class LBFGS(DescentMethod):
     _State = LBFGSState
     _treats_leaves_alike = True
     _resumed_fields = (
-        "iter_num", "stepsize", "s_history", "y_history", "rho_history", "gamma", "r_inverse", "yy", "first_error",
-        "scale",
+        "iter_num", "stepsize", "history", "gram", "gamma", "first_error", "scale",
     )  # fmt: skip
 
     def _validate(self) -> None:
@@ -138,16 +151,9 @@ class LBFGS(DescentMethod):
         return jnp.any(state.rho_history > 0)
 
     def _first_trial(self, state: LBFGSState) -> Array:
-        trial = super()._first_trial(state)
         if not self.history_size:
-            return jnp.maximum(trial, state.stepsize)
-        longest = self._longest_trial(trial.dtype)
-        if self.linesearch_init == "increase":
-            # A quasi-Newton direction has a length of its own: nothing is won by starting below it.
-            trial = jnp.maximum(trial, 1)
-        # Without pairs a long step is one that may be repeated.
-        alone = jnp.maximum(state.stepsize, longest)
-        return jnp.where(self._has_memory(state), jnp.minimum(trial, longest), alone)
+            return jnp.maximum(DescentMethod._first_trial(self, state), state.stepsize)
+        return super()._first_trial(state)
 
     # ---- The memory -----------------------------------------------------------------------------------------------
 
@@ -160,24 +166,13 @@ class LBFGS(DescentMethod):
             scale = curvature_scale(lambda x: self._objective.grad(x, *args, **kwargs), init_params)
         gamma = jnp.ones((), dtype)
         if self.use_gamma and (size or self._searches):
-            slope = tree_l2_norm(times(grad, scale)).astype(dtype)
-            gamma = first_length(times(init_params, scale, -1), value, slope) / jnp.where(slope > 0, slope, 1)
+            gamma = first_scaling(times(init_params, scale, -1), value, times(grad, scale))
 
-        def history():
-            # Sharded like the parameters. Pairs of low-precision ones are kept in float32: their differences cancel.
-            return jax.tree.map(
-                lambda x: jnp.broadcast_to(jnp.zeros_like(x, tree_real_dtype(x)), (size, *jnp.shape(x))), init_params
-            )
-
-        return {
-            "s_history": history(),
-            "y_history": history(),
-            "rho_history": jnp.zeros(size, dtype),
-            "gamma": gamma,
-            "scale": scale,
-            "r_inverse": jnp.zeros((size, size), dtype),
-            "yy": jnp.zeros((size, size), dtype),
-        }
+        # Sharded like the parameters. Pairs of low-precision ones are kept in float32: their differences cancel.
+        history = jax.tree.map(
+            lambda x: jnp.broadcast_to(jnp.zeros_like(x, tree_real_dtype(x)), (2 * size, *jnp.shape(x))), init_params
+        )
+        return {"history": history, "gram": jnp.zeros((2, size, size), dtype), "gamma": gamma, "scale": scale}
 
     def _direction(self, params: PyTree, state: LBFGSState) -> PyTree:
         r"""The direction :math:`-H \nabla f`.
@@ -195,81 +190,83 @@ class LBFGS(DescentMethod):
         """
         if not self.history_size:
             return times(tree_scalar_mul(-state.gamma, state.grad), state.scale, 2)
-        dtype, rho = state.gamma.dtype, state.rho_history
+        gamma, rho = state.gamma, state.rho_history
         used = rho > 0
-        gamma = state.gamma
         gradient = times(state.grad, state.scale)
-        u = state.r_inverse @ _rows_dot(state.s_history, gradient, dtype)
+        along_s, along_y = _products(state.history, _stacked(gradient), gamma.dtype)[:, :, 0].T
+        # Each product with both matrices at once, of which one is used: slices would be kernels of their own.
+        u = (state.gram @ along_s)[0]
         diagonal = jnp.where(used, 1 / jnp.where(used, rho, 1), 0)
-        along = diagonal * u + gamma * (state.yy @ u - _rows_dot(state.y_history, gradient, dtype))
-        w, v = along @ state.r_inverse, gamma * u
+        w = ((diagonal * u + gamma * ((state.gram @ u)[1] - along_y)) @ state.gram)[0]
+        weights = jnp.stack([-w, gamma * u], axis=1).reshape(-1)
 
-        def combine(grad, s_rows, y_rows):
-            of_s, of_y = _weighted_sum(w, s_rows), _weighted_sum(v, y_rows)
-            return (of_y - of_s - gamma.astype(s_rows.dtype) * grad.astype(s_rows.dtype)).astype(grad.dtype)
+        def combine(grad, rows):
+            product = lax.dot_general(
+                weights.astype(rows.dtype), rows, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
+            )
+            return (product - gamma.astype(rows.dtype) * grad.astype(rows.dtype)).astype(grad.dtype)
 
-        return times(jax.tree.map(combine, gradient, state.s_history, state.y_history), state.scale)
+        return times(jax.tree.map(combine, gradient, state.history), state.scale)
 
     def _remember(self, old: OptStep, new: OptStep, moved: Array) -> LBFGSState:
         """Write the new pair over the oldest one, or forget everything if the search went nowhere."""
         if not self.history_size:
             return new.state
         (params, state), (new_params, new_state) = old, new
-        dtype, row = state.gamma.dtype, state.iter_num % self.history_size
-        s = times(_difference(new_params, params), state.scale, -1)
-        y = times(_difference(new_state.grad, state.grad), state.scale)
-        s_history, y_history = _write(state.s_history, s, row), _write(state.y_history, y, row)
-        s_dot_y, y_dot_y = _rows_dot(s_history, y, dtype), _rows_dot(y_history, y, dtype)
-        curvature, length = s_dot_y[row], y_dot_y[row]
+        # Unsigned: an index that may be negative is examined first.
+        row = lax.rem(state.iter_num.astype(jnp.uint32), jnp.uint32(self.history_size))
+        s = times(difference(new_params, params), state.scale, -1)
+        y = times(difference(new_state.grad, state.grad), state.scale)
+        pair = _stacked(s, y)
+        history = jax.tree.map(
+            lambda rows, new: lax.dynamic_update_slice_in_dim(rows, new, 2 * row, 0), state.history, pair
+        )
+        products = _products(history, pair, state.gamma.dtype)
+        (s_dot_s, s_dot_y), (_, y_dot_y) = products[row]
         # Without positive curvature the pair would make H indefinite (Nocedal and Wright, section 7.2). It is what is
-        # more than the rounding errors of the inner product.
-        least = float(jnp.finfo(dtype).eps) * jnp.sqrt(length) * tree_l2_norm(s).astype(dtype)
-        curved = moved & (curvature > least) & (length > 0)
-        rho = jnp.where(curved, 1 / jnp.where(curved, curvature, 1), 0)
-        gamma = jnp.where(curved, curvature / jnp.where(curved, length, 1), state.gamma)
+        # more than the rounding errors of the inner product: <s, y> > eps |s| |y|, here in squares, none of which has
+        # the square of the unit of the objective, and in powers of 2.
+        curved = moved & (s_dot_y > 0) & (y_dot_y > 0)
+        numerators, denominators = jnp.stack([s_dot_y, jnp.ones_like(s_dot_y)]), jnp.stack([y_dot_y, s_dot_y])
+        gamma, rho = numerators / jnp.where(curved, denominators, 1)
+        inverse_eps = 1 / float(jnp.finfo(gamma.dtype).eps)
+        curved = curved & ((gamma * inverse_eps) * (s_dot_y * inverse_eps) > s_dot_s)
+        rho = jnp.where(curved, rho, 0)
+        gamma = jnp.where(curved & self.use_gamma, gamma, state.gamma)
 
-        here = jnp.arange(self.history_size, dtype=jnp.int32) == row
-        new_row, new_column = here[:, None], here[None, :]
-        r_inverse = jnp.where(new_row | new_column | ~moved, 0, state.r_inverse)
-        column = rho * (here.astype(dtype) - r_inverse @ jnp.where(here, 0, s_dot_y))
-        stepsize = new_state.stepsize
-        if self._searches:
-            # Without pairs the direction has another length, and the step size does not carry over.
-            longest = self._longest_trial(stepsize.dtype)
-            stepsize = jnp.where(self._has_memory(state) | ~curved, stepsize, longest)
+        here = jnp.arange(self.history_size, dtype=row.dtype) == row
+        earlier = jnp.where(here, 0, products[:, 0, 1])
+        new_column = jnp.stack([rho * jnp.where(here, 1, -(state.gram @ earlier)[0]), products[:, 1, 1]])
+        new_row = new_column * jnp.asarray([[0], [1]], rho.dtype)
+        kept = jnp.stack([moved, jnp.asarray(True)])[:, None, None]
+        gram = jnp.where(here[:, None], new_row[:, None, :], jnp.where(kept, state.gram, 0))
+        gram = jnp.where(here[None, :], new_column[:, :, None], gram)
         return new_state._replace(
-            stepsize=stepsize,
-            s_history=s_history,
-            y_history=y_history,
-            rho_history=jnp.where(here, rho, jnp.where(moved, state.rho_history, 0)),
-            gamma=gamma if self.use_gamma else state.gamma,
-            r_inverse=jnp.where(new_column, column[:, None], r_inverse),
-            yy=jnp.where(new_row, y_dot_y[None, :], jnp.where(new_column, y_dot_y[:, None], state.yy)),
+            stepsize=self._carried_stepsize(state, new_state.stepsize, curved),
+            history=history,
+            gram=gram,
+            gamma=gamma,
         )
 
 
-def _difference(new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: a.astype(tree_real_dtype(a)) - b.astype(tree_real_dtype(b)), new, old)
+def _stacked(*trees: PyTree) -> PyTree:
+    """Pytrees of one structure as one, with a further axis in front of each leaf."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _write(history: PyTree, pair: PyTree, row: Array) -> PyTree:
-    return jax.tree.map(lambda rows, new: lax.dynamic_update_index_in_dim(rows, new, row, 0), history, pair)
+def _products(history: PyTree, trees: PyTree, dtype) -> Array:
+    """Inner products of all rows of a history with k stacked pytrees; shape (history_size, 2, k)."""
 
-
-def _rows_dot(history: PyTree, tree: PyTree, dtype) -> Array:
-    """Inner product of every row of a history with a pytree; shape (history_size,)."""
-
-    def leaf_dot(rows, leaf):
-        axes = (tuple(range(1, rows.ndim)), tuple(range(leaf.ndim)))
-        leaf = leaf.astype(rows.dtype)
+    def of_leaf(rows, leaves):
+        axes = (tuple(range(1, rows.ndim)), tuple(range(1, leaves.ndim)))
         product = lax.dot_general(
-            rows, leaf, (axes, ((), ())), precision=lax.Precision.HIGHEST, out_sharding=on_every_device()
+            rows,
+            leaves.astype(rows.dtype),
+            (axes, ((), ())),
+            precision=lax.Precision.HIGHEST,
+            out_sharding=on_every_device(),
         )
         return product.astype(dtype)
 
-    return sum(jax.tree.leaves(jax.tree.map(leaf_dot, history, tree)))  # type: ignore[return-value]  # never empty
-
-
-def _weighted_sum(weights: Array, rows: Array) -> Array:
-    weights = weights.astype(rows.dtype)
-    return lax.dot_general(weights, rows, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+    products: Any = sum(jax.tree.leaves(jax.tree.map(of_leaf, history, trees)))
+    return products.reshape(-1, 2, products.shape[-1])

@@ -1,0 +1,208 @@
+r"""Nonlinear conjugate gradients.
+
+Problem: minimize a smooth function :math:`f(x, \theta)`. Method: descent along
+:math:`d_{k+1} = -\gamma \nabla f(x_{k+1}) + \beta_k d_k`, with a restart along the negative gradient where the
+directions are no longer conjugate. The constant :math:`\gamma` gives the directions the unit of the parameters.
+Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve.base import option
+from jaxsolve.solvers._descent_method import DescentMethod
+from jaxsolve.solvers.unconstrained._quasi_newton import difference, first_scaling
+from jaxsolve.tree_util import (
+    tree_add_scalar_mul,
+    tree_l2_norm,
+    tree_real_dtype,
+    tree_scalar_mul,
+    tree_vdot_real,
+    tree_where,
+)
+
+__all__ = ["NonlinearCG", "NonlinearCGState"]
+
+
+class NonlinearCGState(NamedTuple):
+    """State of nonlinear conjugate gradients.
+
+    Attributes:
+        iter_num: number of iterations done, int32.
+        value: ``fun`` at the current parameters.
+        grad: its gradient there, a pytree like the parameters.
+        stepsize: last step size.
+        error: Euclidean norm of ``grad``.
+        descent_direction: the direction of the next step, a pytree like the parameters.
+        gamma: the factor of the negative gradient in it.
+        decrease: by how much the last step has lowered the value; 0 before the first one.
+        num_conjugate: number of steps since the last one along the negative gradient, int32.
+        aux: auxiliary output of ``fun``.
+        failed_linesearch: whether the last line search failed.
+        num_fun_eval: evaluations of ``fun``, int32.
+        num_grad_eval: evaluations of its gradient, int32.
+        num_linesearch_iter: trial steps of all line searches, int32.
+        status: a :class:`jaxsolve.Status`, int32.
+        first_error: ``error`` at the initial point.
+        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
+            a search that failed counts twice; int32.
+    """
+
+    iter_num: Array
+    value: Array
+    grad: Any
+    stepsize: Array
+    error: Array
+    descent_direction: Any
+    gamma: Array
+    decrease: Array
+    num_conjugate: Array
+    aux: Any = None
+    failed_linesearch: Any = False
+    num_fun_eval: Any = 0
+    num_grad_eval: Any = 0
+    num_linesearch_iter: Any = 0
+    status: Any = 0
+    first_error: Any = None
+    num_stalled: Any = 0
+
+
+class NonlinearCG(DescentMethod):
+    """Nonlinear conjugate gradients with a line search, or a fixed step size.
+
+    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. It keeps no more than one
+    direction besides the gradient, which is its use: :class:`jaxsolve.LBFGS` needs fewer evaluations, and twenty times
+    as much memory.
+
+    The searches ask for a slope of at most a tenth of the initial one, which conjugate directions need. A direction
+    has no length of its own, and ``max_stepsize`` bounds a first trial step only with ``linesearch_init="max"``. The
+    first step of a run is tried with size 1, which leads as far as the norm of the initial point, or as value over
+    gradient norm, whichever is shorter.
+
+    A result ``OptStep(params, state)`` of an earlier run, as initial point of ``run`` or ``init_state``, hands on its
+    direction, its step size and its count of iterations.
+
+    Attributes:
+        method: the formula of the factor of the last direction. ``"polak-ribiere"``, or 0 where that is negative;
+            ``"fletcher-reeves"``; ``"hestenes-stiefel"``, or 0 where that is negative; ``"dai-yuan"``;
+            ``"hager-zhang"``, bounded below.
+        linesearch_init: first trial step of a search: ``"increase"`` takes the one that would lower the value as much
+            as the last step, if the function were a parabola along the direction, but no more than
+            ``increase_factor`` times ten times the last step; ``"current"`` repeats the last step, ``"max"`` takes
+            ``max_stepsize``.
+
+    Reference:
+        Nocedal and Wright (2006), "Numerical optimization", second edition, section 5.2; Dai and Yuan (1999), "A
+        nonlinear conjugate gradient method with a strong global convergence property"; Hager and Zhang (2006),
+        "Algorithm 851: CG_DESCENT", and for the bound Hager and Zhang (2013), "The limited memory conjugate gradient
+        method".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> solver = jaxsolve.NonlinearCG(lambda x, a: jnp.sum(jnp.cosh(x - a) + x**2), tol=1e-6)
+        >>> solver.run(jnp.zeros(2), jnp.array([0.0, 3.0])).params.round(3).tolist()
+        [0.0, 1.094]
+        >>> jax.jacobian(lambda a: solver.run(jnp.zeros(2), a).params)(jnp.array([0.0, 3.0])).round(3).tolist()
+        [[0.333, 0.0], [0.0, 0.63]]
+    """
+
+    method: str = option(
+        "polak-ribiere",
+        among=("polak-ribiere", "fletcher-reeves", "hestenes-stiefel", "dai-yuan", "hager-zhang"),
+    )
+    maxiter: int = option(100, at_least=0)
+    increase_factor: float = option(1.2, at_least=1)
+
+    _State = NonlinearCGState
+    _treats_leaves_alike = True
+    _search_options: ClassVar[dict[str, Any]] = {"c1": 1e-4, "c2": 0.1}
+    _resumed_fields = (
+        "iter_num", "stepsize", "descent_direction", "gamma", "decrease", "num_conjugate", "first_error",
+    )  # fmt: skip
+
+    def _has_memory(self, state: NonlinearCGState) -> Array:
+        return state.num_conjugate > 0
+
+    def _first_trial(self, state: NonlinearCGState) -> Array:
+        stepsize = state.stepsize
+        if self.linesearch_init == "max":
+            return self._longest_trial(stepsize.dtype)
+        if self.linesearch_init == "current":
+            return stepsize
+        slope = -tree_vdot_real(state.grad, state.descent_direction).astype(stepsize.dtype)
+        known = (slope > 0) & (state.decrease > 0)
+        # Nocedal and Wright (2006), equation 3.60.
+        trial = 2 * state.decrease / jnp.where(known, slope, 1)
+        longest = 10 * jnp.asarray(self.increase_factor).astype(stepsize.dtype) * stepsize
+        return jnp.where(known, jnp.minimum(trial, longest), stepsize)
+
+    # ---- The memory -----------------------------------------------------------------------------------------------
+
+    def _empty_memory(
+        self, init_params: PyTree, value: Array, grad: PyTree, args: tuple, kwargs: dict
+    ) -> dict[str, Any]:
+        del args, kwargs
+        one = jnp.ones((), tree_real_dtype(init_params))
+        gamma = first_scaling(init_params, value, grad) if self._searches else one
+        return {
+            "descent_direction": tree_scalar_mul(-gamma, grad),
+            "gamma": gamma,
+            "decrease": jnp.zeros_like(one),
+            "num_conjugate": jnp.zeros((), jnp.int32),
+        }
+
+    def _direction(self, params: PyTree, state: NonlinearCGState) -> PyTree:
+        del params
+        return state.descent_direction
+
+    def _remember(self, old: OptStep, new: OptStep, moved: Array) -> NonlinearCGState:
+        """The next direction: conjugate to the last one, or the negative gradient."""
+        state, new_state = old.state, new.state
+        dtype = state.gamma.dtype
+        steepest = tree_scalar_mul(-state.gamma, new_state.grad)
+        beta, restart = self._beta(state, new_state.grad, dtype)
+        conjugate = tree_add_scalar_mul(steepest, beta, state.descent_direction)
+        # A restart too where the direction does not lead down, or where beta is not finite.
+        slope = tree_vdot_real(new_state.grad, conjugate).astype(dtype)
+        length = tree_l2_norm(new_state.grad).astype(dtype) * tree_l2_norm(conjugate).astype(dtype)
+        size = sum(leaf.size for leaf in jax.tree.leaves(new_state.grad))
+        kept = moved & ~restart & (slope <= -1e-10 * length) & (state.num_conjugate + 1 < max(size, 50))
+        return new_state._replace(
+            descent_direction=tree_where(kept, conjugate, steepest),
+            decrease=jnp.where(moved, jnp.maximum((state.value - new_state.value).astype(dtype), 0), 0),
+            num_conjugate=jnp.where(kept, state.num_conjugate + 1, 0),
+        )
+
+    def _beta(self, state: NonlinearCGState, grad: PyTree, dtype: Any) -> tuple[Array, Array]:
+        """The factor of the last direction, and whether the gradients are too far from orthogonal to go on with it."""
+
+        def dot(a, b):
+            return tree_vdot_real(a, b).astype(dtype)
+
+        def ratio(a, b):
+            return jnp.where(b != 0, a / jnp.where(b != 0, b, 1), jnp.zeros_like(a))
+
+        direction, change = state.descent_direction, difference(grad, state.grad)
+        squared, before = dot(grad, grad), dot(state.grad, state.grad)
+        # Powell (1977), "Restart procedures for the conjugate gradient method".
+        restart = jnp.abs(dot(grad, state.grad)) >= 0.2 * squared
+        never = jnp.asarray(False)
+        if self.method == "polak-ribiere":
+            return jnp.maximum(ratio(dot(grad, change), before), 0), restart
+        if self.method == "fletcher-reeves":
+            return ratio(squared, before), restart
+        # The directions are those of the method for the function measured in units of gamma.
+        curvature = dot(direction, change)
+        if self.method == "hestenes-stiefel":
+            return jnp.maximum(state.gamma * ratio(dot(grad, change), curvature), 0), restart
+        if self.method == "dai-yuan":
+            return state.gamma * ratio(squared, curvature), never
+        correction = 2 * dot(change, change) * ratio(dot(direction, grad), curvature)
+        beta = state.gamma * ratio(dot(grad, change) - correction, curvature)
+        least = 0.4 * state.gamma * ratio(dot(direction, state.grad), dot(direction, direction))
+        return jnp.maximum(beta, least), never
