@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
     from jaxsolve.solvers.composite import PrimalDual as PrimalDual
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
+    from jaxsolve.solvers.constrained import LBFGSB as LBFGSB
     from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.external import CvxpyQP as CvxpyQP
@@ -76,7 +77,7 @@ _HOMES = {
     "base": "History IterativeSolver KKTSolution OptStep Solver SolverError Status StochasticSolver check",
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
-    "solvers.constrained": "MirrorDescent ProjectedGradient",
+    "solvers.constrained": "LBFGSB MirrorDescent ProjectedGradient",
     "solvers.external": "CvxpyQP ExternalOSQP",
     "solvers.fixed_point": "FixedPointIteration",
     "solvers.least_squares": "Dogleg GaussNewton LevenbergMarquardt",

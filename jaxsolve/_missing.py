@@ -17,7 +17,6 @@ MISSING = {
     "ArmijoSGD": _OWN_LOOP,
     "BFGS": "jaxsolve.LBFGS",
     "Broyden": _OWN_ROOT,
-    "LBFGSB": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
     "NonlinearCG": "jaxsolve.LBFGS",
     "OptaxSolver": _OWN_LOOP,
     "PolyakSGD": _OWN_LOOP,

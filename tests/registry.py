@@ -544,6 +544,17 @@ def _cases():
         scalar=False,
         passes_on=False,
     )
+    yield Case(
+        "LBFGSB-nonnegative",
+        jaxsolve.LBFGSB,
+        ridge,
+        np.full(4, 0.3),
+        theta,
+        nnls_exact,
+        before=((0.0, np.inf),),
+        oracle=nnls_oracle,
+        unroll_iters=25,
+    )
     for name, options in (
         ("LevenbergMarquardt-qr", {}),
         ("LevenbergMarquardt-products", {"materialize_jac": False}),
