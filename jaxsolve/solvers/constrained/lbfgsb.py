@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._inputs import power_of_two
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, unraveled
 from jaxsolve.base import option
@@ -136,9 +137,11 @@ class LBFGSB(DescentMethod):
     def _direction(self, params: PyTree, state: LBFGSBState, box: tuple[PyTree, PyTree] | None = None) -> PyTree:
         """The step to the minimizer of the model in the box, which is all of space by default."""
         box = bounds_like((-jnp.inf, jnp.inf), params) if box is None else box
-        model = _Model.of(state.s_history, state.y_history, state.theta, state.num_updates)
-        vectors = (flat(tree, state.error.dtype) for tree in (params, state.grad, *box))
-        return unraveled(params)(_step(model, *vectors))
+        x, grad, lower, upper = (flat(tree, state.error.dtype) for tree in (params, state.grad, *box))
+        # In a unit of the objective in which products of three gradients do not overflow.
+        unit = 1 / power_of_two(jnp.max(jnp.abs(grad)))
+        model = _Model.of(state.s_history, unit * state.y_history, unit * state.theta, state.num_updates)
+        return unraveled(params)(_step(model, x, unit * grad, lower, upper))
 
     def _has_memory(self, state: LBFGSBState) -> Array:
         return state.num_updates > 0
@@ -370,7 +373,7 @@ def _remember(state: LBFGSBState, s: Array, y: Array, moved: Array, use_gamma: b
 
     most = state.s_history.shape[0]
     num_pairs = jnp.where(curved, jnp.minimum(state.num_updates + 1, most), state.num_updates)
-    theta = jnp.where(curved, y_length**2 / jnp.where(curved, curvature, 1), state.theta)
+    theta = jnp.where(curved, y_length * (y_length / jnp.where(curved, curvature, 1)), state.theta)
     return state._replace(
         s_history=extended(state.s_history, s),
         y_history=extended(state.y_history, y),
