@@ -86,7 +86,7 @@ def test_the_cauchy_point_is_the_first_minimizer_along_the_projected_path():
 EXPONENTS = np.array([(0, 0), (-40, 0), (40, 0), (0, -40), (0, 7), (0, 40)])
 
 
-@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.float32)])
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=[pytest.mark.float32, pytest.mark.slow])])
 def test_units_change_nothing(dtype):
     powers = jnp.asarray(np.exp2(EXPONENTS).astype(dtype))
     lower, upper = (jnp.asarray(b, dtype) for b in BOUNDS["mixed"])
@@ -109,6 +109,7 @@ def test_linear_objectives_end_in_a_corner():
     assert int(state.num_fun_eval) <= 20
 
 
+@pytest.mark.slow
 def test_pytrees_bounds_like_them_and_fixed_variables():
     def fun(p):
         return jnp.sum((p["a"] - 2.0) ** 2) + (p["b"] + 1.0) ** 2 + p["a"][0] * p["b"]
@@ -138,6 +139,7 @@ def test_derivatives_in_data_and_bounds():
     np.testing.assert_allclose(reverse, want, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_wall_of_nan_inside_the_box_is_not_crossed():
     def fun(x):
         return jnp.sum(jnp.where(x > 0.1, x - 0.2 * jnp.log(x), jnp.nan))

@@ -57,7 +57,7 @@ def in_units(x, c, u):
     return c * decay(x / u)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.float32)])
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=[pytest.mark.float32, pytest.mark.slow])])
 @pytest.mark.parametrize(
     "make",
     [
@@ -200,6 +200,7 @@ def test_every_way_to_compute_a_step_ends_at_the_same_point(options):
     np.testing.assert_allclose(params, by_scipy().x, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_pytrees_of_params_and_residuals_and_their_jacobian():
     def residuals(p, y):
         flat = decay(jnp.stack([p["a"][0, 0], p["b"], p["a"][1, 0]]), y)
@@ -216,6 +217,7 @@ def test_pytrees_of_params_and_residuals_and_their_jacobian():
         wrong.run(init, Y)
 
 
+@pytest.mark.slow
 @each_method
 def test_fewer_residuals_than_parameters_and_dependent_columns(make):
     def one_equation(x):
@@ -243,6 +245,7 @@ def test_values_that_are_not_finite_are_not_accepted(make):
     np.testing.assert_allclose(params, np.exp(-4.0), rtol=1e-9)
 
 
+@pytest.mark.slow
 @each_method
 def test_where_nothing_else_is_finite_the_initial_point_is_returned(make):
     def only_here(x):
@@ -256,6 +259,7 @@ def test_where_nothing_else_is_finite_the_initial_point_is_returned(make):
     assert int(state.status) == Status.NONFINITE
 
 
+@pytest.mark.slow
 @each_method
 def test_a_tolerance_below_rounding_ends_the_run(make):
     state = make(decay, tol=0.0, maxiter=1000).run(START).state
