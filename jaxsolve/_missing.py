@@ -1,18 +1,11 @@
-"""What to use instead of the names of JAXopt that are not here yet. Messages and ``docs/migrating.md`` say the same."""
+"""The message for a name that the package does not have."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["MISSING", "explain"]
-
-_RESIDUALS = "of half the sum of the squared residuals"
-
-MISSING = {
-    "LBFGSB": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
-    "LBFGSB": "jaxsolve.ProjectedGradient with jaxsolve.projection.projection_box",
-}
+__all__ = ["explain"]
 
 
 def explain(name: str, known: Iterable[str]) -> str:
@@ -23,7 +16,5 @@ def explain(name: str, known: Iterable[str]) -> str:
         known: the names that there are.
     """
     message = f"module 'jaxsolve' has no attribute {name!r}"
-    if name in MISSING:
-        return f"{message}: it is not here yet; use {MISSING[name]}."
-    near = difflib.get_close_matches(name, [*known, *MISSING], n=1)
+    near = difflib.get_close_matches(name, known, n=1)
     return f"{message}; did you mean {near[0]!r}?" if near else message

@@ -625,6 +625,17 @@ def _cases():
         yield Case(f"{name}-{form or 'cubic'}", make, cubic, zeros, theta, cubic_exact, unroll_iters=40, scalar=False)
     on_curve: dict[str, Any] = {"fun": curve, "init": zeros, "theta": theta, "exact": curve_exact}
     on_curve |= {"oracle": curve_oracle, "like_params": False}
+    yield Case(
+        "LBFGSB-nonnegative",
+        jaxsolve.LBFGSB,
+        ridge,
+        np.full(4, 0.3),
+        theta,
+        nnls_exact,
+        before=((0.0, np.inf),),
+        oracle=nnls_oracle,
+        unroll_iters=25,
+    )
     for name, options in (
         ("LevenbergMarquardt-qr", {}),
         ("LevenbergMarquardt-products", {"materialize_jac": False}),
@@ -635,14 +646,9 @@ def _cases():
         yield Case(
             name,
             functools.partial(getattr(jaxsolve, name.split("-")[0]), **options),
-            curve,
-            zeros,
-            theta,
-            curve_exact,
-            oracle=curve_oracle,
+            **on_curve,
             unroll_iters=20,
             scalar=False,
-            like_params=False,
         )
     for name, make in {
         "OptaxSolver-sgd": lambda fun, **o: jaxsolve.OptaxSolver(
@@ -684,7 +690,7 @@ def _in_dtype(case: Case) -> Case:
     return dataclasses.replace(case, init=init, theta=jnp.asarray(case.theta, dtype))
 
 
-# Cases that differ from another one in an option alone; the job in float32 leaves them out.
+# Cases that differ from another one in an option, or in the step, alone; the job in float32 leaves them out.
 VARIANTS = (
     "Broyden-limited",
     "AndersonAcceleration-I",
@@ -699,6 +705,8 @@ VARIANTS = (
     "BlockCoordinateDescent-general",
     "LevenbergMarquardt-products",
     "LevenbergMarquardt-geodesic",
+    "GaussNewton-qr",
+    "Dogleg-qr",
 )
 # Cases of solvers that have much in common with others: their tests are slow.
 SECONDARY = (

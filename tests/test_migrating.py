@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 import jaxsolve
-from jaxsolve._missing import MISSING
 
 HERE = Path(__file__).parent
 THERE = json.loads((HERE / "data" / "jaxopt_0_8_5.json").read_text())
@@ -51,26 +50,12 @@ def test_every_name_has_one_row():
 def test_row(name):
     options, state = ROWS[name]
     assert options == list(THERE[name])
-    if state.startswith("not yet: "):
-        # A name that has come since moves to another state, and leaves MISSING.
-        with pytest.raises(AttributeError, match=re.escape(f"use {MISSING[name]}.")):
-            _find(name)
-        assert state == f"not yet: use {MISSING[name]}"
-        return
-    assert name not in MISSING
     assert state == "there" or state.startswith("changed: ")
     parameters = inspect.signature(_find(name)).parameters if options else {}
     for option, default in THERE[name].items():
         assert option in parameters, option
         if _recorded(parameters[option].default) != default:
             assert f"`{option}`" in state, f"{option} has another default, and the page does not say so"
-
-
-def test_what_is_said_to_be_used_instead_is_there():
-    assert sorted(MISSING) == sorted(name for name, (_, state) in ROWS.items() if state.startswith("not yet"))
-    for sentence in MISSING.values():
-        for name in re.findall(r"jaxsolve\.([\w.]*\w)", sentence):
-            assert callable(_find(name))
 
 
 def test_the_record_is_that_of_the_installed_jaxopt():

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._closure import Staged
+from jaxsolve._inputs import scale_to_unit
 from jaxsolve._loop import run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array, PyTree
@@ -272,7 +273,7 @@ class LeastSquaresMethod(IterativeSolver):
 
     def _error_of(self, x: Array, gradient: Array, box: tuple[Array, Array] | None) -> Array:
         """The optimality error, a scalar."""
-        return tree_l2_norm(jnp.where(self._held(x, gradient, box), 0, gradient))
+        return _norm(jnp.where(self._held(x, gradient, box), 0, gradient))
 
     def _try(
         self,
@@ -326,7 +327,7 @@ class LeastSquaresMethod(IterativeSolver):
         finite = finite & _all_finite((jac, new_gradient))
         # Where costs differ by rounding the least gradient counts.
         sizes = [
-            tree_l2_norm(jnp.where(self._held(at, g, box), 0, g) / scale)
+            _norm(jnp.where(self._held(at, g, box), 0, g) / scale)
             for at, g in ((model.x, gradient), (point, new_gradient))
         ]
         accepted = candidate & finite & (~rounded | (sizes[1] < sizes[0]))
@@ -396,6 +397,12 @@ def _dtype_of(params: PyTree) -> Any:
     """The dtype of the vectors: that of the widest parameters, and no shorter than float32."""
     dtype = tree_real_dtype(params)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def _norm(vector: Array) -> Array:
+    """Euclidean norm without overflow: gradients have the square of the unit of residuals."""
+    scale, _, length = scale_to_unit(vector)
+    return scale * length
 
 
 def _all_finite(tree: Any) -> Array:

@@ -37,9 +37,12 @@ def column_norms(model: Model) -> Array:
 
 
 def least_damping(model: Model) -> float:
-    """Damping that is lost in rounding errors where the columns of the Jacobian are independent."""
+    """Damping that is lost in rounding errors where the columns of the Jacobian are independent.
+
+    Where they are not, it keeps rounding errors from becoming steps along which nothing changes.
+    """
     eps = float(jnp.finfo(model.x.dtype).eps)
-    return eps if model.residual.size < model.x.size else eps**2
+    return eps if model.residual.size < model.x.size else eps**1.5
 
 
 def damped_solver(model: Model, mu: Array, units: Array, solver: str | Callable | None) -> Callable[[Array], Array]:
@@ -67,10 +70,10 @@ def damped_solver(model: Model, mu: Array, units: Array, solver: str | Callable 
     def right(u):
         return jnp.where(free, model.rmatvec(u), 0)
 
-    if isinstance(solver, str):
+    if isinstance(solver, str) and model.jac is not None:
         jac = jnp.where(model.held[None, :], 0, model.jac)
         matrix, method = product(jac.T, jac) + jnp.diag(shift), _NORMAL[solver]
         return lambda u: method(matrix, right(u))
-    if solver is None:
+    if not callable(solver):
         solver = functools.partial(solve_cg, tol=_INEXACT, on_failure="ignore")
     return lambda u: solver(normal, right(u))

@@ -29,7 +29,7 @@ from jaxsolve.base import check_choice, option
 from jaxsolve.linear_solve import check_method
 from jaxsolve.solvers._bounds import check_bounds
 from jaxsolve.solvers.least_squares._base import LeastSquaresMethod, Model
-from jaxsolve.solvers.least_squares._damped import DIRECT, column_norms, damped_solver
+from jaxsolve.solvers.least_squares._damped import DIRECT, column_norms, damped_solver, least_damping
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["LevenbergMarquardt", "LevenbergMarquardtState"]
@@ -181,7 +181,7 @@ class LevenbergMarquardt(LeastSquaresMethod):
             step, allowed = self._bent(model, step, solve, units, args, kwargs)
         trial = self._try(params, state, model, step, units, args, kwargs, allowed, predicted)
         shrinkage = jnp.maximum(1 / 3, 1 - (2 * trial.ratio - 1) ** 3)
-        least = float(jnp.finfo(mu.dtype).eps) ** 2
+        least = least_damping(model)
         delta = jax.tree.map(lambda new, old: new - old, trial.params, params)
         new_state = state._replace(
             **trial.fields,

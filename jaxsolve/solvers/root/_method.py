@@ -101,7 +101,9 @@ class RootMethod(IterativeSolver):
         maxls: largest number of trial steps in a search.
         decrease_factor: largest factor by which a search shortens a step; interpolation finds a smaller one, down to a
             tenth.
-        max_stepsize: first trial step; 1 is the full step.
+        increase_factor: a search starts from the last step times this factor, but from the full step, 1, at least.
+        max_stepsize: longest trial step.
+        min_stepsize: shortest trial step.
         bounds: the pair ``(lower, upper)`` of bounds of the parameters, each a scalar, an array that broadcasts to each
             leaf, or a pytree like the parameters; infinite where there is none. ``fun`` is never called at a point
             outside of the bounds; trial points are cut there.
@@ -116,7 +118,9 @@ class RootMethod(IterativeSolver):
     stop_if_linesearch_fails: bool = option(False)
     maxls: int = option(15, at_least=1)
     decrease_factor: float = option(0.8, above=0, below=1)
+    increase_factor: float = option(1.5, at_least=1)
     max_stepsize: float = option(1.0, above=0)
+    min_stepsize: float = option(1e-6, at_least=0)
     bounds: tuple | None = option(None)
     rtol: float = option(0.0, at_least=0)
 
@@ -247,7 +251,10 @@ class RootMethod(IterativeSolver):
         along = unraveled(params)(direction)
         fixed = self.linesearch is None or not _is_zero(self.stepsize)
         given = jnp.asarray(self.stepsize).astype(dtype)
-        longest = jnp.asarray(self.max_stepsize).astype(dtype)
+        as_scalar = lambda value: jnp.asarray(value).astype(dtype)  # noqa: E731
+        longest = jnp.maximum(as_scalar(self.increase_factor) * state.stepsize, 1)
+        longest = jnp.minimum(longest, as_scalar(self.max_stepsize))
+        shortest = as_scalar(self.min_stepsize)
         first = jnp.where(given > 0, given, longest) if fixed else longest
         searches = jnp.asarray(self.linesearch is not None) & (given <= 0)
         slack = self._slack(state)
@@ -269,7 +276,7 @@ class RootMethod(IterativeSolver):
         start = Trial(first, jnp.asarray(False), params, state.value, state.aux, state.error, jnp.zeros((), jnp.int32))
         most = self.maxls if self.linesearch is not None else 1
         return loop(
-            lambda trial: ~trial.accepted & ((trial.number == 0) | searches),
+            lambda trial: ~trial.accepted & ((trial.number == 0) | (searches & (trial.stepsize >= shortest))),
             try_next,
             start,
             maxiter=most,

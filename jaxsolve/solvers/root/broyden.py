@@ -79,6 +79,7 @@ class Broyden(RootMethod):
         gamma: the model begins as this multiple of the identity, which has the unit of a parameter over that of a
             residual. ``None`` takes the inverse Jacobian for a dense model, else the multiple that fits the Jacobian
             along the residual, with its sign, which costs one product with the Jacobian.
+        condition: taken for the sake of programs written for JAXopt; the search has one condition, whatever it says.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve
@@ -92,6 +93,7 @@ class Broyden(RootMethod):
 
     history_size: int | None = option(None, at_least=1)
     gamma: float | None = option(None)
+    condition: str | None = option(None, among=(None, "armijo", "goldstein", "strong-wolfe", "wolfe"))
     maxiter: int = option(500)
 
     _State = BroydenState
