@@ -30,8 +30,9 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.solvers.quadratic._admm_linear_system import LinearSystem, linear_system, renewed, solved
-from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution
+from jaxsolve.solvers.quadratic._base import Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
+from jaxsolve.solvers.quadratic._iterative import IterativeQP
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, products, residuals
 from jaxsolve.solvers.quadratic._scaling import scale
