@@ -273,8 +273,9 @@ class OperatorSplitting(IterativeQP):
             patience = 1 + iter_num.astype(x.dtype) / 100
             tols = (self.primal_infeasible_tol, self.dual_infeasible_tol)
             y_tol, d_tol = (patience * _number(tol, x) for tol in tols)
-            proved = find_certificates(qp, d, dy, along, self._forgiven(problem), (y_tol, d_tol))
-            status = jnp.where(Status.RUNNING.holds(status), proved, status)
+            running = Status.RUNNING.holds(status)
+            proved = find_certificates(qp, d, dy, along, self._forgiven(problem), (y_tol, d_tol), wanted=running)
+            status = jnp.where(running, proved, status)
             if not qp.has_factor:  # a factorization would have told
                 status = Status.NONCONVEX.where(_curves_down(qp, d, along), status)
         value = (0.5 * (x @ at.Px) + qp.q @ x) / scaling.cost

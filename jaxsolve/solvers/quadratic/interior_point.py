@@ -192,7 +192,9 @@ class InteriorPoint(IterativeQP):
         qp = problem.scaled
         last = (state.iter_num >= self.maxiter) | ~Status.RUNNING.holds(state.status)
         slow = ~(state.error < 0.5 * before.error) & (state.iter_num % _CERTIFICATE_FREQUENCY == 0)
-        due = ~Status.CONVERGED.holds(state.status) & (slow | last)
+        # Batch elements whose run is over go on with the others, and what becomes of them is not kept.
+        running = Status.RUNNING.holds(before.status) & ~Status.CONVERGED.holds(state.status)
+        due = running & (slow | last)
 
         def look(status):
             # What iterates of an impossible problem gain shows the direction in which they go.
@@ -200,7 +202,7 @@ class InteriorPoint(IterativeQP):
             d, dy, along = jax.tree.map(jnp.subtract, (state.point.x, state.point.y, state.at), earlier)
             dy = feasible_signs(qp, dy)
             parts = (d, dy, along._replace(Aty=qp.A.rmatvec(dy)), self._forgiven(problem))
-            proved = find_certificates(qp, *lax.stop_gradient(parts), (0.5, 0.5))
+            proved = find_certificates(qp, *lax.stop_gradient(parts), (0.5, 0.5), wanted=due)
             return jnp.where(Status.RUNNING.holds(proved), status, proved)
 
         return state._replace(status=run_if_any(due, look, state.status))
