@@ -30,8 +30,9 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.solvers.quadratic._admm_linear_system import LinearSystem, linear_system, renewed, solved
-from jaxsolve.solvers.quadratic._base import IterativeQP, Problem, Solution
+from jaxsolve.solvers.quadratic._base import Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
+from jaxsolve.solvers.quadratic._iterative import IterativeQP
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, products, residuals
 from jaxsolve.solvers.quadratic._scaling import scale
@@ -272,8 +273,9 @@ class OperatorSplitting(IterativeQP):
             patience = 1 + iter_num.astype(x.dtype) / 100
             tols = (self.primal_infeasible_tol, self.dual_infeasible_tol)
             y_tol, d_tol = (patience * _number(tol, x) for tol in tols)
-            proved = find_certificates(qp, d, dy, along, self._forgiven(problem), (y_tol, d_tol))
-            status = jnp.where(Status.RUNNING.holds(status), proved, status)
+            running = Status.RUNNING.holds(status)
+            proved = find_certificates(qp, d, dy, along, self._forgiven(problem), (y_tol, d_tol), wanted=running)
+            status = jnp.where(running, proved, status)
             if not qp.has_factor:  # a factorization would have told
                 status = Status.NONCONVEX.where(_curves_down(qp, d, along), status)
         value = (0.5 * (x @ at.Px) + qp.q @ x) / scaling.cost

@@ -48,6 +48,7 @@ def find_certificates(
     at: Products,
     forgiven: Forgiven,
     tol: tuple[Array | float, Array | float] = (1e-3, 1e-3),
+    wanted: Array | bool = True,
 ) -> Array:
     """Whether the constraints are proved to contradict each other, or the objective to be unbounded below.
 
@@ -60,13 +61,15 @@ def find_certificates(
         forgiven: what the test of convergence forgives. A contradiction, or a slope, that is no larger is none.
         tol: how closely, relative to its size, ``y`` and ``d`` must meet the conditions of a certificate to be worth
             refining.
+        wanted: a boolean scalar: whether a proof is looked for. A batch refines the directions of all its elements as
+            soon as those of one are likely, which those of an element that has arrived must not be.
 
     Returns:
         ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` with a proof, else ``Status.RUNNING``.
     """
     qp = qp._replace(lower=qp.lower - forgiven.rows, upper=qp.upper + forgiven.rows)
     if qp.has_factor:
-        infeasible, unbounded = _refined(qp, d, y, at, tol, forgiven.slopes)
+        infeasible, unbounded = _refined(qp, d, y, at, tol, forgiven.slopes, wanted)
     else:
         infeasible = _is_primal_certificate(qp, y, at.Aty)
         unbounded = _is_dual_certificate(qp, d, at.Px, at.Ax, forgiven.slopes)
@@ -75,7 +78,7 @@ def find_certificates(
     return Status.PRIMAL_INFEASIBLE.where(infeasible, Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING)))
 
 
-def _refined(qp, d, y, at, tol, slopes):
+def _refined(qp, d, y, at, tol, slopes, wanted):
     """What directions that look like certificates prove, as they are or projected."""
     tiny = jnp.finfo(y.dtype).tiny
     y_size, d_size = norm(y), norm(d)
@@ -127,7 +130,7 @@ def _refined(qp, d, y, at, tol, slopes):
         return y_likely & jnp.any(jax.vmap(test_y)(y_units)), d_likely & jnp.any(jax.vmap(test_d)(d_units))
 
     nothing = (jnp.zeros_like(y_likely), jnp.zeros_like(d_likely))
-    return run_if_any(y_likely | d_likely, proofs, nothing)
+    return run_if_any(wanted & (y_likely | d_likely), proofs, nothing)
 
 
 # ---- Tests --------------------------------------------------------------------------------------------------------

@@ -31,13 +31,22 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_solve
 
-from jaxsolve._loop import LoopKind, loop, run_if_any
+from jaxsolve._loop import run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array, PyTree
 from jaxsolve.base import option
-from jaxsolve.solvers.quadratic._base import BoxConstrained, IterativeQP, Problem, Solution
+from jaxsolve.solvers.quadratic._base import BoxConstrained, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
+from jaxsolve.solvers.quadratic._iterative import IterativeQP
 from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem
+from jaxsolve.solvers.quadratic._newton_step import (
+    Point,
+    condense,
+    factorize,
+    newton_residual,
+    predictor_corrector,
+    rows_of,
+)
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, products, residuals
 from jaxsolve.tree_util import tree_where
@@ -52,27 +61,6 @@ _INSIDE = 0.25
 _CERTIFICATE_FREQUENCY = 4
 # A warm start is one if its error is less than that of a cold start by this factor. Otherwise it would cost more.
 _WARM = 0.1
-
-
-class Point(NamedTuple):
-    """An iterate of the scaled problem; row 0 of what has two rows is of the lower bounds, row 1 of the upper.
-
-    An equality is an upper bound whose slack is 0 and whose multiplier has any sign.
-
-    Attributes:
-        x: shape ``(n,)``.
-        z: multipliers, shape ``(2, m)``: positive for inequalities, 0 for absent bounds.
-        s: slacks, shape ``(2, m)``: positive for inequalities, 0 for equalities, 1 for absent bounds.
-    """
-
-    x: Array
-    z: Array
-    s: Array
-
-    @property
-    def y(self) -> Array:
-        """The multipliers of the rows, shape ``(m,)``."""
-        return self.z[1] - self.z[0]
 
 
 class InteriorPointState(NamedTuple):
@@ -147,7 +135,7 @@ class InteriorPoint(IterativeQP):
         return qp
 
     def _prepared(self, problem: Problem, inputs: Any = None) -> Problem:
-        return problem._replace(linear_system=_rows(problem.scaled))
+        return problem._replace(linear_system=rows_of(problem.scaled))
 
     def _begin(self, problem: Problem, init_params: PyTree) -> InteriorPointState:
         given = self._given(problem, init_params)
@@ -163,9 +151,9 @@ class InteriorPoint(IterativeQP):
     def _advance(self, problem: Problem, state: InteriorPointState) -> InteriorPointState:
         """One predictor-corrector step."""
         qp, rows, point = problem.scaled, problem.linear_system, state.point
-        residual = _newton_residual(qp, rows, point, state.at)
-        system = _condensed(qp, rows, point, state.at, residual, state.regularization)
-        trial = _predictor_corrector(qp, rows, point, residual, system, self._target(problem), self._loop_kind)
+        residual = newton_residual(qp, rows, point, state.at)
+        system = condense(qp, rows, point, state.at, residual, state.regularization)
+        trial = predictor_corrector(qp, rows, point, residual, system, self._target(problem), self._loop_kind)
         # A factorization that broke down is repeated with more regularization, from where it was.
         finite = jnp.isfinite(trial.mu)
         point = tree_where(finite, trial.point, point)
@@ -204,7 +192,9 @@ class InteriorPoint(IterativeQP):
         qp = problem.scaled
         last = (state.iter_num >= self.maxiter) | ~Status.RUNNING.holds(state.status)
         slow = ~(state.error < 0.5 * before.error) & (state.iter_num % _CERTIFICATE_FREQUENCY == 0)
-        due = ~Status.CONVERGED.holds(state.status) & (slow | last)
+        # Batch elements whose run is over go on with the others, and what becomes of them is not kept.
+        running = Status.RUNNING.holds(before.status) & ~Status.CONVERGED.holds(state.status)
+        due = running & (slow | last)
 
         def look(status):
             # What iterates of an impossible problem gain shows the direction in which they go.
@@ -212,7 +202,7 @@ class InteriorPoint(IterativeQP):
             d, dy, along = jax.tree.map(jnp.subtract, (state.point.x, state.point.y, state.at), earlier)
             dy = feasible_signs(qp, dy)
             parts = (d, dy, along._replace(Aty=qp.A.rmatvec(dy)), self._forgiven(problem))
-            proved = find_certificates(qp, *lax.stop_gradient(parts), (0.5, 0.5))
+            proved = find_certificates(qp, *lax.stop_gradient(parts), (0.5, 0.5), wanted=due)
             return jnp.where(Status.RUNNING.holds(proved), status, proved)
 
         return state._replace(status=run_if_any(due, look, state.status))
@@ -265,50 +255,6 @@ class InteriorPointQP(InteriorPoint, BoxConstrained):
 # ---- The method, on the scaled problem ----------------------------------------------------------------------------
 
 
-class Rows(NamedTuple):
-    """The rows of a problem as pairs of a lower and an upper bound, an equality as an upper bound.
-
-    Attributes:
-        fixed: which bounds are equalities, shape ``(2, m)``.
-        bounded: which are inequalities, shape ``(2, m)``.
-        bound: the bounds, 0 where there is none, shape ``(2, m)``.
-        sign: -1 for lower and 1 for upper bounds, shape ``(2, 1)``.
-        count: the number of inequalities, 1 if there are none.
-    """
-
-    fixed: Array
-    bounded: Array
-    bound: Array
-    sign: Array
-    count: Array
-
-    def slack(self, Ax: Array) -> Array:
-        """The distance from the bounds, negative beyond them, shape ``(2, m)``."""
-        return self.sign * (self.bound - Ax[None])
-
-    def signed(self, y: Array) -> Array:
-        """What a vector of the rows is to the lower and to the upper bounds, shape ``(2, m)``."""
-        return self.sign * y[None]
-
-    def force(self, z: Array) -> Array:
-        """The sum of what pushes down and what pulls up, shape ``(m,)``."""
-        return jnp.sum(self.sign * z, axis=0)
-
-    def point(self, x: Array, z: Array, s: Array) -> Point:
-        """The point with these slacks of inequalities and multipliers."""
-        slack_of_others = jnp.where(self.fixed, 0, 1).astype(s.dtype)
-        return Point(x, jnp.where(self.bounded | self.fixed, z, 0), jnp.where(self.bounded, s, slack_of_others))
-
-
-def _rows(qp: QuadraticProgram) -> Rows:
-    equality = qp.lower == qp.upper
-    fixed, bound = jnp.stack([jnp.zeros_like(equality), equality]), jnp.stack([qp.lower, qp.upper])
-    bounded = ~equality[None] & jnp.isfinite(bound)
-    sign = jnp.asarray([[-1.0], [1.0]], bound.dtype)
-    count = jnp.maximum(jnp.sum(bounded), 1).astype(bound.dtype)
-    return Rows(fixed, bounded, jnp.where(bounded | fixed, bound, 0), sign, count)
-
-
 def _cold_start(problem: Problem) -> Point:
     """The minimizer of the objective plus a penalty of the rows, with slacks in proportion to its violations.
 
@@ -319,7 +265,7 @@ def _cold_start(problem: Problem) -> Point:
     target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
     # A huge price keeps a variable at its bound. It would throw the minimizer far beyond.
     price = jnp.clip(qp.q, -_USUAL_PRICE, _USUAL_PRICE)
-    x = cho_solve((_cholesky(qp, weight, 1e-2), True), qp.A.rmatvec(weight * target) - price)
+    x = cho_solve((factorize(qp, weight, 1e-2), True), qp.A.rmatvec(weight * target) - price)
     x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
     slack = rows.slack(qp.A.matvec(x))
     usual = _INSIDE * jnp.max(jnp.where(rows.bounded, -slack, 1), initial=1)
@@ -341,195 +287,9 @@ def _warm_start(problem: Problem, given: Solution) -> Point:
     return rows.point(x, jnp.where(rows.fixed, z, jnp.maximum(z, inside)), jnp.maximum(slack, inside))
 
 
-class Residual(NamedTuple):
-    """The right-hand side of Newton's method.
-
-    Attributes:
-        dual: what is missing to stationarity, shape ``(n,)``.
-        rows: by how much slacks are too large, shape ``(2, m)``.
-    """
-
-    dual: Array
-    rows: Array
-
-
-def _newton_residual(qp: QuadraticProgram, rows: Rows, point: Point, at: Products) -> Residual:
-    of_rows = jnp.where(rows.bounded | rows.fixed, point.s - rows.slack(at.Ax), 0)
-    return Residual(-(at.Px + qp.q + at.Aty), of_rows)
-
-
-class Condensed(NamedTuple):
-    """The condensed system of a point, factorized.
-
-    Attributes:
-        stiffness: how fast multipliers grow as rows move towards their bounds, shape ``(2, m)``.
-        inverse: ``1 / (s + delta z)`` for inequalities, 0 elsewhere, shape ``(2, m)``.
-        weight: the sum of the stiffnesses of a row, shape ``(m,)``.
-        rho: proximal parameter of x.
-        cholesky: the factor of ``P + rho I + A^T diag(weight) A``.
-    """
-
-    stiffness: Array
-    inverse: Array
-    weight: Array
-    rho: Array
-    cholesky: Array
-
-
-def _condensed(
-    qp: QuadraticProgram, rows: Rows, point: Point, at: Products, residual: Residual, regularization: Array
-) -> Condensed:
-    (_, z, s), dtype = point, point.x.dtype
-    # The smallest proximal parameters with which a factorization can be trusted. Beside large multipliers that of the
-    # rows is less: a step changes them by the residual over delta, which must be enough for them to become others.
-    rho, least = (1e-9, 1e-12) if jnp.finfo(dtype).bits == 64 else (1e-5, 1e-6)
-    delta = jnp.clip(norm(residual.rows) / jnp.maximum(norm(z), jnp.finfo(dtype).tiny), least, rho)
-    # Multipliers of equalities are residuals over delta: the rounding of the residual must stay below what is left to
-    # correct of the multipliers.
-    left = jnp.maximum(norm(residual.dual), (1e-7 if dtype == jnp.float64 else 1e-3) * norm(qp.q, at.Aty))
-    rounding = 10 * jnp.finfo(dtype).eps * norm(at.Ax) / jnp.maximum(left, jnp.finfo(dtype).tiny)
-    rho, delta = regularization * rho, regularization * jnp.clip(rounding, delta, 1e3 * rho)
-    inverse = jnp.where(rows.bounded, 1 / (s + delta * z), 0)
-    stiffness = jnp.where(rows.fixed, 1 / delta, z * inverse)
-    weight = jnp.sum(stiffness, axis=0)
-    return Condensed(stiffness, inverse, weight, rho, _cholesky(qp, weight, rho))
-
-
-def _cholesky(qp: QuadraticProgram, weight: Array, rho: Array | float) -> Array:
-    """The factor of ``P + rho I + A^T diag(weight) A``."""
-    identity = jnp.eye(qp.num_variables, dtype=qp.q.dtype)
-    H = qp.P.dense() + qp.A.gram(weight) + rho * identity
-    return jnp.linalg.cholesky(H, symmetrize_input=False)
-
-
-_MAX_REFINEMENTS = 5
-
-
-def _solve(
-    qp: QuadraticProgram, system: Condensed, rhs: Array, refined: Array, kind: LoopKind
-) -> tuple[Array, Array, Array]:
-    """The solution of the condensed system, its product with A, and whether it is one to some accuracy.
-
-    It is refined if that is wanted: penalties of 1e8 leave few digits to a factorization.
-    """
-    size, dtype = norm(rhs), rhs.dtype
-    wanted = (1e-10 if dtype == jnp.float64 else 1e-5) * size
-
-    def refine(carry):
-        dx, _, left, after, _ = carry
-        dx = dx + cho_solve((system.cholesky, True), left)
-        Adx = qp.A.matvec(dx)
-        left = rhs - (qp.P.matvec(dx) + system.rho * dx + qp.A.rmatvec(system.weight * Adx))
-        return dx, Adx, left, norm(left), after
-
-    def proceed(carry):
-        *_, after, before = carry
-        return refined & (after > wanted) & (after < 0.5 * before)
-
-    start = (jnp.zeros_like(rhs), jnp.zeros_like(qp.lower), rhs, size, jnp.asarray(jnp.inf, dtype))
-    dx, Adx, _, left, _ = loop(proceed, refine, refine(start), maxiter=_MAX_REFINEMENTS - 1, kind=kind)
-    return dx, Adx, left <= 1e-3 * size
-
-
-# A correction costs a solution with the factor at hand. So many are worth it if making the factor costs ten, thirty, or
-# fifty times as much: Gondzio (1996), section 5.
-_WORTH_CORRECTING = (10, 30, 50)
-# Corrections aim at steps longer by this factor and this much, and at complementary products within this range.
-_LONGER, _RANGE = (1.08, 0.08), (0.1, 10.0)
-
-
-def _corrections(qp: QuadraticProgram) -> int:
-    """How many corrections a direction gets."""
-    n, entries = qp.num_variables, qp.A.size
-    ratio = (n**3 / 3 + n * entries) / (2 * n**2 + 4 * entries)
-    return sum(ratio > least for least in _WORTH_CORRECTING)
-
-
-class Trial(NamedTuple):
-    """What a direction leads to.
-
-    Attributes:
-        turn: how many directions there were: none, the affine one, the combined one, and its corrections.
-        goal: the complementary products to aim at.
-        change: by how much the products are to change next, shape ``(2, m)``.
-        point: the point at the end of the step.
-        length: the sum of the step lengths.
-        mu: the mean complementary product there.
-        accurate: whether the linear system was solved to some accuracy.
-        improves: whether the last direction was better than the one before.
-    """
-
-    turn: Array
-    goal: Array
-    change: Array
-    point: Point
-    length: Array
-    mu: Array
-    accurate: Array
-    improves: Array
-
-
-def _predictor_corrector(
-    qp: QuadraticProgram,
-    rows: Rows,
-    point: Point,
-    residual: Residual,
-    system: Condensed,
-    target: Array,
-    kind: LoopKind,
-) -> Trial:
-    """The affine step, the combined step of centering and second-order correction that it suggests, and corrections.
-
-    A correction aims at a longer step: at what products far from their goal would then be, it brings them nearer.
-    """
-    (x, z, s), products = point, point.s * point.z
-    mu = jnp.sum(products) / rows.count
-    # Complementarity must not run ahead of feasibility, or the iterates are stuck at the boundary: what the infeasible
-    # parts may still contribute to the duality gap is a measure for it.
-    infeasible = jnp.sum(jnp.abs(residual.dual * x)) + jnp.sum(jnp.abs(residual.rows * z))
-    behind = jnp.minimum(1e-2 * infeasible / rows.count, 10 * mu)
-    per_s, per_z = (jnp.where(rows.bounded, 1 / part, 0) for part in (s, z))
-    corrections, (lowest, highest) = _corrections(qp), _RANGE
-
-    def step(trial):
-        pushed = system.stiffness * residual.rows + system.inverse * trial.change
-        rhs = residual.dual - qp.A.rmatvec(rows.force(pushed))
-        dx, Adx, accurate = _solve(qp, system, rhs, trial.turn > 0, kind)
-        dz = pushed + system.stiffness * rows.signed(Adx)
-        ds = per_z * (trial.change - s * dz)
-        primal, dual = _length(ds * per_s), _length(dz * per_z)
-        new = Point(x + primal * dx, z + dual * dz, s + primal * ds)
-        after = jnp.sum(new.s * new.z) / rows.count
-        centering = jnp.clip(after / jnp.maximum(mu, jnp.finfo(mu.dtype).tiny), 0, 1) ** 3
-        affine = trial.turn == 0
-        goal = jnp.where(affine, jnp.maximum(jnp.maximum(centering * mu, behind), target), trial.goal)
-        change = goal - products - ds * dz
-        if corrections:
-            factor, more = _LONGER
-            longer = [jnp.minimum(factor * length + more, 1) for length in (primal, dual)]
-            reached = (s + longer[0] * ds) * (z + longer[1] * dz)
-            missing = jnp.clip(reached, lowest * goal, highest * goal) - reached
-            change = jnp.where(affine, change, trial.change + jnp.maximum(missing, -highest * goal))
-        change = jnp.where(rows.bounded, change, 0)
-        improves = (trial.turn < 2) | (primal + dual > trial.length + 0.01)
-        latest = Trial(trial.turn + 1, goal, change, new, primal + dual, after, accurate, improves)
-        return tree_where(improves, latest, trial._replace(improves=improves)) if corrections else latest
-
-    change = jnp.where(rows.bounded, target - products, 0)
-    start = Trial(jnp.zeros((), jnp.int32), target, change, point, 0 * mu, mu, jnp.asarray(True), jnp.asarray(True))
-    proceed = (lambda trial: trial.improves) if corrections else (lambda _: jnp.asarray(True))
-    return loop(proceed, step, start, maxiter=2 + corrections, kind=kind)
-
-
-def _length(relative: Array) -> Array:
-    """The step that goes nearly all the way to where something vanishes that changes at these rates; 1 at most."""
-    share = 0.995
-    return share / jnp.max(-relative, initial=share)
-
-
 def _relaxed_multipliers(qp: QuadraticProgram, Ax: Array, smoothing: Any) -> tuple[Array, Array]:
     """The multipliers of the relaxed problem as a function of the rows, and their derivative."""
-    rows, smoothing = _rows(qp), jnp.asarray(smoothing).astype(Ax.dtype)
+    rows, smoothing = rows_of(qp), jnp.asarray(smoothing).astype(Ax.dtype)
     slack = jnp.where(rows.bounded, rows.slack(Ax), 1)
     wanted = rows.force(jnp.where(rows.bounded, smoothing / slack, 0))
     slope = jnp.sum(jnp.where(rows.bounded, smoothing / slack**2, 0), axis=0)
@@ -538,7 +298,7 @@ def _relaxed_multipliers(qp: QuadraticProgram, Ax: Array, smoothing: Any) -> tup
 
 def _distance_from_path(qp: QuadraticProgram, y: Array, Ax: Array, smoothing: Any) -> Array:
     """The largest error of a complementary product, for the relaxed problem."""
-    rows = _rows(qp)
+    rows = rows_of(qp)
     nearest = jnp.min(jnp.where(rows.bounded, rows.slack(Ax), jnp.inf), axis=0)
     wanted, _ = _relaxed_multipliers(qp, Ax, smoothing)
     return norm(jnp.where(jnp.any(rows.bounded, axis=0), nearest, 0) * (wanted - y))

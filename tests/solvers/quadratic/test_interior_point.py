@@ -221,6 +221,40 @@ def test_fifty_of_each_kind(solver):
     assert np.all(np.isfinite(x))
 
 
+def test_certificates_of_a_batch_are_refined_for_those_that_ask(monkeypatch):
+    """A batch refines all directions as soon as those of one element are likely, which costs six iterations."""
+    from jaxsolve.solvers.quadratic import _certificates as certificates
+    from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram
+    from jaxsolve.solvers.quadratic._residuals import products
+
+    refined = []
+    test = certificates._is_primal_certificate
+
+    def counted(qp, y, Aty):
+        jax.debug.callback(lambda _: refined.append(1), y[0])
+        return test(qp, y, Aty)
+
+    monkeypatch.setattr(certificates, "_is_primal_certificate", counted)
+    A = DenseMatrix(jnp.asarray([[1.0], [-1.0]]))  # x <= -1 and x >= 0
+    qp = QuadraticProgram(DenseMatrix(jnp.eye(1)), jnp.zeros(1), A, jnp.full(2, -INF), jnp.asarray([-1.0, 0.0]))
+    forgiven = certificates.Forgiven(jnp.zeros(2), jnp.zeros(1))
+
+    @jax.vmap
+    def status(y, wanted):
+        d = jnp.zeros(1)
+        return certificates.find_certificates(qp, d, y, products(qp, d, y), forgiven, wanted=wanted)
+
+    proof = jnp.asarray([1.0, 1.0])
+    directions = jnp.stack([proof, jnp.asarray([1.0, 0.0])])
+    found = jax.jit(status)
+    assert list(found(directions, jnp.asarray([False, True]))) == [Status.RUNNING, Status.RUNNING]
+    jax.effects_barrier()
+    assert not refined
+    assert list(found(directions, jnp.asarray([True, False]))) == [Status.PRIMAL_INFEASIBLE, Status.RUNNING]
+    jax.effects_barrier()
+    assert refined
+
+
 def test_gradients_of_failed_problems_are_zero():
     problems = [problem(1), infeasible(1), unbounded(1)]
     data = [jnp.stack([jnp.asarray(part) for part in parts]) for parts in zip(*problems, strict=True)]
