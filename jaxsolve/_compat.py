@@ -336,6 +336,20 @@ def _jvp_of_max_abs(axis, args, active, tangents):
     return [jax.jvp(lambda x: max_or_nan(jnp.abs(x), axis, 0), args[1:], tangents)[1]]
 
 
+def power_of_two(size: jax.Array, factor: float = 2.0) -> jax.Array:
+    """The largest power of two that is at most ``factor`` times each positive entry, a constant for derivatives.
+
+    It is 1 for 0, infinity and NaN.
+    """
+    info = jnp.finfo(size.dtype)
+    size = jax.lax.stop_gradient(size)
+    known = (size > 0) & (size < jnp.inf)
+    # Neither it nor its reciprocal may be subnormal: hardware takes such numbers for 0.
+    size = jnp.clip(jnp.where(known, factor * size, 1), info.tiny, 1 / info.tiny)
+    mantissa = jnp.asarray((1 << info.nmant) - 1, dtype=f"uint{info.bits}")
+    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(size, mantissa.dtype) & ~mantissa, size.dtype)
+
+
 # ---- Linear maps that are known by their transpose ----------------------------------------------------------------
 
 
