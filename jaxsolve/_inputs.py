@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxsolve._compat import is_concrete, power_of_two
 from jaxsolve._types import PyTree

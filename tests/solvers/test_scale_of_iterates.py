@@ -13,7 +13,7 @@ import pytest
 
 import jaxsolve
 from jaxsolve.objective import least_squares
-from jaxsolve.projection import kl_projection_simplex
+from jaxsolve.projection import kl_projection_simplex, projection_simplex
 from jaxsolve.prox import prox_lasso, prox_none
 from tests import registry
 from tests.registry import float_dtype
@@ -59,6 +59,37 @@ def _mirror_descent(theta, objective, unit, **options):
     return solver.run(start, unit, theta, objective, unit)
 
 
+def _primal_dual_of_a_line(theta, objective, unit, **options):
+    """Without curvature: the costs of a linear program, over a box."""
+    costs = jnp.asarray(TARGET, theta.dtype) * theta[0]
+    solver = jaxsolve.PrimalDual(
+        lambda x, objective, unit: objective * jnp.sum(costs * x) / unit,
+        lambda x, unit, scaling: jnp.clip(x, -unit, unit),
+        prox_lasso,
+        jnp.asarray(registry.MAP, theta.dtype),
+        **options,
+    )
+    step = solver.run(unit * jnp.asarray(START, theta.dtype), unit, 0.25 * objective / unit, objective, unit)
+    return jaxsolve.OptStep(step.params.primal, step.state)
+
+
+def _mirror_descent_search(theta, objective, unit, **options):
+    step = jaxsolve.MirrorDescent.make_projection_grad(kl_projection_simplex, jnp.log)
+    scaled = lambda x, grad, stepsize, size: step(x, unit * grad, stepsize / unit**2, size)
+    solver = jaxsolve.MirrorDescent(_ridge, scaled, stepsize=0.0, **options)
+    return solver.run(unit * jnp.full(4, 0.25, theta.dtype), unit, theta, objective, unit)
+
+
+def _projected_gradient(theta, objective, unit, **options):
+    solver = jaxsolve.ProjectedGradient(_ridge, projection_simplex, **options)
+    return solver.run(unit * jnp.full(4, 0.25, theta.dtype), unit, theta, objective, unit)
+
+
+def _proximal_gradient_search(theta, objective, unit, **options):
+    solver = jaxsolve.ProximalGradient(_ridge, prox_lasso, **options)
+    return solver.run(unit * jnp.asarray(START, theta.dtype), 1.5 * objective / unit, theta, objective, unit)
+
+
 def _proximal_gradient(theta, objective, unit, **options):
     solver = jaxsolve.ProximalGradient(_ridge, prox_lasso, stepsize=0.02 * unit**2 / objective, **options)
     return solver.run(unit * jnp.asarray(START, theta.dtype), 1.5 * objective / unit, theta, objective, unit)
@@ -95,14 +126,18 @@ RUNS = {
     "BlockCoordinateDescent-cyclic": functools.partial(_block_descent_composite, selection="cyclic"),
     "BlockCoordinateDescent-working-set": functools.partial(_block_descent_composite, selection="working_set"),
     "PrimalDual": _primal_dual,
+    "PrimalDual-line": _primal_dual_of_a_line,
     "MirrorDescent": _mirror_descent,
+    "MirrorDescent-search": _mirror_descent_search,
+    "ProjectedGradient": _projected_gradient,
+    "ProximalGradient-search": _proximal_gradient_search,
     "ProximalGradient": _proximal_gradient,
     "FixedPointIteration": _fixed_point,
     "Bisection": _bisection,
     "IterativeRefinement": _refinement,
 }
 # Logarithms of a unit are rounded; a working set is solved to rounding in its second iteration.
-ROUNDED = ("MirrorDescent", "BlockCoordinateDescent-working-set")
+ROUNDED = ("MirrorDescent", "MirrorDescent-search", "BlockCoordinateDescent-working-set")
 QUICK = ("BlockCoordinateDescent", "ProximalGradient", "FixedPointIteration", "Bisection")
 each = pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
