@@ -230,7 +230,7 @@ class PrimalDual(IterativeSolver):
             num_grad_eval=zero + 2,
             ratio=one,
             growth=one,
-            weight=jnp.sqrt(dual / stepsize),
+            weight=jnp.where(some, 0.45**0.5 / jnp.where(some, stepsize * norm, one), 1 / stepsize),
             anchor=jax.tree.map(jnp.copy, params),
             first_error=self._unknown_first_error(dtype),
         )
@@ -250,7 +250,7 @@ class PrimalDual(IterativeSolver):
 
         def attempt(carry):
             _, factor, _, trials, _ = carry
-            tau = state.dual_stepsize * factor / state.weight**2
+            tau = _primal_step(state.dual_stepsize * factor, state.weight)
             direction = tree_add_scalar_mul(slope, factor, slope_of_move)
             point = self._apply_g(tree_add_scalar_mul(x, -tau, direction), hyperparams_g, tau)
             move = tree_sub(point, x)
@@ -276,7 +276,7 @@ class PrimalDual(IterativeSolver):
             lambda carry: ~carry[-1], attempt, start, maxiter=self.maxls, kind=self._loop_kind
         )
         sigma = state.dual_stepsize * factor
-        tau = sigma / state.weight**2
+        tau = _primal_step(sigma, state.weight)
         move = PrimalDualSolution(tree_sub(new_x, x), move_y)
         lengths = jnp.stack([tree_l2_norm(part).astype(dtype) for part in move])
         error = self._joined(lengths / jnp.stack([tau, state.dual_stepsize]), state.weight)
@@ -315,7 +315,7 @@ class PrimalDual(IterativeSolver):
         if not self._is_relative:
             return super()._error_at(params, state, args, kwargs)
         sigma, dtype = state.dual_stepsize, state.error.dtype
-        steps = jnp.stack([sigma / state.weight**2, sigma])
+        steps = jnp.stack([_primal_step(sigma, state.weight), sigma])
         residuals = self._residuals(params, *steps, *args, **kwargs)
         lengths = jnp.stack([tree_l2_norm(part).astype(dtype) for part in residuals])
         return self._joined(lengths / steps, state.weight)
@@ -423,6 +423,12 @@ def _nothing(params, *args, **kwargs):
     """The smooth term of a problem without one."""
     del args, kwargs
     return jnp.zeros((), tree_real_dtype(params))
+
+
+def _primal_step(sigma, weight):
+    # Two products: XLA would divide by the square of the weight, which need not be representable.
+    over = 1 / weight
+    return sigma * over * over
 
 
 def _norm(pair):
