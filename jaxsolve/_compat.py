@@ -304,15 +304,29 @@ class _BatchedRule(NamedTuple):
 
 
 # ---- Maxima ---------------------------------------------------------------------------------------------------------
+#
+# `jnp.max` does not say NaN of large arrays on the CPU: jaxlib 0.12 forgets it in arrays of 4096 entries, jaxlib 0.10.1
+# in those of some ten thousand in float32. Where a NaN may come, these are used.
+
+
+def max_or_nan(x: jax.Array, axis: int | None = None, initial: Any = None) -> jax.Array:
+    """``jnp.max``: NaN if one of the entries is, and its derivative too."""
+    # Products, so that the derivative is NaN as well; the second one because of an array of NaN nothing is left.
+    known = jnp.where(jnp.any(jnp.isnan(x), axis, keepdims=True), jnp.nan, jnp.ones((), x.dtype))
+    return jnp.max(x * known, axis, initial=initial) * jnp.squeeze(known, axis)
+
+
+def min_or_nan(x: jax.Array, axis: int | None = None, initial: Any = None) -> jax.Array:
+    """``jnp.min``: NaN if one of the entries is, and its derivative too."""
+    return -max_or_nan(-x, axis, None if initial is None else -initial)
 
 
 @functools.partial(jax.jit, static_argnames="axis")
 def max_abs(x: jax.Array, axis: int | None = None) -> jax.Array:
     """The largest absolute value along an axis, or of all entries: NaN if one of them is, and 0 for none.
 
-    ``jnp.max`` does not say NaN of large arrays on the CPU: jaxlib 0.12 forgets it in arrays of 4096 entries, jaxlib
-    0.10.1 in those of some ten thousand in float32. As integers the bits of non-negative numbers have the same order,
-    with infinity behind all numbers and NaN behind infinity; and integers are compared faster.
+    As integers the bits of non-negative numbers have the same order, with infinity behind all numbers and NaN behind
+    infinity; and integers are compared faster.
     """
     magnitude = jnp.abs(x)
     if not jnp.issubdtype(magnitude.dtype, jnp.floating):
@@ -324,7 +338,21 @@ def max_abs(x: jax.Array, axis: int | None = None) -> jax.Array:
 
 def _jvp_of_max_abs(axis, args, active, tangents):
     del active
-    return [jax.jvp(lambda x: jnp.max(jnp.abs(x), axis, initial=0), args[1:], tangents)[1]]
+    return [jax.jvp(lambda x: max_or_nan(jnp.abs(x), axis, 0), args[1:], tangents)[1]]
+
+
+def power_of_two(size: jax.Array, factor: float = 2.0) -> jax.Array:
+    """The largest power of two that is at most ``factor`` times each positive entry, a constant for derivatives.
+
+    It is 1 for 0, infinity and NaN.
+    """
+    info = jnp.finfo(size.dtype)
+    size = jax.lax.stop_gradient(size)
+    known = (size > 0) & (size < jnp.inf)
+    # Neither it nor its reciprocal may be subnormal: hardware takes such numbers for 0.
+    size = jnp.clip(jnp.where(known, factor * size, 1), info.tiny, 1 / info.tiny)
+    mantissa = jnp.asarray((1 << info.nmant) - 1, dtype=f"uint{info.bits}")
+    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(size, mantissa.dtype) & ~mantissa, size.dtype)
 
 
 # ---- Linear maps that are known by their transpose ----------------------------------------------------------------

@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._compat import is_concrete, power_of_two
 from jaxsolve._types import PyTree
 from jaxsolve.tree_util import broadcast_pytrees, tree_inf_norm, tree_l2_norm, tree_real_dtype, tree_scalar_mul
 
@@ -176,20 +175,6 @@ def unpack(hyperparams: Any, names: tuple[str, ...]) -> tuple:
         got = f"{len(hyperparams)} entries" if isinstance(hyperparams, (tuple, list)) else type(hyperparams).__name__
         raise ValueError(f"hyperparams must be the tuple ({', '.join(names)}), got {got}.")
     return tuple(hyperparams)
-
-
-def power_of_two(size: jax.Array, factor: float = 2.0) -> jax.Array:
-    """The largest power of two that is at most ``factor`` times each positive entry, a constant for derivatives.
-
-    It is 1 for 0, infinity and NaN.
-    """
-    info = jnp.finfo(size.dtype)
-    size = lax.stop_gradient(size)
-    known = (size > 0) & (size < jnp.inf)
-    # Neither it nor its reciprocal may be subnormal: hardware takes such numbers for 0.
-    size = jnp.clip(jnp.where(known, factor * size, 1), info.tiny, 1 / info.tiny)
-    mantissa = jnp.asarray((1 << info.nmant) - 1, dtype=f"uint{info.bits}")
-    return lax.bitcast_convert_type(lax.bitcast_convert_type(size, mantissa.dtype) & ~mantissa, size.dtype)
 
 
 def scale_to_unit(tree: PyTree) -> tuple[jax.Array, PyTree, jax.Array]:

@@ -354,7 +354,7 @@ def project_sorted(v: Array, w: Array, strength: Any = 1.0) -> Array:
     strength = jnp.asarray(strength).astype(v.dtype)
     start = _blocks(_rise(v, w, strength), None)[1]
     count = block_sum(jnp.ones_like(v), start)
-    first, offset = _first(w, start), (v - _first(v, start)) / strength
+    first, offset = _first(w, start), _over(v - _first(v, start), strength)
     mean = first + block_sum(w - first, start) / count
     return _among(mean + (offset - block_sum(offset, start) / count), v, w, strength, start)
 
@@ -377,7 +377,7 @@ def _shares(v, log_w, strength):
     """The blocks of the entropic problem, and the logarithm of what part of its block an entry gets."""
     rise = _rise(v, log_w, strength)
     start = _blocks_kl(lax.stop_gradient(log_w), lax.stop_gradient(log_w) - rise)[1]
-    return start, block_log_softmax((v - _first(v, start)) / strength, start)
+    return start, block_log_softmax(_over(v - _first(v, start), strength), start)
 
 
 def _rise(v, w, strength):
@@ -391,6 +391,12 @@ def _rise(v, w, strength):
     fall = jnp.sum(jnp.maximum(-step, 0))
     step = jnp.where(fall > 0, jnp.minimum(step, 2 * fall), jnp.sign(step))
     return jnp.concatenate([jnp.zeros_like(w[:1]), jnp.cumsum(step)])
+
+
+def _over(v, strength):
+    """``v / strength``, whose derivative would have the square of the strength, which need not be representable."""
+    unit = power_of_two(strength)
+    return (v / unit) / (strength / unit)
 
 
 def _first(v, start):

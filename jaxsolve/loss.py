@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsolve._inputs import as_array, as_inexact, check_entries, check_nonnegative, widen
+from jaxsolve._compat import max_or_nan
+from jaxsolve._inputs import as_array, as_inexact, check_entries, check_nonnegative, nan_unless, widen
 from jaxsolve._types import PyTree
 from jaxsolve.projection import projection_simplex
 from jaxsolve.projection._entmax import largest_with_entropy, positive_order
@@ -61,7 +62,7 @@ def binary_logistic_loss(label: Any, logit: Any) -> jax.Array:
         0.6931
     """
     label, logit = _binary(label, logit, "logit")
-    return jax.nn.softplus(jnp.where(label, -logit, logit))
+    return _known(jax.nn.softplus(jnp.where(label, -logit, logit)))
 
 
 def binary_sparsemax_loss(label: Any, logit: Any) -> jax.Array:
@@ -88,7 +89,7 @@ def binary_sparsemax_loss(label: Any, logit: Any) -> jax.Array:
         (0.25, 0.0)
     """
     label, logit = _binary(label, logit, "logit")
-    return optax.losses.sparsemax_loss(logit, label)
+    return _known(optax.losses.sparsemax_loss(logit, label))
 
 
 def binary_hinge_loss(label: Any, score: Any) -> jax.Array:
@@ -110,7 +111,7 @@ def binary_hinge_loss(label: Any, score: Any) -> jax.Array:
         (0.75, 1.25)
     """
     label, score = _binary(label, score, "score")
-    return optax.losses.hinge_loss(score, jnp.where(label, 1, -1).astype(score.dtype))
+    return _known(optax.losses.hinge_loss(score, jnp.where(label, 1, -1).astype(score.dtype)))
 
 
 def binary_perceptron_loss(label: Any, score: Any) -> jax.Array:
@@ -132,7 +133,7 @@ def binary_perceptron_loss(label: Any, score: Any) -> jax.Array:
         (0.0, 0.25)
     """
     label, score = _binary(label, score, "score")
-    return optax.losses.perceptron_loss(score, jnp.where(label, 1, -1).astype(score.dtype))
+    return _known(optax.losses.perceptron_loss(score, jnp.where(label, 1, -1).astype(score.dtype)))
 
 
 def huber_loss(target: Any, pred: Any, delta: Any = 1.0) -> jax.Array:
@@ -166,7 +167,8 @@ def huber_loss(target: Any, pred: Any, delta: Any = 1.0) -> jax.Array:
     error = pred - target
     square = jnp.abs(error) <= delta
     small = jnp.where(square, error, jnp.zeros_like(error))
-    return jnp.where(square, 0.5 * small * small, delta * (jnp.abs(error) - 0.5 * delta))
+    loss = jnp.where(square, 0.5 * small * small, delta * (jnp.abs(error) - 0.5 * delta))
+    return _known(loss)
 
 
 def multiclass_logistic_loss(label: Any, logits: Any) -> jax.Array:
@@ -222,7 +224,7 @@ def multiclass_hinge_loss(label: Any, scores: Any) -> jax.Array:
         0.5
     """
     is_label, excess = _excess(label, scores, "scores")
-    return jnp.max(jnp.where(is_label, excess, 1 + excess), axis=-1)
+    return max_or_nan(jnp.where(is_label, excess, 1 + excess), axis=-1)
 
 
 def multiclass_perceptron_loss(label: Any, scores: Any) -> jax.Array:
@@ -250,7 +252,7 @@ def multiclass_perceptron_loss(label: Any, scores: Any) -> jax.Array:
         >>> float(multiclass_perceptron_loss(1, jnp.array([1.0, 0.5, -3.0])))
         0.5
     """
-    return jnp.max(_excess(label, scores, "scores")[1], axis=-1)
+    return max_or_nan(_excess(label, scores, "scores")[1], axis=-1)
 
 
 def multiclass_sparsemax_loss(label: Any, scores: Any) -> jax.Array:
@@ -366,9 +368,15 @@ def make_fenchel_young_loss(max_fun: Callable[..., jax.Array]) -> Callable[..., 
         value = max_fun(scores, *args, **kwargs)
         # A class of probability 0 may be impossible: its score -inf.
         possible = jax.tree.map(lambda y, s: jnp.where((y == 0) & (s == -jnp.inf), 0, s), y_true, scores)
-        return value - tree_vdot(y_true, possible).astype(value.dtype)
+        loss = value - tree_vdot(y_true, possible).astype(value.dtype)
+        return _known(loss)
 
     return fenchel_young_loss
+
+
+def _known(loss):
+    """A loss whose derivative is NaN where it is itself."""
+    return nan_unless(~jnp.isnan(loss), loss)
 
 
 def _binary(label, score, name):

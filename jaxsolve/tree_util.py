@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxsolve._compat import max_abs, on_every_device
+from jaxsolve._compat import max_abs, on_every_device, power_of_two
 
 __all__ = [
     "broadcast_pytrees",
@@ -220,13 +220,19 @@ def tree_l2_norm(tree_x: PyTree, squared: bool = False) -> jax.Array:
         >>> jax.grad(tree_l2_norm)(jnp.zeros(2)).tolist()
         [0.0, 0.0]
     """
-    square = tree_vdot_real(tree_x, tree_x)
     if squared:
-        return square
+        return tree_vdot_real(tree_x, tree_x)
+    wide = [jnp.asarray(leaf, widest_dtype([leaf])) for leaf in _numbers(tree_x)]
+    # In float32 squares vanish from 1e-23 on and overflow from 1e19 on: a gradient of that size is no rare one.
+    narrow = any(jnp.finfo(leaf.dtype).bits <= 32 for leaf in wide)
+    unit = power_of_two(tree_inf_norm(lax.stop_gradient(wide))) if narrow else None
+    wide = wide if unit is None else tree_scalar_mul(1 / unit, wide)
+    square = tree_vdot_real(wide, wide)
     # The root has slope 0 where its argument is 0: the inner `where` keeps 1/0 out of the derivative.
     positive = square > 0
     root = jnp.sqrt(jnp.where(positive, square, jnp.ones_like(square)))
-    return jnp.where(positive, root, square)
+    norm = jnp.where(positive, root, square)
+    return norm if unit is None else norm * unit
 
 
 def tree_inf_norm(tree_x: PyTree) -> jax.Array:

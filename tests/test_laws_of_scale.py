@@ -74,11 +74,6 @@ def _norm(fun, x=X, weight=0.6):
     return Vocable(fun, (x, weight, 0.7), NORM)
 
 
-def _splitting(fun):
-    """By iterations, whose last step is of the size of the tolerance."""
-    return Vocable(fun, (X, 0.6, 0.7), tuple(law._replace(rounding=50) for law in NORM))
-
-
 def _pair(fun):
     return lambda x, a, b, t: fun(x, (a, b), t)
 
@@ -147,15 +142,13 @@ PROX = {
         (Law((1, 1, 0), 1), Law((0, 0, 1), 0)),
     ),
     "make_prox_groups": _norm(prox.make_prox_groups([[0, 1], [3, 4, 5]])),
-    "make_prox_composed": _splitting(prox.make_prox_composed(prox.prox_lasso, jnp.diff)),
+    "make_prox_composed": _norm(prox.make_prox_composed(prox.prox_lasso, jnp.diff)),
     "make_prox_sum": Vocable(
         lambda x, a, b, t: prox.make_prox_sum([prox.prox_lasso, prox.prox_total_variation])(x, (a, b), t),
         (X, 0.3, 0.6, 0.7),
         (Law((1, 1, 1, 0), 1), Law((0, 1, 1, -1), 0)),
     ),
-    "make_prox_graph_total_variation": _splitting(
-        prox.make_prox_graph_total_variation(np.array([[0, 1], [1, 3], [3, 5]]))
-    ),
+    "make_prox_graph_total_variation": _norm(prox.make_prox_graph_total_variation(np.array([[0, 1], [1, 3], [3, 5]]))),
 }
 
 PROJECTION = {
@@ -235,7 +228,7 @@ ISOTONIC = {
         (Law((1, 1, 0), 1), Law((0, 0, 1), 0)),
     ),
     "soft_sort": Vocable(lambda v, s: isotonic.soft_sort(v, "l2", s), (X, 0.7), (Law((1, -1), 1),)),
-    "soft_rank": Vocable(lambda v, s: isotonic.soft_rank(v, "l2", s), (X, 0.7), (Law((1, 1), 0, part=0.5),)),
+    "soft_rank": Vocable(lambda v, s: isotonic.soft_rank(v, "l2", s), (X, 0.7), (Law((1, 1), 0),)),
 }
 
 LOSS = {
@@ -295,7 +288,8 @@ def _program(name):
         cotangent = jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)
         return out, pullback(cotangent)
 
-    return jax.jit(jax.vmap(both))
+    # One after another: what is left over when a batch is cut into the vectors of a processor is rounded otherwise.
+    return jax.jit(lambda batch: jax.lax.map(both, batch))
 
 
 def _units(law, dtype):

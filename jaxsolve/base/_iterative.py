@@ -307,7 +307,7 @@ class IterativeSolver(Solver):
         error, claimed = lax.stop_gradient(step.state.error), Status.CONVERGED.holds(step.state.status)
 
         def true_error(error):
-            return self.l2_optimality_error(params, *args, **kwargs).astype(error.dtype)
+            return self._error_at(params, stop_gradient(step.state), args, kwargs).astype(error.dtype)
 
         if self.jit:
             error = run_if_any(claimed, true_error, error)
@@ -318,6 +318,11 @@ class IterativeSolver(Solver):
         # Where nothing is claimed the error keeps its derivative.
         error = jnp.where(claimed, error, step.state.error)
         return step._replace(state=step.state._replace(error=error, status=status))
+
+    def _error_at(self, params: PyTree, state: Any, args: tuple, kwargs: dict) -> Array:
+        """The error by which a claim to have converged is checked, in the unit of that of ``update``."""
+        del state
+        return self.l2_optimality_error(params, *args, **kwargs)
 
     def _last_finite(self, old: OptStep, new: OptStep) -> OptStep:
         """Keep the last finite iterate, with its state, when a step leads out of the finite numbers."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._closure import hoist
-from jaxsolve._compat import outside_transformations
+from jaxsolve._compat import max_abs, outside_transformations
 from jaxsolve._compile import compiled_call
 from jaxsolve._vectors import flat, ravel
 from jaxsolve.linear_solve._operators import Codec, LinearMap, Operator, check_sizes, is_multicolumn, make_operator
@@ -160,7 +160,7 @@ def _custom_linear_solve(matvec, b, forward, transposed, *, has_aux=False):
 
 def scale_of(vector: jax.Array) -> jax.Array:
     """The largest absolute value, or 1 if that is 0 or not finite."""
-    largest = jnp.max(jnp.abs(vector))
+    largest = max_abs(vector)
     return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
 
 

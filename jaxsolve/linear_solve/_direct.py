@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve, solve_triangular
 
+from jaxsolve._compat import max_abs
+from jaxsolve._inputs import power_of_two
 from jaxsolve._loop import run_if_any
 from jaxsolve.linear_solve._differentiable import Outcome, RightHandSide, differentiable_solve
 from jaxsolve.linear_solve._operators import LinearMap, Operator, check_sizes
@@ -208,10 +210,17 @@ def direct_kernel(operator: Operator, rhs: RightHandSide, method: str) -> Outcom
 def _scaling(matrix, symmetric):
     """Diagonals R and C such that the entries of ``R A C`` are of the order of 1."""
     if symmetric:
-        rows = _reciprocal(jnp.sqrt(jnp.abs(_diagonal(matrix))))
-        return rows, rows
-    rows = _reciprocal(jnp.max(jnp.abs(matrix), axis=1))
-    return rows, _reciprocal(jnp.max(rows[:, None] * jnp.abs(matrix), axis=0))
+        # Powers of two, and the square root of each within a factor of two: all relative to one entry, so that the
+        # scaled matrix is the same, bit for bit, in every unit of the matrix and of single unknowns.
+        diagonal = jnp.abs(_diagonal(matrix))
+        exponents = jnp.frexp(diagonal)[1]
+        first = jnp.argmax(diagonal > 0).astype(exponents.dtype)
+        common = jnp.take(exponents, first, mode="clip")
+        halves = jnp.where(diagonal > 0, (common - exponents) // 2, 0)
+        rows = jnp.ldexp(jnp.ones_like(diagonal), halves)
+        return rows, jnp.ldexp(rows, -common)
+    rows = _reciprocal(max_abs(matrix, axis=1))
+    return rows, _reciprocal(max_abs(rows[:, None] * matrix, axis=0))
 
 
 def _diagonal(matrix):
@@ -272,11 +281,16 @@ _FACTORIZATIONS = {"cholesky": _cholesky, "lu": _lu, "qr": _qr, "inv": _inv}
 
 def _spectrum(matrix, symmetric):
     """``(U, values, V)`` with ``A = U diag(values) V^T``: eigenvalues or singular values."""
-    if not symmetric:
+    # LAPACK scales matrices of extreme sizes, in float32 below 1e-12, by numbers that are no powers of two.
+    unit = power_of_two(max_abs(matrix.reshape(*matrix.shape[:-2], -1), axis=-1))
+    matrix = matrix / unit[..., None, None]
+    if symmetric:
+        left, values = lax.linalg.eigh(matrix, symmetrize_input=False, sort_eigenvalues=False)
+        right = left
+    else:
         left, values, right = lax.linalg.svd(matrix)
-        return left, values, right.mT
-    vectors, values = lax.linalg.eigh(matrix, symmetrize_input=False, sort_eigenvalues=False)
-    return vectors, values, vectors
+        right = right.mT
+    return left, values * unit[..., None], right
 
 
 def _is_null(spectrum, rcond):

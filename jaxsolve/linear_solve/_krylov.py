@@ -217,7 +217,7 @@ def _iterative_kernel(
     eps, scale = float(jnp.finfo(rhs.vector.dtype).eps), scale_of(rhs.vector)
     unit = rhs.vector / scale
     norm = jnp.linalg.norm(unit)
-    start, b = _starting_point(operator, unit, rhs.start, scale)
+    start, b = _starting_point(operator, unit, rhs, scale)
     tol = jnp.asarray(10 * eps if options.tol is None else options.tol).astype(b.dtype)
     least = jnp.asarray(options.atol).astype(b.dtype) / scale
     target = jnp.maximum(tol * norm, least)
@@ -249,13 +249,14 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
 
 
-def _starting_point(operator, unit, start, scale):
-    if start is None:
+def _starting_point(operator, unit, rhs, scale):
+    if rhs.start is None:
         return jnp.zeros_like(unit), unit
-    # A solve for a tangent has another right-hand side, for which the starting point may be far off; then 0 is better.
-    guess = start / scale
+    guess = rhs.start / scale
     remainder = unit - operator.matvec(guess)
+    # The solve for a tangent or a cotangent has another right-hand side, in another unit, and starts from 0.
     helps = jnp.linalg.norm(remainder) < jnp.linalg.norm(unit)
+    helps = helps & jnp.all(rhs.vector == rhs.original)
     return jnp.where(helps, guess, 0), jnp.where(helps, remainder, unit)
 
 

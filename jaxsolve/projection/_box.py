@@ -57,7 +57,11 @@ def projection_non_negative(x: PyTree, hyperparams: Any = None) -> PyTree:
         [0.0, 2.0]
     """
     del hyperparams
-    return jax.tree.map(lambda leaf: jnp.where(leaf <= 0, jnp.zeros_like(leaf), leaf), as_inexact(x, "x"))
+
+    def cut(leaf):
+        return nan_unless(~jnp.isnan(leaf), jnp.where(leaf <= 0, jnp.zeros_like(leaf), leaf))
+
+    return jax.tree.map(cut, as_inexact(x, "x"))
 
 
 def _check_box(hyperparams: Any) -> None:
@@ -224,9 +228,12 @@ def projection_box_section(x: PyTree, hyperparams: tuple, check_feasible: bool =
 
 @jax.jit
 def clip(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
-    """``x`` cut at its bounds; an entry on a bound moves with the bound, and NaN in any argument shows."""
-    cut = jnp.where(~(x > lower), lower, jnp.where(~(x < upper), upper, x))
-    return jnp.where(jnp.isnan(x), x, cut)
+    """``x`` cut at its bounds; an entry on a bound moves with the bound.
+
+    NaN in any argument shows, in the derivative too.
+    """
+    cut = jnp.where(x <= lower, lower, jnp.where(x >= upper, upper, x))
+    return nan_unless(~(jnp.isnan(x) | jnp.isnan(lower) | jnp.isnan(upper)), cut)
 
 
 def _check_bounds(lower: PyTree, upper: PyTree, lower_name: str, upper_name: str) -> None:

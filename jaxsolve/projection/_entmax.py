@@ -108,7 +108,7 @@ def _tangent_of_largest(_, data, tangents):
     x, alpha = data
     x_dot, alpha_dot = tangents
     p = entmax_of_vector(x, alpha)
-    support = p > 0
+    support = ~(p <= 0)
     log_p = jnp.log(jnp.where(support, p, jnp.ones_like(p)))
     v = (alpha - 1) * log_p
     by_alpha = jnp.sum(p * log_p * (_ratio(v) / alpha + log_p * jnp.exp(v) * _phi(v))) / alpha
@@ -157,7 +157,7 @@ def _divided(x, c, limit):
 def _tangent(p, data, tangents):
     _, alpha = data
     x_dot, alpha_dot = tangents
-    support = p > 0
+    support = ~(p <= 0)  # NaN is the derivative of NaN
     log_p = jnp.log(jnp.where(support, p, jnp.ones_like(p)))
     weights = jnp.where(support, jnp.exp((2 - alpha) * log_p), jnp.zeros_like(p))
     by_alpha = jnp.where(support, p * log_p**2 * _phi((alpha - 1) * log_p), jnp.zeros_like(p))

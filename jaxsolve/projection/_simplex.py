@@ -192,7 +192,7 @@ def projection_sparse_simplex(x: PyTree, max_nz: int, use_approx_max_nz: bool = 
     places = (lax.approx_max_k if use_approx_max_nz else lax.top_k)(fixed, count)[1]
     kept = projection_simplex(vector[places], value)
     # NaN is never among the largest by a comparison that means anything.
-    kept = jnp.where(jnp.any(jnp.isnan(fixed)), jnp.full_like(kept, jnp.nan), kept)
+    kept = nan_unless(~jnp.any(jnp.isnan(fixed)), kept)
     return unravel(jnp.zeros_like(vector).at[places].set(kept, unique_indices=True))
 
 

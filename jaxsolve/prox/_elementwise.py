@@ -301,7 +301,7 @@ def prox_kl(x: PyTree, target: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
 def _entropic(x, t, q):
     """The solution of ``t log(y / q) + y = x``."""
     x, t, q = jnp.broadcast_arrays(x, t, q)
-    positive = q > 0
+    positive = ~(q <= 0)  # or NaN
     regular = (t > 0) & positive
     t, q = jnp.where(regular, t, jnp.ones_like(t)), jnp.where(regular, q, jnp.ones_like(q))
     y = derive_by(_entropic_tangent, _solve_entropic(*lax.stop_gradient((x, t, q))), x, t, q)

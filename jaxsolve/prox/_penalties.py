@@ -6,12 +6,21 @@ N. Parikh and S. Boyd, *Proximal algorithms*, Foundations and Trends in Optimiza
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._inputs import as_inexact, broadcast_like, check_nonnegative, nonnegative_scalar, unpack, widen
+from jaxsolve._inputs import (
+    as_inexact,
+    broadcast_like,
+    check_nonnegative,
+    nan_unless,
+    nonnegative_scalar,
+    unpack,
+    widen,
+)
 from jaxsolve._types import PyTree
 from jaxsolve.projection._box import projection_non_negative
 from jaxsolve.tree_util import tree_cast_like
@@ -193,7 +202,9 @@ def entrywise(function, x, scaling, *, allow_complex=True, signed=False, **weigh
     scaling = nonnegative_scalar(scaling, "scaling", jnp.result_type(float))
 
     def apply(leaf, *weights):
-        return function(leaf, scaling.astype(jnp.finfo(leaf.dtype).dtype), *weights)
+        t = scaling.astype(jnp.finfo(leaf.dtype).dtype)
+        known = ~functools.reduce(jnp.logical_or, map(jnp.isnan, (leaf, t, *weights)))
+        return nan_unless(known, function(leaf, t, *weights))
 
     return tree_cast_like(jax.tree.map(apply, wide, *fitted), x)
 

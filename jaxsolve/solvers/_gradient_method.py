@@ -69,6 +69,15 @@ class GradientMethod(StepsizeMethod):
             "first_error": jnp.asarray(jnp.inf, dtype),
         }
 
+    def _error_at(self, params: PyTree, state: Any, args: tuple, kwargs: dict) -> Array:
+        """With a relative tolerance, the gradient mapping for the last step size, which has a unit, and not for 1."""
+        if not self._is_relative:
+            return super()._error_at(params, state, args, kwargs)
+        hyperparams, args, kwargs = self._split(args, kwargs)
+        grad = self._objective.grad(params, *args, **kwargs)
+        move = tree_sub(self._candidate(params, grad, state.stepsize, hyperparams), params)
+        return tree_l2_norm(move).astype(state.stepsize.dtype) / state.stepsize
+
     def _take_step(self, base, state, value, grad, hyperparams, args, kwargs, scale=None):
         """A step of fixed, scheduled or searched size from a base point.
 

@@ -63,8 +63,9 @@ class ProximalState(NamedTuple):
         iter_num: number of iterations done, int32.
         stepsize: step size with which the next search starts, 0 before the first one; of the last step, if it is not
             searched for.
-        error: Euclidean norm of the gradient mapping at the last base point; at the end of ``run``, that of
-            ``optimality_fun`` at the solution.
+        error: Euclidean norm of the gradient mapping at the last base point, the length of the step over its size. At
+            the end of ``run`` it is that at the solution, for a step of size 1 (the norm of ``optimality_fun``), or
+            with ``rtol`` for one of size ``stepsize``.
         aux: auxiliary output of ``fun``.
         velocity: the next base point (``None`` without acceleration), a pytree like the parameters.
         t: momentum parameter :math:`t_k`.

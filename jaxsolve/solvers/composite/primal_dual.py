@@ -43,6 +43,7 @@ from jaxsolve.base import IterativeSolver, as_like, blank_output, option
 from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers._gradient_method import is_still
 from jaxsolve.solvers._proximal import prox_none
+from jaxsolve.solvers._stepsize import first_length
 from jaxsolve.tree_util import (
     tree_add,
     tree_add_scalar_mul,
@@ -82,8 +83,10 @@ class PrimalDualState(NamedTuple):
 
     Attributes:
         iter_num: number of iterations done, int32.
-        error: the lengths of the last steps, each divided by its step size, together; at the end of ``run``, the
-            Euclidean norm of ``optimality_fun`` at the solution.
+        error: the lengths of the last steps, each divided by its step size, together; at the end of ``run``, the same
+            at the solution, for steps of size 1 (the Euclidean norm of ``optimality_fun``). With ``rtol`` the steps are
+            those of the state, and the part of the dual variables is multiplied by ``weight``, so that both parts have
+            the unit of the gradient.
         stepsize: :math:`\tau`, the last step size of the primal variables.
         dual_stepsize: :math:`\sigma`, the next step size of the dual variables.
         aux: auxiliary output of ``fun``.
@@ -126,7 +129,8 @@ class PrimalDual(IterativeSolver):
     variables start at 0. Both are differentiable.
 
     The step sizes adapt themselves; their first ones come from the curvature of ``fun`` at the start and the norm of
-    :math:`K`. Without curvature the first step is of size 1 in the units of the variables, divided by that norm.
+    :math:`K`. Without curvature the first step leads as far as the norm of the initial point, or as value over gradient
+    norm, whichever is shorter; without a gradient (``fun=None``) it is of size 1, divided by the norm of :math:`K`.
 
     Attributes:
         fun: :math:`f`, a smooth function ``fun(params, *args, **kwargs)`` with a real scalar value; ``None`` for 0.
@@ -207,10 +211,11 @@ class PrimalDual(IterativeSolver):
         _, args, kwargs = _split(*args, **kwargs)
         dtype = tree_real_dtype(params.primal)
         value_dtype, aux, calls = blank_output(self, params.primal, args, kwargs)
-        curvature, norm = lax.stop_gradient(self._curvature(params, args, kwargs, dtype))
+        curvature, norm, step = lax.stop_gradient(self._curvature(params, args, kwargs, dtype))
         curved, some = curvature > 0, norm > 0
         one = jnp.ones((), dtype)
-        stepsize = jnp.where(curved, 0.5 / jnp.where(curved, curvature, one), 0.9 / jnp.where(some, norm, one))
+        flat = jnp.where(step > 0, step, 0.9 / jnp.where(some, norm, one))
+        stepsize = jnp.where(curved, 0.5 / jnp.where(curved, curvature, one), flat)
         dual = jnp.where(some, 0.45 / jnp.where(some, stepsize * norm * norm, one), 1 / stepsize)
         zero = jnp.zeros((), jnp.int32)
         return PrimalDualState(
@@ -225,7 +230,7 @@ class PrimalDual(IterativeSolver):
             num_grad_eval=zero + 2,
             ratio=one,
             growth=one,
-            weight=jnp.sqrt(dual / stepsize),
+            weight=jnp.where(some, 0.45**0.5 / jnp.where(some, stepsize * norm, one), 1 / stepsize),
             anchor=jax.tree.map(jnp.copy, params),
             first_error=self._unknown_first_error(dtype),
         )
@@ -245,7 +250,7 @@ class PrimalDual(IterativeSolver):
 
         def attempt(carry):
             _, factor, _, trials, _ = carry
-            tau = state.dual_stepsize * factor / state.weight**2
+            tau = _primal_step(state.dual_stepsize * factor, state.weight)
             direction = tree_add_scalar_mul(slope, factor, slope_of_move)
             point = self._apply_g(tree_add_scalar_mul(x, -tau, direction), hyperparams_g, tau)
             move = tree_sub(point, x)
@@ -271,10 +276,10 @@ class PrimalDual(IterativeSolver):
             lambda carry: ~carry[-1], attempt, start, maxiter=self.maxls, kind=self._loop_kind
         )
         sigma = state.dual_stepsize * factor
-        tau = sigma / state.weight**2
+        tau = _primal_step(sigma, state.weight)
         move = PrimalDualSolution(tree_sub(new_x, x), move_y)
         lengths = jnp.stack([tree_l2_norm(part).astype(dtype) for part in move])
-        error = _norm(lengths / jnp.stack([tau, state.dual_stepsize]))
+        error = self._joined(lengths / jnp.stack([tau, state.dual_stepsize]), state.weight)
         first_error = self._first_error(state, error)
         new = PrimalDualSolution(new_x, new_y)
         iter_num = state.iter_num + 1
@@ -299,6 +304,22 @@ class PrimalDual(IterativeSolver):
             ),
         )
 
+    def _joined(self, lengths: Array, weight: Array) -> Array:
+        """One number for the lengths of the two residuals, which have different units."""
+        if self._is_relative:
+            lengths = lengths * jnp.stack([jnp.ones_like(weight), weight])
+        return _norm(lengths)
+
+    def _error_at(self, params: PyTree, state: PrimalDualState, args: tuple, kwargs: dict) -> Array:
+        """With a relative tolerance, of the residuals after steps that have units, and not of size 1."""
+        if not self._is_relative:
+            return super()._error_at(params, state, args, kwargs)
+        sigma, dtype = state.dual_stepsize, state.error.dtype
+        steps = jnp.stack([_primal_step(sigma, state.weight), sigma])
+        residuals = self._residuals(params, *steps, *args, **kwargs)
+        lengths = jnp.stack([tree_l2_norm(part).astype(dtype) for part in residuals])
+        return self._joined(lengths / steps, state.weight)
+
     def _first_point(self, init_params: PyTree, *args: Any, **kwargs: Any) -> PrimalDualSolution:
         """The pair of variables with which the iterations start."""
         del args, kwargs
@@ -320,12 +341,15 @@ class PrimalDual(IterativeSolver):
         return weight, tree_where(due, params, state.anchor)
 
     def _curvature(self, params, args, kwargs, dtype):
-        """Estimates of the curvature of ``fun`` along its gradient, 0 if there is none, and of the norm of the map."""
+        """Estimates: of the curvature of ``fun`` along its gradient, of the norm of the map, and of a step size.
+
+        Each is 0 where there is none.
+        """
         x, y = params
-        grad = self._objective.grad(x, *args, **kwargs)
-        size, length = tree_l2_norm(grad).astype(dtype), tree_l2_norm(x).astype(dtype)
+        (value, _), grad = self._objective.value_and_grad(x, *args, **kwargs)
+        size = tree_l2_norm(grad).astype(dtype)
         zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
-        ahead = jnp.where(length > 0, length, one) / jnp.where(size > 0, size, one)
+        ahead = first_length(x, value, size) / jnp.where(size > 0, size, one)
         changed = self._objective.grad(tree_add_scalar_mul(x, -ahead, grad), *args, **kwargs)
         curvature = tree_l2_norm(tree_sub(changed, grad)).astype(dtype) / jnp.where(size > 0, ahead * size, one)
 
@@ -343,7 +367,7 @@ class PrimalDual(IterativeSolver):
         start = jax.tree.map(lambda leaf: jnp.sin(1 + jnp.arange(leaf.size, dtype=dtype)).reshape(leaf.shape), x)
         start = tree_cast_like(tree_scalar_mul(1 / tree_l2_norm(start).astype(dtype), start), x)
         norm = loop(lambda _: jnp.asarray(True), stretch, (start, zero), maxiter=_POWER_STEPS, kind=self._loop_kind)[1]
-        return tuple(jnp.where(jnp.isfinite(v), v, zero) for v in (curvature, norm))
+        return tuple(jnp.where(jnp.isfinite(v), v, zero) for v in (curvature, norm, jnp.where(size > 0, ahead, zero)))
 
     # ---- The parts of the problem ---------------------------------------------------------------------------------
 
@@ -369,14 +393,18 @@ class PrimalDual(IterativeSolver):
 
     def optimality_fun(self, sol: PyTree, *args: Any, **kwargs: Any) -> PrimalDualSolution:
         """The residuals of both variables after steps of size 1, a pair like ``sol``."""
+        one = jnp.ones((), tree_real_dtype(sol.primal))
+        return self._residuals(sol, one, one, *args, **kwargs)
+
+    def _residuals(self, sol: PrimalDualSolution, tau: Array, sigma: Array, *args: Any, **kwargs: Any):
+        """How far steps of the given sizes lead."""
         (hyperparams_g, hyperparams_h), args, kwargs = _split(*args, **kwargs)
         x, y = sol
         image, adjoint = jax.vjp(self._map, x)
         slope = tree_add(self._objective.grad(x, *args, **kwargs), adjoint(y)[0])
-        one = jnp.ones((), tree_real_dtype(x))
         return PrimalDualSolution(
-            tree_sub(self._apply_g(tree_sub(x, slope), hyperparams_g, one), x),
-            tree_sub(self._dual_prox(tree_add(y, image), hyperparams_h, one), y),
+            tree_sub(self._apply_g(tree_add_scalar_mul(x, -tau, slope), hyperparams_g, tau), x),
+            tree_sub(self._dual_prox(tree_add_scalar_mul(y, sigma, image), hyperparams_h, sigma), y),
         )
 
     def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -395,6 +423,12 @@ def _nothing(params, *args, **kwargs):
     """The smooth term of a problem without one."""
     del args, kwargs
     return jnp.zeros((), tree_real_dtype(params))
+
+
+def _primal_step(sigma, weight):
+    # Two products: XLA would divide by the square of the weight, which need not be representable.
+    over = 1 / weight
+    return sigma * over * over
 
 
 def _norm(pair):

@@ -42,8 +42,9 @@ class MirrorDescentState(NamedTuple):
 
     Attributes:
         iter_num: number of iterations done, int32.
-        error: Euclidean norm of ``optimality_fun`` at the point that the last step was taken from; at the end of
-            ``run``, at the solution.
+        error: Euclidean norm of ``optimality_fun``, the length of a step of size 1, in the unit of the parameters; with
+            ``rtol``, the length of the last step over its size. It is of the point that the last step was taken from;
+            at the end of ``run``, of the solution.
         aux: auxiliary output of ``fun``.
         num_fun_eval: evaluations of ``fun`` without its gradient, int32.
         num_grad_eval: evaluations of ``fun`` with its gradient, int32.
@@ -180,8 +181,13 @@ class MirrorDescent(GradientMethod):
         hyperparams, args, kwargs = self._split(args, kwargs)
         dtype = state.error.dtype
         (value, aux), grad = self._objective.value_and_grad(params, *args, **kwargs)
-        error = tree_l2_norm(self._residual_of(params, grad, hyperparams)).astype(dtype)
-        new_params, _, stepsize, trials, found = self._take_step(params, state, value, grad, hyperparams, args, kwargs)
+        new_params, used, stepsize, trials, found = self._take_step(
+            params, state, value, grad, hyperparams, args, kwargs
+        )
+        if self._is_relative:
+            error = tree_l2_norm(tree_sub(new_params, params)).astype(dtype) / used
+        else:
+            error = tree_l2_norm(self._residual_of(params, grad, hyperparams)).astype(dtype)
         # A point that is optimal is not left: values near their precision do not tell whether the step would help.
         first_error = self._first_error(state, error)
         settled = error <= self._tolerance(dtype, first_error)
@@ -196,7 +202,7 @@ class MirrorDescent(GradientMethod):
                 aux=aux,
                 num_fun_eval=state.num_fun_eval + trials,
                 num_grad_eval=state.num_grad_eval + 1,
-                num_proj_eval=state.num_proj_eval + 1 + (trials if self._searches else 1),
+                num_proj_eval=state.num_proj_eval + int(not self._is_relative) + (trials if self._searches else 1),
                 status=self._status_of(error, size=first_error, failed=stuck),
                 value=value.astype(state.value.dtype),
                 stepsize=stepsize,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._compat import is_concrete, max_abs
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep
 from jaxsolve.base import IterativeSolver, option
@@ -122,7 +122,7 @@ class Bisection(IterativeSolver):
         crossing = jnp.all(jnp.sign(at_low) * jnp.sign(at_high) <= 0)
         status = Status.INVALID_BRACKET.where(~crossing, int(Status.RUNNING))
         finite = jnp.all(jnp.isfinite(at_low) & jnp.isfinite(at_high))
-        largest = jnp.maximum(jnp.max(jnp.abs(at_low)), jnp.max(jnp.abs(at_high)))
+        largest = jnp.maximum(max_abs(at_low), max_abs(at_high))
         return BisectionState(
             iter_num=jnp.zeros((), jnp.int32),
             value=at_high,
@@ -143,7 +143,7 @@ class Bisection(IterativeSolver):
         value, aux = self._evaluate(middle, *args, **kwargs)
         above = state.sign * value >= 0
         low, high = jnp.where(above, state.low, middle), jnp.where(above, middle, state.high)
-        error = jnp.max(jnp.abs(value))
+        error = max_abs(value)
         # Between two neighboring floating-point numbers there is no third.
         exhausted = jnp.all((low == state.low) & (high == state.high))
         new_state = state._replace(
