@@ -37,7 +37,6 @@ from jaxsolve.prox._penalties import (
     prox_ridge,
 )
 from jaxsolve.prox._splitting import (
-    SplittingInfo,
     make_prox_composed,
     make_prox_graph_total_variation,
     make_prox_groups,
@@ -47,7 +46,6 @@ from jaxsolve.prox._total_variation import prox_total_variation
 from jaxsolve.solvers._proximal import prox_none
 
 __all__ = [
-    "SplittingInfo",
     "make_prox_boxed",
     "make_prox_composed",
     "make_prox_conjugate",

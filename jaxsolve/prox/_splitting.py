@@ -36,7 +36,6 @@ from jaxsolve.tree_util import (
 )
 
 __all__ = [
-    "SplittingInfo",
     "make_prox_composed",
     "make_prox_graph_total_variation",
     "make_prox_groups",
@@ -48,8 +47,8 @@ class SplittingInfo(NamedTuple):
     """What a proximity operator computed by splitting says about its result; nothing in it is differentiable.
 
     Attributes:
-        status: a :class:`jaxsolve.Status`, int32: ``CONVERGED``, ``MAXITER`` where ``maxiter`` iterations did not
-            suffice, ``NONFINITE`` for arguments that are not finite. ``CONVERGED`` where there is a closed form.
+        status: ``CONVERGED``, also where there is a closed form; ``MAXITER`` where ``maxiter`` iterations did not
+            suffice; ``NONFINITE`` for arguments that are not finite; int32.
         error: the optimality error of the splitting, relative to the largest entry of ``x``; a real scalar.
         num_iter: its iterations, int32.
     """
@@ -67,8 +66,9 @@ def make_prox_composed(prox: Prox, linear_map: Any, *, maxiter: int = 10_000, in
         linear_map: :math:`K`, a matrix of shape ``(m, n)``, dense, BCOO or BCSR, or a linear function of a pytree like
             ``x``.
         maxiter: largest number of iterations. If it does not suffice the result is the last iterate.
-        info: let the operator return ``(y, SplittingInfo)``, which says whether the iterations sufficed. Solvers take
-            operators without it.
+        info: let the operator return ``(y, info)``, which says whether the iterations sufficed: ``info.status`` is a
+            :class:`jaxsolve.Status`, ``info.error`` the optimality error relative to the largest entry of ``x``, and
+            ``info.num_iter`` the number of iterations. Solvers take operators without it.
 
     Returns:
         ``prox(x, hyperparams=None, scaling=1.0)``, the hyperparameters those of the given one. Its accuracy is about
