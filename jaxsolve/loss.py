@@ -193,8 +193,8 @@ def multiclass_logistic_loss(label: Any, logits: Any) -> jax.Array:
         >>> print(f"{multiclass_logistic_loss(2, jnp.zeros(3)):.4f}")
         1.0986
     """
-    _, excess = _excess(label, logits, "logits")
-    return jax.nn.logsumexp(excess, axis=-1)
+    lift, excess = _lifted_excess(label, logits, "logits")
+    return lift + jax.nn.logsumexp(excess, axis=-1)
 
 
 def multiclass_hinge_loss(label: Any, scores: Any) -> jax.Array:
@@ -284,11 +284,11 @@ def multiclass_sparsemax_loss(label: Any, scores: Any) -> jax.Array:
         >>> float(multiclass_sparsemax_loss(0, jnp.array([1.0, 0.5, -3.0])))
         0.0625
     """
-    _, excess = _excess(label, scores, "scores")
+    lift, excess = _lifted_excess(label, scores, "scores")
     p = jnp.vectorize(projection_simplex, signature="(k)->(k)")(excess)
     # Where p is 0 the score may be -inf.
     gain = jnp.sum(p * jnp.where(p == 0, jnp.zeros_like(excess), excess), axis=-1)
-    return gain + 0.5 * (1 - jnp.sum(p * p, axis=-1))
+    return lift + gain + 0.5 * (1 - jnp.sum(p * p, axis=-1))
 
 
 def multiclass_entmax_loss(label: Any, scores: Any, alpha: Any = 1.5) -> jax.Array:
@@ -327,10 +327,10 @@ def multiclass_entmax_loss(label: Any, scores: Any, alpha: Any = 1.5) -> jax.Arr
         >>> print(f"{multiclass_entmax_loss(0, jnp.array([2.0, 0.0, 0.0]), 1.5):.4f}")
         0.0000
     """
-    _, excess = _excess(label, scores, "scores")
+    lift, excess = _lifted_excess(label, scores, "scores")
     wide = widen(excess)
     largest = functools.partial(largest_with_entropy, alpha=positive_order(alpha, wide.dtype))
-    return jnp.vectorize(largest, signature="(k)->()")(wide).astype(excess.dtype)
+    return lift + jnp.vectorize(largest, signature="(k)->()")(wide).astype(excess.dtype)
 
 
 def make_fenchel_young_loss(max_fun: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -406,3 +406,19 @@ def _excess(label, scores, name):
     of_label = jnp.where(some, of_label, jnp.nan)
     excess = jnp.where(scores == -jnp.inf, -jnp.inf, scores - of_label)
     return is_label, jnp.where(is_label, jnp.where(jnp.isnan(of_label), jnp.nan, jnp.zeros_like(scores)), excess)
+
+
+def _lifted_excess(label, scores, name):
+    """The scores less a reference, and the reference less the score of the label.
+
+    The reference is the score of the label. Where that is ``-inf``, and another is not, it is the largest score: then
+    the loss is infinite, but its gradient is that of the prediction.
+    """
+    is_label, excess = _excess(label, scores, name)
+    scores = as_array(scores, name)
+    of_label = jnp.sum(scores, axis=-1, where=is_label)
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
+    impossible = (of_label == -jnp.inf) & (largest > -jnp.inf)
+    relative = jnp.where(scores == -jnp.inf, -jnp.inf, scores - largest[..., None])
+    lift = jnp.where(impossible, largest - of_label, jnp.zeros_like(of_label))
+    return lift, jnp.where(impossible[..., None], relative, excess)

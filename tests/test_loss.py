@@ -224,3 +224,18 @@ def test_impossible_classes_contribute_nothing():
     for multiclass in (loss.multiclass_logistic_loss, loss.multiclass_hinge_loss, loss.multiclass_perceptron_loss):
         assert multiclass(2, jnp.array([1.0, -jnp.inf, -jnp.inf])) == jnp.inf
         assert np.isnan(multiclass(2, jnp.full(3, -jnp.inf)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_impossible_label_costs_infinitely_with_the_gradient_of_the_prediction(dtype):
+    scores = jnp.array([1.0, -jnp.inf, 1.5], dtype)
+    label = jnp.array([0.0, 1.0, 0.0], dtype)
+    for multiclass, prediction in (
+        (loss.multiclass_logistic_loss, jax.nn.softmax(scores)),
+        (loss.multiclass_sparsemax_loss, jnp.array([0.25, 0.0, 0.75], dtype)),
+        (lambda y, s: loss.multiclass_entmax_loss(y, s, 2.0), jnp.array([0.25, 0.0, 0.75], dtype)),
+    ):
+        value, grad = jax.value_and_grad(multiclass, 1)(1, scores)
+        assert value == jnp.inf
+        np.testing.assert_allclose(grad, prediction - label, atol=1e-6)
+        assert np.isnan(multiclass(1, jnp.full(3, -jnp.inf, dtype)))

@@ -36,14 +36,18 @@ from jaxsolve._inputs import as_inexact, as_scalar, check_entries, check_nonnega
 from jaxsolve._loop import loop
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.projection._rules import derive_by
+from jaxsolve.projection._transport import reciprocal, to_marginals
 
 __all__ = ["kl_partial_transport", "kl_unbalanced_transport"]
 
-# A plan that misses what is asked of its sums by more than this part is none.
+# A plan that misses what is asked of its sums by more than this part is brought to it, or is none if that cannot be
+# done.
 _WRONG = 0.01
 # While S grows, a sweep that changes the dual variables by less is good enough.
 _ROUGH = 0.05
 _GROWTH = 4.0
+# So many sweeps at most before S grows on.
+_SWEEPS_A_LEVEL = 200
 
 
 def kl_unbalanced_transport(
@@ -80,8 +84,10 @@ def kl_unbalanced_transport(
         The plan :math:`T`, of the shape and dtype of ``sim_matrix``, differentiable in ``sim_matrix``, ``marginals``
         and ``rho``; with ``return_duals`` the pair of it and :math:`(\alpha, \beta)`. Rows and columns without mass, or
         without a pair, are 0, with derivative 0. The plan is NaN if an entry of ``sim_matrix`` is NaN or ``inf``, if a
-        traced argument is out of its range, or if a sum is not within 1 percent of what it should be: if there are too
-        few sweeps, or if no plan on the support has the marginals.
+        traced argument is out of its range, or if no plan on the support has the marginals that are constraints.
+        Where the sweeps do not suffice it is that of the last one, and is brought to these marginals if it is off by
+        more than 1 percent; on a support with gaps it is NaN then. Entries too large for the dtype to tell plans apart,
+        beyond 3e4 in float32, are taken for smaller ones: the plan is that of a larger strength.
 
     Raises:
         ValueError: shapes do not fit, marginals are negative, or ``rho`` is not positive.
@@ -209,6 +215,8 @@ def _unbalanced(S, a, b, inverse_a, inverse_b, duals, given, maxiter):
 @functools.partial(jax.jit, static_argnums=(8, 9))
 def _unbalanced_compiled(S, a, b, inverse_a, inverse_b, fixed, total, duals, given, maxiter):
     joined = _joined(*fixed[:3])
+    part = _softened(fixed[0], joined)
+    fixed, total = (part * fixed[0], *fixed[1:3], fixed[3] / part, fixed[4] / part), total / part
     log_a, log_b = (jnp.log(jnp.where(v > 0, v, jnp.ones_like(v))) for v in fixed[1:3])
 
     def sweep(S, size, alpha, beta):
@@ -224,7 +232,7 @@ def _unbalanced_compiled(S, a, b, inverse_a, inverse_b, fixed, total, duals, giv
         shift = jnp.where(jnp.isfinite(shift), shift, jnp.zeros_like(shift))
         return _alive(alpha + shift, joined, 1), _alive(beta - shift, joined, 0)
 
-    alpha, beta = _grow(sweep, fixed[0], joined, duals, given, maxiter)
+    alpha, beta = _grow(sweep, fixed[0], joined, tuple(part * v for v in duals), given, maxiter)
     plan = _plan(fixed[0], joined, alpha, beta)
     rows, columns = jnp.sum(plan, axis=1), jnp.sum(plan, axis=0)
     wrong_a = rows - jnp.exp(log_a - alpha * fixed[3])
@@ -235,10 +243,20 @@ def _unbalanced_compiled(S, a, b, inverse_a, inverse_b, fixed, total, duals, giv
     wrong = sum(
         jnp.sum(jnp.where(jnp.any(joined, axis), jnp.abs(v), 0)) for v, axis in ((wrong_a, 1), (wrong_b, 0))
     ) + sum(lost)
-    valid = (wrong <= _WRONG * jnp.sum(plan)) | ((jnp.sum(plan) == 0) & ~jnp.any(joined) & (sum(lost) == 0))
-    valid = valid & _in_range(*fixed[:3]) & (fixed[3] >= 0) & (fixed[4] >= 0)
+    exact_a, exact_b = fixed[3] == 0, fixed[4] == 0
+    both = exact_a & exact_b
+    unequal = jnp.abs(jnp.sum(fixed[1]) - jnp.sum(fixed[2])) > _WRONG * jnp.sum(fixed[1])
+    feasible = (sum(lost) == 0) & ~(both & unequal)
+    # On a support with gaps there may be no plan with the marginals.
+    off = wrong > _WRONG * jnp.sum(plan)
+    rows, columns = reciprocal(rows) * fixed[1], reciprocal(columns) * fixed[2]
+    near = jnp.where(exact_a, plan * rows[:, None], jnp.where(exact_b, plan * columns[None, :], plan))
+    full = ~jnp.any((S == -jnp.inf) & (a > 0)[:, None] & (b > 0)[None, :])
+    near = jnp.where(both, to_marginals(plan, fixed[1], fixed[2]), near)
+    plan = jnp.where(off & (full | ~both), near, plan)
+    valid = feasible & (full | ~both | ~off) & _in_range(*fixed[:3]) & (fixed[3] >= 0) & (fixed[4] >= 0)
     plan = derive_by(_unbalanced_tangent, plan, _finite(S, joined), a, b, inverse_a, inverse_b)
-    return jnp.where(valid, plan, jnp.full_like(plan, jnp.nan)), (alpha, beta)
+    return jnp.where(valid, plan, jnp.full_like(plan, jnp.nan)), (alpha / part, beta / part)
 
 
 def _unbalanced_tangent(plan, data, tangents):
@@ -275,6 +293,8 @@ def _partial(S, a, b, mass, duals, given, maxiter):
 @functools.partial(jax.jit, static_argnums=(6, 7))
 def _partial_compiled(S, a, b, mass, fixed, duals, given, maxiter):
     joined = _joined(*fixed[:3])
+    part = _softened(fixed[0], joined)
+    fixed = (part * fixed[0], *fixed[1:])
     log_a, log_b = (jnp.log(jnp.where(v > 0, v, jnp.ones_like(v))) for v in fixed[1:3])
     log_mass = jnp.log(fixed[3])
 
@@ -289,14 +309,17 @@ def _partial_compiled(S, a, b, mass, fixed, duals, given, maxiter):
         alpha = _alive(jnp.minimum(log_a - _log_sums(S, beta, 1) - constant, 0), joined, 1)
         return alpha, beta
 
-    alpha, beta = _grow(sweep, fixed[0], joined, duals, given, maxiter)
+    alpha, beta = _grow(sweep, fixed[0], joined, tuple(part * v for v in duals), given, maxiter)
     plan = _plan(fixed[0], joined, alpha + level(jnp.where(joined, fixed[0], -jnp.inf), alpha, beta), beta)
     over = jnp.sum(jnp.maximum(jnp.sum(plan, axis=1) - fixed[1], 0))
     over = over + jnp.sum(jnp.maximum(jnp.sum(plan, axis=0) - fixed[2], 0))
-    valid = (over <= _WRONG * fixed[3]) & _in_range(*fixed[:3]) & (fixed[3] > 0)
+    full = ~jnp.any((S == -jnp.inf) & (a > 0)[:, None] & (b > 0)[None, :])
+    off = over > _WRONG * fixed[3]
+    plan = jnp.where(off & full, to_marginals(plan, fixed[1], fixed[2], fixed[3]), plan)
+    valid = (full | ~off) & _in_range(*fixed[:3]) & (fixed[3] > 0)
     masks = (alpha < 0).astype(S.dtype), (beta < 0).astype(S.dtype)
     plan = derive_by(_partial_tangent, plan, _finite(S, joined), a, b, mass, *masks)
-    return jnp.where(valid, plan, jnp.full_like(plan, jnp.nan)), (alpha, beta)
+    return jnp.where(valid, plan, jnp.full_like(plan, jnp.nan)), (alpha / part, beta / part)
 
 
 def _partial_tangent(plan, data, tangents):
@@ -324,6 +347,13 @@ def _finite(S, joined):
     return jnp.where(joined, S, jnp.zeros_like(S))
 
 
+def _softened(S, joined):
+    """The part of ``S`` whose exponentials the dtype tells apart, a power of two, at most 1."""
+    size = jnp.max(jnp.where(joined, jnp.abs(S), 0))
+    excess = jnp.frexp(jnp.where(jnp.isfinite(size), size, 0))[1] - (jnp.finfo(S.dtype).nmant - 8)
+    return jnp.exp2(-jnp.maximum(excess, 0).astype(S.dtype))
+
+
 def _alive(dual, joined, axis):
     """A dual variable, 0 where nothing is joined."""
     return jnp.where(jnp.any(joined, axis=axis), dual, jnp.zeros_like(dual))
@@ -345,25 +375,27 @@ def _grow(sweep, S, joined, duals, given, maxiter):
     rounding = 8 * jnp.finfo(S.dtype).eps
 
     def proceed(carry):
-        _, _, size, change, scale = carry
+        _, _, size, change, scale, _ = carry
         return (size < 1) | (change > rounding * scale)
 
     def step(carry):
-        alpha, beta, size, _, _ = carry
+        alpha, beta, size, _, _, sweeps = carry
         new_alpha, new_beta = sweep(jnp.where(joined, size * entries, -jnp.inf), size, alpha, beta)
         change = jnp.maximum(jnp.max(jnp.abs(new_alpha - alpha)), jnp.max(jnp.abs(new_beta - beta)))
         # The sums of logarithms are rounded relative to their largest term.
         scale = 1 + jnp.max(jnp.abs(new_alpha)) + jnp.max(jnp.abs(new_beta)) + size * jnp.max(jnp.abs(entries))
-        larger = jnp.where(change <= _ROUGH, jnp.minimum(1, _GROWTH * size), size)
+        enough = (change <= _ROUGH) | (sweeps >= _SWEEPS_A_LEVEL)
+        larger = jnp.where(enough, jnp.minimum(1, _GROWTH * size), size)
         ratio = larger / size
+        sweeps = jnp.where(enough, 0, sweeps + 1)
         # Grown variables have not been tried yet.
         change = jnp.where(ratio > 1, jnp.full_like(change, jnp.inf), change)
-        return ratio * new_alpha, ratio * new_beta, larger, change, scale
+        return ratio * new_alpha, ratio * new_beta, larger, change, scale, sweeps
 
     infinite = jnp.asarray(jnp.inf, S.dtype)
-    start = (*(_alive(v, joined, axis) for v, axis in zip(duals, (1, 0), strict=True)), start, infinite, infinite)
-    start = (*start[:4], jnp.ones_like(infinite))
-    return loop(proceed, step, start, maxiter=maxiter)[:2]
+    alpha, beta = (_alive(v, joined, axis) for v, axis in zip(duals, (1, 0), strict=True))
+    init = (alpha, beta, start, infinite, jnp.ones_like(infinite), jnp.zeros((), jnp.int32))
+    return loop(proceed, step, init, maxiter=maxiter)[:2]
 
 
 def _tangent(plan, S_dot, targets, slacks, masks):

@@ -273,7 +273,7 @@ def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
     if make_solver is None:
         error = jnp.sum(jnp.abs(jnp.sum(plan, axis=1) - a)) + jnp.sum(jnp.abs(jnp.sum(plan, axis=0) - b))
         if kind == "kl":
-            plan = jnp.where(error <= 10 * _tolerance(S.dtype), plan, _to_marginals(plan, a, b))
+            plan = jnp.where(error <= 10 * _tolerance(S.dtype), plan, to_marginals(plan, a, b))
         else:
             valid = valid & (error <= _WRONG)
     plan = derive_by(_TANGENTS[kind], plan, S, a, b)
@@ -285,16 +285,23 @@ def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
 _compiled = jax.jit(_project, static_argnums=(3, 4, 5, 6))
 
 
-def _to_marginals(plan, a, b):
-    """A plan near the given one with the marginals ``a`` and ``b``, of sum 1 (Altschuler et al. 2017, algorithm 2).
+def to_marginals(plan, a, b, mass=None):
+    """A plan near the given one with the marginals ``a`` and ``b`` (Altschuler et al. 2017, algorithm 2).
 
-    Rows and columns with too much are scaled down, and what is missing is added as a matrix of rank one.
+    Rows and columns with too much are scaled down, and what is missing is added as a matrix of rank one. With a
+    ``mass``, which is at most their sums, the plan has that mass, and the marginals are bounds.
     """
     plan = jnp.where(jnp.isfinite(plan), plan, 0)
-    plan = plan * jnp.minimum(1, a * _reciprocal(jnp.sum(plan, axis=1)))[:, None]
-    plan = plan * jnp.minimum(1, b * _reciprocal(jnp.sum(plan, axis=0)))[None, :]
+    plan = plan * jnp.minimum(1, a * reciprocal(jnp.sum(plan, axis=1)))[:, None]
+    plan = plan * jnp.minimum(1, b * reciprocal(jnp.sum(plan, axis=0)))[None, :]
     rows, columns = jnp.maximum(a - jnp.sum(plan, axis=1), 0), jnp.maximum(b - jnp.sum(plan, axis=0), 0)
-    return plan + rows[:, None] * columns[None, :] * _reciprocal(jnp.sum(rows))
+    parts = rows * reciprocal(jnp.sum(rows))
+    if mass is None:
+        return plan + parts[:, None] * columns[None, :]
+    surplus = jnp.sum(plan) / mass
+    plan = plan / jnp.maximum(surplus, 1)
+    missing = jnp.maximum(mass - jnp.sum(plan), 0)
+    return plan + missing * parts[:, None] * (columns * reciprocal(jnp.sum(columns)))[None, :]
 
 
 # A plan whose marginals are off by more than this part of the total is none.
@@ -379,13 +386,13 @@ def _solve_entropic(alpha, S, a, b, empty):
 
         def semi_dual(z):
             # In these units the Hessian has eigenvalues between 0 and 1.
-            delta = z * _reciprocal(root)
+            delta = z * reciprocal(root)
             mass = jnp.exp(delta) @ kernel
-            logs = jnp.log(jnp.where(b > 0, mass * _reciprocal(b), 1))
+            logs = jnp.log(jnp.where(b > 0, mass * reciprocal(b), 1))
             return jnp.vdot(b, logs) - jnp.vdot(a, delta)
 
         solution = _default_solver(semi_dual, S.dtype).run(jnp.zeros_like(a)).params
-        new = alpha + solution * _reciprocal(root)
+        new = alpha + solution * reciprocal(root)
         new = jnp.where(error(new) <= error(alpha), new, alpha)
         return new, error(new), before
 
@@ -449,13 +456,13 @@ def _tangent(weights, tangents, method):
     if weights.shape[0] > weights.shape[1]:
         return _tangent(weights.T, (S_dot.T, b_dot, a_dot), method).T
     rows, columns = jnp.sum(weights, axis=1), jnp.sum(weights, axis=0)
-    inverse_columns = _reciprocal(columns)
+    inverse_columns = reciprocal(columns)
     moved = weights * S_dot
     b_rest = (b_dot - jnp.sum(moved, axis=0)) * inverse_columns
     a_rest = a_dot - jnp.sum(moved, axis=1) - weights @ b_rest
     # Without beta a graph Laplacian is left, here with 1 on its diagonal. A constant added to alpha and taken from beta
     # changes nothing; the last term takes that freedom away.
-    scale = jnp.sqrt(_reciprocal(rows))
+    scale = jnp.sqrt(reciprocal(rows))
     constant = jnp.sqrt(jnp.where(rows > 0, rows, 0) / jnp.sum(rows))
 
     def laplacian(v):
@@ -467,7 +474,7 @@ def _tangent(weights, tangents, method):
     return weights * (S_dot + alpha_dot[:, None] + beta_dot[None, :])
 
 
-def _reciprocal(x):
+def reciprocal(x):
     return jnp.where(x > 0, 1 / jnp.where(x > 0, x, jnp.ones_like(x)), jnp.zeros_like(x))
 
 

@@ -10,13 +10,14 @@ arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._inputs import as_inexact, check_entries, check_nonnegative, nonnegative_scalar, power_of_two, widen
+from jaxsolve._status import Status
 from jaxsolve._types import PyTree
 from jaxsolve._vectors import ravel
 from jaxsolve.prox._combinators import Prox, check_prox
@@ -34,10 +35,30 @@ from jaxsolve.tree_util import (
     tree_sub,
 )
 
-__all__ = ["make_prox_composed", "make_prox_graph_total_variation", "make_prox_groups", "make_prox_sum"]
+__all__ = [
+    "make_prox_composed",
+    "make_prox_graph_total_variation",
+    "make_prox_groups",
+    "make_prox_sum",
+]
 
 
-def make_prox_composed(prox: Prox, linear_map: Any, *, maxiter: int = 10_000) -> Prox:
+class SplittingInfo(NamedTuple):
+    """What a proximity operator computed by splitting says about its result; nothing in it is differentiable.
+
+    Attributes:
+        status: ``CONVERGED``, also where there is a closed form; ``MAXITER`` where ``maxiter`` iterations did not
+            suffice; ``NONFINITE`` for arguments that are not finite; int32.
+        error: the optimality error of the splitting, relative to the largest entry of ``x``; a real scalar.
+        num_iter: its iterations, int32.
+    """
+
+    status: jax.Array
+    error: jax.Array
+    num_iter: jax.Array
+
+
+def make_prox_composed(prox: Prox, linear_map: Any, *, maxiter: int = 10_000, info: bool = False) -> Prox:
     r"""The proximity operator of :math:`y \mapsto g(K y)`, by a primal-dual splitting.
 
     Args:
@@ -45,6 +66,9 @@ def make_prox_composed(prox: Prox, linear_map: Any, *, maxiter: int = 10_000) ->
         linear_map: :math:`K`, a matrix of shape ``(m, n)``, dense, BCOO or BCSR, or a linear function of a pytree like
             ``x``.
         maxiter: largest number of iterations. If it does not suffice the result is the last iterate.
+        info: let the operator return ``(y, info)``, which says whether the iterations sufficed: ``info.status`` is a
+            :class:`jaxsolve.Status`, ``info.error`` the optimality error relative to the largest entry of ``x``, and
+            ``info.num_iter`` the number of iterations. Solvers take operators without it.
 
     Returns:
         ``prox(x, hyperparams=None, scaling=1.0)``, the hyperparameters those of the given one. Its accuracy is about
@@ -64,9 +88,14 @@ def make_prox_composed(prox: Prox, linear_map: Any, *, maxiter: int = 10_000) ->
         >>> prox = make_prox_composed(prox_lasso, jnp.diff)
         >>> [round(v, 2) for v in prox(jnp.array([0.0, 1.0, 8.0, 9.0]), 1.0).tolist()]
         [1.0, 1.0, 8.0, 8.0]
+        >>> from jaxsolve import Status
+        >>> hasty = make_prox_composed(prox_lasso, jnp.diff, maxiter=3, info=True)
+        >>> y, info = hasty(jnp.array([0.0, 1.0, 8.0, 9.0]), 1.0)
+        >>> Status(info.status).name
+        'MAXITER'
     """
     check_prox(prox, "prox")
-    solver = _Splitting(prox_none, prox, linear_map, maxiter)
+    solver = _Splitting(prox_none, prox, linear_map, maxiter, info)
 
     def composed(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         return solver(x, None, hyperparams, scaling)
@@ -74,7 +103,7 @@ def make_prox_composed(prox: Prox, linear_map: Any, *, maxiter: int = 10_000) ->
     return composed
 
 
-def make_prox_sum(proxes: Sequence[Prox], *, maxiter: int = 10_000) -> Prox:
+def make_prox_sum(proxes: Sequence[Prox], *, maxiter: int = 10_000, info: bool = False) -> Prox:
     r"""The proximity operator of a sum of functions of the same variables, by a primal-dual splitting.
 
     Where a closed form exists it is better: see :func:`make_prox_boxed`, :func:`prox_sparse_group_lasso`.
@@ -82,6 +111,7 @@ def make_prox_sum(proxes: Sequence[Prox], *, maxiter: int = 10_000) -> Prox:
     Args:
         proxes: proximity operators ``prox(x, hyperparams, scaling)`` of convex functions, one or more.
         maxiter: as in :func:`make_prox_composed`.
+        info: as in :func:`make_prox_composed`.
 
     Returns:
         ``prox(x, hyperparams=None, scaling=1.0)``. ``hyperparams`` is a tuple with the hyperparameters of each
@@ -113,20 +143,23 @@ def make_prox_sum(proxes: Sequence[Prox], *, maxiter: int = 10_000) -> Prox:
     def each(parts, hyperparams, scaling):
         return tuple(_call(p, z, own, scaling) for p, z, own in zip(rest, parts, hyperparams, strict=True))
 
-    solver = _Splitting(first, each, lambda x: (x,) * copies, maxiter)
+    solver = _Splitting(first, each, lambda x: (x,) * copies, maxiter, info)
 
     def summed(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
         given = (None,) * len(proxes) if hyperparams is None else hyperparams
         if not isinstance(given, (tuple, list)) or len(given) != len(proxes):
             raise ValueError(f"hyperparams must be a tuple with an entry for each of {len(proxes)} operators.")
         if not rest:
-            return _call(first, x, given[0], scaling)
+            y = _call(first, x, given[0], scaling)
+            return (y, _exact(x)) if info else y
         return solver(x, given[0], tuple(given[1:]), scaling)
 
     return summed
 
 
-def make_prox_groups(groups: Sequence[Sequence[int]], norm: str = "l2", *, maxiter: int = 10_000) -> Prox:
+def make_prox_groups(
+    groups: Sequence[Sequence[int]], norm: str = "l2", *, maxiter: int = 10_000, info: bool = False
+) -> Prox:
     r"""The proximity operator of a sum of norms of groups of entries, :math:`g(y) = \sum_k w_k \|y_{G_k}\|`.
 
     Entries that are in no group are left as they are. Groups that share entries are made disjoint by duplicating these,
@@ -137,6 +170,7 @@ def make_prox_groups(groups: Sequence[Sequence[int]], norm: str = "l2", *, maxit
             row-major order.
         norm: ``"l2"`` for Euclidean norms (the group lasso), ``"linf"`` for maximum norms.
         maxiter: as in :func:`make_prox_composed`.
+        info: as in :func:`make_prox_composed`.
 
     Returns:
         ``prox(x, weights=1.0, scaling=1.0)`` on pytrees of real arrays; ``weights`` are non-negative, a scalar or a
@@ -175,7 +209,7 @@ def make_prox_groups(groups: Sequence[Sequence[int]], norm: str = "l2", *, maxit
     def duplicate(vector):
         return vector.at[places].get(mode="fill", fill_value=0)
 
-    overlapping = make_prox_composed(of_rows, duplicate, maxiter=maxiter)
+    overlapping = make_prox_composed(of_rows, duplicate, maxiter=maxiter, info=True)
 
     def prox(x: PyTree, weights: Any = 1.0, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
@@ -183,15 +217,18 @@ def make_prox_groups(groups: Sequence[Sequence[int]], norm: str = "l2", *, maxit
         if last >= vector.size:
             raise ValueError(f"groups name place {last}, but x has {vector.size} entries.")
         weights = 1.0 if weights is None else weights
-        if not disjoint:
-            return tree_cast_like(unravel(overlapping(vector, weights, scaling)), x)
-        shrunk = of_rows(duplicate(vector), weights, scaling)
-        return tree_cast_like(unravel(vector.at[places].set(shrunk, mode="drop")), x)
+        if disjoint:
+            shrunk = of_rows(duplicate(vector), weights, scaling)
+            y, said = vector.at[places].set(shrunk, mode="drop"), _exact(vector)
+        else:
+            y, said = overlapping(vector, weights, scaling)
+        y = tree_cast_like(unravel(y), x)
+        return (y, said) if info else y
 
     return prox
 
 
-def make_prox_graph_total_variation(edges: Any, *, maxiter: int = 10_000) -> Prox:
+def make_prox_graph_total_variation(edges: Any, *, maxiter: int = 10_000, info: bool = False) -> Prox:
     r"""The proximity operator of total variation on a graph, :math:`g(y) = \sum_{(i, j)} w_{ij} |y_i - y_j|`.
 
     For a path, :func:`prox_total_variation` is exact and faster.
@@ -200,6 +237,7 @@ def make_prox_graph_total_variation(edges: Any, *, maxiter: int = 10_000) -> Pro
         edges: integers of shape ``(m, 2)``, the two ends of each edge, places in the vector of all entries of ``x``,
             leaf by leaf in row-major order (those of an image, say).
         maxiter: as in :func:`make_prox_composed`.
+        info: as in :func:`make_prox_composed`.
 
     Returns:
         ``prox(x, weights=1.0, scaling=1.0)`` on pytrees of real arrays; ``weights`` are non-negative, a scalar or a
@@ -226,7 +264,7 @@ def make_prox_graph_total_variation(edges: Any, *, maxiter: int = 10_000) -> Pro
     if edges.ndim != 2 or edges.shape[1] != 2 or edges.shape[0] == 0:
         raise ValueError(f"edges must have shape (m, 2) with at least one edge, got {edges.shape}.")
     starts, ends = edges.T
-    composed = make_prox_composed(prox_lasso, lambda vector: vector[starts] - vector[ends], maxiter=maxiter)
+    composed = make_prox_composed(prox_lasso, lambda vector: vector[starts] - vector[ends], maxiter=maxiter, info=True)
 
     def prox(x: PyTree, weights: Any = 1.0, scaling: Any = 1.0) -> PyTree:
         x = as_inexact(x, "x")
@@ -234,7 +272,9 @@ def make_prox_graph_total_variation(edges: Any, *, maxiter: int = 10_000) -> Pro
         check_entries(
             lambda v: (v >= 0) & (v < vector.size), edges, "edges", f"places from 0 to {vector.size - 1} in x"
         )
-        return tree_cast_like(unravel(composed(vector, weights, scaling)), x)
+        y, said = composed(vector, weights, scaling)
+        y = tree_cast_like(unravel(y), x)
+        return (y, said) if info else y
 
     return prox
 
@@ -242,7 +282,8 @@ def make_prox_graph_total_variation(edges: Any, *, maxiter: int = 10_000) -> Pro
 class _Splitting:
     """``t g + t h(K .)`` at a point: its proximity operator, with the operators of the two functions."""
 
-    def __init__(self, prox_g: Prox, prox_h: Prox, linear_map: Any, maxiter: int):
+    def __init__(self, prox_g: Prox, prox_h: Prox, linear_map: Any, maxiter: int, info: bool):
+        self._info = info
         in_units_of_g = prox_g if prox_g is prox_none else _in_units(prox_g)
         make: Any = PrimalDual
         self._make = lambda tol: make(
@@ -261,8 +302,16 @@ class _Splitting:
         target = tree_scalar_mul(1 / unit, wide)
         solver = self._make(float(jnp.finfo(dtype).eps) ** 0.75 * tree_size(wide) ** 0.5)
         of_g = (hyperparams_g, t, unit) if self._has_g else None
-        solution = solver.run(jax.lax.stop_gradient(target), of_g, (hyperparams_h, t, unit), target).params
-        return tree_cast_like(tree_scalar_mul(unit, solution.primal), x)
+        solution, state = solver.run(jax.lax.stop_gradient(target), of_g, (hyperparams_h, t, unit), target)
+        y = tree_cast_like(tree_scalar_mul(unit, solution.primal), x)
+        return (
+            (y, SplittingInfo(*jax.lax.stop_gradient((state.status, state.error, state.iter_num)))) if self._info else y
+        )
+
+
+def _exact(x):
+    zero = jnp.zeros((), jnp.int32)
+    return SplittingInfo(zero + int(Status.CONVERGED), jnp.zeros((), tree_real_dtype(widen(x))), zero)
 
 
 def _half_squared_distance(y, target):

@@ -21,7 +21,7 @@ from jaxsolve.implicit_diff.optimality import stationary
 from jaxsolve.linesearch import LINESEARCHES, make_linesearch
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.solvers._gradient_method import is_still
-from jaxsolve.solvers._stepsize import StepsizeMethod, falls_without_end, rounding
+from jaxsolve.solvers._stepsize import StepsizeMethod, falls_without_end, rounding, times
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_all_finite, tree_l2_norm, tree_real_dtype, tree_sub, tree_where
 
 __all__ = ["DescentMethod", "DescentState"]
@@ -126,7 +126,8 @@ class SmoothMinimizer(StepsizeMethod):
         """The state before the first iteration; the arguments are those of ``run``. Evaluates ``fun`` once."""
         (value, aux), grad = self._objective.value_and_grad(init_params, *args, **kwargs)
         dtype = tree_real_dtype(init_params)
-        error = tree_l2_norm(grad).astype(dtype)
+        memory = self._empty_memory(init_params, value, grad, args, kwargs)
+        error = tree_l2_norm(times(grad, memory.get("scale"))).astype(dtype)
         one = jnp.ones((), jnp.int32)
         return self._State(
             iter_num=jnp.zeros((), jnp.int32),
@@ -140,13 +141,13 @@ class SmoothMinimizer(StepsizeMethod):
             first_error=error,
             num_stalled=jnp.zeros((), jnp.int32),
             **self._step_fields(dtype),
-            **self._empty_memory(init_params, value, grad, args, kwargs),
+            **memory,
         )
 
     def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
         """One step; returns ``OptStep(params, state)``."""
         new_params, new_state, moved, failed = self._step(params, state, args, kwargs)
-        error = tree_l2_norm(new_state.grad).astype(state.error.dtype)
+        error = tree_l2_norm(times(new_state.grad, getattr(state, "scale", None))).astype(state.error.dtype)
         new_state = self._judged_step(state, new_state, error, moved, failed)
         new_state = self._remember(OptStep(params, state), OptStep(new_params, new_state), moved)
         if self._searches:

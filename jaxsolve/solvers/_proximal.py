@@ -150,7 +150,7 @@ class ProximalMethod(GradientMethod):
         # A gradient tells optimality to full precision; a difference of points divided by the step only as well as the
         # points are represented, which is why the claim to have converged is checked by the base class.
         move = tree_sub(new_params, base)
-        error = tree_l2_norm(grad) if self._smooth else tree_l2_norm(move) / used
+        error = tree_l2_norm(times(grad, state.scale)) if self._smooth else tree_l2_norm(move) / used
         error = error.astype(state.error.dtype)
         # A point that is optimal is not left: near the precision of the objective no comparison of values tells whether
         # the step from it would be too long. An extrapolated point need not be feasible, and is left.

@@ -155,3 +155,30 @@ def test_batches_dtypes_and_bad_input():
     ):
         with pytest.raises(ValueError, match=match):
             call()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_small_strengths_have_plans(dtype):
+    rng = np.random.default_rng(3)
+    costs = rng.random((6, 6))
+    a, b = (v / v.sum() for v in rng.random((2, 6)))
+    marginals = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+    sums = np.concatenate([np.kron(np.eye(6), np.ones(6)), np.kron(np.ones(6), np.eye(6))])
+    bounds = {"A_ub": sums, "b_ub": np.concatenate([a, b]), "A_eq": np.ones((1, 36))}
+    full = scipy.optimize.linprog(costs.ravel(), A_eq=sums, b_eq=bounds["b_ub"]).fun
+    part = scipy.optimize.linprog(costs.ravel(), **bounds, b_eq=[0.5]).fun
+
+    def relaxed(plan, rho):
+        return np.vdot(plan, costs) + rho * (kl(plan.sum(1), a) + kl(plan.sum(0), b))
+
+    reference = relaxed(np.asarray(unbalanced(-costs / 1e-3, (a, b), 1e3)), 1.0)
+    for strength in (1e-5, 1e-8, 1e-12):
+        S = jnp.asarray(-costs / strength, dtype)
+        plan = np.asarray(unbalanced(S, marginals, np.inf), float)
+        assert full - 1e-3 <= np.vdot(plan, costs) <= 1.25 * full
+        np.testing.assert_allclose([plan.sum(1), plan.sum(0)], [a, b], atol=5e-3)
+        plan = np.asarray(unbalanced(S, marginals, 1 / strength), float)
+        assert relaxed(plan, 1.0) <= 1.05 * reference
+        plan = np.asarray(partial(S, marginals, 0.5), float)
+        assert part - 2e-3 <= np.vdot(plan, costs) <= part + 0.25 * full
+        np.testing.assert_allclose(plan.sum(), 0.5, rtol=1e-2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from jaxsolve import prox
+from jaxsolve import Status, prox
 from tests.projection.checks import check_derivatives
 
 X = np.array([0.9, -1.3, 2.1, 0.3, -0.2, 1.4])
@@ -123,3 +123,20 @@ def test_bad_input():
     ):
         with pytest.raises(error, match=match):
             call()
+
+
+def test_a_status_says_whether_iterations_sufficed():
+    run = jax.jit(prox.make_prox_graph_total_variation(EDGES, info=True))
+    y, info = run(X, WEIGHTS)
+    np.testing.assert_allclose(y, by_dual(X, WEIGHTS), atol=1e-10)
+    assert int(info.status) == Status.CONVERGED and 0 < int(info.num_iter) < 10_000 and float(info.error) <= 1e-10
+    assert int(run(np.full(6, np.nan), WEIGHTS)[1].status) == Status.NONFINITE
+    y, info = jax.jit(prox.make_prox_groups(GROUPS, maxiter=2, info=True))(X, 0.4)
+    assert int(info.status) == Status.MAXITER and int(info.num_iter) == 2
+    for exact, plain, reg in (
+        (prox.make_prox_groups([[0, 1], [2]], info=True), prox.make_prox_groups([[0, 1], [2]]), 0.4),
+        (prox.make_prox_sum((prox.prox_lasso,), info=True), prox.make_prox_sum((prox.prox_lasso,)), (0.4,)),
+    ):
+        y, info = exact(X, reg)
+        np.testing.assert_array_equal(y, plain(X, reg))
+        assert int(info.status) == Status.CONVERGED and int(info.num_iter) == 0

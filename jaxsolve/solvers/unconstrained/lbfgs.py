@@ -38,7 +38,7 @@ class LBFGSState(NamedTuple):
         value: ``fun`` at the current parameters.
         grad: its gradient there, a pytree like the parameters.
         stepsize: last step size.
-        error: Euclidean norm of ``grad``.
+        error: Euclidean norm of ``grad``, measured in the units of ``scale``.
         history: differences s of parameters and y of gradients, in pairs: one pytree leaf of shape
             (2 history_size, \*leaf.shape) a leaf; a ring buffer in which iteration ``k`` writes s in row ``2 i`` and y
             in row ``2 i + 1`` for ``i = k % history_size``.
@@ -114,7 +114,8 @@ class LBFGS(QuasiNewtonMethod):
 
         scale: ``"jacobi"`` measures every variable in a unit in which the second derivative at the initial point is
             about 1, which costs as many products with the Hessian as there are variables, once. The method then does
-            not depend on the units in which variables, or blocks of them, are given.
+            not depend on the units in which variables, or blocks of them, are given; ``state.error`` and the tolerances
+            are those of the gradient in these units.
 
     Reference:
         Liu and Nocedal (1989), "On the limited memory BFGS method for large scale optimization"; Byrd, Nocedal and
