@@ -15,7 +15,7 @@ from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array
 from jaxsolve.tree_util import tree_where
 
-__all__ = ["Factor", "factorize", "factorize_free"]
+__all__ = ["Factor", "after", "factorize", "factorize_free"]
 
 
 class Factor(NamedTuple):
@@ -91,7 +91,7 @@ def _mixing(size: int, dtype: Any) -> Array:
     return jnp.linalg.qr(numbers - jnp.floor(numbers) - 0.5)[0]
 
 
-def _after(known: Array, matrix: Array) -> Array:
+def after(known: Array, matrix: Array) -> Array:
     """``matrix``, which is not used before ``known`` is there.
 
     Batched calls of LAPACK that run at the same time can block each other in the thread pool of jaxlib's CPU backend,
@@ -120,7 +120,7 @@ def _complete(S: Array, mixing: Array) -> tuple[Array, Array, Array, Array]:
     """
     n, eps = S.shape[1], float(jnp.finfo(S.dtype).eps)
     V, R = jnp.linalg.qr(S.T @ mixing)
-    W, T = jnp.linalg.qr(_after(V, R).T)
+    W, T = jnp.linalg.qr(after(V, R).T)
     sizes = jnp.abs(jnp.diagonal(T))
     null = sizes <= 10 * n**0.5 * eps * jnp.max(sizes, initial=0)
     kept = 1 - null.astype(S.dtype)

@@ -11,6 +11,12 @@ weighted sum of violations in the limit of large weights. The slacks become vari
 methods, polishing and derivatives are those of every other one. With two slacks for an equality, one for each
 direction, a slack is 0 or its row is at its bound, and no row has two multipliers.
 
+A weight far above the other multipliers hides them: where rows are violated, theirs are as large as the weights. But
+nothing changes there any more. With weights :math:`\tau w`, solutions go along a line as long as the active set stays
+the same, :math:`x + \delta x,\ y + \delta y`, and an exact penalty is one with :math:`\delta x = 0`. So a program with
+large weights is solved with small ones, and the multipliers follow the line (:func:`at_full_price`). Where that is
+not what happens, larger weights are tried, up to those that were given.
+
 Reference:
     Nocedal and Wright (2006), "Numerical optimization", section 17.2; Gill, Murray and Saunders (2005), "SNOPT: an SQP
     algorithm for large-scale constrained optimization", section 1.3.
@@ -24,15 +30,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsolve._compat import is_concrete
+from jaxsolve._inputs import power_of_two
 from jaxsolve._operators import DenseMatrix, DiagonalMatrix, FunctionMatrix, Matrix, SparseMatrix, as_sparse
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve._vectors import unraveled
 from jaxsolve.solvers.quadratic._form import GeneralForm, Program, Solution
+from jaxsolve.solvers.quadratic._kkt import Factors, solve_kkt
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram, as_vector
+from jaxsolve.solvers.quadratic._residuals import norm
+from jaxsolve.solvers.quadratic._scaling import equilibrate
 
-__all__ = ["ElasticForm", "as_weights", "check_weights", "counts", "violations"]
+__all__ = ["ElasticForm", "as_weights", "at_full_price", "check_weights", "counts", "first_share", "violations"]
 
 
 class ElasticForm(GeneralForm):
@@ -88,11 +99,14 @@ class ElasticForm(GeneralForm):
         num_slacks = num_soft + num_eq
         x = as_vector("init_params.primal", x, qp.num_variables - num_slacks, dtype)
         y = as_vector("the multipliers", y, qp.lower.size - num_slacks, dtype)
+        # Multipliers are at most the weights, which may be smaller than those of the solution that is the start.
+        weights = qp.q[-num_slacks:]
+        most = jnp.where(qp.upper[-num_slacks:] > 0, weights, jnp.inf)
+        y = y.at[:num_soft].min(most[:num_soft]).at[:num_eq].max(-most[num_soft:])
         Ax = qp.A.matvec(jnp.concatenate([x, jnp.zeros(num_slacks, dtype)]))
         slacks = jnp.concatenate([(Ax - qp.upper)[:num_soft], (qp.lower - Ax)[:num_eq]])
         slacks = jnp.clip(slacks, 0, qp.upper[-num_slacks:])
         # Stationarity in a slack: the multiplier of its bound makes up for what that of the row leaves of the weight.
-        weights = qp.q[-num_slacks:]
         of_slacks = jnp.minimum(jnp.concatenate([y[:num_soft], -y[:num_eq]]) - weights, 0)
         return jnp.concatenate([x, slacks]), jnp.concatenate([y, of_slacks])
 
@@ -155,6 +169,52 @@ def counts(program: Any) -> tuple[int, int]:
     rows = program.unravel_rows(program.qp.lower)
     num_eq, num_ineq = (sum(leaf.size for leaf in jax.tree.leaves(rows.get(name))) for name in ("A", "G"))
     return num_eq, num_eq + num_ineq
+
+
+def _usual_weight(dtype: Any) -> float:
+    """In the units of the program, what the smallest weight is in the first attempt at most."""
+    return 1e2 if jnp.finfo(dtype).bits == 64 else 10.0
+
+
+def first_share(qp: QuadraticProgram, num_slacks: int) -> Array:
+    """The part of the weights to begin with, a power of two, at most 1.
+
+    Args:
+        qp: the program with slacks, the last variables.
+        num_slacks: how many they are.
+    """
+    qp = lax.stop_gradient(qp)
+    free = qp._replace(q=qp.q.at[-num_slacks:].set(0))
+    scaling, dtype = equilibrate(free), qp.q.dtype
+    weights = (scaling.cost * scaling.variables * qp.q)[-num_slacks:]
+    smallest = jnp.min(jnp.where(qp.upper[-num_slacks:] > 0, weights, jnp.inf))
+    return jnp.minimum(power_of_two(_usual_weight(dtype) / jnp.where(jnp.isfinite(smallest), smallest, 1), 1.0), 1)
+
+
+def at_full_price(
+    qp: QuadraticProgram, y: Array, factors: Factors, num_slacks: int, share: Array
+) -> tuple[Array, Array]:
+    """The multipliers of a program, given the solution of the same program with a part of its weights.
+
+    Args:
+        qp: the program with slacks, the last variables.
+        y: the multipliers of the solution.
+        factors: its active set.
+        num_slacks: how many slacks there are.
+        share: the part.
+
+    Returns:
+        The multipliers, and whether the solution is that of the program: its active set is, and no variable moves.
+    """
+    weights, scaling = qp.q.at[:-num_slacks].set(0), factors.scaling
+    dx, dy = solve_kkt(qp, -share * weights, jnp.zeros_like(y), factors)
+    x_moves = norm(dx / scaling.variables)
+    y = y + (1 / share - 1) * dy
+    equality = qp.lower == qp.upper
+    held = jnp.where(equality, y, jnp.where(factors.at_upper, jnp.maximum(y, 0), jnp.minimum(y, 0)))
+    scaled, off = (scaling.cost / scaling.rows * part for part in (y, y - held))
+    tiny = jnp.sqrt(jnp.finfo(y.dtype).eps)
+    return held, (x_moves <= tiny) & (norm(off) <= tiny * norm(scaled))
 
 
 def _is_number(value: Any) -> bool:

@@ -52,7 +52,8 @@ class Reduced(NamedTuple):
         A: the scaled matrix, rows of large entries first.
         b: the scaled right-hand side, likewise.
         order: of the rows.
-        Q: with more rows than columns, the orthonormal factor of the scaled matrix; else ``None``.
+        reflectors: with more rows than columns, the Householder reflectors of the orthonormal factor of the scaled
+            matrix, and their coefficients; else ``None``.
         C: the other factor, or the scaled matrix; shape ``(k, n)`` with ``k = min(m, n)``.
         d: the right-hand side that belongs to it, shape ``(k,)``.
         lengths: norms of the scaled columns.
@@ -66,7 +67,7 @@ class Reduced(NamedTuple):
     A: Array
     b: Array
     order: Array
-    Q: Any
+    reflectors: tuple[Array, Array] | None
     C: Array
     d: Array
     lengths: Array
@@ -84,13 +85,15 @@ def reduce(data: Data) -> Reduced:
     # Householder reflections keep the digits of small rows below large ones (Bjorck 1996, section 4.4).
     order = jnp.argsort(-jnp.max(jnp.abs(A), axis=1, initial=0))
     A, b = A[order], b[order]
-    Q, C, d, n = None, A, b, A.shape[1]
+    reflectors, C, d, n = None, A, b, A.shape[1]
     if A.shape[0] > n:
-        # The reflections of the columns act on b too; only derivatives need Q.
-        Q, R = jnp.linalg.qr(jnp.column_stack([A, b]))
-        Q, C, d = Q[:, :n], R[:n, :n], R[:n, n]
+        # The reflections of the columns act on b too; only derivatives need the factor itself.
+        packed, coefficients = jnp.linalg.qr(jnp.column_stack([A, b]), mode="raw")
+        R = jnp.triu(packed.T[: n + 1])
+        reflectors, C, d = (packed.T[:, :n], coefficients[:n]), R[:n, :n], R[:n, n]
     lengths = jnp.linalg.norm(A, axis=0)
-    return Reduced(data, columns, unit, lower / columns / unit, upper / columns / unit, A, b, order, Q, C, d, lengths)
+    bounds = lower / columns / unit, upper / columns / unit
+    return Reduced(data, columns, unit, *bounds, A, b, order, reflectors, C, d, lengths)
 
 
 def to_scaled(problem: Reduced, x: Array) -> Array:

@@ -19,12 +19,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxsolve._loop import loop
 from jaxsolve._types import Array, OptStep
 from jaxsolve.implicit_diff import TangentSystem
 from jaxsolve.solvers.quadratic._base import has_derivative
-from jaxsolve.solvers.quadratic._column_factor import Factor, factorize
+from jaxsolve.solvers.quadratic._column_factor import Factor, after, factorize
 from jaxsolve.solvers.quadratic._least_squares_problem import Reduced, gradient_noise, movable_variables, to_user
 from jaxsolve.tree_util import tree_where, tree_zeros_like
 
@@ -162,8 +163,11 @@ def system_at(solver: Any, problem: Reduced, step: OptStep) -> LeastSquaresSyste
     carry = (jnp.zeros((), jnp.int32), ~state.free, jnp.zeros_like(z), jnp.zeros_like(state.free), nothing)
     carry = loop(lambda carry: carry[0] < stages, stage, carry, maxiter=stages)
     _, held, stiffness, weak, factor = carry
-    U = factor.U if problem.Q is None else problem.Q @ factor.U
-    factor = factor._replace(U=jnp.zeros_like(U).at[problem.order].set(U))
+    if problem.reflectors is not None:
+        packed, coefficients = problem.reflectors
+        U = lax.linalg.householder_product(after(factor.U, packed), coefficients) @ factor.U
+        factor = factor._replace(U=U, T=after(U, factor.T))
+    factor = factor._replace(U=jnp.zeros_like(factor.U).at[problem.order].set(factor.U))
     at_upper = jnp.where(problem.lower == problem.upper, gradient < 0, above < below)
     at_bound = weak | (jnp.minimum(below, above) == 0)
     valid = has_derivative(state)

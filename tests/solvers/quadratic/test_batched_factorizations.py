@@ -103,6 +103,7 @@ SOLVERS = {
     "elastic OSQP": lambda P, q, A, b, G, h, x: jaxsolve.solve_qp(P, q, A, b, G, h, elastic=1e3, method="osqp"),
     "linprog": lambda P, q, A, b, G, h, x: jaxsolve.linprog(q, G, h, A, b, (-1, 1)),
     "nnls": lambda P, q, A, b, G, h, x: jaxsolve.nnls(G, h),
+    "lsq_linear tall": lambda P, q, A, b, G, h, x: jaxsolve.lsq_linear(G.T, q, (-1.0, 1.0)),
 }
 
 

@@ -106,6 +106,24 @@ def test_large_weights_give_the_solution_of_the_constraints():
         np.testing.assert_allclose(batch.violation_eq[i], 0, atol=1e-8)
 
 
+@pytest.mark.parametrize("weight", [1e6, 1e12])
+def test_huge_weights_leave_as_many_digits_as_small_ones(weight):
+    # Beyond the weights at which a penalty is exact, x and the violations are the same for all.
+    programs = [(*program(seed, gap)[:8], np.full(P, 1e2), np.full(M, 1e2)) for seed in range(4) for gap in (1.0, -0.2)]
+    dear = [(*data[:8], np.full(P, weight), np.full(M, weight)) for data in programs]
+    want, got = solve_batch(programs), solve_batch(dear)
+    np.testing.assert_array_equal(got.status, Status.CONVERGED)
+    assert np.max(got.iter_num) <= 12
+    for name in ("x", "violation_eq", "violation_ineq"):
+        np.testing.assert_allclose(getattr(got, name), getattr(want, name), atol=1e-8)
+    for i, (Q, c, A, _, G, *_) in enumerate(dear):
+        slope = Q @ got.x[i] + c + A.T @ got.dual_eq[i] + G.T @ got.dual_ineq[i] + got.dual_bounds[i]
+        np.testing.assert_allclose(slope, 0, atol=1e-13 * weight + 1e-8)
+        violated = got.violation_ineq[i] > 1e-6
+        np.testing.assert_allclose(got.dual_ineq[i][violated], weight, rtol=1e-9)
+    assert np.sum(got.violation_ineq > 1e-3) > 3
+
+
 def test_a_batch_with_programs_that_have_no_solution_is_finite():
     good, hard, empty, endless = (list(program(3, 1.0)) for _ in range(4))
     hard[9] = np.full(M, np.inf)
@@ -221,6 +239,19 @@ def test_second_derivatives_of_the_value():
         np.testing.assert_allclose(hessian[i], (slope(h + step * unit) - slope(h - step * unit)) / 2 / step, atol=1e-5)
     np.testing.assert_allclose(slope(h), -solve(Q, c, A, b, G, h, lower, upper, of_A, of_G).dual_ineq, atol=1e-6)
     assert np.any(np.abs(hessian) > 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "dtype"), [("interior_point", "float32"), ("osqp", "float64"), ("osqp", "float32")])
+def test_huge_weights_in_other_methods_and_dtypes(method, dtype):
+    programs = [(*program(seed, gap)[:8], np.full(P, 1e2), np.full(M, 1e2)) for seed in range(4) for gap in (1.0, -0.2)]
+    want = solve_batch(programs)
+    run = jax.jit(jax.vmap(lambda *data: solve(*data, method=method)))
+    for weight in (1e4, 1e8):
+        dear = [(*data[:8], np.full(P, weight), np.full(M, weight)) for data in programs]
+        got = run(*[part.astype(dtype) for part in stacked(dear)])
+        np.testing.assert_array_equal(got.status, Status.CONVERGED)
+        np.testing.assert_allclose(got.x, want.x, atol=1e-7 if dtype == "float64" else 1e-4)
 
 
 @pytest.mark.slow
