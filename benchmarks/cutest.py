@@ -15,6 +15,7 @@ after the other; one that takes too long is killed and counts as not solved.
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -226,15 +228,24 @@ SOLVERS: dict[str, dict[str, Callable | None]] = {
 # ---- The problems ----------------------------------------------------------------------------------------------------
 
 
+_PLACES = {
+    "unconstrained": ("_unconstrained_minimisation", "unconstrained_minimisation_problems"),
+    "bounded": ("_bounded_minimisation", "bounded_minimisation_problems"),
+    "least squares": ("_nonlinear_equations", "nonlinear_equations_problems"),
+    "equations": ("_nonlinear_equations", "nonlinear_equations_problems"),
+}
+
+
 def raw_problems(group: str) -> list:
     """The problems of a group as the package has them, of any size."""
-    import sif2jax
-
-    if group == "unconstrained":
-        return list(sif2jax.unconstrained_minimisation_problems)
-    if group == "bounded":
-        return list(sif2jax.bounded_minimisation_problems)
-    return list(sif2jax.nonlinear_equations_problems)
+    # The package makes every problem of every group when it is imported, which takes a minute; a group takes a second.
+    for name in ("sif2jax", "sif2jax.cutest"):
+        if name not in sys.modules:
+            spec: Any = importlib.util.find_spec(name)
+            sys.modules[name] = module = types.ModuleType(name)
+            module.__spec__, module.__path__ = spec, list(spec.submodule_search_locations)
+    folder, problems = _PLACES[group]
+    return list(getattr(importlib.import_module(f"sif2jax.cutest.{folder}"), problems))
 
 
 def _size(raw) -> int:
