@@ -87,7 +87,7 @@ class NelderMead(IterativeSolver):
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve
         >>> solver = jaxsolve.NelderMead(lambda x, t: jnp.sum(jnp.abs(x - t)), tol=1e-5, xtol=1e-5)
-        >>> solver.run(jnp.ones(2), jnp.array([3.0, -1.0])).params.round(3).tolist()
+        >>> [round(x, 3) for x in solver.run(jnp.ones(2), jnp.array([3.0, -1.0])).params.tolist()]
         [3.0, -1.0]
     """
 

@@ -104,11 +104,13 @@ class NonlinearCG(DescentMethod):
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve
-        >>> solver = jaxsolve.NonlinearCG(lambda x, a: jnp.sum(jnp.cosh(x - a) + x**2), tol=1e-6)
-        >>> solver.run(jnp.zeros(2), jnp.array([0.0, 3.0])).params.round(3).tolist()
-        [0.0, 1.094]
-        >>> jax.jacobian(lambda a: solver.run(jnp.zeros(2), a).params)(jnp.array([0.0, 3.0])).round(3).tolist()
-        [[0.333, 0.0], [0.0, 0.63]]
+        >>> def rosenbrock(x, a):
+        ...     return jnp.sum((a - x[:-1]) ** 2 + 100.0 * (x[1:] - x[:-1] ** 2) ** 2)
+        >>> solver = jaxsolve.NonlinearCG(rosenbrock, tol=1e-4)
+        >>> solver.run(jnp.zeros(2), 1.0).params.round(2).tolist()
+        [1.0, 1.0]
+        >>> jax.jacobian(lambda a: solver.run(jnp.zeros(2), a).params)(1.0).round(2).tolist()
+        [1.0, 2.0]
     """
 
     method: str = option(
