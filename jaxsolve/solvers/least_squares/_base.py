@@ -19,11 +19,13 @@ from jaxsolve._closure import Staged
 from jaxsolve._inputs import scale_to_unit
 from jaxsolve._loop import run_if_any
 from jaxsolve._status import Status
-from jaxsolve._types import Array, PyTree
+from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, unraveled
 from jaxsolve.base import IterativeSolver, check_callable, check_choice, option
+from jaxsolve.linear_solve import DIRECT_MAX_SIZE
 from jaxsolve.solvers._bounds import bounded_stationarity, bounds_like, clip_to, held_at
 from jaxsolve.solvers.least_squares._losses import LOSSES, RobustTerms, cost_decrease, cost_of, robust_terms
+from jaxsolve.solvers.least_squares._tangent import ResidualSystem, Unknowns
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_where
 
 __all__ = ["LeastSquaresMethod", "Model", "Trial", "product"]
@@ -373,6 +375,22 @@ class LeastSquaresMethod(IterativeSolver):
 
     # ---- Optimality -----------------------------------------------------------------------------------------------
 
+    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, ResidualSystem | None]:
+        step, _ = super()._solve(init_params, *args, **kwargs)
+        params, state = step
+        dtype = _dtype_of(params)
+        x, found = flat(params, dtype), flat(state.residual, dtype)
+        # Where the Hessian is more than the Jacobian and the residuals say, or there is no factor, it is the system.
+        full = state.jac is not None and found.size >= x.size and x.size <= DIRECT_MAX_SIZE
+        if not full or self.loss != "linear":
+            return step, None
+        box, none = self._box(params), jnp.zeros_like(x, bool)
+        at_bounds = (none, none) if box is None else held_at(x, flat(state.gradient, dtype), *box)
+        return step, ResidualSystem(lax.stop_gradient(found), *at_bounds, solver=self)
+
+    def _system_of(self, parts: dict[str, Any]) -> ResidualSystem:
+        return ResidualSystem(**parts, solver=self)
+
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient of the cost in ``params``, a pytree like them; at active bounds the distance from these."""
 
@@ -385,6 +403,7 @@ class LeastSquaresMethod(IterativeSolver):
 
     def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
         """Cost, residuals and auxiliary output as functions of the solution."""
+        params = params.params if isinstance(params, Unknowns) else params
         residual, aux = self._residuals(params, args, kwargs)
         return {"value": self._cost(flat(residual, _dtype_of(params))), "residual": residual, "aux": aux}
 
