@@ -28,7 +28,7 @@ from jaxsolve.solvers.least_squares._losses import LOSSES, RobustTerms, cost_dec
 from jaxsolve.solvers.least_squares._tangent import ResidualSystem, Unknowns
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_where
 
-__all__ = ["LeastSquaresMethod", "Model", "Trial", "product"]
+__all__ = ["LeastSquaresMethod", "Model", "Trial", "column_lengths", "product"]
 
 # A Jacobian of more entries than this is not materialized unless that is asked for.
 _LARGE = 2**22
@@ -316,7 +316,9 @@ class LeastSquaresMethod(IterativeSolver):
         new = jnp.where(finite, new, old)
         actual = cost_decrease(self.loss, self._scale_of_loss(dtype), old, new)
         expected = model.decrease(step) if predicted is None else predicted
-        noise = 10 * float(jnp.finfo(dtype).eps) * state.value.astype(dtype)
+        # Residuals are differences, as precise as what is subtracted: that is of the size of J x.
+        size = tree_l2_norm(old) * (tree_l2_norm(old) + tree_l2_norm(scale * model.x))
+        noise = 2 * float(jnp.finfo(dtype).eps) * size
         rounded = (jnp.abs(actual) <= noise) & (jnp.abs(expected) <= noise)
         decreases = (expected > 0) & (actual >= _LEAST_RATIO * expected)
         candidate = finite & usable & allowed & (decreases | rounded)
@@ -327,11 +329,12 @@ class LeastSquaresMethod(IterativeSolver):
             (state.jac, gradient),
         )
         finite = finite & _all_finite((jac, new_gradient))
-        # Where costs differ by rounding the least gradient counts.
-        sizes = [
-            _norm(jnp.where(self._held(at, g, box), 0, g) / scale)
-            for at, g in ((model.x, gradient), (point, new_gradient))
-        ]
+        # Where costs differ by rounding the least gradient counts, in the units of the variables here: those of the
+        # damping may come from a point far away.
+        sizes = []
+        for at, g, matrix in ((model.x, gradient, state.jac), (point, new_gradient, jac)):
+            lengths = scale if matrix is None else column_lengths(matrix)
+            sizes.append(_norm(jnp.where(self._held(at, g, box), 0, g) / jnp.where(lengths > 0, lengths, 1)))
         accepted = candidate & finite & (~rounded | (sizes[1] < sizes[0]))
         ratio = actual / jnp.where(expected > 0, expected, 1)
         ratio = jnp.where(rounded | ~accepted, jnp.where(accepted, 1, 0).astype(dtype), ratio)
@@ -416,6 +419,12 @@ def _dtype_of(params: PyTree) -> Any:
     """The dtype of the vectors: that of the widest parameters, and no shorter than float32."""
     dtype = tree_real_dtype(params)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def column_lengths(matrix: Array) -> Array:
+    """Norms of the columns, whose derivative at 0 is 0."""
+    squares = jnp.sum(matrix**2, axis=0)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
 def _norm(vector: Array) -> Array:
