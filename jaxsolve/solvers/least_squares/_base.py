@@ -19,14 +19,16 @@ from jaxsolve._closure import Staged
 from jaxsolve._inputs import scale_to_unit
 from jaxsolve._loop import run_if_any
 from jaxsolve._status import Status
-from jaxsolve._types import Array, PyTree
+from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, unraveled
 from jaxsolve.base import IterativeSolver, check_callable, check_choice, option
+from jaxsolve.linear_solve import DIRECT_MAX_SIZE
 from jaxsolve.solvers._bounds import bounded_stationarity, bounds_like, clip_to, held_at
 from jaxsolve.solvers.least_squares._losses import LOSSES, RobustTerms, cost_decrease, cost_of, robust_terms
+from jaxsolve.solvers.least_squares._tangent import ResidualSystem, Unknowns
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_where
 
-__all__ = ["LeastSquaresMethod", "Model", "Trial", "product"]
+__all__ = ["LeastSquaresMethod", "Model", "Trial", "column_lengths", "product"]
 
 # A Jacobian of more entries than this is not materialized unless that is asked for.
 _LARGE = 2**22
@@ -314,7 +316,9 @@ class LeastSquaresMethod(IterativeSolver):
         new = jnp.where(finite, new, old)
         actual = cost_decrease(self.loss, self._scale_of_loss(dtype), old, new)
         expected = model.decrease(step) if predicted is None else predicted
-        noise = 10 * float(jnp.finfo(dtype).eps) * state.value.astype(dtype)
+        # Residuals are differences, as precise as what is subtracted: that is of the size of J x.
+        size = tree_l2_norm(old) * (tree_l2_norm(old) + tree_l2_norm(scale * model.x))
+        noise = 2 * float(jnp.finfo(dtype).eps) * size
         rounded = (jnp.abs(actual) <= noise) & (jnp.abs(expected) <= noise)
         decreases = (expected > 0) & (actual >= _LEAST_RATIO * expected)
         candidate = finite & usable & allowed & (decreases | rounded)
@@ -325,11 +329,12 @@ class LeastSquaresMethod(IterativeSolver):
             (state.jac, gradient),
         )
         finite = finite & _all_finite((jac, new_gradient))
-        # Where costs differ by rounding the least gradient counts.
-        sizes = [
-            _norm(jnp.where(self._held(at, g, box), 0, g) / scale)
-            for at, g in ((model.x, gradient), (point, new_gradient))
-        ]
+        # Where costs differ by rounding the least gradient counts, in the units of the variables here: those of the
+        # damping may come from a point far away.
+        sizes = []
+        for at, g, matrix in ((model.x, gradient, state.jac), (point, new_gradient, jac)):
+            lengths = scale if matrix is None else column_lengths(matrix)
+            sizes.append(_norm(jnp.where(self._held(at, g, box), 0, g) / jnp.where(lengths > 0, lengths, 1)))
         accepted = candidate & finite & (~rounded | (sizes[1] < sizes[0]))
         ratio = actual / jnp.where(expected > 0, expected, 1)
         ratio = jnp.where(rounded | ~accepted, jnp.where(accepted, 1, 0).astype(dtype), ratio)
@@ -373,6 +378,22 @@ class LeastSquaresMethod(IterativeSolver):
 
     # ---- Optimality -----------------------------------------------------------------------------------------------
 
+    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, ResidualSystem | None]:
+        step, _ = super()._solve(init_params, *args, **kwargs)
+        params, state = step
+        dtype = _dtype_of(params)
+        x, found = flat(params, dtype), flat(state.residual, dtype)
+        # Where the Hessian is more than the Jacobian and the residuals say, or there is no factor, it is the system.
+        full = state.jac is not None and found.size >= x.size and x.size <= DIRECT_MAX_SIZE
+        if not full or self.loss != "linear":
+            return step, None
+        box, none = self._box(params), jnp.zeros_like(x, bool)
+        at_bounds = (none, none) if box is None else held_at(x, flat(state.gradient, dtype), *box)
+        return step, ResidualSystem(lax.stop_gradient(found), *at_bounds, solver=self)
+
+    def _system_of(self, parts: dict[str, Any]) -> ResidualSystem:
+        return ResidualSystem(**parts, solver=self)
+
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient of the cost in ``params``, a pytree like them; at active bounds the distance from these."""
 
@@ -385,6 +406,7 @@ class LeastSquaresMethod(IterativeSolver):
 
     def _state_of_solution(self, params: PyTree, *args: Any, **kwargs: Any) -> dict:
         """Cost, residuals and auxiliary output as functions of the solution."""
+        params = params.params if isinstance(params, Unknowns) else params
         residual, aux = self._residuals(params, args, kwargs)
         return {"value": self._cost(flat(residual, _dtype_of(params))), "residual": residual, "aux": aux}
 
@@ -397,6 +419,12 @@ def _dtype_of(params: PyTree) -> Any:
     """The dtype of the vectors: that of the widest parameters, and no shorter than float32."""
     dtype = tree_real_dtype(params)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def column_lengths(matrix: Array) -> Array:
+    """Norms of the columns, whose derivative at 0 is 0."""
+    squares = jnp.sum(matrix**2, axis=0)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
 def _norm(vector: Array) -> Array:

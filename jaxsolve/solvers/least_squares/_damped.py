@@ -14,7 +14,7 @@ from jax.scipy.linalg import solve_triangular
 
 from jaxsolve._types import Array
 from jaxsolve.linear_solve import solve_cg, solve_cholesky, solve_inv, solve_lu
-from jaxsolve.solvers.least_squares._base import Model, product
+from jaxsolve.solvers.least_squares._base import Model, column_lengths, product
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["DIRECT", "column_norms", "damped_solver", "least_damping"]
@@ -30,8 +30,7 @@ _INEXACT = 1e-4
 def column_norms(model: Model) -> Array:
     """Norms of the columns of the Jacobian; where it is not known, one number of that kind for all."""
     if model.jac is not None:
-        squares = jnp.sum(model.jac**2, axis=0)
-        return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+        return column_lengths(model.jac)
     size = tree_l2_norm(model.gradient)
     return tree_l2_norm(model.matvec(model.gradient / jnp.where(size > 0, size, 1)))
 

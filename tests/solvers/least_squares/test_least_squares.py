@@ -268,6 +268,31 @@ def test_a_tolerance_below_rounding_ends_the_run(make):
     assert float(state.error) < 1e-12
 
 
+@each_method
+def test_residuals_that_are_small_differences_of_large_numbers(make):
+    """Misra1d of NIST's collection: costs tell nothing long before the gradient is as small as it can be."""
+    x = np.array([77.6, 114.9, 141.1, 190.8, 239.9, 289.0, 332.8, 378.4, 434.8, 477.3, 536.8, 593.1, 689.1, 760.0])
+    y = np.array([10.07, 14.73, 17.94, 23.93, 29.61, 35.18, 40.02, 44.82, 50.76, 55.05, 61.01, 66.4, 75.47, 81.78])
+    solver = make(lambda b: b[0] * b[1] * x / (1.0 + b[1] * x) - y, tol=1e-7, maxiter=100)
+    params, state = solver.run(jnp.array([500.0, 1e-4]))
+    assert int(state.status) == Status.CONVERGED
+    np.testing.assert_allclose(params, [4.3736970754e02, 3.0227324449e-04], rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_derivative_in_float32_at_condition_1e4():
+    rng = np.random.default_rng(0)
+    left, right = np.linalg.qr(rng.normal(size=(30, 6)))[0], np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    matrix = jnp.asarray(left @ np.diag(np.geomspace(1.0, 1e-4, 6)) @ right.T, jnp.float32)
+    y = matrix @ jnp.ones(6, jnp.float32) + jnp.asarray(0.01 * rng.normal(size=30), jnp.float32)
+    solver = jaxsolve.LevenbergMarquardt(lambda x, y: matrix @ x - y, tol=0.0, rtol=1e-6, maxiter=60)
+    want = np.linalg.pinv(np.asarray(matrix, np.float64))
+    for mode in (jax.jacfwd, jax.jacrev):
+        got = jax.jit(mode(lambda y: solver.run(jnp.zeros(6, jnp.float32), y).params))(y)
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-3 * np.max(np.abs(want)))
+
+
 def test_counts_and_stop_criteria():
     linear = jaxsolve.LevenbergMarquardt(lambda x: jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 7.0]]) @ x - 1.0, tol=1e-6)
     state = linear.run(jnp.zeros(2)).state
