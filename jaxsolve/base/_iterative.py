@@ -303,11 +303,11 @@ class IterativeSolver(Solver):
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
         """Replace the error of a step that claims convergence by the true one, and judge again."""
-        params, args, kwargs = stop_gradient((step.params, args, kwargs))
+        params, state, args, kwargs = stop_gradient((step.params, step.state, args, kwargs))
         error, claimed = lax.stop_gradient(step.state.error), Status.CONVERGED.holds(step.state.status)
 
         def true_error(error):
-            return self._error_at(params, stop_gradient(step.state), args, kwargs).astype(error.dtype)
+            return self._error_at(params, state, args, kwargs).astype(error.dtype)
 
         if self.jit:
             error = run_if_any(claimed, true_error, error)

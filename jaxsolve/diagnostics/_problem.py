@@ -79,11 +79,14 @@ def changed_options(solver: Solver, **options: Any) -> Solver:
 
 
 def precise(solver: Solver) -> Solver:
-    """The solver with a tolerance near the precision of the dtype."""
+    """The solver with a tolerance near the precision of the dtype, relative where the error has a unit."""
     tol, maxiter = getattr(solver, "tol", None), getattr(solver, "maxiter", None)
     options = {"implicit_diff": True, "unroll": "auto", "callback": None, "verbose": False}
-    if tol is not None:
-        options["tol"] = min(float(tol), float(jnp.finfo(jnp.result_type(float)).eps) ** 0.75)
+    finest = float(jnp.finfo(jnp.result_type(float)).eps) ** 0.75
+    if getattr(solver, "rtol", None) is not None:
+        options |= {"tol": 0.0, "rtol": finest}
+    elif tol is not None:
+        options["tol"] = min(float(tol), finest)
     if maxiter is not None:
         options["maxiter"] = 10 * int(maxiter)
     return changed_options(solver, **options)

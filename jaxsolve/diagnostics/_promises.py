@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._status import Status
-from jaxsolve._types import PyTree
+from jaxsolve._types import OptStep, PyTree
 from jaxsolve.base import Solver
 from jaxsolve.diagnostics._problem import Differences, Problem, changed_options, precise
 from jaxsolve.implicit_diff._check import observe_tangents
@@ -129,8 +129,14 @@ def _converges(solver, problem):
 def _is_optimal(solver, problem):
     args, kwargs = problem.arguments(problem.leaves)
     params = problem.run(precise(solver), problem.leaves).params
-    error = float(solver.l2_optimality_error(params, *args, **kwargs))
-    return error <= _tolerance(problem.leaves), f"the norm of optimality_fun at the solution is {error:.1e}"
+    norm = lambda point: float(solver.l2_optimality_error(point, *args, **kwargs))  # noqa: E731
+    error = norm(params)
+    # Compared with that at the start, which has its unit, or with what the user asks for.
+    start = problem.init_params
+    start = start.params if isinstance(start, OptStep) else start
+    first = 1.0 if start is None else norm(start)
+    asked = max(_tolerance(problem.leaves) * first, float(getattr(solver, "tol", None) or 0.0))
+    return error <= asked, f"the norm of optimality_fun at the solution is {error:.1e}"
 
 
 def _compiles(solver, problem):
@@ -174,7 +180,7 @@ def _differentiates(solver, problem):
     differences = Differences.of(problem, precise(solver))
     gradient = jax.grad(problem.function(precise(solver)))(problem.leaves)
     slopes = differences.directions @ np.concatenate([np.ravel(np.asarray(x)) for x in gradient])
-    distance = np.linalg.norm(slopes - differences.slopes) / max(np.linalg.norm(differences.slopes), 1e-300)
+    distance = np.linalg.norm(slopes - differences.slopes) / (np.linalg.norm(differences.slopes) or 1.0)
     allowed = max(_tolerance(problem.leaves), 3 * differences.uncertainty)
     return bool(distance <= allowed), f"relative difference {distance:.1e} from finite differences"
 

@@ -18,7 +18,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from jaxsolve._compat import power_of_two
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
@@ -222,6 +224,19 @@ class ProximalMethod(GradientMethod):
         next_t = jnp.where(undone, jnp.ones_like(t), 0.5 * (1 + jnp.sqrt(1 + 4 * t * t)))
         velocity = tree_add_scalar_mul(new_params, (t - 1) / next_t, travel)
         return *tree_where(undone, (params, params), (new_params, velocity)), next_t
+
+    def _residual(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """The optimality function for a step with a unit: after one of size 1 params or gradient may be rounding."""
+        if self._smooth:
+            return self.optimality_fun(params, *args, **kwargs)
+        hyperparams, args, kwargs = self._split(args, kwargs)
+        grad = self._objective.grad(params, *args, **kwargs)
+        size, slope = (power_of_two(tree_l2_norm(lax.stop_gradient(tree))) for tree in (params, grad))
+        return tree_sub(self._candidate(params, grad, size / slope.astype(size.dtype), hyperparams), params)
+
+    def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
+        """Euclidean norm of ``optimality_fun`` at ``params``; a scalar."""
+        return tree_l2_norm(self.optimality_fun(params, *args, **kwargs))
 
     def optimality_fun(self, sol: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient if the problem is smooth, else the residual ``prox(x - grad(x)) - x``; a pytree like ``sol``."""

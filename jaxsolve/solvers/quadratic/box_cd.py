@@ -58,6 +58,10 @@ class BoxCDQP(ReadsData, IterativeSolver):
 
     The derivative at a coordinate that is at a bound with gradient 0 is between those on both sides.
 
+    Attributes:
+        tol: the run has converged when ``state.error`` is at most ``tol``. It has no unit: the error is relative to the
+            terms of the gradient, so there is no ``rtol``. May be traced.
+
     Raises:
         ValueError: shapes do not fit, or a lower bound exceeds an upper one.
         TypeError: ``params_obj`` or ``params_ineq`` is no pair.
