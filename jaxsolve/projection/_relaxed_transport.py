@@ -87,7 +87,7 @@ def kl_unbalanced_transport(
         traced argument is out of its range, or if no plan on the support has the marginals that are constraints.
         Where the sweeps do not suffice it is that of the last one, and is brought to these marginals if it is off by
         more than 1 percent; on a support with gaps it is NaN then. Entries too large for the dtype to tell plans apart,
-        beyond 3e4 in float32, are taken for smaller ones: the plan is that of a larger strength.
+        beyond 8e3 in float32, are taken for smaller ones: the plan is that of a larger strength.
 
     Raises:
         ValueError: shapes do not fit, marginals are negative, or ``rho`` is not positive.
@@ -350,7 +350,7 @@ def _finite(S, joined):
 def _softened(S, joined):
     """The part of ``S`` whose exponentials the dtype tells apart, a power of two, at most 1."""
     size = jnp.max(jnp.where(joined, jnp.abs(S), 0))
-    excess = jnp.frexp(jnp.where(jnp.isfinite(size), size, 0))[1] - (jnp.finfo(S.dtype).nmant - 8)
+    excess = jnp.frexp(jnp.where(jnp.isfinite(size), size, 0))[1] - (jnp.finfo(S.dtype).nmant - 10)
     return jnp.exp2(-jnp.maximum(excess, 0).astype(S.dtype))
 
 

@@ -114,7 +114,7 @@ def kl_projection_transport(
     Returns:
         The plan :math:`T`, with the structure, shapes and dtypes of ``sim_matrix``. It is differentiable in
         ``sim_matrix`` and ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite. Entries too large
-        for the dtype to tell plans apart, beyond 1e5 in float32, are taken for smaller ones: the plan is that of a
+        for the dtype to tell plans apart, beyond 8e3 in float32, are taken for smaller ones: the plan is that of a
         larger strength. If the default solver does not come close enough to the marginals, the plan is brought to them.
 
     Raises:
@@ -316,7 +316,7 @@ def _solve(S, a, b, kind, use_semi_dual, make_solver):
     if kind == "kl":
         # Entries so large that the precision of the dtype does not tell plans apart stand for a larger strength.
         limit = jnp.finfo(S.dtype).nmant
-        excess = jnp.frexp(jnp.max(jnp.where(empty[:, None], 0, -S)))[1] - (limit - 6)
+        excess = jnp.frexp(jnp.max(jnp.where(empty[:, None], 0, -S)))[1] - (limit - 10)
         S = S * jnp.exp2(-jnp.maximum(excess, 0).astype(S.dtype))
     alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
     if make_solver is None and kind == "kl" and use_semi_dual:
@@ -340,9 +340,11 @@ def _default_solver(fun, dtype):
 
 
 _SWEEPS = 3
-# Entries of S up to 2**_LARGE apart are no trouble; beyond, so many sweeps for each power of two, for so many powers.
+# Entries of S up to 2**_LARGE apart are no trouble; beyond, at most so many sweeps for each power of two, fewer where
+# they change the variables by less than is rough, for so many powers.
 _LARGE = 5
-_SWEEPS_A_LEVEL = 30
+_SWEEPS_A_LEVEL = 300
+_ROUGH = 1e-3
 _LEVELS = 100
 _ROUNDS = 5
 
@@ -372,8 +374,13 @@ def _solve_entropic(alpha, S, a, b, empty):
     def soften(carry):
         level, alpha = carry
         part = jnp.exp2(-level.astype(S.dtype))
-        softer = lambda alpha: sweep(alpha, S * part)  # noqa: E731
-        return level - 1, loop(lambda _: jnp.asarray(True), softer, alpha * part, maxiter=_SWEEPS_A_LEVEL) / part
+
+        def softer(carry):
+            new = sweep(carry[0], S * part)
+            return new, jnp.max(jnp.abs(new - carry[0]))
+
+        start = (alpha * part, jnp.asarray(jnp.inf, S.dtype))
+        return level - 1, loop(lambda carry: carry[1] > _ROUGH, softer, start, maxiter=_SWEEPS_A_LEVEL)[0] / part
 
     # For large S, that is costs over a small strength: S / 2**k, less and less divided, each start the next.
     level = jnp.maximum(jnp.frexp(jnp.max(jnp.where(empty[:, None], 0, -S)))[1] - _LARGE, 0)

@@ -174,11 +174,12 @@ def test_small_strengths_have_plans(dtype):
     reference = relaxed(np.asarray(unbalanced(-costs / 1e-3, (a, b), 1e3)), 1.0)
     for strength in (1e-5, 1e-8, 1e-12):
         S = jnp.asarray(-costs / strength, dtype)
-        plan = np.asarray(unbalanced(S, marginals, np.inf), float)
-        assert full - 1e-3 <= np.vdot(plan, costs) <= 1.25 * full
-        np.testing.assert_allclose([plan.sum(1), plan.sum(0)], [a, b], atol=5e-3)
+        for plan in (unbalanced(S, marginals, np.inf), kl_projection_transport(S, marginals)):
+            plan = np.asarray(plan, float)
+            assert full - 1e-3 <= np.vdot(plan, costs) <= (1.02 if dtype == "float32" else 1.1) * full
+            np.testing.assert_allclose([plan.sum(1), plan.sum(0)], [a, b], atol=5e-3)
         plan = np.asarray(unbalanced(S, marginals, 1 / strength), float)
         assert relaxed(plan, 1.0) <= 1.05 * reference
         plan = np.asarray(partial(S, marginals, 0.5), float)
-        assert part - 2e-3 <= np.vdot(plan, costs) <= part + 0.25 * full
+        assert part - 2e-3 <= np.vdot(plan, costs) <= part + 0.05 * full
         np.testing.assert_allclose(plan.sum(), 0.5, rtol=1e-2)
