@@ -115,6 +115,7 @@ class LBFGSB(DescentMethod):
     use_gamma: bool = option(True)
 
     _State = LBFGSBState
+    _splits_complex = False  # bounds are real
     _hyperparams = "bounds"
     _resumed_fields = ("iter_num", "s_history", "y_history", "theta", "num_updates", "first_error")
 

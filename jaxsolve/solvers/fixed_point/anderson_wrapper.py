@@ -73,7 +73,7 @@ class AndersonWrapper(IterativeSolver):
     Attributes:
         solver: an iterative solver. ``maxiter``, ``tol``, ``rtol``, ``implicit_diff_solve`` and ``jit`` are its own
             where they are not given here; it decides when a run has converged.
-        rtol: relative tolerance, of a solver that has one.
+        rtol: relative tolerance, of a solver that has one; mostly it is multiplied by ``state.first_error``.
         history_size: number of differences of iterates that are kept.
         mixing_frequency: number of iterations from one extrapolation to the next; ``None`` takes ``history_size``.
             Each one costs one ``init_state`` of the solver and one iteration more.
