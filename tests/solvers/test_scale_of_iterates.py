@@ -234,3 +234,31 @@ def test_squares_of_gradients_need_not_be_representable(name):
     np.testing.assert_array_equal(status, jaxsolve.Status.CONVERGED)
     np.testing.assert_array_equal(iterations, iterations[0])
     np.testing.assert_array_equal(params, np.broadcast_to(params[0], params.shape))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FixedPointIteration",
+        "Bisection",
+        "ProximalGradient-search",
+        pytest.param("ProjectedGradient", marks=pytest.mark.slow),
+    ],
+)
+def test_derivatives_have_no_unit(name):
+    """Of the solution in the data: the unit of the variables is its factor, that of the objective has no part in it."""
+    dtype = float_dtype()
+    theta = jnp.asarray(registry.THETA, dtype)
+
+    def slope(objective, unit):
+        def solution(theta):
+            params, _ = RUNS[name](theta, objective, unit, tol=0.0, rtol=1e-4, maxiter=500)
+            return jnp.sum(params * jnp.cos(jnp.arange(4).astype(dtype)))
+
+        return jax.grad(solution)(theta) / unit
+
+    powers = np.array([(0, 0), (-40, 0), (40, 0), (0, -40), (0, 40), (-13, 7)])
+    units = jnp.asarray(np.ldexp(np.ones(powers.shape), powers), dtype)
+    slopes = np.asarray(jax.jit(lambda units: jax.lax.map(lambda pair: slope(*pair), units))(units))
+    assert np.all(slopes[0] != 0)
+    np.testing.assert_array_equal(slopes, np.broadcast_to(slopes[0], slopes.shape))
