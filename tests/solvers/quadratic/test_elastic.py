@@ -242,16 +242,14 @@ def test_second_derivatives_of_the_value():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "dtype"), [("interior_point", "float32"), ("osqp", "float64"), ("osqp", "float32")])
-def test_huge_weights_in_other_methods_and_dtypes(method, dtype):
+def test_huge_weights_in_operator_splitting():
     programs = [(*program(seed, gap)[:8], np.full(P, 1e2), np.full(M, 1e2)) for seed in range(4) for gap in (1.0, -0.2)]
     want = solve_batch(programs)
-    run = jax.jit(jax.vmap(lambda *data: solve(*data, method=method)))
+    run = jax.jit(jax.vmap(lambda *data: solve(*data, method="osqp")))
     for weight in (1e4, 1e8):
-        dear = [(*data[:8], np.full(P, weight), np.full(M, weight)) for data in programs]
-        got = run(*[part.astype(dtype) for part in stacked(dear)])
+        got = run(*stacked([(*data[:8], np.full(P, weight), np.full(M, weight)) for data in programs]))
         np.testing.assert_array_equal(got.status, Status.CONVERGED)
-        np.testing.assert_allclose(got.x, want.x, atol=1e-7 if dtype == "float64" else 1e-4)
+        np.testing.assert_allclose(got.x, want.x[: len(programs)], atol=1e-7)
 
 
 @pytest.mark.slow
