@@ -26,7 +26,6 @@ from jaxsolve.base import LinearOperator
 from jaxsolve.projection import projection_non_negative
 from jaxsolve.prox import prox_elastic_net, prox_group_lasso, prox_l12, prox_lasso
 
-jax.config.update("jax_enable_x64", True)
 RTOL, MAXITER, CLOSE, DEARER = 1e-4, 2000, 1e-3, 1.2
 
 
@@ -357,4 +356,5 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="", help="part of the name of a data set, loss or penalty")
     parser.add_argument("--solver", default="", help="how the names of solvers begin")
     options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
     main(options.only, options.solver)

@@ -69,3 +69,9 @@ def test_it_learns_digits(example):
     _, losses, accuracy = example.train(example.load_data(), 32, 80, maxiter=40, tol=1e-4, **example.EXACT)
     assert losses[-1] < 0.2 * losses[0]
     assert accuracy > 0.93
+
+
+def test_anderson_takes_half_of_the_evaluations(example, problem):
+    model, x, _ = problem
+    counts = example.count_evaluations(model, x)
+    assert counts["Anderson"] <= counts["plain iteration"] / 2
