@@ -715,6 +715,15 @@ SECONDARY = (
     "NewtonCG-logistic",
     "TrustNewton-logistic",
     "NelderMead-ridge",
+    "Chord-cubic",
+    "Broyden-cubic",
+    "AndersonWrapper-nonnegative",
+    "ArmijoSGD-ridge",
+    "PolyakSGD-consistent",
+    "ScipyBoundedMinimize-nonnegative",
+    "ScipyRootFinding-cubic",
+    "ScipyLeastSquares-curve",
+    "ScipyBoundedLeastSquares-curve",
     *(name for name in VARIANTS if name.startswith(("BFGS", "NonlinearCG"))),
 )
 MAIN = [case.name for case in _cases() if case.name not in VARIANTS]
