@@ -13,6 +13,7 @@ import jax
 import jax.core
 import jax.extend.core as jex
 import jax.numpy as jnp
+from jax.experimental import io_callback
 from jax.extend import source_info_util
 from jax.interpreters import ad, batching, mlir
 
@@ -31,6 +32,7 @@ __all__ = [
     "contains_custom_vjp",
     "forward_only",
     "inside_shard_map",
+    "io_callback",
     "is_concrete",
     "is_sparse",
     "is_wrapped_function",

@@ -20,7 +20,7 @@ from jaxsolve._vectors import layout_of, packed_like, unpacked
 from jaxsolve.base._complex import join_parts, join_state
 from jaxsolve.base._objective import Objective
 from jaxsolve.base._params import as_like
-from jaxsolve.base._report import Lines, ProgressBar, call_back, import_tqdm
+from jaxsolve.base._report import Lines, ProgressBar, call_back, call_back_first, import_tqdm
 from jaxsolve.base._solver import Solver
 from jaxsolve.implicit_diff import TangentSystem, stop_gradient
 from jaxsolve.tree_util import tree_cast_like, tree_where
@@ -224,7 +224,7 @@ class IterativeSolver(Solver):
         params = init_params.params if isinstance(init_params, OptStep) else init_params
         step = OptStep(self._first_point(params, *args, **kwargs), state)
         if self._reports_start:
-            self._report_start(self._judged(step, args, kwargs))
+            step = step._replace(state=self._report_start(self._judged(step, args, kwargs), state))
         return step
 
     def _first_point(self, init_params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
@@ -292,9 +292,10 @@ class IterativeSolver(Solver):
         judged = tree_cast_like(judged, {name: getattr(state, name) for name in judged})
         return OptStep(params, state._replace(**judged))
 
-    def _report_start(self, step: OptStep) -> None:
-        if self.callback is not None:
-            call_back(self.callback, *self._shown(*step), jnp.asarray(True))
+    def _report_start(self, step: OptStep, state: Any) -> Any:
+        """Tell of the initial point; returns the state, on which this makes it depend: iterations come afterwards."""
+        told = call_back_first(self.callback, *self._shown(*step))
+        return state._replace(iter_num=state.iter_num + told.astype(state.iter_num.dtype))
 
     def _shown(self, params: PyTree, state: Any) -> tuple[PyTree, Any]:
         """Parameters and state as the user knows them."""

@@ -13,9 +13,10 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from jaxsolve._compat import io_callback
 from jaxsolve._results import summary
 
-__all__ = ["History", "Lines", "ProgressBar", "call_back", "import_tqdm", "pyplot"]
+__all__ = ["History", "Lines", "ProgressBar", "call_back", "call_back_first", "import_tqdm", "pyplot"]
 
 _SHOWN = ("error", "value", "stepsize")
 
@@ -109,12 +110,23 @@ def call_back(callback: Callable, params: Any, state: Any, active: jax.Array) ->
     _teller(callback, 0)(*lax.stop_gradient((active, params, state)))
 
 
-def _teller(callback, depth):
+def call_back_first(callback: Callable, params: Any, state: Any) -> jax.Array:
+    """The same before an iteration that depends on the result, an int32 of 0: the calls then come in this order."""
+    return _teller(callback, 0, first=True)(*lax.stop_gradient((jnp.asarray(True), params, state)))
+
+
+def _teller(callback, depth, first=False):
     # `custom_vmap` for two reasons: it tells of the batch, and its effects are not repeated by `jax.checkpoint`.
     @custom_vmap
     def tell(active, params, state):
+        if first:
+            return io_callback(answer, jax.ShapeDtypeStruct((), jnp.int32), active, params, state)
         jax.debug.callback(deliver, active, params, state)
         return ()
+
+    def answer(active, params, state):
+        deliver(active, params, state)
+        return np.zeros((), np.int32)
 
     def deliver(active, params, state):
         if depth == 0:
@@ -131,8 +143,8 @@ def _teller(callback, depth):
         def in_batch(x, batched):
             return x if batched else jnp.broadcast_to(x, (axis_size, *jnp.shape(x)))
 
-        _teller(callback, depth + 1)(*jax.tree.map(in_batch, arguments, tuple(in_batched)))
-        return (), ()
+        out = _teller(callback, depth + 1, first)(*jax.tree.map(in_batch, arguments, tuple(in_batched)))
+        return out, False if first else ()
 
     return tell
 

@@ -203,12 +203,6 @@ def test_states_of_nnx_as_parameters():
 # ---- Complex numbers ----------------------------------------------------------------------------------------------
 
 
-def test_complex_parameters_cannot_be_minimized_yet():
-    for make in (jaxsolve.GradientDescent, jaxsolve.LBFGS):
-        with pytest.raises(TypeError, match="complex leaves.*real and imaginary parts"):
-            make(lambda z: jnp.sum(jnp.abs(z) ** 2)).run(jnp.ones(2, complex))
-
-
 def test_steepest_descent_without_a_history():
     fun = lambda w: jnp.sum((w - 1.0) ** 2 * jnp.asarray([1.0, 4.0]))
     for options in ({}, {"stepsize": 0.1}, {"linesearch": "backtracking"}):

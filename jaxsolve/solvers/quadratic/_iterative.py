@@ -99,7 +99,7 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
             state = self._resumed(state, init_params.state)
         state = _judged_convex(problem, state)
         if self._reports_start:
-            self._report_start(self._step(problem, state))
+            state = self._report_start(self._step(problem, state), state)
         if problem.qp.has_factor and self.polish and self._has_active_set and not self._unrolls:
             state, solution, factors = self._in_stages(problem, state, self._given(problem, init_params))
         else:

@@ -178,7 +178,7 @@ class BoundedLeastSquares(IterativeSolver):
         if init_params is None:
             first = self._predicted(problem, first)
         if self._reports_start:
-            self._report_start(self._for_user(problem, first))
+            first = first._replace(state=self._report_start(self._for_user(problem, first), first.state))
 
         def body(step):
             new = self._advance(problem, step)
