@@ -294,6 +294,8 @@ class IterativeSolver(Solver):
 
     def _report_start(self, step: OptStep, state: Any) -> Any:
         """Tell of the initial point; returns the state, on which this makes it depend: iterations come afterwards."""
+        if self.callback is None:
+            return state
         told = call_back_first(self.callback, *self._shown(*step))
         return state._replace(iter_num=state.iter_num + told.astype(state.iter_num.dtype))
 
