@@ -20,13 +20,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._compat import power_of_two
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.implicit_diff.optimality import proximal_gradient_fixed_point, stationary
 from jaxsolve.solvers._gradient_method import GradientMethod, is_still
-from jaxsolve.solvers._stepsize import falls_without_end, times
+from jaxsolve.solvers._stepsize import falls_without_end, natural_stepsize, times
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
     tree_all_finite,
@@ -231,8 +230,9 @@ class ProximalMethod(GradientMethod):
             return self.optimality_fun(params, *args, **kwargs)
         hyperparams, args, kwargs = self._split(args, kwargs)
         grad = self._objective.grad(params, *args, **kwargs)
-        size, slope = (power_of_two(tree_l2_norm(lax.stop_gradient(tree))) for tree in (params, grad))
-        return tree_sub(self._candidate(params, grad, size / slope.astype(size.dtype), hyperparams), params)
+        constants = lax.stop_gradient((params, grad))
+        stepsize = lax.stop_gradient(natural_stepsize(lambda x: self._objective.grad(x, *args, **kwargs), *constants))
+        return tree_sub(self._candidate(params, grad, stepsize, hyperparams), params)
 
     def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
         """Euclidean norm of ``optimality_fun`` at ``params``; a scalar."""

@@ -10,13 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._compat import is_concrete, power_of_two
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat, ravel
 from jaxsolve.base import IterativeSolver, check_number, option
 from jaxsolve.tree_util import tree_l2_norm
 
-__all__ = ["StepsizeMethod", "curvature_scale", "falls_without_end", "first_length", "rounding", "times"]
+__all__ = [
+    "StepsizeMethod",
+    "curvature_scale",
+    "falls_without_end",
+    "first_length",
+    "natural_stepsize",
+    "rounding",
+    "times",
+    "wave",
+]
 
 
 class StepsizeMethod(IterativeSolver):
@@ -111,6 +120,30 @@ def first_length(params: PyTree, value: Array, error: Array) -> Array:
     short, long = jnp.minimum(size, way), jnp.maximum(size, way)
     length = jnp.where(short > 0, jnp.maximum(short, 1e-3 * long), long)
     return jnp.where((length > 0) & jnp.isfinite(length), length, 1)
+
+
+def natural_stepsize(grad: Callable, params: PyTree, slope: PyTree) -> Array:
+    """A step size in the unit of the problem, parameters over gradients: about one over a curvature; a scalar.
+
+    At a solution neither the gradient nor the way from it tells a step size: both may be rounding errors.
+
+    Args:
+        grad: gradient of the objective, a function of the parameters.
+        params: where the curvature is measured; a power of two of it counts.
+        slope: the gradient there, for an objective without curvature: the step is then as long as the parameters.
+    """
+    probe = jax.tree.map(wave, params)
+    # The product with the transpose, which is there for every function that has a gradient.
+    image = jax.vjp(grad, params)[1](probe)[0]
+    curvature = tree_l2_norm(image) / tree_l2_norm(probe)
+    size, steepness = (power_of_two(tree_l2_norm(tree)) for tree in (params, slope))
+    known = (curvature > 0) & jnp.isfinite(curvature)
+    return lax.stop_gradient(jnp.where(known, 1 / power_of_two(curvature), size / steepness.astype(size.dtype)))
+
+
+def wave(leaf: Array) -> Array:
+    """An array like a leaf without symmetries, so that it is not orthogonal to what matters; entries are of size 1."""
+    return jnp.sin(1 + jnp.arange(leaf.size, dtype=jnp.finfo(leaf.dtype).dtype)).reshape(leaf.shape).astype(leaf.dtype)
 
 
 def curvature_scale(grad: Callable, params: PyTree) -> PyTree:

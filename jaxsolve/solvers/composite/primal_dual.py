@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._compat import power_of_two
 from jaxsolve._loop import loop
 from jaxsolve._operators import from_entries
 from jaxsolve._types import Array, OptStep, PyTree
@@ -43,7 +44,7 @@ from jaxsolve.base import IterativeSolver, as_like, blank_output, option
 from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers._gradient_method import is_still
 from jaxsolve.solvers._proximal import prox_none
-from jaxsolve.solvers._stepsize import first_length
+from jaxsolve.solvers._stepsize import first_length, wave
 from jaxsolve.tree_util import (
     tree_add,
     tree_add_scalar_mul,
@@ -363,8 +364,7 @@ class PrimalDual(IterativeSolver):
             norm = tree_l2_norm(back).astype(dtype)
             return tree_scalar_mul(1 / jnp.where(norm > 0, norm, one), back), tree_l2_norm(image).astype(dtype)
 
-        # A start without symmetries, so that it is not orthogonal to what matters.
-        start = jax.tree.map(lambda leaf: jnp.sin(1 + jnp.arange(leaf.size, dtype=dtype)).reshape(leaf.shape), x)
+        start = jax.tree.map(wave, x)
         start = tree_cast_like(tree_scalar_mul(1 / tree_l2_norm(start).astype(dtype), start), x)
         norm = loop(lambda _: jnp.asarray(True), stretch, (start, zero), maxiter=_POWER_STEPS, kind=self._loop_kind)[1]
         return tuple(jnp.where(jnp.isfinite(v), v, zero) for v in (curvature, norm, jnp.where(size > 0, ahead, zero)))
@@ -395,6 +395,28 @@ class PrimalDual(IterativeSolver):
         """The residuals of both variables after steps of size 1, a pair like ``sol``."""
         one = jnp.ones((), tree_real_dtype(sol.primal))
         return self._residuals(sol, one, one, *args, **kwargs)
+
+    def _residual(self, sol: PyTree, *args: Any, **kwargs: Any) -> PrimalDualSolution:
+        """The residuals after steps that have units: with those of size 1 a part may be rounding."""
+        _, data, named = _split(*args, **kwargs)
+        x, y = lax.stop_gradient(sol)
+        dtype = tree_real_dtype(x)
+        probe = jax.tree.map(wave, x)
+        image = jax.jvp(self._map, (x,), (probe,))[1]
+        stretch = power_of_two((tree_l2_norm(image) / tree_l2_norm(probe)).astype(dtype))
+        # Without curvature the dual variable over the primal one stands for it, in units of the map.
+        ratio = power_of_two(tree_l2_norm(y)).astype(dtype) / power_of_two(tree_l2_norm(x)).astype(dtype)
+        grad = self._objective.grad
+        curved = jax.vjp(lambda x: grad(x, *data, **named), x)[1](probe)[0]
+        curvature = (tree_l2_norm(curved) / tree_l2_norm(probe)).astype(dtype)
+        known = (curvature > 0) & jnp.isfinite(curvature)
+        curvature = jnp.where(known, power_of_two(curvature), stretch * ratio)
+        steps = lax.stop_gradient((1 / curvature, curvature / stretch / stretch))
+        return self._residuals(sol, *steps, *args, **kwargs)
+
+    def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
+        """Euclidean norm of ``optimality_fun`` at ``params``; a scalar."""
+        return tree_l2_norm(self.optimality_fun(params, *args, **kwargs))
 
     def _residuals(self, sol: PrimalDualSolution, tau: Array, sigma: Array, *args: Any, **kwargs: Any):
         """How far steps of the given sizes lead."""

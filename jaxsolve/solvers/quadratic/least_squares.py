@@ -54,7 +54,7 @@ from jaxsolve.solvers.quadratic._least_squares_system import LeastSquaresSystem,
 from jaxsolve.solvers.quadratic._problem import as_matrix, as_vector, check_bounds
 from jaxsolve.tree_util import tree_all_finite, tree_real_dtype
 
-__all__ = ["BoundedLeastSquares", "LeastSquaresState", "real_array"]
+__all__ = ["BoundedLeastSquares", "LeastSquaresState"]
 
 # Beyond so many entries a sparse matrix is not made dense.
 _MAX_ENTRIES = 4_000_000

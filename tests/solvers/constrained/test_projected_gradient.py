@@ -39,3 +39,16 @@ def test_a_negative_size_is_refused(name):
     jax.eval_shape(lambda size: solver.run(jnp.ones(3), size), -1.0)
     if name != "l1_sphere":
         assert int(solver.run(0.3 * jnp.ones(3), 1.0).state.status) == jaxsolve.Status.CONVERGED
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-10])
+def test_derivatives_of_a_solution_inside_of_the_set(tol):
+    """There the gradient is rounding, or what the tolerance leaves, and tells nothing of the size of a step."""
+    fun = lambda x, t: jnp.sum(jnp.cosh(x - t) + 0.1 * x**4) + 0.1 * jnp.sum(x) ** 2
+    solver = jaxsolve.ProjectedGradient(fun, projection.projection_box, tol=tol, maxiter=2000)
+    solution = lambda t: solver.run(jnp.full(3, 0.7), (0.2, 1.2), t).params
+    t = jnp.array([1.3, 1.0, 0.8])
+    free = jaxsolve.LBFGS(fun, tol=1e-12)
+    expected = jax.jacobian(lambda t: free.run(jnp.full(3, 0.7), t).params)(t)
+    for mode in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(mode(solution)(t), expected, rtol=20 * tol)
