@@ -218,7 +218,7 @@ def _scaling(matrix, symmetric):
         common = jnp.take(exponents, first, mode="clip")
         halves = jnp.where(diagonal > 0, (common - exponents) // 2, 0)
         rows = jnp.ldexp(jnp.ones_like(diagonal), halves)
-        return rows, jnp.ldexp(rows, -common)
+        return rows, jnp.ldexp(rows, 1 - common)  # the first entry is in [1, 2): a power of two becomes 1
     rows = _reciprocal(max_abs(matrix, axis=1))
     return rows, _reciprocal(max_abs(rows[:, None] * matrix, axis=0))
 
