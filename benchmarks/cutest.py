@@ -67,9 +67,11 @@ def ours(cls: str, **options) -> Callable | None:
     def solve(problem):
         residuals = cls in ("GaussNewton", "LevenbergMarquardt", "Dogleg", "Broyden", "Newton", "Chord")
         fun = problem.residual if residuals else problem.fun
-        solver = getattr(jaxsolve, cls)(fun, **{"tol": TOL, "maxiter": MAXITER, **options})
-        # Without bounds of its own a solver is not given any.
         bounds = () if problem.bounds is None else (tuple(map(jnp.asarray, problem.bounds)),)
+        named = {"tol": TOL, "maxiter": MAXITER, **options}
+        if bounds and residuals:  # here they are an option
+            named, bounds = {"bounds": bounds[0], **named}, ()
+        solver = getattr(jaxsolve, cls)(fun, **named)
         params, state = jax.jit(lambda x: solver.run(x, *bounds))(jnp.asarray(problem.init))
         status = jaxsolve.Status(int(state.status)).name if hasattr(state, "status") else ""
         return params, int(getattr(state, "num_fun_eval", state.iter_num)), status

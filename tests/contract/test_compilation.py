@@ -62,7 +62,7 @@ def test_calls_of_the_function(case):
 THREE = ("GradientDescent-ridge", "LBFGS-zoom", "Bisection-cubic")
 
 
-@each(THREE, where=lambda case: case.passes_on)
+@each(THREE, where=lambda case: case.passes_on and case.iterates)
 def test_second_run_and_equal_solvers_compile_nothing(case, compilations):
     counted = Counted(case.fun)
     solver = case.make(counted)
@@ -239,7 +239,7 @@ def test_memory_of_checkpointed_unrolling_grows_like_the_square_root():
     assert checkpointed[1] / checkpointed[0] < 2.5
 
 
-@each(THREE)
+@each(THREE, where=lambda case: case.iterates)
 def test_no_callback_in_the_program_unless_asked_for(case):
     text = jax.jit(lambda t: case.run(case.make(), t).params).lower(case.theta).as_text()
     assert "callback" not in text

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._closure import hoist
-from jaxsolve._compat import outside_transformations
+from jaxsolve._compat import is_concrete, outside_transformations
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, ravel
@@ -59,6 +59,11 @@ class ScipySolver(Solver):
             raise ValueError(f"method must be one of {', '.join(self._methods)}, or None; got {self.method!r}.")
         if self.options is not None and not isinstance(self.options, dict):
             raise TypeError(f"options must be a dict, got {self.options!r}.")
+        tol = getattr(self, "tol", None)
+        if not (tol is None or is_concrete(tol)):
+            raise TypeError("tol is traced, but SciPy must know it: pass a Python number.")
+        if tol is not None:
+            self.tol = float(tol)  # an array would be traced
         if np.dtype(self.dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}.")
 

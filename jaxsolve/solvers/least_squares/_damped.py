@@ -28,9 +28,12 @@ _INEXACT = 1e-4
 
 
 def column_norms(model: Model) -> Array:
-    """Norms of the columns of the Jacobian; where it is not known, one number of that kind for all."""
+    """Norms of the columns of the Jacobian; where it is not known, one number of that kind for all.
+
+    Of the residuals themselves: where a robust loss ignores all of them its factors would leave nothing.
+    """
     if model.jac is not None:
-        return column_lengths(model.jac)
+        return column_lengths(model.jac if model.root is None else model.jac / model.root[:, None])
     size = tree_l2_norm(model.gradient)
     return tree_l2_norm(model.matvec(model.gradient / jnp.where(size > 0, size, 1)))
 
