@@ -401,9 +401,10 @@ def _excess(label, scores, name):
     num_classes = scores.shape[-1]
     check_entries(lambda v: (v >= 0) & (v < num_classes), label, "label", f"from 0 to {num_classes - 1}")
     is_label = jax.nn.one_hot(label, num_classes, dtype=bool)
-    of_label = jnp.sum(scores, axis=-1, keepdims=True, where=is_label)
     some = jnp.any(is_label, axis=-1, keepdims=True) & ~jnp.all(scores == -jnp.inf, axis=-1, keepdims=True)
-    of_label = jnp.where(some, of_label, jnp.nan)
+    # A product, so that where the value is NaN the derivative is too.
+    scores = scores * jnp.where(some, 1, jnp.nan).astype(scores.dtype)
+    of_label = jnp.sum(scores, axis=-1, keepdims=True, where=is_label)
     excess = jnp.where(scores == -jnp.inf, -jnp.inf, scores - of_label)
     return is_label, jnp.where(is_label, jnp.where(jnp.isnan(of_label), jnp.nan, jnp.zeros_like(scores)), excess)
 

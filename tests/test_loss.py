@@ -239,3 +239,9 @@ def test_an_impossible_label_costs_infinitely_with_the_gradient_of_the_predictio
         assert value == jnp.inf
         np.testing.assert_allclose(grad, prediction - label, atol=1e-6)
         assert np.isnan(multiclass(1, jnp.full(3, -jnp.inf, dtype)))
+
+
+@pytest.mark.parametrize("name", [name for name in loss.__all__ if name.startswith("multiclass")])
+def test_a_value_without_any_possible_class_is_nan_and_so_is_its_gradient(name):
+    value, grad = jax.value_and_grad(lambda scores: getattr(loss, name)(1, scores))(jnp.full(3, -jnp.inf))
+    assert np.isnan(value) and np.all(np.isnan(grad))
