@@ -96,8 +96,8 @@ class ScipySolver(Solver):
         """The state at the result."""
 
     def _gradient(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The gradient of the objective, of a solver with bounds."""
-        raise NotImplementedError
+        """The gradient of the objective, which without bounds is the optimality function."""
+        return self.optimality_fun(params, *args, **kwargs)
 
     # ---- The call -------------------------------------------------------------------------------------------------
 
