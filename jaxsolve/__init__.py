@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
     from jaxsolve.solvers.composite import PrimalDual as PrimalDual
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
+    from jaxsolve.solvers.conic import Cones as Cones
+    from jaxsolve.solvers.conic import ConicSolution as ConicSolution
     from jaxsolve.solvers.constrained import LBFGSB as LBFGSB
     from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
@@ -97,6 +99,7 @@ _HOMES = {
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
     "solvers._multistart": "multistart",
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
+    "solvers.conic": "Cones ConicSolution",
     "solvers.constrained": "LBFGSB MirrorDescent ProjectedGradient",
     "solvers.external": (
         "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyLeastSquares ScipyMinimize "

@@ -11,10 +11,10 @@ from jax import lax
 
 from jaxsolve._compat import is_concrete
 from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, power_of_two, scale_to_unit, unpack, widen
+from jaxsolve._rules import derive_by
 from jaxsolve._status import Status
 from jaxsolve._types import PyTree
 from jaxsolve._vectors import ravel
-from jaxsolve.projection._rules import derive_by
 from jaxsolve.solvers.quadratic import InteriorPointQP
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_map, tree_real_dtype, tree_vdot, tree_where
 

@@ -23,9 +23,9 @@ from jax import lax
 
 from jaxsolve._inputs import as_inexact, as_scalar, check_entries, widen
 from jaxsolve._loop import loop
+from jaxsolve._rules import derive_by
 from jaxsolve._types import PyTree
 from jaxsolve._vectors import ravel
-from jaxsolve.projection._rules import derive_by
 from jaxsolve.tree_util import tree_size
 
 __all__ = ["entmax", "entmax_of_vector", "largest_with_entropy", "positive_order"]

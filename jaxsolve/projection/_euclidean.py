@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._cones import second_order
 from jaxsolve._inputs import as_inexact, check_size_of, checked_by, nonnegative_scalar, scale_to_unit, widen
 from jaxsolve._types import PyTree
 from jaxsolve.projection._simplex import projection_l1_ball
@@ -154,14 +155,14 @@ def projection_second_order_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
                 "projection_second_order_cone: x must be a vector with at least one entry or a pair (t, z), got one "
                 f"array of shape {x.shape}."
             )
-        t, z = _cone((x[0], x[1:]))
+        t, z = second_order((x[0], x[1:]))
         return jnp.concatenate([t[None], z])
     if not isinstance(x, (tuple, list)) or len(x) != 2 or jnp.shape(x[0]) != ():
         raise ValueError(
             "projection_second_order_cone: x must be a vector or the pair (t, z) with t a scalar, got "
             f"{jax.tree.map(jnp.shape, x)}."
         )
-    return jax.tree.unflatten(jax.tree.structure(x), jax.tree.leaves(_cone((x[0], x[1]))))
+    return jax.tree.unflatten(jax.tree.structure(x), jax.tree.leaves(second_order((x[0], x[1]))))
 
 
 # Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
@@ -198,16 +199,3 @@ def _group_ball(x, radius):
         return factor.reshape(norm.shape + (1,) * (leaf.ndim - 1)) * leaf
 
     return tree_where(inside, x, jax.tree.map(resize, x, norms, new))
-
-
-@jax.jit
-def _cone(x):
-    wide = widen(x)
-    scale, (t, z), _ = scale_to_unit(wide)
-    norm = tree_l2_norm(z).astype(scale.dtype)
-    bound = t.astype(scale.dtype)
-    inside, polar = norm < bound, norm <= -bound
-    safe_norm = jnp.where(inside | polar, 1, norm)
-    half = (safe_norm + bound) / 2
-    outside = tree_scalar_mul(scale, (half.astype(t.dtype), tree_scalar_mul(half / safe_norm, z)))
-    return tree_cast_like(tree_where(inside, wide, tree_where(polar, 0, outside)), x)

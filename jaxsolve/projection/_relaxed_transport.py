@@ -34,8 +34,8 @@ from jax import lax
 from jaxsolve._compat import is_concrete
 from jaxsolve._inputs import as_inexact, as_scalar, check_entries, check_nonnegative, power_of_two, unpack, widen
 from jaxsolve._loop import loop
+from jaxsolve._rules import derive_by
 from jaxsolve.linear_solve import solve as linear_solve
-from jaxsolve.projection._rules import derive_by
 from jaxsolve.projection._transport import reciprocal, to_marginals
 
 __all__ = ["kl_partial_transport", "kl_unbalanced_transport"]

@@ -1,24 +1,13 @@
 r"""Projections of matrices by their eigenvalues and singular values.
 
-All of them come from the positive part :math:`P` of a symmetric matrix :math:`X`, whose modulus is
-:math:`|X| = 2 P - X`. From :math:`|X|^2 = X^2` follows for the derivative :math:`D` of :math:`P` along :math:`H`
-
-.. math::  |X| D + D |X| = P H + H P .
-
-This Lyapunov equation is linear in :math:`D`, and only the sums :math:`|\lambda_i| + |\lambda_j|` are divided by. So
-derivatives of every order are further equations with the same left-hand side: no eigenvector is differentiated, and
-equal eigenvalues do no harm. Where both eigenvalues are 0, to working precision, the derivative is taken as 0.
+All of them come from the positive part of a symmetric matrix, whose derivatives are described in
+:mod:`jaxsolve._cones`.
 
 Singular values of :math:`M` are the positive eigenvalues of :math:`\begin{pmatrix} 0 & M \\ M^\top & 0 \end{pmatrix}`.
-
-Reference: N. J. Higham, *Functions of Matrices*, 2008, sections 5.1 and 6.1 (for the sign and the square root); J.
-Malick and H. Sendov, *Clarke generalized Jacobian of the projection onto the cone of positive semidefinite matrices*,
-Set-Valued Analysis 14, 2006.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._inputs import as_inexact, nonnegative_scalar, power_of_two, widen
+from jaxsolve._cones import matrix_unit, positive_part, positive_semidefinite
+from jaxsolve._inputs import as_inexact, nonnegative_scalar, widen
+from jaxsolve._rules import derive_by, scalar_root
 from jaxsolve._types import Array, PyTree
-from jaxsolve.projection._rules import derive_by, scalar_root
 from jaxsolve.projection._simplex import projection_l1_ball, projection_simplex
 from jaxsolve.tree_util import tree_cast_like, tree_map, tree_real_dtype
 
@@ -62,7 +52,7 @@ def projection_psd_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
     """
     del hyperparams
     x = as_matrices(x, "projection_psd_cone", square=True)
-    return tree_cast_like(tree_map(_psd, widen(x)), x)
+    return tree_cast_like(tree_map(positive_semidefinite, widen(x)), x)
 
 
 def projection_spectrahedron(x: PyTree, value: Any = 1.0) -> PyTree:
@@ -126,11 +116,6 @@ def projection_nuclear_norm_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     return tree_cast_like(blocks(_nuclear_ball(whole, radius)), x)
 
 
-def _unit(x, *sizes):
-    """A power of two near the largest entry: in its unit no square overflows, and no decomposition has to rescale."""
-    return power_of_two(functools.reduce(jnp.maximum, sizes, jnp.max(jnp.abs(x))))
-
-
 def as_matrices(x: PyTree, name: str, *, square: bool = False) -> PyTree:
     """A pytree of real matrices with at least one entry, checked."""
     x = as_inexact(x, "x")
@@ -160,15 +145,8 @@ def _along_diagonal(x: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
 
 
 @jax.jit
-def _psd(x):
-    unit = _unit(x)
-    x = (x + x.T) / 2 / unit
-    return unit * _positive_part(x, jnp.zeros((), x.dtype), *jnp.linalg.eigh(lax.stop_gradient(x)))
-
-
-@jax.jit
 def _spectrahedron(x, value):
-    unit = _unit(x, value)
+    unit = matrix_unit(x, value)
     x, value = (x + x.T) / 2 / unit, value / unit
     values, vectors = jnp.linalg.eigh(lax.stop_gradient(x))
     empty = value == 0
@@ -176,16 +154,16 @@ def _spectrahedron(x, value):
     # The largest eigenvalue stays positive, and comes last.
     largest = projection_simplex(values, lax.stop_gradient(value))[-1]
     threshold = scalar_root(_excess_trace, values[-1] - largest, x, value, values, vectors)
-    return jnp.where(empty, jnp.zeros_like(x), unit * _positive_part(x, threshold, values, vectors))
+    return jnp.where(empty, jnp.zeros_like(x), unit * positive_part(x, threshold, values, vectors))
 
 
 def _excess_trace(threshold, x, value, values, vectors):
-    return jnp.trace(_positive_part(x, threshold, values, vectors)) - value
+    return jnp.trace(positive_part(x, threshold, values, vectors)) - value
 
 
 @jax.jit
 def _nuclear_ball(x, radius):
-    unit = _unit(x)
+    unit = matrix_unit(x)
     x, radius = x / unit, radius / unit
     left, values, right = jnp.linalg.svd(lax.stop_gradient(x), full_matrices=False)
     inside = (jnp.sum(values) <= radius) & (radius > 0)
@@ -198,7 +176,7 @@ def _nuclear_ball(x, radius):
 @jax.jit
 def shrink(x: jax.Array, threshold: jax.Array) -> jax.Array:
     """Subtract the threshold from the singular values and cut them at 0; the identity where the threshold is 0."""
-    unit = _unit(x, threshold)
+    unit = matrix_unit(x, threshold)
     x, threshold = x / unit, threshold / unit
     left, values, right = jnp.linalg.svd(lax.stop_gradient(x), full_matrices=False)
     flat = threshold == 0
@@ -217,7 +195,7 @@ def _tangent_of_ball(_, data, tangents):
 def _tangent_of_shrink(_, data, tangents):
     def shrunk(x, threshold):
         whole = _dilation(x)
-        return _off_diagonal(_positive_part(whole, threshold, *jnp.linalg.eigh(lax.stop_gradient(whole))), x)
+        return _off_diagonal(positive_part(whole, threshold, *jnp.linalg.eigh(lax.stop_gradient(whole))), x)
 
     return jax.jvp(shrunk, data, tangents)[1]
 
@@ -230,30 +208,3 @@ def _dilation(x):
 def _off_diagonal(whole, x):
     """The block in the place of ``x``; doubled, for the negative part has the other half."""
     return 2 * whole[: x.shape[0], x.shape[0] :]
-
-
-def _positive_part(x, shift, values, vectors):
-    """The positive part of ``x - shift I``, given the eigenvalues and eigenvectors of ``x``."""
-    values, vectors, fixed_shift = lax.stop_gradient((values, vectors, shift))
-    noise = 4 * values.size * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(values))
-    values = values - fixed_shift
-    part = (vectors * jnp.maximum(values, 0)[None, :]) @ vectors.T
-    sums = jnp.abs(values)[:, None] + jnp.abs(values)[None, :]
-    negligible = sums <= noise
-    inverse = jnp.where(negligible, 0, 1 / jnp.where(negligible, jnp.ones_like(sums), sums))
-    shifted = x - shift * jnp.eye(values.size, dtype=x.dtype)
-    return derive_by(_tangent_of_part, (part + part.T) / 2, shifted, inverse, vectors)
-
-
-def _tangent_of_part(part, data, tangents):
-    x, inverse, vectors = data
-    x_dot = tangents[0]
-    modulus = 2 * part - x
-
-    def lyapunov(d):
-        return modulus @ d + d @ modulus
-
-    def solve(_, rhs):
-        return vectors @ (inverse * (vectors.T @ rhs @ vectors)) @ vectors.T
-
-    return lax.custom_linear_solve(lyapunov, part @ x_dot + x_dot @ part, solve, symmetric=True)

@@ -32,10 +32,10 @@ from jax import lax
 from jaxsolve._compat import is_concrete
 from jaxsolve._inputs import as_inexact, check_nonnegative, power_of_two, unpack, widen
 from jaxsolve._loop import loop
+from jaxsolve._rules import derive_by
 from jaxsolve._types import PyTree
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.linear_solve import solve_cg
-from jaxsolve.projection._rules import derive_by
 from jaxsolve.projection._simplex import projection_simplex
 from jaxsolve.solvers.unconstrained import LBFGS
 

@@ -16,9 +16,9 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._inputs import check_entries, power_of_two
+from jaxsolve._rules import derive_by
 from jaxsolve._types import PyTree
 from jaxsolve.projection._box import clip
-from jaxsolve.projection._rules import derive_by
 from jaxsolve.prox._penalties import entrywise
 
 __all__ = [
