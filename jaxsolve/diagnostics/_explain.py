@@ -16,9 +16,9 @@ from jaxsolve._types import Array, PyTree
 from jaxsolve.base import OptStep
 from jaxsolve.diagnostics._certificates import Program, downhill_direction, find_contradiction, negative_curvature
 from jaxsolve.diagnostics._explanation import ConstraintRow, Explanation, ResidualRow
+from jaxsolve.solvers._data import by_name
 from jaxsolve.solvers.quadratic import BoxCDQP, BoxOSQP, LinprogResult, QPResult, linprog, solve_qp
 from jaxsolve.solvers.quadratic._base import QuadraticSolver
-from jaxsolve.solvers.quadratic._data import by_name
 from jaxsolve.solvers.quadratic._elastic import ElasticForm, as_weights, counts
 from jaxsolve.solvers.quadratic._problem import flat
 from jaxsolve.solvers.quadratic.linear_program import planned_lp

@@ -19,9 +19,9 @@ from jax import lax
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_callable, option
+from jaxsolve.solvers._data import ReadsData, default_tol
 from jaxsolve.solvers.quadratic._active_set import WEAK, classify, search
 from jaxsolve.solvers.quadratic._certificates import Forgiven
-from jaxsolve.solvers.quadratic._data import ReadsData, default_tol
 from jaxsolve.solvers.quadratic._form import BoxForm, Form, Solution
 from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem, estimate_multipliers, factorize, is_convex
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram

@@ -27,7 +27,7 @@ from jaxsolve._operators import (
 )
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat, unraveled
-from jaxsolve.solvers.quadratic._data import joined, pair
+from jaxsolve.solvers._data import joined, pair
 from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = [

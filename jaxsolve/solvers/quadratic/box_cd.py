@@ -25,7 +25,7 @@ from jax import lax
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
-from jaxsolve.solvers.quadratic._data import ReadsData, pair
+from jaxsolve.solvers._data import ReadsData, pair
 from jaxsolve.solvers.quadratic._problem import as_quadratic, as_vector, check_bounds, flat, unraveled
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm
 

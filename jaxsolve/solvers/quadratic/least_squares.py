@@ -35,9 +35,9 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import IterativeSolver, option
+from jaxsolve.solvers._data import by_name, pair
 from jaxsolve.solvers.quadratic._base import WEAK
 from jaxsolve.solvers.quadratic._column_factor import factorize_free
-from jaxsolve.solvers.quadratic._data import by_name, pair
 from jaxsolve.solvers.quadratic._least_squares_problem import (
     Data,
     Reduced,

@@ -16,7 +16,7 @@ from jaxsolve._operators import SparseMatrix, as_bcoo
 from jaxsolve._results import sentence_of_status, show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._data import joined, read_all
+from jaxsolve.solvers._data import joined, read_all
 from jaxsolve.solvers.quadratic._elastic import as_weights, check_weights
 from jaxsolve.solvers.quadratic._general import ElasticInteriorPoint, GeneralInteriorPoint, PresolvedInteriorPoint
 from jaxsolve.solvers.quadratic._presolve import as_arrays, reduced, restored

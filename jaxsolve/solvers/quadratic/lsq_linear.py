@@ -16,7 +16,7 @@ from jaxsolve._inputs import scale_to_unit
 from jaxsolve._results import sentence_of_status, show_as_line
 from jaxsolve._status import Status
 from jaxsolve._types import Array
-from jaxsolve.solvers.quadratic._data import pair
+from jaxsolve.solvers._data import pair
 from jaxsolve.solvers.quadratic.least_squares import BoundedLeastSquares, real_array
 from jaxsolve.tree_util import tree_real_dtype
 

@@ -14,7 +14,7 @@ from jaxsolve._compat import is_sparse
 from jaxsolve._results import sentence_of_status, show_as_line
 from jaxsolve._types import Array, KKTSolution, PyTree
 from jaxsolve.base import check_choice
-from jaxsolve.solvers.quadratic._data import default_tol, read_all
+from jaxsolve.solvers._data import default_tol, read_all
 from jaxsolve.solvers.quadratic._elastic import check_weights, violations
 from jaxsolve.solvers.quadratic._general import (
     ElasticInteriorPoint,
