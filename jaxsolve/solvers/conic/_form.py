@@ -1,9 +1,9 @@
 r"""Conic programs in the form of quadratic ones, so that these two share data, scaling and splitting.
 
-A program :math:`\min \tfrac12 x^T P x + c^T x` subject to :math:`A x + s = b,\ s \in K` is a quadratic program whose rows
-:math:`z = A x` lie in :math:`b - K`. Its upper bounds are :math:`b`, and its lower bounds are :math:`b` where rows are
-zero and :math:`-\infty` elsewhere: for rows that are zero or non-negative that says all, and for the others it says what
-scaling needs to know.
+A program :math:`\min \tfrac12 x^T P x + c^T x` subject to :math:`A x + s = b,\ s \in K` is a quadratic program whose
+rows :math:`z = A x` lie in :math:`b - K`. Its upper bounds are :math:`b`, and its lower bounds are :math:`b` where rows
+are zero and :math:`-\infty` elsewhere: for rows that are zero or non-negative that says all, and for the others it says
+what scaling needs to know.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class ConicForm(Form):
         """Raise ``ValueError`` for a right-hand side that does not fit the cones."""
         if len(data) < 2 or data[1] is None:
             if self.cones.num_rows:
-                raise ValueError(f"params_cone, the pair (A, b), is missing: the cones have {self.cones.num_rows} rows.")
+                raise ValueError(
+                    f"params_cone, the pair (A, b), is missing: the cones have {self.cones.num_rows} rows."
+                )
             return
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(data[1][1]))
         if size != self.cones.num_rows:
@@ -98,7 +100,7 @@ class ConicForm(Form):
         return ConicSolution(program.unravel_x(x), *rows)
 
     def residual(self, unknowns: tuple[PyTree, PyTree], data: tuple) -> tuple[Array, Array]:
-        """``(P x + A^T y + c, A x + s - b)``, with ``y`` the projection of ``v`` on the dual cones and ``s = y - v``."""
+        """``(P x + A^T y + c, A x + s - b)`` with ``y`` the projection of ``v`` on the dual cones, ``s = y - v``."""
         (qp, *_), x, v = self.at(unknowns, data)
         y = self.cones.project_dual(v)
         return qp.P.matvec(x) + qp.A.rmatvec(y) + qp.q, qp.A.matvec(x) + y - v - qp.upper
@@ -118,7 +120,7 @@ def alike_on_cones(cones: Cones, scaling: Scaling, qp: QuadraticProgram) -> Scal
 
     def mean(block, logs, counts):
         number = jnp.sum(counts, axis=1, keepdims=True, dtype=jnp.int32)
-        total = jnp.sum(jnp.where(counts, logs, 0), axis=1, keepdims=True)
+        total = jnp.sum(jnp.where(counts, logs, 0), axis=1, keepdims=True, dtype=jnp.int32)
         # The power of two next to the mean, in whole numbers: where two are as near, always the same.
         return jnp.broadcast_to((2 * total + number) // jnp.maximum(2 * number, 1), logs.shape)
 
@@ -128,5 +130,3 @@ def alike_on_cones(cones: Cones, scaling: Scaling, qp: QuadraticProgram) -> Scal
     rows = jnp.where(curved, jnp.ldexp(jnp.ones_like(rows), logs), rows)
     own = jnp.where(curved, rows / scaling.unit, scaling.rows)
     return scaling._replace(rows=own, common=(variables, rows, cost))
-
-

@@ -13,9 +13,11 @@ Reference:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from jaxsolve._status import Status
@@ -30,7 +32,7 @@ from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 from jaxsolve.solvers.quadratic._base import Problem, Solution
 from jaxsolve.solvers.quadratic._iterative import judged_convex
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
-from jaxsolve.solvers.quadratic._residuals import Products, Residuals
+from jaxsolve.solvers.quadratic._residuals import Products, Residuals, optimality_error, products
 
 __all__ = ["ConicADMM"]
 
@@ -38,15 +40,15 @@ __all__ = ["ConicADMM"]
 class ConicADMM(OperatorSplitting):
     """Operator-splitting solver for conic programs ``min 0.5 x^T P x + c^T x`` subject to ``A x + s = b, s in K``.
 
-    ``run(init_params=None, params_obj=(P, c), params_cone=(A, b))``. ``P`` (shape ``(n, n)``, positive semidefinite, may
-    be ``None``) and ``A`` (shape ``(m, n)``) are dense, sparse (``BCOO``, ``BCSR``, ``scipy.sparse``), or the parameters
-    of ``matvec_P`` and ``matvec_A``. The rows come in the order of ``cones``. The result is ``ConicSolution(x, y, s)``
-    with multipliers ``y`` in the dual cones, and ``P x + A^T y + c = 0``. All are differentiable with respect to
-    ``P, c, A, b``, and so is ``state.value``.
+    ``run(init_params=None, params_obj=(P, c), params_cone=(A, b))``. ``P`` (shape ``(n, n)``, positive semidefinite,
+    may be ``None``) and ``A`` (shape ``(m, n)``) are dense, sparse (``BCOO``, ``BCSR``, ``scipy.sparse``), or the
+    parameters of ``matvec_P`` and ``matvec_A``. The rows come in the order of ``cones``. The result is
+    ``ConicSolution(x, y, s)`` with multipliers ``y`` in the dual cones, and ``P x + A^T y + c = 0``. All are
+    differentiable with respect to ``P, c, A, b``, and so is ``state.value``.
 
-    Its iterations are cheap and many. It is for problems with large semidefinite blocks, for batches that have ``P`` and
-    ``A`` in common (they share one eigendecomposition under ``vmap``), for good initial points, and for matrices given by
-    products; :class:`jaxsolve.ConicInteriorPoint` needs few iterations, and is the better choice elsewhere.
+    Its iterations are cheap and many. It is for problems with large semidefinite blocks, for batches that have ``P``
+    and ``A`` in common (they share one eigendecomposition under ``vmap``), for good initial points, and for matrices
+    given by products. ``ConicInteriorPoint`` needs few iterations, and is the better choice elsewhere.
 
     A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate.
 
@@ -153,9 +155,42 @@ class ConicADMM(OperatorSplitting):
         problem = self._prepared(self._problem(params, params_obj, params_cone))
         return self._step(problem, judged_convex(problem, self._advance(problem, state)))
 
+    @property
+    def _has_active_set(self) -> bool:
+        return False
+
     # ---- Derivatives ----------------------------------------------------------------------------------------------
+
+    def _factors_at(self, problem: Problem, solution: Solution) -> None:
+        """Nothing: a solution of a conic program has no active set."""
+
+    def _system(self, factors: None, valid: Array) -> _Tangent:
+        return _Tangent(self._form, self.implicit_diff_solve, valid)
+
+    def _system_of(self, parts: dict[str, Any]) -> _Tangent:
+        return self._system(None, parts["valid"])
 
     def optimality_fun(self, params: ConicSolution, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
         r"""The residual :math:`(P x + A^T y + c,\; A x + s - b)` with :math:`y, s` the parts of :math:`v = y - s`."""
         form, (data, _) = self._form, self._read(args, kwargs)
         return form.residual(form.unknowns(params), data)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Tangent(TangentSystem):
+    """The derivative of the residual in ``x`` and ``v = y - s``."""
+
+    form: ConicForm = dataclasses.field(metadata={"static": True})
+    method: Any = dataclasses.field(metadata={"static": True})
+    valid: Any
+
+    structure = "general"
+
+    def unknowns(self, params: ConicSolution) -> tuple[PyTree, PyTree]:
+        return self.form.unknowns(params)
+
+    def complete(self, unknowns: tuple[PyTree, PyTree], *data: Any) -> ConicSolution:
+        return self.form.complete(unknowns, data)
+
+    def residual(self, unknowns: tuple[PyTree, PyTree], *data: Any) -> tuple[PyTree, PyTree]:
+        return self.form.residual(unknowns, data)
