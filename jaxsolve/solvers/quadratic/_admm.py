@@ -34,7 +34,15 @@ from jaxsolve.solvers.quadratic._base import Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
 from jaxsolve.solvers.quadratic._iterative import IterativeQP
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
-from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, optimality_error, products, residuals
+from jaxsolve.solvers.quadratic._residuals import (
+    Products,
+    Residuals,
+    feasible_signs,
+    norm,
+    optimality_error,
+    products,
+    residuals,
+)
 from jaxsolve.solvers.quadratic._scaling import scale
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
@@ -159,6 +167,28 @@ class OperatorSplitting(IterativeQP):
         system = linear_system(qp, sigma, direct=direct, unrolls=self._unrolls, batch_probe=probe)
         return problem._replace(linear_system=system)
 
+    # ---- The set of the rows: here a box, elsewhere cones ---------------------------------------------------------
+
+    def _nearest_rows(self, qp: QuadraticProgram, z: Array) -> Array:
+        """The nearest rows that meet the constraints."""
+        return jnp.clip(z, qp.lower, qp.upper)
+
+    def _feasible_multipliers(self, qp: QuadraticProgram, y: Array) -> Array:
+        """The nearest multipliers that rows may have."""
+        return feasible_signs(qp, y)
+
+    def _residuals(self, qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residuals:
+        """The residuals at a point whose multipliers are feasible."""
+        return residuals(qp, x, y, at)
+
+    def _proof(self, problem: Problem, d: Array, dy: Array, along: Products, iter_num: Array, wanted: Array) -> Array:
+        """The status that is proved by the directions in which the iterates move, in scaled units; or that of a run."""
+        # The longer a run takes, the more it is worth to look closely.
+        patience = 1 + iter_num.astype(d.dtype) / 100
+        tols = (self.primal_infeasible_tol, self.dual_infeasible_tol)
+        y_tol, d_tol = (patience * _number(tol, d) for tol in tols)
+        return find_certificates(problem.scaled, d, dy, along, self._forgiven(problem), (y_tol, d_tol), wanted=wanted)
+
     # ---- The iterations -------------------------------------------------------------------------------------------
 
     def _begin(self, problem: Problem, init_params: PyTree) -> SplittingState:
@@ -166,11 +196,11 @@ class OperatorSplitting(IterativeQP):
         qp = system.qp
         x, y, rho_bar = self._first(problem, init_params)
         x, y = problem.scaling.of_common_parts().to_scaled(x, y)
-        y = feasible_signs(qp, y)
+        y = self._feasible_multipliers(qp, y)
         at = products(qp, x, y)
         inverse = jnp.zeros_like(x, shape=qp.P.shape) if system.direct else None
         never = jnp.zeros((), jnp.int32)
-        point = Point(x, jnp.clip(at.Ax, qp.lower, qp.upper), y, at, inverse, jnp.asarray(True), never)
+        point = Point(x, self._nearest_rows(qp, at.Ax), y, at, inverse, jnp.asarray(True), never)
         return self._judge(problem, point, None, never, rho_bar)
 
     def _first(self, problem: Problem, init_params: PyTree) -> tuple[Array, Array, Array]:
@@ -184,8 +214,8 @@ class OperatorSplitting(IterativeQP):
         # the best penalty is the ratio of their sizes. Elsewhere estimated multipliers and such a penalty do harm.
         qp, scaling = problem.scaled, problem.scaling
         scaled_x, scaled_y = scaling.to_scaled(given.x, given.y)
-        at = products(qp, scaled_x, feasible_signs(qp, scaled_y))
-        slope, violation = at.Px + qp.q + at.Aty, at.Ax - jnp.clip(at.Ax, qp.lower, qp.upper)
+        at = products(qp, scaled_x, self._feasible_multipliers(qp, scaled_y))
+        slope, violation = at.Px + qp.q + at.Aty, at.Ax - self._nearest_rows(qp, at.Ax)
         near = norm(slope) <= _NEAR * norm(at.Px, qp.q, at.Aty)
         near &= norm(violation) <= _NEAR * norm(at.Ax)
         ratio = jnp.linalg.norm(scaled_y) / jnp.linalg.norm(at.Ax)
@@ -231,7 +261,7 @@ class OperatorSplitting(IterativeQP):
             back = solved(system, point.inverse, rho, g)
             Aback = qp.A.matvec(back)
             w = alpha * (Ax - Aback) + (1 - alpha) * z
-            new_z = jnp.clip(w + y / stiffness, qp.lower, qp.upper)
+            new_z = self._nearest_rows(qp, w + y / stiffness)
             return x - alpha * back, new_z, y + stiffness * (w - new_z), Ax - alpha * Aback
 
         size, count = self.termination_check_frequency, jnp.zeros_like(iter_num)
@@ -262,19 +292,15 @@ class OperatorSplitting(IterativeQP):
         """The state at a point: its residuals, its error, and whether the run is over."""
         qp, scaling = problem.scaled, problem.scaling
         x, y, at = scaling.from_common_parts(point.x, point.y, point.at)
-        error = optimality_error(residuals(qp, x, y, at), *self._tolerances(x.dtype))
+        error = optimality_error(self._residuals(qp, x, y, at), *self._tolerances(x.dtype))
         status = self._status_of(error)
         if old is not None and self.check_primal_dual_infeasability is not False:
             d, dy, along = jax.tree.map(jnp.subtract, (point.x, point.y, point.at), (old.x, old.y, old.at))
-            dy = feasible_signs(qp, dy)
+            dy = self._feasible_multipliers(qp, dy)
             d, dy, along = scaling.from_common_parts(d, dy, along)
             along = along._replace(Aty=qp.A.rmatvec(dy))
-            # The longer a run takes, the more it is worth to look closely.
-            patience = 1 + iter_num.astype(x.dtype) / 100
-            tols = (self.primal_infeasible_tol, self.dual_infeasible_tol)
-            y_tol, d_tol = (patience * _number(tol, x) for tol in tols)
             running = Status.RUNNING.holds(status)
-            proved = find_certificates(qp, d, dy, along, self._forgiven(problem), (y_tol, d_tol), wanted=running)
+            proved = self._proof(problem, d, dy, along, iter_num, running)
             status = jnp.where(running, proved, status)
             if not qp.has_factor:  # a factorization would have told
                 status = Status.NONCONVEX.where(_curves_down(qp, d, along), status)

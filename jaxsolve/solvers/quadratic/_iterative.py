@@ -21,7 +21,7 @@ from jaxsolve.solvers.quadratic._form import Solution
 from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem
 from jaxsolve.tree_util import tree_where
 
-__all__ = ["IterativeQP"]
+__all__ = ["IterativeQP", "judged_convex"]
 
 
 class IterativeQP(QuadraticSolver, IterativeSolver):
@@ -74,14 +74,14 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
     ) -> Any:
         """The state before the first iteration; the arguments are those of ``run``."""
         problem = self._prepared(self._problem(init_params, params_obj, params_eq, params_ineq))
-        return _judged_convex(problem, self._begin(problem, init_params))
+        return judged_convex(problem, self._begin(problem, init_params))
 
     def update(
         self, params: PyTree, state: Any, params_obj: Any = None, params_eq: Any = None, params_ineq: Any = None
     ) -> OptStep:
         """The iterations up to the next test of convergence; returns ``OptStep(params, state)``."""
         problem = self._prepared(self._problem(params, params_obj, params_eq, params_ineq))
-        return self._step(problem, _judged_convex(problem, self._advance(problem, state)))
+        return self._step(problem, judged_convex(problem, self._advance(problem, state)))
 
     def _step(self, problem: Problem, state: Any) -> OptStep:
         return OptStep(self._form.solution(problem, self._solution(problem, state)), state)
@@ -97,7 +97,7 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         state = self._begin(problem, init_params)
         if isinstance(init_params, OptStep):
             state = self._resumed(state, init_params.state)
-        state = _judged_convex(problem, state)
+        state = judged_convex(problem, state)
         if self._reports_start:
             state = self._report_start(self._step(problem, state), state)
         if problem.qp.has_factor and self.polish and self._has_active_set and not self._unrolls:
@@ -165,7 +165,7 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         return loop(lambda carry: ~carry[3], stage, carry, maxiter=100, kind=self._loop_kind)[:3]
 
 
-def _judged_convex(problem: Problem, state: Any) -> Any:
+def judged_convex(problem: Problem, state: Any) -> Any:
     """A state that says so if the problem is not convex."""
     return state._replace(status=Status.NONCONVEX.where(~problem.convex, state.status))
 

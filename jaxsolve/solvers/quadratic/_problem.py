@@ -142,7 +142,11 @@ class Quadratic(NamedTuple):
 
 
 def as_quadratic(
-    params_obj: Any, matvec_Q: Callable | None = None, fun: Callable | None = None, like: PyTree = None
+    params_obj: Any,
+    matvec_Q: Callable | None = None,
+    fun: Callable | None = None,
+    like: PyTree = None,
+    name: str = "Q",
 ) -> Quadratic:
     """The objective as the user gave it.
 
@@ -152,6 +156,7 @@ def as_quadratic(
         matvec_Q: ``matvec_Q(params_Q, x)``, the product with a symmetric matrix.
         fun: ``fun(x, params_obj)``, a quadratic function.
         like: pytree like ``x``; needed with ``fun``.
+        name: of the matrix, for messages.
 
     Raises:
         TypeError: ``params_obj`` is no pair.
@@ -163,7 +168,7 @@ def as_quadratic(
         like, params = jax.tree.map(_as_float, like), _wide(params_obj)
         c, hessian = jax.linearize(jax.grad(lambda x: fun(x, params)), widen(jax.tree.map(jnp.zeros_like, like)))
         params_obj, matvec_Q = (None, c), lambda _, x: hessian(x)
-    params_Q, c = pair("params_obj", params_obj, "(Q, c)")
+    params_Q, c = pair("params_obj", params_obj, f"({name}, c)")
     c = jax.tree.map(_as_float, c)
     like = c if fun is None else like
     q, unravel, variables = flat(c, tree_real_dtype(c)), unraveled(like), unraveled(widen(c))
@@ -177,17 +182,17 @@ def as_quadratic(
             return flat(matvec_Q(params_Q, variables(x)), q.dtype)
 
         if (got := jax.eval_shape(product, q).size) != size:
-            raise ValueError(f"matvec_Q must return as many entries as x has, {size}, but returned {got}.")
+            raise ValueError(f"matvec_{name} must return as many entries as x has, {size}, but returned {got}.")
         return Quadratic(FunctionMatrix(product, (size, size), q.dtype), q, unravel, dtype, variables)
     if params_Q is None:
         return Quadratic(DiagonalMatrix(jnp.zeros_like(q)), q, unravel, dtype, variables)
-    matrix, rows = joined("Q", params_Q, c, q.dtype)
+    matrix, rows = joined(name, params_Q, c, q.dtype)
     if rows is not None and _sizes(rows) != _sizes(c):
-        raise ValueError(f"Q must be square, with as many rows as c has entries, {_sizes(c)}, got {_sizes(rows)}.")
-    P = as_matrix("Q", matrix, size, q.dtype)
+        raise ValueError(f"{name} must be square, with as many rows as c has entries, {_sizes(c)}, got {_sizes(rows)}.")
+    P = as_matrix(name, matrix, size, q.dtype)
     if P.shape[0] != size:
         raise ValueError(
-            f"Q must be square of size {size}, the number of entries of c, got shape {jnp.shape(params_Q)}."
+            f"{name} must be square of size {size}, the number of entries of c, got shape {jnp.shape(params_Q)}."
         )
     # Only the symmetric part enters the objective, and its derivative says so.
     P = P.symmetric_part() if isinstance(P, SparseMatrix) else DenseMatrix(0.5 * (P.array + P.array.T))
