@@ -28,14 +28,14 @@ from jaxsolve._types import Array
 from jaxsolve.solvers.conic._newton_step import NewtonSystem, cone_center, factorize, scaling_at
 from jaxsolve.solvers.conic._program import Program
 from jaxsolve.solvers.conic.cones import Cones
-from jaxsolve.tree_util import tree_where
 
 __all__ = ["Point", "cold_start", "predictor_corrector"]
 
 # How much of the way to the boundary a step goes.
 _CAUTION = 0.99
-# Points are tried at these parts of the longest step, ever farther apart; and how far from the central path they may be.
+# Points are tried at these parts of the longest step, ever farther apart.
 _TRIALS = 0.97 ** (0.5 * np.arange(27) * np.arange(1, 28))
+# How far from the central path a point may be.
 _FAR = 1.0
 
 

@@ -163,7 +163,5 @@ def factorize(program: Program, scaling: BlockScaling) -> NewtonSystem:
     _, little, more = _small(G.dtype)
     cholesky = jnp.linalg.cholesky(scaled + little * eye, symmetrize_input=False)
     again = ~tree_all_finite(cholesky) & tree_all_finite(scaled)
-    cholesky = run_if_any(
-        again, lambda _: jnp.linalg.cholesky(scaled + more * eye, symmetrize_input=False), cholesky
-    )
+    cholesky = run_if_any(again, lambda _: jnp.linalg.cholesky(scaled + more * eye, symmetrize_input=False), cholesky)
     return NewtonSystem(program, scaling, half, cholesky, units)
