@@ -176,6 +176,7 @@ class ConicADMM(OperatorSplitting):
         return form.residual(form.unknowns(params), data)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Tangent(TangentSystem):
     """The derivative of the residual in ``x`` and ``v = y - s``."""
