@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
     from jaxsolve.solvers.conic import Cones as Cones
     from jaxsolve.solvers.conic import ConicADMM as ConicADMM
+    from jaxsolve.solvers.conic import ConicInteriorPoint as ConicInteriorPoint
     from jaxsolve.solvers.conic import ConicSolution as ConicSolution
     from jaxsolve.solvers.constrained import LBFGSB as LBFGSB
     from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
@@ -100,7 +101,7 @@ _HOMES = {
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
     "solvers._multistart": "multistart",
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
-    "solvers.conic": "Cones ConicADMM ConicSolution",
+    "solvers.conic": "Cones ConicADMM ConicInteriorPoint ConicSolution",
     "solvers.constrained": "LBFGSB MirrorDescent ProjectedGradient",
     "solvers.external": (
         "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyLeastSquares ScipyMinimize "

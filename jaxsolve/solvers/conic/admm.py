@@ -13,31 +13,25 @@ Reference:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from jaxsolve._status import Status
-from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve._types import Array
 from jaxsolve.base import option
-from jaxsolve.implicit_diff import TangentSystem
 from jaxsolve.solvers.conic import _residuals
-from jaxsolve.solvers.conic._form import ConicForm, alike_on_cones
-from jaxsolve.solvers.conic._solution import ConicSolution
-from jaxsolve.solvers.conic.cones import Cones
+from jaxsolve.solvers.conic._base import ConicSolver
+from jaxsolve.solvers.conic._form import ConicForm
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
-from jaxsolve.solvers.quadratic._base import Problem, Solution
-from jaxsolve.solvers.quadratic._iterative import judged_convex
+from jaxsolve.solvers.quadratic._base import Problem
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
-from jaxsolve.solvers.quadratic._residuals import Products, Residuals, optimality_error, products
+from jaxsolve.solvers.quadratic._residuals import Products, Residuals
 
 __all__ = ["ConicADMM"]
 
 
-class ConicADMM(OperatorSplitting):
+class ConicADMM(ConicSolver, OperatorSplitting):
     """Operator-splitting solver for conic programs ``min 0.5 x^T P x + c^T x`` subject to ``A x + s = b, s in K``.
 
     ``run(init_params=None, params_obj=(P, c), params_cone=(A, b))``. ``P`` (shape ``(n, n)``, positive semidefinite,
@@ -53,7 +47,6 @@ class ConicADMM(OperatorSplitting):
     A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate.
 
     Attributes:
-        cones: the cones of the rows.
         matvec_P: ``matvec_P(params_P, x)``, the product with the symmetric positive semidefinite matrix of the
             objective, if it is not given by its entries.
         matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
@@ -75,7 +68,6 @@ class ConicADMM(OperatorSplitting):
         ([2.0, 0.0], 'CONVERGED')
     """
 
-    cones: Cones
     matvec_P: Callable | None = option(None)
     matvec_A: Callable | None = option(None)  # type: ignore[misc]  # an option here
     stepsize_updates_frequency: int = option(100, at_least=1)
@@ -85,38 +77,11 @@ class ConicADMM(OperatorSplitting):
     tol: float = option(1e-6)
     termination_check_frequency: int = option(25, at_least=1)
 
-    _Form: ClassVar[type[ConicForm]] = ConicForm
-
-    def _validate(self) -> None:
-        super()._validate()
-        if not isinstance(self.cones, Cones):
-            raise TypeError(f"cones must be a jaxsolve.Cones, got {self.cones!r}.")
-
     # ---- The problem ----------------------------------------------------------------------------------------------
 
     @property
     def _form(self) -> ConicForm:
         return ConicForm(cones=self.cones, matvec_P=self.matvec_P, matvec_A=self.matvec_A)
-
-    def _problem(self, init_params: PyTree, *data: Any) -> Problem:
-        problem = Problem(*self._form.program(None, *data))
-        qp = self._wanted_form(problem.qp)
-        adjust = lambda scaling: alike_on_cones(self.cones, scaling, qp)  # noqa: E731
-        return problem.equilibrated(qp, shared=True, adjust=adjust)
-
-    def init_params(self, init_x: PyTree, params_obj: Any, params_cone: Any = None) -> ConicSolution:
-        """A starting point for ``run`` with the variables ``init_x`` (``None``: 0) and multipliers 0."""
-        form, data = self._form, self._read((params_obj, params_cone), {})[0]
-        program = form.program(None, *data)
-        x, y = form.start(program, init_x)
-        return form.solution(program, Solution(x, y, program.qp.A.matvec(x)))
-
-    def _given(self, problem: Problem, init_params: PyTree) -> Solution | None:
-        primal, dual = self._form.parts(init_params)
-        if not jax.tree.leaves(primal) or not jax.tree.leaves(dual):
-            return None
-        x, y = self._form.start(problem, init_params)
-        return Solution(x, y, problem.qp.A.matvec(x))
 
     # ---- The set of the rows --------------------------------------------------------------------------------------
 
@@ -129,12 +94,6 @@ class ConicADMM(OperatorSplitting):
     def _residuals(self, qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residuals:
         return _residuals.residuals(qp.q, qp.upper, x, y, self.cones.project(qp.upper - at.Ax), at)
 
-    def _error(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Any]:
-        at = products(problem.qp, x, y)
-        x, y = problem.scaling.to_scaled(x, y)
-        res = self._residuals(problem.scaled, x, y, problem.scaling.products_to_scaled(at))
-        return optimality_error(res, *self._tolerances(x.dtype)), at
-
     def _proof(self, problem: Problem, d: Array, dy: Array, along: Products, iter_num: Array, wanted: Array) -> Array:
         qp, forgiven = problem.scaled, self._forgiven(problem)
         y_tol, d_tol = (jnp.asarray(t).astype(d.dtype) for t in (self.primal_infeasible_tol, self.dual_infeasible_tol))
@@ -143,55 +102,6 @@ class ConicADMM(OperatorSplitting):
         unbounded = _residuals.is_dual_certificate(qp.q, d, s, along, forgiven, d_tol)
         return Status.PRIMAL_INFEASIBLE.where(infeasible, Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING)))
 
-    # ---- The run --------------------------------------------------------------------------------------------------
-
-    def init_state(self, init_params: PyTree = None, params_obj: Any = None, params_cone: Any = None) -> Any:
-        """The state before the first iteration; the arguments are those of ``run``."""
-        problem = self._prepared(self._problem(init_params, params_obj, params_cone))
-        return judged_convex(problem, self._begin(problem, init_params))
-
-    def update(self, params: PyTree, state: Any, params_obj: Any = None, params_cone: Any = None) -> OptStep:
-        """The iterations up to the next test of convergence; returns ``OptStep(params, state)``."""
-        problem = self._prepared(self._problem(params, params_obj, params_cone))
-        return self._step(problem, judged_convex(problem, self._advance(problem, state)))
-
     @property
     def _has_active_set(self) -> bool:
         return False
-
-    # ---- Derivatives ----------------------------------------------------------------------------------------------
-
-    def _factors_at(self, problem: Problem, solution: Solution) -> None:
-        """Nothing: a solution of a conic program has no active set."""
-
-    def _system(self, factors: None, valid: Array) -> _Tangent:
-        return _Tangent(self._form, self.implicit_diff_solve, valid)
-
-    def _system_of(self, parts: dict[str, Any]) -> _Tangent:
-        return self._system(None, parts["valid"])
-
-    def optimality_fun(self, params: ConicSolution, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
-        r"""The residual :math:`(P x + A^T y + c,\; A x + s - b)` with :math:`y, s` the parts of :math:`v = y - s`."""
-        form, (data, _) = self._form, self._read(args, kwargs)
-        return form.residual(form.unknowns(params), data)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Tangent(TangentSystem):
-    """The derivative of the residual in ``x`` and ``v = y - s``."""
-
-    form: ConicForm = dataclasses.field(metadata={"static": True})
-    method: Any = dataclasses.field(metadata={"static": True})
-    valid: Any
-
-    structure = "general"
-
-    def unknowns(self, params: ConicSolution) -> tuple[PyTree, PyTree]:
-        return self.form.unknowns(params)
-
-    def complete(self, unknowns: tuple[PyTree, PyTree], *data: Any) -> ConicSolution:
-        return self.form.complete(unknowns, data)
-
-    def residual(self, unknowns: tuple[PyTree, PyTree], *data: Any) -> tuple[PyTree, PyTree]:
-        return self.form.residual(unknowns, data)

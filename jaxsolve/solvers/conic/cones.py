@@ -24,7 +24,7 @@ from jaxsolve import _cones
 from jaxsolve._inputs import as_array, widen
 from jaxsolve._types import Array
 
-__all__ = ["Block", "Cones", "smat", "svec"]
+__all__ = ["Block", "Cones", "project_block", "smat", "svec"]
 
 
 class Block(NamedTuple):
@@ -199,7 +199,7 @@ class Cones:
         v = as_array(v, "v")
         if v.shape != (self.num_rows,):
             raise ValueError(f"v must have shape ({self.num_rows},), a row for each of {self}, got shape {v.shape}.")
-        project = functools.partial(_project_block, dual=dual)
+        project = functools.partial(project_block, dual=dual)
         return self.map_blocks(project, widen(v)).astype(v.dtype)
 
     # ---- The formats of other solvers -----------------------------------------------------------------------------
@@ -392,7 +392,7 @@ def _from_upper(order: int) -> np.ndarray:
 # ---- Parts -----------------------------------------------------------------------------------------------------------
 
 
-def _project_block(block: Block, v: Array, dual: bool) -> Array:
+def project_block(block: Block, v: Array, dual: bool) -> Array:
     """The projection of vectors of shape ``(count, size)`` on the cones of a block, or on their duals."""
     kind = block.kind
     if kind == "zero":

@@ -161,17 +161,16 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
         over, until = jnp.asarray(False), jnp.asarray(first, tol.dtype)
         start = state.iter_num
         limit = start + (soon if given is None else 0)
-        carry = (state, *_nothing_yet(problem), over, until, limit)
+        carry = (state, *self._nothing_yet(problem), over, until, limit)
         return loop(lambda carry: ~carry[3], stage, carry, maxiter=100, kind=self._loop_kind)[:3]
+
+    def _nothing_yet(self, problem: Problem) -> tuple[Solution, Factors]:
+        """What a loop over stages carries before the first one."""
+        (n, m), dtype = (problem.qp.num_variables, problem.qp.lower.size), problem.qp.q.dtype
+        x, row = jnp.zeros(n, dtype), jnp.zeros(m, dtype)
+        return Solution(x, row, row), Factors(row, row > 0, problem.for_kkt[1], jnp.eye(n, dtype=dtype))
 
 
 def judged_convex(problem: Problem, state: Any) -> Any:
     """A state that says so if the problem is not convex."""
     return state._replace(status=Status.NONCONVEX.where(~problem.convex, state.status))
-
-
-def _nothing_yet(problem: Problem) -> tuple[Solution, Factors]:
-    """What a loop over stages carries before the first one."""
-    (n, m), dtype = (problem.qp.num_variables, problem.qp.lower.size), problem.qp.q.dtype
-    x, row = jnp.zeros(n, dtype), jnp.zeros(m, dtype)
-    return Solution(x, row, row), Factors(row, row > 0, problem.for_kkt[1], jnp.eye(n, dtype=dtype))

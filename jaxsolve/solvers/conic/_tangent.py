@@ -1,0 +1,396 @@
+r"""The residual map of a conic program: one factorization for polishing and for every derivative.
+
+With :math:`v = y - s` the multipliers are :math:`y = \Pi(v)`, the projection on the dual cones, and the slacks
+:math:`s = \Pi(v) - v`. The solution is the root of
+
+.. math::  F(x, v) = \bigl(P x + c + A^T \Pi(v),\; A x + \Pi(v) - v - b\bigr)
+
+in scaled units. Where :math:`D` is the derivative of the projection, its Jacobian is eliminated to
+
+.. math::
+
+    H = P + \varepsilon I + A^T E A, \qquad E = D\,(I - (1 - \delta) D)^{-1},
+
+symmetric positive definite whatever the rank of P; and so is its transpose. D and E have eigenvectors in common, which
+are known cone by cone. Refinement with the Jacobian itself removes the effect of :math:`\delta` and
+:math:`\varepsilon`. Newton's method for F is polishing; the same system with another right-hand side is a derivative.
+
+============================  =====================================================================================
+case                          what is computed
+============================  =====================================================================================
+strict complementarity,       the derivative
+nondegenerate
+a non-negative row with       as asked for: the mean of the derivatives on both sides, or that on one of them
+neither slack nor multiplier
+other cones at a kink         that of one of the pieces of the projection (an element of its B-subdifferential)
+x is not unique               no movement along directions in which nothing holds x
+============================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import cho_solve
+
+from jaxsolve._compat import max_abs
+from jaxsolve._loop import run_if_any
+from jaxsolve._types import Array, PyTree
+from jaxsolve._vectors import flat, unraveled
+from jaxsolve.implicit_diff import TangentSystem
+from jaxsolve.solvers.conic._program import Program, as_arrays
+from jaxsolve.solvers.conic._scalings import Spin, smat, spin, svec
+from jaxsolve.solvers.conic._solution import ConicSolution
+from jaxsolve.solvers.conic.cones import Block, Cones, project_block
+from jaxsolve.solvers.quadratic._scaling import Scaling
+from jaxsolve.tree_util import tree_all_finite, tree_where, tree_zeros_like
+
+__all__ = [
+    "ConicTangent",
+    "ConicTangentByProducts",
+    "Factors",
+    "Slopes",
+    "factors_at",
+    "polish",
+    "slopes_at",
+    "solve_tangent",
+    "weights_of",
+]
+
+_MAX_REFINEMENTS = 6
+_MAX_NEWTON_STEPS = 8
+
+
+def _softness(dtype) -> tuple[float, float]:
+    """The parameters ``delta`` and ``epsilon`` of the system."""
+    return (1e-8, 1e-12) if jnp.finfo(dtype).bits == 64 else (1e-3, 1e-6)
+
+
+# ---- The derivative of the projection, by its eigenvalues ------------------------------------------------------------
+
+
+class _Rows(NamedTuple):
+    values: Array
+
+    def apply(self, fun: Callable[[Array], Array], v: Array) -> Array:
+        return fun(self.values) * v
+
+
+class _SecondOrder(NamedTuple):
+    spin: Spin
+    values: tuple[Array, Array, Array]
+
+    def apply(self, fun: Callable[[Array], Array], v: Array) -> Array:
+        return self.spin.apply(v, *map(fun, self.values))
+
+
+class _Semidefinite(NamedTuple):
+    vectors: Array
+    values: Array
+
+    def apply(self, fun: Callable[[Array], Array], v: Array) -> Array:
+        Q, Qt = self.vectors, jnp.swapaxes(self.vectors, -1, -2)
+        return svec(Q @ (fun(self.values) * (Qt @ smat(v) @ Q)) @ Qt)
+
+
+class _Three(NamedTuple):
+    vectors: Array
+    values: Array
+
+    def apply(self, fun: Callable[[Array], Array], v: Array) -> Array:
+        inner = jnp.sum(self.vectors * v[:, :, None], axis=1)
+        return jnp.sum(self.vectors * (fun(self.values) * inner)[:, None, :], axis=2)
+
+
+class Slopes(NamedTuple):
+    """The derivative D of the projection on the dual cones at a point, a part for each block."""
+
+    cones: Cones
+    parts: tuple
+
+    def apply(self, fun: Callable[[Array], Array], v: Array) -> Array:
+        """``fun(D) v``, for a function of the eigenvalues; of a vector, or of all columns of a matrix."""
+        parts = iter(self.parts)
+
+        def of(block: Block, rows: Array) -> Array:
+            product = functools.partial(next(parts).apply, fun)
+            return product(rows) if v.ndim == 1 else jax.vmap(product, 2, 2)(rows)
+
+        return self.cones.map_blocks(of, v)
+
+
+def slopes_at(cones: Cones, v: Array, weights: Array) -> Slopes:
+    """The derivative of the projection on the dual cones.
+
+    Args:
+        cones: the cones.
+        v: shape ``(m,)``.
+        weights: the slopes of non-negative rows, shape ``(m,)``; those of others are not looked at.
+    """
+
+    def of(block: Block) -> Any:
+        rows = block.of(v)
+        if block.kind == "zero":
+            return _Rows(jnp.ones_like(rows))
+        if block.kind == "nonneg":
+            return _Rows(block.of(weights))
+        if block.kind == "soc":
+            directions, length = spin(rows[:, 1:])
+            along, against = rows[:, :1] + length, rows[:, :1] - length
+            up, down = ((part > 0).astype(v.dtype) for part in (along, against))
+            across = jnp.where(length > 0, along / jnp.where(length > 0, 2 * length, 1), up)
+            return _SecondOrder(directions, (up, down, jnp.clip(across, 0, 1)))
+        if block.kind == "psd":
+            values, vectors = jnp.linalg.eigh(smat(rows))
+            up, down = jnp.maximum(values, 0), jnp.maximum(-values, 0)
+            ups, downs = (part[:, :, None] + part[:, None, :] for part in (up, down))
+            total = ups + downs
+            return _Semidefinite(vectors, jnp.where(total > 0, ups / jnp.where(total > 0, total, 1), 0.5))
+        project = functools.partial(project_block, block, dual=True)
+        unit = jnp.eye(3, dtype=v.dtype)
+        columns = jax.vmap(lambda e: jax.jvp(project, (rows,), (jnp.broadcast_to(e, rows.shape),))[1])(unit)
+        jacobian = jnp.moveaxis(columns, 0, 2)
+        jacobian = jnp.where(jnp.isfinite(jacobian), jacobian, 0)
+        values, vectors = jnp.linalg.eigh((jacobian + jnp.swapaxes(jacobian, 1, 2)) / 2)
+        return _Three(vectors, jnp.clip(values, 0, 1))
+
+    return Slopes(cones, tuple(map(of, cones.blocks)))
+
+
+def multipliers(cones: Cones, v: Array, weights: Array) -> Array:
+    """The projection on the dual cones, in which non-negative rows have the slopes ``weights``."""
+
+    def of(block: Block, v: Array, weights: Array) -> Array:
+        return weights * v if block.kind == "nonneg" else project_block(block, v, dual=True)
+
+    return cones.map_blocks(of, v, weights)
+
+
+def weights_of(v: Array, size: Array, weak: str | None) -> Array:
+    """The slope of each row as one of a non-negative variable: 1 with a multiplier and 0 with a slack.
+
+    Args:
+        v: multipliers minus slacks, in scaled units.
+        size: what is small beside it is neither.
+        weak: what a row with neither is: ``"half"``, ``"active"`` or ``"inactive"``; ``None`` for the sign alone.
+    """
+    weights = (v > 0).astype(v.dtype)
+    if weak is None:
+        return weights
+    undecided = jnp.abs(v) <= float(jnp.finfo(v.dtype).eps) ** 0.5 * size
+    return jnp.where(undecided, {"half": 0.5, "active": 1.0, "inactive": 0.0}[weak], weights)
+
+
+# ---- The system ------------------------------------------------------------------------------------------------------
+
+
+class Factors(NamedTuple):
+    """The system of the residual map at a point, factorized.
+
+    Attributes:
+        weights: the slopes of non-negative rows, shape ``(m,)``.
+        scaling: the scaling of the problem.
+        slopes: the derivative of the projection; ``None`` without a factorization.
+        cholesky: lower triangular factor of H, shape ``(n, n)``; likewise.
+    """
+
+    weights: Array
+    scaling: Scaling
+    slopes: Any = None
+    cholesky: Any = None
+
+
+def factors_at(scaled: Program, scaling: Scaling, cones: Cones, v: Array, weights: Array) -> Factors:
+    """The system at a point of the scaled program."""
+    delta, epsilon = _softness(v.dtype)
+    slopes = slopes_at(cones, v, weights)
+    half = slopes.apply(lambda d: jnp.sqrt(d / (1 - (1 - delta) * d)), scaled.A)
+    H = scaled.P + half.T @ half
+    return Factors(weights, scaling, slopes, _cholesky(H, delta, epsilon))
+
+
+def _cholesky(H: Array, delta: float, epsilon: float) -> Array:
+    """The factor of H; directions in which nothing holds x are held by a stiff spring."""
+    eye = jnp.eye(H.shape[0], dtype=H.dtype)
+    rounding = 10 * float(jnp.finfo(H.dtype).eps) * max_abs(H)
+    epsilon = jnp.clip(rounding, epsilon, 1e3 * epsilon)
+    L = jnp.linalg.cholesky(H + epsilon * eye, symmetrize_input=False)
+    loose = 10 * jnp.maximum(epsilon, rounding)
+    singular = ~jnp.all((L**2 > loose) | (eye == 0)) & tree_all_finite(H)
+
+    def hold(_):
+        values, vectors = jnp.linalg.eigh(H)
+        spring = jnp.where(values > loose, jnp.maximum(values, epsilon), 1 / delta)
+        basis = vectors * jnp.sqrt(spring)[None, :]
+        return jnp.linalg.cholesky(basis @ basis.T, symmetrize_input=False)
+
+    return run_if_any(singular, hold, L)
+
+
+def solve_tangent(
+    scaled: Program, factors: Factors, r1: Array, r2: Array, *, transposed: bool = False
+) -> tuple[Array, Array]:
+    """Solve with the Jacobian of F at a point of the scaled program, or with its transpose.
+
+    Returns:
+        The parts of the solution, of shapes ``(n,)`` and ``(m,)``.
+    """
+    (P, _, A, _), slopes, L = scaled, factors.slopes, factors.cholesky
+    delta, _ = _softness(r1.dtype)
+
+    def D(v):
+        return slopes.apply(lambda d: d, v)
+
+    def soft(v):  # (I - (1 - delta) D)^{-1}
+        return slopes.apply(lambda d: 1 / (1 - (1 - delta) * d), v)
+
+    def nothing(v):
+        return v
+
+    pull, push = (nothing, D) if transposed else (D, nothing)  # before A^T, and after A
+
+    def once(r1, r2):
+        right = soft(r2) if transposed else soft(D(r2))
+        x = cho_solve((L, True), r1 + right @ A)
+        return x, soft(push(A @ x) - r2)
+
+    def left_over(x, v):
+        return r1 - P @ x - pull(v) @ A, r2 - push(A @ x) - slopes.apply(lambda d: d - 1, v)
+
+    def refine(carry):
+        point, left, error, _, count = carry
+        new = jax.tree.map(jnp.add, point, once(*left))
+        new_left = left_over(*new)
+        new_error = jnp.maximum(*map(max_abs, new_left))
+        better = new_error < error
+        point, left, least = tree_where(better, (new, new_left, new_error), (point, left, error))
+        return point, left, least, better & (new_error > wanted), count + 1
+
+    wanted = 4 * float(jnp.finfo(r1.dtype).eps) * jnp.maximum(max_abs(r1), max_abs(r2))
+    point = once(r1, r2)
+    left = left_over(*point)
+    error = jnp.maximum(*map(max_abs, left))
+    carry = (point, left, error, error > wanted, jnp.zeros((), jnp.int32))
+    return lax.while_loop(lambda carry: carry[3] & (carry[4] < _MAX_REFINEMENTS), refine, carry)[0]
+
+
+def residual_map(scaled: Program, cones: Cones, x: Array, v: Array, weights: Array) -> tuple[Array, Array]:
+    """The map F."""
+    (P, c, A, b), y = scaled, multipliers(cones, v, weights)
+    return P @ x + c + y @ A, A @ x + y - v - b
+
+
+# ---- Newton's method -------------------------------------------------------------------------------------------------
+
+
+def polish(
+    scaled: Program, scaling: Scaling, cones: Cones, x: Array, v: Array, weak: str, wanted: Array | bool
+) -> tuple[Array, Array, Factors]:
+    """Newton's method for F, as long as the residual falls.
+
+    Args:
+        scaled: the scaled program.
+        scaling: its scaling.
+        cones: the cones.
+        x: where to begin, shape ``(n,)``.
+        v: multipliers minus slacks there, shape ``(m,)``.
+        weak: how derivatives take rows with neither.
+        wanted: a boolean scalar: whether any step is made.
+
+    Returns:
+        The better point, and the factors there as derivatives want them.
+    """
+    enough = 2 * float(jnp.finfo(x.dtype).eps) * (1 + max_abs(scaled.b) + max_abs(scaled.c))
+
+    def size(x, v):
+        return jnp.maximum(*map(max_abs, residual_map(scaled, cones, x, v, weights_of(v, max_abs(v), None))))
+
+    def body(carry):
+        x, v, error, _, count = carry
+        weights = weights_of(v, max_abs(v), None)
+        factors = factors_at(scaled, scaling, cones, v, weights)
+        r1, r2 = residual_map(scaled, cones, x, v, weights)
+        dx, dv = solve_tangent(scaled, factors, -r1, -r2)
+        new = (x + dx, v + dv)
+        new_error = size(*new)
+        better = new_error < error
+        (x, v), least = tree_where(better, (new, new_error), ((x, v), error))
+        return x, v, least, better & (least > enough), count + 1
+
+    carry = (x, v, size(x, v), jnp.asarray(wanted), jnp.zeros((), jnp.int32))
+    x, v, *_ = lax.while_loop(lambda carry: carry[3] & (carry[4] < _MAX_NEWTON_STEPS), body, carry)
+    weights = weights_of(v, max_abs(v), weak)
+    return x, v, factors_at(scaled, scaling, cones, v, weights)
+
+
+# ---- Derivatives -----------------------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ConicTangent(TangentSystem):
+    """The system of the residual map. Its unknowns are the variables and ``v`` in scaled units.
+
+    Attributes:
+        factors: the system at the solution.
+        form: a :class:`._form.ConicForm`: how data become a program.
+        method: a linear solver of the user, who may want another one.
+        valid: whether there is a solution to differentiate, a boolean scalar.
+    """
+
+    factors: Factors
+    form: Any = dataclasses.field(metadata={"static": True})
+    method: Any = dataclasses.field(metadata={"static": True})
+    valid: Any
+
+    structure = "general"
+
+    def unknowns(self, params: ConicSolution) -> tuple[PyTree, Array]:
+        rows, cost = self.factors.scaling.rows, self.factors.scaling.cost
+        y, s = (flat(part, rows.dtype) for part in (params.y, params.s))
+        return params.x, cost / rows * y - rows * s
+
+    def complete(self, unknowns: tuple[PyTree, Array], *data: Any) -> ConicSolution:
+        (x, v), (_, rows, cost, *_) = unknowns, self.factors.scaling
+        program = self.form.program(x, *data)
+        y = multipliers(self.form.cones, v, self.factors.weights)
+        of_rows = [next(iter(program.unravel_rows(part).values())) for part in (rows / cost * y, (y - v) / rows)]
+        return ConicSolution(x, *of_rows)
+
+    def residual(self, unknowns: tuple[PyTree, Array], *data: Any) -> tuple[PyTree, Array]:
+        (variables, rows, cost, *_), v = self.factors.scaling, unknowns[1]
+        qp = self.form.program(unknowns[0], *data).qp
+        x, y = flat(unknowns[0], qp.q.dtype), multipliers(self.form.cones, v, self.factors.weights)
+        slope = qp.P.matvec(x) + qp.q + qp.A.rmatvec(rows / cost * y)
+        gap = qp.A.matvec(x) + (y - v) / rows - qp.upper
+        return unraveled(unknowns[0])(cost * variables * slope), rows * gap
+
+    def solve(
+        self, rhs: PyTree, unknowns: tuple[PyTree, Array], *data: Any, transposed: bool = False
+    ) -> tuple[PyTree, Array]:
+        variables, rows, cost, *_ = self.factors.scaling
+        P, c, A, b = as_arrays(self.form.program(unknowns[0], *data).qp)
+        slope = cost * variables
+        scaled = Program(
+            slope[:, None] * P * variables[None, :], slope * c, rows[:, None] * A * variables[None, :], rows * b
+        )
+        r1, r2 = flat(rhs[0], c.dtype), rhs[1]
+        r1 = variables * r1 if transposed else r1
+        first, second = solve_tangent(scaled, self.factors, r1, r2, transposed=transposed)
+        first = first if transposed else variables * first
+        solution = tree_where(self.valid, (first, second), tree_zeros_like((first, second)))
+        return unraveled(unknowns[0])(solution[0]), solution[1]
+
+    transposed = functools.partialmethod(solve, transposed=True)
+
+
+class ConicTangentByProducts(ConicTangent):
+    """The same for matrices that are not factorized: the linear solver is chosen by size."""
+
+    solve = transposed = None  # type: ignore[assignment]
