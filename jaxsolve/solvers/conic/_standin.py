@@ -10,7 +10,7 @@ class R(NamedTuple):
 
 
 def solve_conic(P, c, A, b, cones, **options):
-    from jaxsolve.solvers.conic.admm import ConicADMM
+    from jaxsolve.solvers.conic import ConicInteriorPoint
 
-    p, s = ConicADMM(cones, tol=1e-9, maxiter=20000).run(None, (P, c), (A, b))
+    p, s = ConicInteriorPoint(cones).run(None, (P, c), (A, b))
     return R(p.x, p.y, p.s, s.value, s.status)
