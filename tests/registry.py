@@ -828,6 +828,7 @@ class QuadraticCase:
         unrolls: whether the iterations can be unrolled.
         iterates: whether the solver is an iteration of ours, with the options that come with it.
         external: whether it calls a program outside of jax, which is as accurate as that is.
+        costly: whether it takes long to compile; its tests are always slow.
         constant: ``constant(theta)``, by which the objective exceeds that of the rows.
         wrong: a matrix with which no problem can be made, and what the message says of it.
     """
@@ -843,6 +844,7 @@ class QuadraticCase:
     unrolls: bool = True
     iterates: bool = True
     external: bool = False
+    costly: bool = False
     constant: Callable = lambda theta: 0
     wrong: tuple = (np.ones((2, 3)), "Q must")
 
@@ -896,6 +898,21 @@ def _standard_params(theta):
 
 
 _SIGNS = np.array([-1, 1, -1, 1]).astype(float_dtype())
+
+
+def _conic_form(theta):
+    P, c, A, lower, upper = _quadratic_data(theta)
+    b = jnp.stack([upper[0], -lower[1], upper[2], -lower[3], upper[4]])
+    return (P, c), (jnp.concatenate([A[:1], _SIGNS[:, None] * A[1:]]), b)
+
+
+def _conic_params(theta):
+    (x, y), (_, (A, b)) = _quadratic_exact(theta), _conic_form(theta)
+    slack = jnp.asarray(~_ACTIVE_ROWS, A.dtype) * (b - A @ x)
+    return jaxsolve.ConicSolution(x, jnp.concatenate([y[:1], _SIGNS * y[1:]]), slack)
+
+
+_ACTIVE_ROWS = np.isin(np.arange(5), _ACTIVE)
 
 
 def _equality_data(theta):
@@ -981,6 +998,19 @@ def _quadratic_cases():
         THETA,
         unroll_iters=200,
     )
+    for name, iterations in (("ConicADMM", 400), ("ConicInteriorPoint", 30)):
+        yield QuadraticCase(
+            name,
+            functools.partial(getattr(jaxsolve, name), jaxsolve.Cones(zero=1, nonneg=4)),
+            _quadratic_data,
+            _conic_form,
+            _conic_params,
+            lambda params: params.x,
+            THETA,
+            unroll_iters=iterations,
+            costly=True,
+            wrong=(np.ones((2, 3)), "P must"),
+        )
     for name, options in (("CvxpyQP", {}), ("ExternalOSQP", {})):
         yield QuadraticCase(
             name,
@@ -1039,7 +1069,7 @@ def get_quadratic_case(name: str) -> QuadraticCase:
 
 
 def each_quadratic(quick=None, where: Callable[[QuadraticCase], bool] = lambda case: True):
-    """The same for quadratic programs; those solved by external programs are always slow."""
+    """The same for quadratic programs; those solved by external programs, or as conic programs, are always slow."""
     cases = [case for case in _quadratic_cases() if where(case)]
-    quick = [case.name for case in cases if not case.external and (quick is None or case.name in quick)]
+    quick = [case.name for case in cases if not (case.external or case.costly or not (quick is None or case.name in quick))]
     return pytest.mark.parametrize("case", _quickly([case.name for case in cases], quick), indirect=True)

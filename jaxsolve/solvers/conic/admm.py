@@ -101,7 +101,3 @@ class ConicADMM(ConicSolver, OperatorSplitting):
         s = self.cones.project(-along.Ax)
         unbounded = _residuals.is_dual_certificate(qp.q, d, s, along, forgiven, d_tol)
         return Status.PRIMAL_INFEASIBLE.where(infeasible, Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING)))
-
-    @property
-    def _has_active_set(self) -> bool:
-        return False
