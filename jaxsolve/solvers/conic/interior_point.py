@@ -135,7 +135,8 @@ class ConicInteriorPoint(ConicSolver):
         better = error < before.error
         new = (error, value, (x, y, s), jnp.zeros_like(before.idle))
         error, value, best, idle = tree_where(better, new, (before.error, before.value, before.best, before.idle + 1))
-        failed = (length < _SHORTEST) | (idle > _MOST_IDLE)
+        # On the way to a certificate no point is better than the one before.
+        failed = (length < _SHORTEST) | ((idle > _MOST_IDLE) & (point.kappa < tau))
         status = self._status_of(error, failed=failed)
         certificate, proved = self._proof(problem, point, at)
         proved = jnp.where(Status.CONVERGED.holds(status), int(Status.RUNNING), proved)
