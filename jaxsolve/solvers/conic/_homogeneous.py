@@ -72,10 +72,10 @@ def residual(program: Program, cones: Cones, point: Point) -> Residual:
     return Residual(Px + z @ A + c * tau, A @ x + s - b * tau, c @ x + b @ z + kappa + x @ Px / tau, mu)
 
 
-def predictor_corrector(program: Program, cones: Cones, point: Point) -> tuple[Point, Array]:
-    """The next point, and how much of the step to it was possible."""
+def predictor_corrector(program: Program, cones: Cones, point: Point, *, unrolls: bool = False) -> tuple[Point, Array]:
+    """The next point, and how much of the step to it was possible; ``unrolls``: derivatives of it are wanted."""
     res = residual(program, cones, point)
-    system = factorize(program, scaling_at(cones, point.s, point.z))
+    system = factorize(program, scaling_at(cones, point.s, point.z), unrolls=unrolls)
     # Both solutions that are known from the start: along tau, and of the affine direction.
     rights = jnp.stack([-program.c, -res.x]), jnp.stack([program.b, point.s - res.z])
     (along_x, affine_x), (along_z, affine_z) = jax.vmap(system.solve)(*rights)

@@ -30,7 +30,7 @@ from jaxsolve.tree_util import tree_all_finite
 
 __all__ = ["BlockScaling", "NewtonSystem", "cone_center", "factorize", "scaling_at"]
 
-_MAX_REFINEMENTS = 8
+_MAX_REFINEMENTS, _REFINEMENTS = 8, 2
 _SYMMETRIC = {"zero": ZeroScaling, "nonneg": NonnegScaling, "soc": SocScaling, "psd": SemidefiniteScaling}
 
 
@@ -109,6 +109,7 @@ class NewtonSystem(NamedTuple):
         half: ``B = F A``.
         cholesky: of G with a diagonal of 1.
         units: what makes it so, shape ``(n,)``.
+        unrolls: whether derivatives of the step are wanted, static: loops have a fixed number of turns.
     """
 
     program: Program
@@ -116,6 +117,7 @@ class NewtonSystem(NamedTuple):
     half: Array
     cholesky: Array
     units: Array
+    unrolls: bool
 
     def _once(self, r1: Array, r2: Array) -> tuple[Array, Array]:
         right = self.scaling.map("half", r2)
@@ -145,6 +147,11 @@ class NewtonSystem(NamedTuple):
             return x, z, left, error_out, better & (new_error < 0.5 * error) & (error_out > wanted), count + 1
 
         x, z = self._once(r1, r2)
+        if self.unrolls:
+            for _ in range(_REFINEMENTS):
+                dx, dz = self._once(*left_over(x, z))
+                x, z = x + dx, z + dz
+            return x, z
         left = left_over(x, z)
         error = jnp.maximum(*map(max_abs, left))
         carry = (x, z, left, error, error > wanted, jnp.zeros((), jnp.int32))
@@ -152,7 +159,7 @@ class NewtonSystem(NamedTuple):
         return x, z
 
 
-def factorize(program: Program, scaling: BlockScaling) -> NewtonSystem:
+def factorize(program: Program, scaling: BlockScaling, *, unrolls: bool = False) -> NewtonSystem:
     """The system of a point."""
     half = scaling.half_of(program.A)
     G = program.P + half.T @ half
@@ -162,6 +169,8 @@ def factorize(program: Program, scaling: BlockScaling) -> NewtonSystem:
     eye = jnp.eye(G.shape[0], dtype=G.dtype)
     _, little, more = _small(G.dtype)
     cholesky = jnp.linalg.cholesky(scaled + little * eye, symmetrize_input=False)
+    if unrolls:
+        return NewtonSystem(program, scaling, half, cholesky, units, unrolls)
     again = ~tree_all_finite(cholesky) & tree_all_finite(scaled)
     cholesky = run_if_any(again, lambda _: jnp.linalg.cholesky(scaled + more * eye, symmetrize_input=False), cholesky)
-    return NewtonSystem(program, scaling, half, cholesky, units)
+    return NewtonSystem(program, scaling, half, cholesky, units, unrolls)

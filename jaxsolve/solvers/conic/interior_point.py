@@ -113,7 +113,7 @@ class ConicInteriorPoint(ConicSolver):
 
     def _advance(self, problem: Problem, state: ConicInteriorPointState) -> ConicInteriorPointState:
         """One predictor-corrector step."""
-        point, length = predictor_corrector(as_arrays(problem.scaled), self.cones, state.point)
+        point, length = predictor_corrector(as_arrays(problem.scaled), self.cones, state.point, unrolls=self._unrolls)
         finite = tree_all_finite(point)
         point, length = tree_where(finite, (point, length), (state.point, jnp.zeros_like(length)))
         return self._judged_state(problem, state, point, length, state.iter_num + 1)
