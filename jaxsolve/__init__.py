@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.conic import Cones as Cones
     from jaxsolve.solvers.conic import ConicADMM as ConicADMM
     from jaxsolve.solvers.conic import ConicInteriorPoint as ConicInteriorPoint
+    from jaxsolve.solvers.conic import ConicResult as ConicResult
     from jaxsolve.solvers.conic import ConicSolution as ConicSolution
+    from jaxsolve.solvers.conic import solve_conic as solve_conic
     from jaxsolve.solvers.constrained import LBFGSB as LBFGSB
     from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
@@ -102,7 +104,7 @@ _HOMES = {
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
     "solvers._multistart": "multistart",
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
-    "solvers.conic": "Cones ConicADMM ConicInteriorPoint ConicSolution",
+    "solvers.conic": "ConicADMM ConicInteriorPoint ConicResult ConicSolution Cones solve_conic",
     "solvers.constrained": "LBFGSB MirrorDescent ProjectedGradient",
     "solvers.external": (
         "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyLeastSquares ScipyMinimize "

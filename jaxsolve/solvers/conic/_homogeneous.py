@@ -76,16 +76,20 @@ def predictor_corrector(program: Program, cones: Cones, point: Point) -> tuple[P
     """The next point, and how much of the step to it was possible."""
     res = residual(program, cones, point)
     system = factorize(program, scaling_at(cones, point.s, point.z))
-    along = system.solve(-program.c, program.b)
+    # Both solutions that are known from the start: along tau, and of the affine direction.
+    rights = jnp.stack([-program.c, -res.x]), jnp.stack([program.b, point.s - res.z])
+    (along_x, affine_x), (along_z, affine_z) = jax.vmap(system.solve)(*rights)
+    along = along_x, along_z
 
-    affine = _direction(system, point, along, res, 1.0, point.s, point.tau * point.kappa)
+    affine = _direction(system, point, along, (affine_x, affine_z), res, 1.0, point.s, point.tau * point.kappa)
     t = jnp.minimum(_longest(system, cones, point, affine, res.mu, centered=False), 1)
     sigma = (1 - t) ** 3
 
     target = sigma * res.mu
     slack = system.scaling.correction(point.s, point.z, affine.s, affine.z, target)
     products = point.tau * point.kappa + affine.tau * affine.kappa - target
-    combined = _direction(system, point, along, res, 1 - sigma, slack, products)
+    found = system.solve((sigma - 1) * res.x, slack - (1 - sigma) * res.z)
+    combined = _direction(system, point, along, found, res, 1 - sigma, slack, products)
     t = jnp.minimum(_CAUTION * _longest(system, cones, point, combined, res.mu, centered=True), 1)
     return jax.tree.map(lambda u, du: u + t * du, point, combined), t
 
@@ -94,6 +98,7 @@ def _direction(
     system: NewtonSystem,
     point: Point,
     along: tuple[Array, Array],
+    found: tuple[Array, Array],
     res: Residual,
     share: Array | float,
     slack: Array,
@@ -105,14 +110,14 @@ def _direction(
         system: the factorized system.
         point: where it starts.
         along: the solution of the system for ``(-c, b)``.
+        found: that for the residuals.
         res: the residuals.
         share: what part of them is to vanish.
         slack: ``d`` of the linearized complementarity ``H dz + ds = -d``.
         products: the same of ``kappa dtau + tau dkappa``.
     """
     (P, c, _, b), (x, _, _, tau, kappa) = system.program, point
-    x1, z1 = system.solve(-share * res.x, slack - share * res.z)
-    x2, z2 = along
+    (x1, z1), (x2, z2) = found, along
     Px = P @ x
     slope = c + 2 * Px / tau
     # The quadratic terms as squares: x^T P x / tau^2 and those of x2 cancel.

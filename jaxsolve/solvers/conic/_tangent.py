@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 _MAX_REFINEMENTS = 6
-_MAX_NEWTON_STEPS = 8
+_MAX_NEWTON_STEPS, _OVER = 8, 100
 
 
 def _softness(dtype) -> tuple[float, float]:
@@ -312,21 +312,28 @@ def polish(
         return jnp.maximum(*map(max_abs, residual_map(scaled, cones, x, v, weights_of(v, max_abs(v), None))))
 
     def body(carry):
-        x, v, error, _, count = carry
+        """One step; the last turn is for the factors alone."""
+        x, v, error, going, count, _ = carry
         weights = weights_of(v, max_abs(v), None)
-        factors = factors_at(scaled, scaling, cones, v, weights)
-        r1, r2 = residual_map(scaled, cones, x, v, weights)
-        dx, dv = solve_tangent(scaled, factors, -r1, -r2)
-        new = (x + dx, v + dv)
-        new_error = size(*new)
-        better = new_error < error
-        (x, v), least = tree_where(better, (new, new_error), ((x, v), error))
-        return x, v, least, better & (least > enough), count + 1
+        factors = factors_at(scaled, scaling, cones, v, jnp.where(going, weights, weights_of(v, max_abs(v), weak)))
 
-    carry = (x, v, size(x, v), jnp.asarray(wanted), jnp.zeros((), jnp.int32))
-    x, v, *_ = lax.while_loop(lambda carry: carry[3] & (carry[4] < _MAX_NEWTON_STEPS), body, carry)
-    weights = weights_of(v, max_abs(v), weak)
-    return x, v, factors_at(scaled, scaling, cones, v, weights)
+        def step(_):
+            r1, r2 = residual_map(scaled, cones, x, v, weights)
+            dx, dv = solve_tangent(scaled, factors, -r1, -r2)
+            return x + dx, v + dv
+
+        new = run_if_any(going, step, (x, v))
+        new_error = size(*new)
+        better = going & (new_error < error)
+        (x, v), least = tree_where(better, (new, new_error), ((x, v), error))
+        go_on = better & (least > enough) & (count + 1 < _MAX_NEWTON_STEPS)
+        return x, v, least, go_on, jnp.where(going, count + 1, _OVER), factors
+
+    error = size(x, v)
+    none = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: factors_at(scaled, scaling, cones, v, v)))
+    carry = (x, v, error, wanted & (error > enough), jnp.zeros((), jnp.int32), none)
+    x, v, _, _, _, factors = lax.while_loop(lambda carry: carry[4] < _OVER, body, carry)
+    return x, v, factors
 
 
 # ---- Derivatives -----------------------------------------------------------------------------------------------------

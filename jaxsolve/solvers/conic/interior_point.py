@@ -27,6 +27,7 @@ from jaxsolve.solvers.conic import _residuals
 from jaxsolve.solvers.conic._base import ConicSolver
 from jaxsolve.solvers.conic._homogeneous import Point, cold_start, predictor_corrector
 from jaxsolve.solvers.conic._program import as_arrays
+from jaxsolve.solvers.conic._solution import ConicSolution
 from jaxsolve.solvers.quadratic._base import Problem, Solution
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, optimality_error, products
@@ -48,6 +49,8 @@ class ConicInteriorPointState(NamedTuple):
         best: ``(x, y, s)`` there, in scaled units.
         point: the iterate of the homogeneous embedding, in scaled units.
         idle: iterations since the best point, int32.
+        certificate: of a problem without solution, in the units of the user: ``y`` with ``b^T y = -1`` if no point
+            satisfies the constraints, ``x`` and ``s`` with ``c^T x = -1`` if the objective is unbounded; else 0.
         status: a :class:`jaxsolve.Status`, int32.
     """
 
@@ -57,6 +60,7 @@ class ConicInteriorPointState(NamedTuple):
     best: tuple[Array, Array, Array]
     point: Point
     idle: Array
+    certificate: ConicSolution
     status: Array
 
 
@@ -103,7 +107,8 @@ class ConicInteriorPoint(ConicSolver):
         point = cold_start(scaled, self.cones)
         infinite, zero = jnp.asarray(jnp.inf, scaled.c.dtype), jnp.zeros((), jnp.int32)
         best = (point.x, point.z, point.s)
-        before = self._State(zero, infinite, infinite, best, point, zero, zero)
+        nothing = jax.tree.map(jnp.zeros_like, ConicSolution(*best))
+        before = self._State(zero, infinite, infinite, best, point, zero, nothing, zero)
         return self._judged_state(problem, before, point, jnp.ones_like(infinite), zero)
 
     def _advance(self, problem: Problem, state: ConicInteriorPointState) -> ConicInteriorPointState:
@@ -132,15 +137,24 @@ class ConicInteriorPoint(ConicSolver):
         error, value, best, idle = tree_where(better, new, (before.error, before.value, before.best, before.idle + 1))
         failed = (length < _SHORTEST) | (idle > _MOST_IDLE)
         status = self._status_of(error, failed=failed)
-        proved = self._proof(problem, point, at)
-        status = jnp.where(Status.CONVERGED.holds(status) | (proved == 0), status, proved)
-        return self._State(iter_num, error, value, best, point, idle, status)
+        certificate, proved = self._proof(problem, point, at)
+        proved = jnp.where(Status.CONVERGED.holds(status), int(Status.RUNNING), proved)
+        status = jnp.where(Status.RUNNING.holds(proved), status, proved)
+        certificate = tree_where(Status.RUNNING.holds(proved), before.certificate, certificate)
+        return self._State(iter_num, error, value, best, point, idle, certificate, status)
 
-    def _proof(self, problem: Problem, point: Point, at: Products) -> Array:
-        """The status that a point near ``tau = 0`` proves; 0 without a proof."""
+    def _proof(self, problem: Problem, point: Point, at: Products) -> tuple[ConicSolution, Array]:
+        """What a point near ``tau = 0`` proves: the certificate, and the status or that of a run."""
         qp, forgiven, (tol, _) = problem.scaled, self._forgiven(problem), self._tolerances(point.x.dtype)
-        infeasible = _residuals.is_primal_certificate(qp.upper, point.z, at.Aty, forgiven, tol)
-        unbounded = _residuals.is_dual_certificate(qp.q, point.x, point.s, at, forgiven, tol)
-        ends = point.kappa > point.tau
-        infeasible, unbounded = ends & infeasible, ends & unbounded
-        return Status.PRIMAL_INFEASIBLE.where(infeasible, Status.DUAL_INFEASIBLE.where(unbounded, 0))
+        (variables, rows, cost, *_), ends = problem.scaling, point.kappa > point.tau
+        infeasible = ends & _residuals.is_primal_certificate(qp.upper, point.z, at.Aty, forgiven, tol)
+        unbounded = ends & _residuals.is_dual_certificate(qp.q, point.x, point.s, at, forgiven, tol)
+        unbounded &= ~infeasible
+
+        def unit(slope, holds):
+            return jnp.where(holds, cost / jnp.where(holds, -slope, 1), 0)
+
+        of_y, of_x = unit(qp.upper @ point.z, infeasible), unit(qp.q @ point.x, unbounded)
+        certificate = ConicSolution(of_x * variables * point.x, of_y * rows / cost * point.z, of_x * point.s / rows)
+        status = Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING))
+        return certificate, Status.PRIMAL_INFEASIBLE.where(infeasible, status)
