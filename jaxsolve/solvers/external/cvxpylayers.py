@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._types import Array
-from jaxsolve.solvers.conic import Cones
-from jaxsolve.solvers.conic._standin import solve_conic
+from jaxsolve.solvers.conic import Cones, solve_conic
 from jaxsolve.solvers.external._quadratic import import_optional
 
 __all__ = ["cvxpylayers_solver"]
