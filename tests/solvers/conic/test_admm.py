@@ -29,6 +29,7 @@ def _project_dual(cones, v):
     return cones.project_dual(v)
 
 
+@pytest.mark.slow
 def test_a_batch_with_an_infeasible_element():
     """The point of a disk of radius 2 that is furthest to the right, if it may be so far."""
     A = jnp.array([[-1.0, 0.0], [0.0, 0.0], [-1.0, 0.0], [0.0, -1.0]])
@@ -156,7 +157,7 @@ def test_what_does_not_fit_is_named():
         jaxsolve.ConicADMM({"l": 2})
     with pytest.raises(ValueError, match="b must have an entry for each of the 2 rows of cones, got 3"):
         solver.run(None, (None, c), (np.ones((3, 3)), np.ones(3)))
-    with pytest.raises(ValueError, match=r"params_cone must be \(A, b\)"):
+    with pytest.raises(ValueError, match=r"params_cone, the pair \(A, b\), is missing"):
         solver.run(None, (None, c))
     with pytest.raises(TypeError, match=r"params_cone must be a pair \(A, b\)"):
         solver.run(None, (None, c), A)
