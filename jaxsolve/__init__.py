@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.external import ScipyLeastSquares as ScipyLeastSquares
     from jaxsolve.solvers.external import ScipyMinimize as ScipyMinimize
     from jaxsolve.solvers.external import ScipyRootFinding as ScipyRootFinding
+    from jaxsolve.solvers.external import cvxpy_layer as cvxpy_layer
     from jaxsolve.solvers.fixed_point import AndersonAcceleration as AndersonAcceleration
     from jaxsolve.solvers.fixed_point import AndersonWrapper as AndersonWrapper
     from jaxsolve.solvers.fixed_point import FixedPointIteration as FixedPointIteration
@@ -107,7 +108,7 @@ _HOMES = {
     "solvers.constrained": "LBFGSB MirrorDescent ProjectedGradient",
     "solvers.external": (
         "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyLeastSquares ScipyMinimize "
-        "ScipyRootFinding"
+        "ScipyRootFinding cvxpy_layer"
     ),
     "solvers.fixed_point": "AndersonAcceleration AndersonWrapper FixedPointIteration",
     "solvers.least_squares": "Dogleg GaussNewton LevenbergMarquardt",

@@ -75,7 +75,8 @@ class ConicForm(Form):
     def solution(self, program, solution):
         """``ConicSolution(x, y, s)`` with the slacks that are nearest to ``b - A x``."""
         x, y, Ax = solution
-        s = self.cones.project(program.qp.upper - Ax)
+        slacks = program.qp.upper - Ax
+        s = self.cones.project(jnp.where(jnp.isfinite(slacks), slacks, 0))
         rows = [next(iter(program.unravel_rows(part).values())) for part in (self.cones.project_dual(y), s)]
         return ConicSolution(program.unravel_x(x), *rows)
 

@@ -276,7 +276,7 @@ class SemidefiniteScaling(NamedTuple):
 
     def path(self, s: Array, z: Array, ds: Array, dz: Array) -> RatesOfChange:
         root = jnp.sqrt(self.scaled)
-        steps = jnp.stack(self._scaled_steps(ds, dz)) / (root[:, :, None] * root[:, None, :])
+        steps = jnp.stack(self._scaled_steps(ds, dz)) / (root[:, :, None] * root[:, None, :])[None]
         # det S det Z is the square of that of their scaled matrix.
         return RatesOfChange(jnp.linalg.eigvalsh(steps), -2 * jnp.sum(jnp.log(self.scaled)))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from jaxsolve import _cones
 from jaxsolve._inputs import as_array, widen
 from jaxsolve._types import Array
 
-__all__ = ["Block", "Cones", "project_block", "smat", "svec"]
+__all__ = ["Cones", "smat", "svec"]
 
 
 class Block(NamedTuple):
@@ -297,8 +298,7 @@ class Cones:
         """
         if self.dual_exp or self.dual_power:
             raise ValueError("Clarabel has no duals of exponential and power cones.")
-        import clarabel
-
+        clarabel: Any = importlib.import_module("clarabel")
         # Rows of one kind are one cone there.
         lists = [clarabel.ZeroConeT(self.zero)] * (self.zero > 0)
         lists += [clarabel.NonnegativeConeT(self.nonneg)] * (self.nonneg > 0)

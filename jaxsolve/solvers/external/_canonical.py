@@ -23,7 +23,7 @@ from jaxsolve._operators import SparseMatrix
 from jaxsolve._types import Array
 from jaxsolve.solvers.conic import Cones
 
-__all__ = ["Affine", "Canonical", "Leaf", "canonicalize"]
+__all__ = ["Affine", "Canonical", "Leaf", "canonicalize", "cones_of"]
 
 # An affine map with so many coefficients, zeros included, is a dense matrix; a matrix of so many entries is dense.
 _DENSE_MAP, _DENSE_DATA = 65_536, 4_000_000
@@ -178,23 +178,21 @@ def canonicalize(
     width = program.q.shape[0] - 1
     q = sparse.csr_matrix(program.q)
     each = np.arange(width)[:, None]
-    leaves = [_parameter(chain, program, parameter) for parameter in parameters]
-    known = [k for k, leaf in enumerate(leaves) if leaf is not None]
-    order = tuple(sorted(known, key=lambda k: leaves[k].start))
-    used = sum(leaves[k].index.size for k in order)
-    if used != program.total_param_size:
+    found = [(_parameter(chain, program, parameter), k) for k, parameter in enumerate(parameters)]
+    leaves = sorted([(leaf, k) for leaf, k in found if leaf is not None], key=lambda pair: pair[0].start)
+    if sum(leaf.index.size for leaf, _ in leaves) != program.total_param_size:
         raise ValueError(
             "problem has parameters inside that are no parameters of the user; cvxpy_layer cannot read it."
         )
     return Canonical(
-        cones=_cones(data["dims"]),
+        cones=cones_of(data["dims"]),
         P=_objective_matrix(program),
         c=Affine.of(q[:-1], each, (width,)),
         offset=Affine.of(q[-1:], np.zeros((1, 1), int), (1,)),
         A=A,
         b=b,
-        parameters=tuple(leaves[k] for k in order),
-        order=order,
+        parameters=tuple(leaf for leaf, _ in leaves),
+        order=tuple(k for _, k in leaves),
         variables=tuple(_variable(chain, inverse, program, variable) for variable in variables),
         duals=_multipliers(chain, inverse, program, duals),
         maximizes=any(type(step).__name__ == "FlipObjective" for step in chain.reductions),
@@ -261,16 +259,17 @@ def _problem_data(cvxpy, problem, parameters, gp):
             parameter.value = value
 
 
-def _cones(dims):
+def cones_of(dims: Any) -> Cones:
+    """The cones, from the dimensions that CVXPY gives."""
     if getattr(dims, "pnd", None):
         raise ValueError("problem has power cones of more than three entries; write them as several of three.")
     return Cones(
-        zero=dims.zero,
-        nonneg=dims.nonneg,
+        zero=int(dims.zero),
+        nonneg=int(dims.nonneg),
         soc=tuple(int(size) for size in dims.soc),
         psd=tuple(int(order) for order in dims.psd),
-        exp=dims.exp,
-        power=tuple(float(alpha) for alpha in dims.p3d),
+        exp=int(dims.exp),
+        power=tuple(float(alpha) for alpha in getattr(dims, "p3d", ())),
     )
 
 
@@ -337,8 +336,8 @@ def _variable(chain, inverse, program, variable):
         raise ValueError(f"problem does not depend on the variable {variable.name()}, which then has no value.")
     places = 1.0 + np.arange(leaf.size).reshape(leaf.shape, order="F")
     if recover is not None:
-        places = recover_value_for_leaf(recover, places, project=False)
-        places = places.toarray() if sparse.issparse(places) else places
+        recovered: Any = recover_value_for_leaf(recover, places, project=False)
+        places = recovered.toarray() if sparse.issparse(recovered) else recovered
     index = np.rint(np.asarray(places)).astype(int).reshape(variable.shape)
     return Leaf(variable.shape, program.var_id_to_col[leaf.id], index, False, logarithmic)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxsolve._inputs import as_array
 from jaxsolve._types import Array
-from jaxsolve.solvers.conic._standin import solve_conic
+from jaxsolve.solvers.conic import solve_conic
 from jaxsolve.solvers.external._canonical import Canonical, canonicalize
 from jaxsolve.solvers.external._quadratic import import_optional
 

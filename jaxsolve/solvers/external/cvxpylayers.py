@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._types import Array
-from jaxsolve.solvers.conic import Cones, solve_conic
+from jaxsolve.solvers.conic import solve_conic
+from jaxsolve.solvers.external._canonical import cones_of
 from jaxsolve.solvers.external._quadratic import import_optional
 
 __all__ = ["cvxpylayers_solver"]
@@ -96,11 +97,7 @@ class _Program:
         if getattr(ctx.reduced_P, "problem_data_index", None) is not None:
             rows, starts, _ = ctx.reduced_P.problem_data_index
             self._places_of_P = np.asarray(rows), np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        dims = ctx.cone_dims
-        named = (lambda name: dims.get(name, 0)) if isinstance(dims, dict) else (lambda name: getattr(dims, name, 0))
-        sizes = {name: tuple(named(name) or ()) for name in ("soc", "psd")}
-        counts = {name: int(named(name)) for name in ("zero", "nonneg", "exp")}
-        self._cones = Cones(**counts, **sizes, power=tuple(named("p3d") or ()))
+        self._cones = cones_of(ctx.cone_dims)
 
     @functools.cache  # noqa: B019  # one program for each set of options, as long as the layer lives
     def solver(self, **options: Any) -> Any:
