@@ -73,7 +73,7 @@ def test_unbounded_problems_have_a_certificate():
     _, state = solver.run(None, (None, np.array([-1.0, 0.0, 0.0, 0.5, 0.0, 0.0])), (A, np.zeros(6)))
     assert int(state.status) == Status.DUAL_INFEASIBLE
     # With a price that pays for it the solution is the apex.
-    params, state = solver.run(None, (None, np.array([1.0, 0.5, 0.0, -0.5, 0.5, 2.0])), (A, np.zeros(6)))
+    params, state = solver.run(None, (None, np.array([1.0, 0.5, 0.0, -0.5, 0.5, 0.5])), (A, np.zeros(6)))
     assert int(state.status) == Status.CONVERGED
     np.testing.assert_allclose(params.x, 0, atol=1e-4)
 
