@@ -307,8 +307,6 @@ def _objective_matrix(program):
 
 def _parameter(chain, program, parameter):
     """Where a parameter is; ``None`` if the problem does not depend on it."""
-    from cvxpy.reductions.cvx_attr2constr import lower_value
-
     index = np.arange(parameter.size).reshape(parameter.shape)
     leaf, logarithmic, symmetric = parameter, False, False
     for step in chain.reductions:
@@ -316,6 +314,8 @@ def _parameter(chain, program, parameter):
         if type(step).__name__ == "Dgp2Dcp":
             replaced, logarithmic = step.canon_methods._parameters, True
         elif replaced and leaf in replaced:
+            from cvxpy.reductions.cvx_attr2constr import lower_value
+
             symmetric = leaf.is_symmetric() and leaf.ndim > 1
             index = np.asarray(lower_value(leaf, index))
         leaf = replaced.get(leaf, leaf) if replaced else leaf

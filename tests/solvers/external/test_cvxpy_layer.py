@@ -163,10 +163,10 @@ def test_large_data_are_sparse(kind, monkeypatch):
 
     program = KINDS[kind]().canonical()
     theta = theta_of(program, KINDS[kind]().values)
-    dense = jax.jit(program.A)(theta)
+    dense = jax.jit(lambda theta: program.A(theta))(theta)
     monkeypatch.setattr(_canonical, "_DENSE_DATA", 1)
     monkeypatch.setattr(_canonical, "_DENSE_MAP", 0)
-    sparse = jax.jit(program.A)(theta)
+    sparse = jax.jit(lambda theta: program.A(theta))(theta)
     np.testing.assert_allclose(sparse.todense(), dense, rtol=1e-14)
 
 
