@@ -9,6 +9,7 @@ difference of the values from CVXPY's.
 
 import argparse
 import os
+import statistics
 import time
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -17,6 +18,7 @@ import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _timing import seconds
 
 import jaxsolve
 
@@ -68,13 +70,8 @@ KINDS = {fun.__name__: fun for fun in (relu, optnet, portfolio, logistic, semide
 
 
 def milliseconds(function, *args, repeats=5):
-    jax.block_until_ready(function(*args))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*args))
-        times.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(times))
+    """The median, after a first call that compiles."""
+    return 1e3 * statistics.median([seconds(lambda: function(*args)) for _ in range(repeats + 1)][1:])
 
 
 def by_cvxpy(problem, parameters, values):
