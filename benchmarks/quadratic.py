@@ -98,12 +98,11 @@ def peers(data):
 
 def batches(rounds, sizes=BATCHES):
     """Time of a batch, and of its gradient over that of the batch alone."""
-    interior = jaxsolve.InteriorPointQP(tol=1e-6)
     splitting = jaxsolve.OSQP(tol=1e-6, termination_check_frequency=20, stepsize_updates_frequency=40)
 
     def ours(Q, c, G, h):
-        params = interior.run(None, (Q, c), G, (-jnp.inf, h)).params
-        return params.primal[0], params.dual_eq
+        result = jaxsolve.solve_qp(Q, c, G=G, h=h, method="interior_point", tol=1e-6)
+        return result.x, result.dual_ineq
 
     def by_splitting(Q, c, G, h):
         params = splitting.run(None, (Q, c), None, (G, h)).params

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial, register_dataclass, register_pytree_node
 
-from jaxsolve._compat import is_sparse, vary_over
+from jaxsolve._compat import is_sparse, max_abs, vary_over
 from jaxsolve._types import Array
 
 __all__ = [
@@ -58,6 +58,10 @@ class Matrix(abc.ABC):
     def dense(self) -> Array:
         """All entries, of shape ``(m, n)``."""
 
+    def with_transpose(self) -> Matrix:
+        """The same matrix, for many products with the transpose; a dense one then keeps a copy of it."""
+        return self
+
     @abc.abstractmethod
     def scaled(self, rows: Array, columns: Array) -> Matrix:
         """``diag(rows) A diag(columns)``."""
@@ -68,8 +72,8 @@ class Matrix(abc.ABC):
 
     def largest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
         """Largest absolute entry of each row and column of ``diag(rows) A diag(columns)``."""
-        entries = jnp.abs(self.scaled(rows, columns).dense())
-        return jnp.max(entries, axis=1, initial=0), jnp.max(entries, axis=0, initial=0)
+        entries = self.scaled(rows, columns).dense()
+        return max_abs(entries, axis=1), max_abs(entries, axis=0)
 
     def each(self, function: Callable[[Array], Array]) -> Matrix:
         """The matrix of a function of the entries, which is 0 at 0."""
@@ -95,9 +99,15 @@ class Matrix(abc.ABC):
 @register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class DenseMatrix(Matrix):
-    """A matrix given by its entries."""
+    """A matrix given by its entries.
+
+    Attributes:
+        array: the entries.
+        transposed: a copy of the transpose, or ``None``.
+    """
 
     array: Array
+    transposed: Array | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,9 +120,20 @@ class DenseMatrix(Matrix):
     def matvec(self, x: Array) -> Array:
         return self.array @ x
 
+    def with_transpose(self) -> DenseMatrix:
+        # Without the barrier the compiler makes products with a transpose products with the matrix again.
+        return DenseMatrix(self.array, lax.optimization_barrier(self.array.T))
+
     def rmatvec(self, y: Array) -> Array:
+        if self.transposed is not None:
+            return self.transposed @ y
         # A row vector from the left runs along the rows of the matrix; its transpose would jump across them.
         return (y.T @ self.array).T
+
+    def gram(self, weights: Array) -> Array:
+        if self.transposed is not None:
+            return lax.optimization_barrier(weights[None, :] * self.transposed) @ self.array
+        return super().gram(weights)
 
     def transpose(self) -> DenseMatrix:
         return DenseMatrix(self.array.T)

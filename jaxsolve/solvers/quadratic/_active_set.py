@@ -106,7 +106,7 @@ def search(
 
     def turn(carry):
         count, latest, best, best_error, best_rows, factors, phase = carry
-        first, searching = count == 0, phase == _SEARCHING
+        first, searching, weighing = count == 0, phase == _SEARCHING, phase == _WEIGHING
         # In the first turn there are no factors yet, and the point stays where it is.
         x, y = polish(qp, latest.x, latest.y, factors, moves=searching & ~first)
         y = feasible_signs(qp, y)
@@ -124,11 +124,12 @@ def search(
         def renew(carry):
             weight, cholesky = carry
             if weak == "half":
-                weight = run_if_any(~searching, lambda old: balanced_weight(scaled, old, cholesky), weight)
+                weight = run_if_any(weighing, lambda old: balanced_weight(scaled, old, cholesky), weight)
             weight = jnp.where(searching, wanted, weight)
             return weight, factorize(scaled, weight)
 
-        due = first | ~searching | jnp.any(wanted != factors.weight)
+        # A batch element whose search is over goes on with the others, and needs nothing.
+        due = weighing | (searching & (first | jnp.any(wanted != factors.weight)))
         weight, cholesky = run_if_any(due, renew, (factors.weight, factors.cholesky))
         phase = jnp.where(searching & ~found, _SEARCHING, _OVER)
         if weak == "half":

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array
+from jaxsolve.solvers.quadratic._cholesky import cholesky, cholesky_solve
 from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, feasible_signs, norm, support
 
@@ -107,12 +107,12 @@ def _refined(qp, d, y, at, tol, slopes, wanted):
         weights = jnp.concatenate([weight, held])
         # Sparse matrices one after the other, which takes a fourth of the memory.
         gram = jax.vmap(qp.A.gram)(weights) if isinstance(qp.A, DenseMatrix) else lax.map(qp.A.gram, weights)
-        cholesky = jnp.linalg.cholesky(curvature + gram + (epsilon * jnp.eye(P.shape[0], dtype=d.dtype))[None])
+        factors = cholesky(curvature + gram + (epsilon * jnp.eye(P.shape[0], dtype=d.dtype))[None])
 
         def project(_, units):
             y_unit, d_unit = units
             right = jnp.concatenate([qp.A.rmatvec(y_unit.T).T, epsilon * d_unit])
-            solved = jax.vmap(lambda L, b: cho_solve((L, True), b))(cholesky, right)
+            solved = jax.vmap(cholesky_solve)(factors, right)
             return y_unit - weight * qp.A.matvec(solved[:2].T).T, solved[2:]
 
         y_units, d_units = lax.fori_loop(0, _REPEATS, project, (y_unit, d_unit))

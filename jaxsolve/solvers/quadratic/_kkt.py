@@ -38,12 +38,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_solve, solve_triangular
 
+from jaxsolve._compat import max_abs
 from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array, PyTree
 from jaxsolve.implicit_diff import TangentSystem
 from jaxsolve.linear_solve import solve, solve_cg
+from jaxsolve.solvers.quadratic._cholesky import cholesky, cholesky_solve, half_solve
 from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram, flat, unraveled
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
@@ -91,7 +92,7 @@ def _regularized(H: Array) -> tuple[Array, Array, Array]:
     smallest, largest = (1e-12, 1e-9) if jnp.finfo(H.dtype).bits == 64 else (1e-6, 1e-5)
     rounding = jnp.finfo(H.dtype).eps * norm(H)  # its largest entry is on the diagonal
     epsilon = jnp.clip(10 * rounding, smallest, largest)
-    L = jnp.linalg.cholesky(H + epsilon * jnp.eye(H.shape[0], dtype=H.dtype), symmetrize_input=False)
+    L = cholesky(H + epsilon * jnp.eye(H.shape[0], dtype=H.dtype))
     return L, epsilon, 10 * jnp.maximum(epsilon, rounding)
 
 
@@ -147,10 +148,10 @@ def factorize(scaled: QuadraticProgram, weight: Array) -> Array:
 
     def hold(_):
         # Along the directions that are not held a stiff spring takes the place of the missing curvature.
-        values, vectors = jnp.linalg.eigh(H)
+        values, vectors = jnp.linalg.eigh(H.mT)
         spring = jnp.where(values > loose, jnp.maximum(values, epsilon), 1 / delta)
         basis = vectors * jnp.sqrt(spring)[None, :]
-        return jnp.linalg.cholesky(basis @ basis.T, symmetrize_input=False)
+        return cholesky(basis @ basis.T)
 
     return run_if_any(singular, hold, L)
 
@@ -168,12 +169,12 @@ def is_convex(scaled: QuadraticProgram) -> Array:
     P, A = lax.stop_gradient((scaled.P.dense(), scaled.A))
     equality = jnp.where(scaled.lower == scaled.upper, 1, 0).astype(P.dtype)
     P = P / jnp.maximum(norm(P), jnp.finfo(P.dtype).tiny)
-    sizes = jnp.max(jnp.abs(P), axis=0, initial=0)
+    sizes = max_abs(P, axis=0)
     H = P + A.gram(held * equality) + slack * jnp.diag(jnp.where(sizes > 0, sizes, 1))
-    return tree_all_finite(jnp.linalg.cholesky(H)) | ~tree_all_finite((P, A))
+    return tree_all_finite(cholesky(H)) | ~jnp.isfinite(norm(H))
 
 
-def balanced_weight(scaled: QuadraticProgram, weight: Array, cholesky: Array) -> Array:
+def balanced_weight(scaled: QuadraticProgram, weight: Array, factor: Array) -> Array:
     r"""Weights of weakly active rows with which the derivative is the mean of those on both sides.
 
     Between the derivative :math:`D_0` with a row inactive and :math:`D_\infty` with it active lies what a spring of
@@ -184,13 +185,13 @@ def balanced_weight(scaled: QuadraticProgram, weight: Array, cholesky: Array) ->
     Args:
         scaled: the scaled problem, with matrices given by their entries.
         weight: of the rows, 1/2 for weakly active ones.
-        cholesky: the factor for these weights.
+        factor: the Cholesky factor for these weights.
 
     Returns:
         The same weights, with others between 0 and 1 for weakly active rows.
     """
     delta = _softness(scaled.q.dtype)
-    balanced = jnp.clip(1 - _compliances(scaled.A, cholesky), delta, 1 - delta)
+    balanced = jnp.clip(1 - _compliances(scaled.A, factor), delta, 1 - delta)
     return jnp.where((weight > 0) & (weight < 1), balanced, weight)
 
 
@@ -198,7 +199,7 @@ def _compliances(A, L):
     """``a^T (L L^T)^{-1} a`` for every row ``a`` of A."""
 
     def of(rows):
-        return jnp.sum(solve_triangular(L, rows.T, lower=True) ** 2, axis=0)
+        return jnp.sum(half_solve(L, rows.T) ** 2, axis=0)
 
     if isinstance(A, DenseMatrix):
         return of(A.dense())
@@ -232,7 +233,7 @@ def solve_kkt(
     """
     if factors.cholesky is None:
         return _solve_by_minres(qp, r1, r2, factors, transposed)
-    a, _, (variables, rows, cost, *_), cholesky = factors
+    a, _, (variables, rows, cost, *_), factor = factors
     delta = _softness(qp.q.dtype)
     w = 1 / (1 - (1 - delta) * a)
     # In scaled units both systems are symmetric but for the place of `a`.
@@ -245,7 +246,7 @@ def solve_kkt(
         return of_Ax * (rows * qp.A.matvec(variables * x))
 
     def once(r1, r2):
-        x = cho_solve((cholesky, True), r1 + pulled(w * r2))
+        x = cholesky_solve(factor, r1 + pulled(w * r2))
         return x, w * (rows_at(x) - r2)
 
     def step(x, y):
@@ -318,17 +319,18 @@ def polish(
 
     size = 1 + norm(x / variables) + norm(cost * variables * qp.q)
     wanted = 1e2 * jnp.finfo(x.dtype).eps * size
-    return _improve(step, (x, y), wanted, slowest=0.2, moves=moves)[0]
+    return _improve(step, (x, y), wanted, slowest=0.2, moves=moves, foresees=True)[0]
 
 
 _MAX_STEPS = 12
 
 
-def _improve(step, start, wanted, *, slowest: float, moves: Array | bool = True):
+def _improve(step, start, wanted, *, slowest: float, moves: Array | bool = True, foresees: bool = False):
     """Repeat ``step(*point) -> (next_point, residual_at_point)`` while it helps.
 
     The regularization makes every step a contraction, a weak one where the system is nearly singular. A step costs two
-    triangular solves, so there are as many as it takes, and two at least.
+    triangular solves, so there are as many as it takes, and two at least. Where the end is judged anyway, a run
+    ``foresees`` that the last step made the residual less by as much as the step before.
 
     Returns:
         The last point; the residual before the last step; its norm, and that before the step before; and how many
@@ -337,7 +339,8 @@ def _improve(step, start, wanted, *, slowest: float, moves: Array | bool = True)
 
     def proceed(carry):
         count, _, _, residual, before = carry
-        helps = (residual > wanted) & (residual <= slowest * before)
+        left = residual * (residual / before) if foresees else residual
+        helps = (left > wanted) & (residual <= slowest * before)
         return moves & ((count < 2) | ((count < _MAX_STEPS) & helps))
 
     def body(carry):

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import LoopKind, loop
 from jaxsolve._types import Array
+from jaxsolve.solvers.quadratic._cholesky import cholesky, cholesky_solve
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, norm
 from jaxsolve.tree_util import tree_where
@@ -22,14 +22,15 @@ __all__ = ["Point", "Rows", "condense", "factorize", "newton_residual", "predict
 
 
 class Point(NamedTuple):
-    """An iterate of the scaled problem; row 0 of what has two rows is of the lower bounds, row 1 of the upper.
+    """An iterate of the scaled problem.
 
+    What has k rows has the upper bounds in the last one and, where there may be some, the lower bounds in the first.
     An equality is an upper bound whose slack is 0 and whose multiplier has any sign.
 
     Attributes:
         x: shape ``(n,)``.
-        z: multipliers, shape ``(2, m)``: positive for inequalities, 0 for absent bounds.
-        s: slacks, shape ``(2, m)``: positive for inequalities, 0 for equalities, 1 for absent bounds.
+        z: multipliers, shape ``(k, m)``: positive for inequalities, 0 for absent bounds.
+        s: slacks, shape ``(k, m)``: positive for inequalities, 0 for equalities, 1 for absent bounds.
     """
 
     x: Array
@@ -39,17 +40,19 @@ class Point(NamedTuple):
     @property
     def y(self) -> Array:
         """The multipliers of the rows, shape ``(m,)``."""
-        return self.z[1] - self.z[0]
+        return self.z[0] if len(self.z) == 1 else self.z[1] - self.z[0]
 
 
 class Rows(NamedTuple):
     """The rows of a problem as pairs of a lower and an upper bound, an equality as an upper bound.
 
+    If no inequality has a lower bound, there are upper bounds alone: k is 1 then, and 2 otherwise.
+
     Attributes:
-        fixed: which bounds are equalities, shape ``(2, m)``.
-        bounded: which are inequalities, shape ``(2, m)``.
-        bound: the bounds, 0 where there is none, shape ``(2, m)``.
-        sign: -1 for lower and 1 for upper bounds, shape ``(2, 1)``.
+        fixed: which bounds are equalities, shape ``(k, m)``.
+        bounded: which are inequalities, shape ``(k, m)``.
+        bound: the bounds, 0 where there is none, shape ``(k, m)``.
+        sign: -1 for lower and 1 for upper bounds, shape ``(k, 1)``.
         count: the number of inequalities, 1 if there are none.
     """
 
@@ -60,11 +63,11 @@ class Rows(NamedTuple):
     count: Array
 
     def slack(self, Ax: Array) -> Array:
-        """The distance from the bounds, negative beyond them, shape ``(2, m)``."""
+        """The distance from the bounds, negative beyond them, shape ``(k, m)``."""
         return self.sign * (self.bound - Ax[None])
 
     def signed(self, y: Array) -> Array:
-        """What a vector of the rows is to the lower and to the upper bounds, shape ``(2, m)``."""
+        """What a vector of the rows is to the lower and to the upper bounds, shape ``(k, m)``."""
         return self.sign * y[None]
 
     def force(self, z: Array) -> Array:
@@ -79,9 +82,11 @@ class Rows(NamedTuple):
 
 def rows_of(qp: QuadraticProgram) -> Rows:
     equality = qp.lower == qp.upper
-    fixed, bound = jnp.stack([jnp.zeros_like(equality), equality]), jnp.stack([qp.lower, qp.upper])
+    fixed, bound, sign = equality[None], qp.upper[None], jnp.ones((1, 1), qp.upper.dtype)
+    if qp.sides.lower:
+        fixed, bound = jnp.stack([jnp.zeros_like(equality), equality]), jnp.stack([qp.lower, qp.upper])
+        sign = jnp.asarray([[-1.0], [1.0]], bound.dtype)
     bounded = ~equality[None] & jnp.isfinite(bound)
-    sign = jnp.asarray([[-1.0], [1.0]], bound.dtype)
     count = jnp.maximum(jnp.sum(bounded), 1).astype(bound.dtype)
     return Rows(fixed, bounded, jnp.where(bounded | fixed, bound, 0), sign, count)
 
@@ -91,7 +96,7 @@ class Residual(NamedTuple):
 
     Attributes:
         dual: what is missing to stationarity, shape ``(n,)``.
-        rows: by how much slacks are too large, shape ``(2, m)``.
+        rows: by how much slacks are too large, shape ``(k, m)``.
     """
 
     dual: Array
@@ -107,8 +112,8 @@ class Condensed(NamedTuple):
     """The condensed system of a point, factorized.
 
     Attributes:
-        stiffness: how fast multipliers grow as rows move towards their bounds, shape ``(2, m)``.
-        inverse: ``1 / (s + delta z)`` for inequalities, 0 elsewhere, shape ``(2, m)``.
+        stiffness: how fast multipliers grow as rows move towards their bounds, shape ``(k, m)``.
+        inverse: ``1 / (s + delta z)`` for inequalities, 0 elsewhere, shape ``(k, m)``.
         weight: the sum of the stiffnesses of a row, shape ``(m,)``.
         rho: proximal parameter of x.
         cholesky: the factor of ``P + rho I + A^T diag(weight) A``.
@@ -144,7 +149,7 @@ def factorize(qp: QuadraticProgram, weight: Array, rho: Array | float) -> Array:
     """The factor of ``P + rho I + A^T diag(weight) A``."""
     identity = jnp.eye(qp.num_variables, dtype=qp.q.dtype)
     H = qp.P.dense() + qp.A.gram(weight) + rho * identity
-    return jnp.linalg.cholesky(H, symmetrize_input=False)
+    return cholesky(H)
 
 
 _MAX_REFINEMENTS = 5
@@ -162,7 +167,7 @@ def _solve(
 
     def refine(carry):
         dx, _, left, after, _ = carry
-        dx = dx + cho_solve((system.cholesky, True), left)
+        dx = dx + cholesky_solve(system.cholesky, left)
         Adx = qp.A.matvec(dx)
         left = rhs - (qp.P.matvec(dx) + system.rho * dx + qp.A.rmatvec(system.weight * Adx))
         return dx, Adx, left, norm(left), after
@@ -196,7 +201,7 @@ class Trial(NamedTuple):
     Attributes:
         turn: how many directions there were: none, the affine one, the combined one, and its corrections.
         goal: the complementary products to aim at.
-        change: by how much the products are to change next, shape ``(2, m)``.
+        change: by how much the products are to change next, shape ``(k, m)``.
         point: the point at the end of the step.
         length: the sum of the step lengths.
         mu: the mean complementary product there.

@@ -7,6 +7,7 @@ A row with :math:`l_i = u_i` is an equality; a bound may be infinite. The matric
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -73,6 +74,18 @@ def is_factorized(size: int, entries: int) -> bool:
     return size**2 <= max(_MOST_FACTORIZED, _NO_LARGER * entries)
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Sides:
+    """Which bounds inequalities may have, as far as it is known without any data.
+
+    Attributes:
+        lower: whether one may have a lower bound.
+    """
+
+    lower: bool = True
+
+
 class QuadraticProgram(NamedTuple):
     """A quadratic program over vectors.
 
@@ -82,6 +95,7 @@ class QuadraticProgram(NamedTuple):
         A: matrix of shape ``(m, n)``.
         lower: shape ``(m,)``.
         upper: shape ``(m,)``.
+        sides: which of them may be finite.
     """
 
     P: Matrix
@@ -89,6 +103,7 @@ class QuadraticProgram(NamedTuple):
     A: Matrix
     lower: Array
     upper: Array
+    sides: Sides = Sides()
 
     @property
     def num_variables(self) -> int:
@@ -221,7 +236,7 @@ class Constraints(NamedTuple):
         matvec: ``matvec(params, x)``, a linear function of ``x``; ``None`` for a matrix given by its entries.
         params: its parameters, or a dense or sparse matrix.
         lower: a pytree like the rows, or a number.
-        upper: likewise.
+        upper: likewise; the same object for equalities.
         names: of the bounds, for messages.
     """
 
@@ -230,6 +245,12 @@ class Constraints(NamedTuple):
     lower: Any
     upper: Any
     names: tuple[str, str] = ("l", "u")
+
+    @property
+    def has_lower(self) -> bool:
+        """Whether a row may be an inequality with a lower bound."""
+        absent = isinstance(self.lower, float) and self.lower == -np.inf
+        return not (absent or self.lower is self.upper)
 
 
 def assemble(
@@ -264,7 +285,8 @@ def assemble(
         return {name: unravel(part) for (name, unravel), part in parts}
 
     lower, upper = (jnp.concatenate(side or [jnp.zeros(0, q.dtype)]) for side in sides)
-    return QuadraticProgram(P, q, stack(matrices, q.size, q.dtype), lower, upper), unravel_x, unravel_rows
+    sides = Sides(lower=any(given.has_lower for given in constraints.values()))
+    return QuadraticProgram(P, q, stack(matrices, q.size, q.dtype), lower, upper, sides), unravel_x, unravel_rows
 
 
 #: From here on a bound means that there is none: HiGHS and qpOASES write 1e20 for infinity, OSQP writes 1e30.

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_solve
 
 from jaxsolve._loop import run_if_any
 from jaxsolve._status import Status
@@ -37,6 +36,7 @@ from jaxsolve._types import Array, PyTree
 from jaxsolve.base import option
 from jaxsolve.solvers.quadratic._base import BoxConstrained, Problem, Solution
 from jaxsolve.solvers.quadratic._certificates import find_certificates
+from jaxsolve.solvers.quadratic._cholesky import cholesky_solve
 from jaxsolve.solvers.quadratic._iterative import IterativeQP
 from jaxsolve.solvers.quadratic._kkt import Factors, KKTSystem
 from jaxsolve.solvers.quadratic._newton_step import (
@@ -135,7 +135,10 @@ class InteriorPoint(IterativeQP):
         return qp
 
     def _prepared(self, problem: Problem, inputs: Any = None) -> Problem:
-        return problem._replace(linear_system=rows_of(problem.scaled))
+        A, (for_kkt, own) = problem.scaled.A.with_transpose(), problem.for_kkt
+        qp, scaled = problem.qp._replace(A=problem.qp.A.with_transpose()), problem.scaled._replace(A=A)
+        for_kkt = (for_kkt._replace(A=A), own)
+        return problem._replace(qp=qp, scaled=scaled, for_kkt=for_kkt, linear_system=rows_of(scaled))
 
     def _begin(self, problem: Problem, init_params: PyTree) -> InteriorPointState:
         given = self._given(problem, init_params)
@@ -265,7 +268,7 @@ def _cold_start(problem: Problem) -> Point:
     target = jnp.clip(jnp.zeros_like(qp.lower), qp.lower, qp.upper)
     # A huge price keeps a variable at its bound. It would throw the minimizer far beyond.
     price = jnp.clip(qp.q, -_USUAL_PRICE, _USUAL_PRICE)
-    x = cho_solve((factorize(qp, weight, 1e-2), True), qp.A.rmatvec(weight * target) - price)
+    x = cholesky_solve(factorize(qp, weight, 1e-2), qp.A.rmatvec(weight * target) - price)
     x = jnp.where(jnp.all(jnp.isfinite(x)), x, jnp.zeros_like(x))
     slack = rows.slack(qp.A.matvec(x))
     usual = _INSIDE * jnp.max(jnp.where(rows.bounded, -slack, 1), initial=1)

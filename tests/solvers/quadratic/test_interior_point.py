@@ -8,6 +8,8 @@ from scipy.optimize import linprog
 
 import jaxsolve
 from jaxsolve import KKTSolution, Status
+from jaxsolve.solvers.quadratic import _active_set
+from jaxsolve.solvers.quadratic._general import GeneralInteriorPoint
 
 INF = np.inf
 
@@ -359,3 +361,39 @@ def test_a_linear_solver_of_the_user():
 
     np.testing.assert_allclose(jacobian(implicit_diff_solve=own), jacobian(), atol=1e-7)
     assert used[0] == ((6,), (9,))
+
+
+def test_upper_bounds_alone():
+    """Where no inequality has a lower bound, nothing is computed for one, and the result is the same."""
+    rng = np.random.default_rng(0)
+    Q, c, b, h = np.eye(3), rng.normal(size=3), np.asarray([0.5]), np.ones(4)
+    A, G = rng.normal(size=(1, 3)), rng.normal(size=(4, 3))
+    params, state = GeneralInteriorPoint().run(None, (Q, c), (A, b), (G, h))
+    bounds = np.concatenate([np.full(4, -INF), b]), np.concatenate([h, b])
+    other, state_of_other = solve(Q, c, np.concatenate([G, A]), *bounds)
+    assert state.point.s.shape == state.point.z.shape == (1, 5)
+    assert state_of_other.point.s.shape == (2, 5)
+    assert int(state.status) == int(state_of_other.status) == Status.CONVERGED
+    np.testing.assert_allclose(params.primal, other.primal[0], atol=1e-12)
+    np.testing.assert_allclose(jnp.concatenate([params.dual_ineq[0], params.dual_eq]), other.dual_eq, atol=1e-12)
+
+
+def test_weights_of_weakly_active_rows_are_computed_where_there_are_some(monkeypatch):
+    """A batch whose elements find their active sets at different times has none."""
+    calls = []
+
+    def counted(*args):
+        jax.debug.callback(lambda: calls.append(1))
+        return balanced_weight(*args)
+
+    balanced_weight = _active_set.balanced_weight
+    monkeypatch.setattr(_active_set, "balanced_weight", counted)
+    rng = np.random.default_rng(0)
+    c, G, h = rng.normal(size=(16, 3)), rng.normal(size=(16, 7, 3)), rng.uniform(0, 1, (16, 7))
+
+    def run(c, G, h):
+        return jaxsolve.solve_qp(jnp.eye(3), c, G=G, h=h, method="interior_point", tol=1e-3).status
+
+    assert np.all(jax.jit(jax.vmap(run))(c, G, h) == Status.CONVERGED)
+    jax.effects_barrier()
+    assert not calls
