@@ -33,10 +33,10 @@ class StochasticSolver(IterativeSolver):
             **kwargs: likewise.
 
         Returns:
-            ``OptStep(params, state)``. After ``maxiter`` batches without convergence the status is ``MAXITER``; where the
-            iterator ends before that it is still ``RUNNING``. Either way a call with the result as ``init_params`` and
-            further batches goes on from there. The loop is differentiated by unrolling it, if at all: there is no data set at
-            which the parameters are a solution.
+            ``OptStep(params, state)``. After ``maxiter`` batches without convergence the status is ``MAXITER``; where
+            the iterator ends before that it is still ``RUNNING``. Either way a call with the result as ``init_params``
+            and further batches goes on from there. The loop is differentiated by unrolling it, if at all: there is no
+            data set at which the parameters are a solution.
 
         Raises:
             TypeError: ``init_params`` is not floating point, or ``data`` is given twice.

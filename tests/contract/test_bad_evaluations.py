@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jaxsolve import Status
-from tests.registry import each, float_dtype
+from tests.registry import each
 
 
 class Counter:
