@@ -1,8 +1,8 @@
 """The smooth solvers beside those of the same name in JAXopt and Optimistix: compiled runs and cold ones.
 
 Small problems in float64, d = 10 where nothing else is said. Peers have the same function, start and tolerance; what
-they reach is printed, as Optimistix looks at steps and values where the others look at gradients. A cold run is an eager one
-of a fresh solver, nothing compiled before. Both are medians of rounds in which the
+they reach is printed, as Optimistix looks at steps and values where the others look at gradients. A cold run is an
+eager one of a fresh solver, nothing compiled before. Both are medians of rounds in which the
 peers take turns, in CPU time of the process and in wall time. The bars: a compiled run takes no longer than that of the
 faster peer, a cold one at most half of JAXopt's and 1.1 times Optimistix's.
 """
