@@ -56,6 +56,7 @@ bench: $(VENV)/benchmarks.stamp  ## Compare speed, imports and evaluations with 
 	$(BIN)/python benchmarks/leaves.py
 	$(BIN)/python benchmarks/first_order.py
 	$(BIN)/python benchmarks/everyday.py
+	$(BIN)/python benchmarks/smooth_zoo.py
 	$(BIN)/python benchmarks/isotonic.py
 	$(BIN)/python benchmarks/coordinate_descent.py
 	$(BIN)/python benchmarks/projections.py

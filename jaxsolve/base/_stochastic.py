@@ -33,8 +33,10 @@ class StochasticSolver(IterativeSolver):
             **kwargs: likewise.
 
         Returns:
-            ``OptStep(params, state)``. The loop is differentiated by unrolling it, if at all: there is no data set at
-            which the parameters are a solution.
+            ``OptStep(params, state)``. After ``maxiter`` batches without convergence the status is ``MAXITER``; where
+            the iterator ends before that it is still ``RUNNING``. Either way a call with the result as ``init_params``
+            and further batches goes on from there. The loop is differentiated by unrolling it, if at all: there is no
+            data set at which the parameters are a solution.
 
         Raises:
             TypeError: ``init_params`` is not floating point, or ``data`` is given twice.
@@ -44,16 +46,19 @@ class StochasticSolver(IterativeSolver):
             raise TypeError(
                 "run_iterator passes each batch as the keyword argument `data`; it cannot be given as well."
             )
-        step = None
+        step, drawn = None, 0
         for batch in itertools.islice(iterator, self.maxiter):
             data = {**kwargs, "data": batch}
             if step is None:
                 step = self._advance(init_params, args, data, first=True)
-            step = self._advance(step, args, data, first=False)
+            step, drawn = self._advance(step, args, data, first=False), drawn + 1
             if _is_final(step.state.status):
                 break
         if step is None:
             raise ValueError("run_iterator drew no batch: the iterator is empty, or maxiter is 0.")
+        if drawn == self.maxiter and hasattr(step.state, "status"):
+            status = Status.MAXITER.where(Status.RUNNING.holds(step.state.status), step.state.status)
+            step = step._replace(state=step.state._replace(status=status))
         self._tell(step.state, over=True)
         return step
 

@@ -64,7 +64,7 @@ def test_run_iterator_reaches_the_solution_and_compiles_once(batches, monkeypatc
     np.testing.assert_allclose(params, [2.0, -4.0, 1.0], atol=1e-3)
     assert int(state.iter_num) == 400
     assert len(traced) == 2  # the first step, and all others
-    assert int(state.status) == Status.RUNNING
+    assert int(state.status) == Status.MAXITER
 
 
 def test_run_iterator_stops_where_it_converges_and_where_data_end(batches):
@@ -72,8 +72,9 @@ def test_run_iterator_stops_where_it_converges_and_where_data_end(batches):
         int(SGD(loss, maxiter=1000, tol=1e-3).run_iterator(jnp.zeros(3), itertools.cycle(batches), 1.0).state.iter_num)
         < 1000
     )
-    assert int(SGD(loss, maxiter=1000, tol=0.0).run_iterator(jnp.zeros(3), batches, 1.0).state.iter_num) == 4
-    assert int(SGD(loss, maxiter=2, tol=0.0).run_iterator(jnp.zeros(3), batches, 1.0).state.iter_num) == 2
+    for maxiter, number, status in ((1000, 4, Status.RUNNING), (4, 4, Status.MAXITER), (2, 2, Status.MAXITER)):
+        state = SGD(loss, maxiter=maxiter, tol=0.0).run_iterator(jnp.zeros(3), batches, 1.0).state
+        assert (int(state.iter_num), int(state.status)) == (number, status)
 
 
 def test_run_iterator_is_differentiable_by_unrolling(batches):

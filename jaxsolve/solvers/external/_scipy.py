@@ -87,6 +87,10 @@ class ScipySolver(Solver):
     ) -> tuple[Any, Status, dict[str, Any]]:
         """Call SciPy; returns its result, what that says of its end, and the values of ``_result_like``."""
 
+    def _slope(self, oracles: dict[str, Oracle], x: np.ndarray) -> np.ndarray | None:
+        """The gradient on the host by which a claim of success is checked; ``None`` where there is none."""
+        del oracles, x
+
     def _split(self, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict]:
         """The bounds, or ``None``, and the data of the functions."""
         return None, args, kwargs
@@ -116,7 +120,9 @@ class ScipySolver(Solver):
             **{name: jax.ShapeDtypeStruct((), jnp.int32) for name in scalars},
             **self._result_like(x, oracles),
         }
-        call = functools.partial(_call, functools.partial(self._on_host, unravel=unravel), self.dtype, like)
+        call = functools.partial(
+            _call, functools.partial(self._on_host, unravel=unravel), self._slope, self.dtype, like
+        )
         if self.jit or not outside_transformations():
             found = _call_back(call, oracles, x, sides, like)
         else:
@@ -129,7 +135,8 @@ class ScipySolver(Solver):
             point = _on_bounds(point, grad, x, *sides)
         params = unravel(point)
         state = self._state(params, found, args, kwargs)
-        status = Status.NONFINITE.where(jnp.isnan(state.error), state.status)
+        lost = jnp.isnan(state.error) | ~jnp.all(jnp.isfinite(flat(state.fun_val)))
+        status = Status.NONFINITE.where(lost, state.status)
         return OptStep(params, state._replace(status=status)), None
 
 
@@ -161,14 +168,23 @@ def _call_back(call: Callable, oracles: dict, x: Array, sides: tuple, like: dict
     return jax.pure_callback(callback, like, x, sides, consts, vmap_method="sequential")
 
 
-def _call(on_host: Callable, dtype: Any, like: dict, oracles: dict, x: Any, sides: tuple) -> dict[str, np.ndarray]:
+def _call(
+    on_host: Callable, slope: Callable, dtype: Any, like: dict, oracles: dict, x: Any, sides: tuple
+) -> dict[str, np.ndarray]:
     """Run SciPy on NumPy arrays of one dtype, and bring what it returns to the shapes and dtypes of ``like``."""
     start = np.asarray(x)
+    last_finite, met_nonfinite = start, False
 
     def as_numpy(oracle):
         def call(*vectors):
+            nonlocal last_finite, met_nonfinite
             out = oracle(*(jnp.asarray(np.asarray(v, start.dtype)) for v in vectors))
-            return tuple(np.asarray(part).astype(dtype) for part in out)
+            out = tuple(np.asarray(part).astype(dtype) for part in out)
+            if all(np.all(np.isfinite(part)) for part in out):
+                last_finite = np.array(vectors[0])
+            else:
+                met_nonfinite = True
+            return out
 
         return call
 
@@ -177,15 +193,21 @@ def _call(on_host: Callable, dtype: Any, like: dict, oracles: dict, x: Any, side
     from scipy import optimize
 
     try:
-        result, status, values = on_host(oracles, start.astype(dtype), sides)
+        with np.errstate(all="ignore"):  # where values are not finite
+            result, status, values = on_host(oracles, start.astype(dtype), sides)
     except (ValueError, np.linalg.LinAlgError) as error:
-        if all(np.all(np.isfinite(part)) for part in _first_values(oracles, start)):
+        if not met_nonfinite:
             raise
-        result = optimize.OptimizeResult(x=start, success=False, status=-1, message=str(error))
+        result = optimize.OptimizeResult(x=last_finite, success=False, status=-1, message=str(error))
         status, values = Status.NONFINITE, {}
     point = np.asarray(result.x)
     if not np.all(np.isfinite(point)):
-        point, status = start, Status.NONFINITE
+        point, status = last_finite, Status.NONFINITE
+    # SciPy takes comparisons with NaN or infinite values for success: what it says of such a run is checked.
+    if met_nonfinite and status == Status.CONVERGED:
+        first, end = (slope(oracles, x.astype(dtype)) for x in (start, point))
+        if end is not None and not _free_norm(end, point, sides) <= _LESS * np.linalg.norm(first):
+            status = Status.NONFINITE
     text = str(result.message).encode()[:_LONGEST_MESSAGE]
     found = {
         "x": point,
@@ -203,9 +225,15 @@ def _call(on_host: Callable, dtype: Any, like: dict, oracles: dict, x: Any, side
     return {name: np.asarray(found[name]).astype(s.dtype).reshape(s.shape) for name, s in like.items()}
 
 
-def _first_values(oracles: dict, start: np.ndarray) -> tuple:
-    name = next(name for name in ("value_and_grad", "value", "residuals") if name in oracles)
-    return oracles[name](start)
+# A gradient that is less than that of the start by this factor is that of a solution.
+_LESS = 1e-4
+
+
+def _free_norm(grad: np.ndarray, x: np.ndarray, sides: tuple) -> float:
+    """Norm of a gradient without the entries that are held at bounds."""
+    if sides:
+        grad = np.where((x <= sides[0]) & (grad > 0) | (x >= sides[1]) & (grad < 0), 0, grad)
+    return float(np.linalg.norm(grad))
 
 
 def message_of(codes: Any) -> str:

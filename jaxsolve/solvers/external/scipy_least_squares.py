@@ -134,6 +134,9 @@ class ScipyLeastSquares(ScipySolver):
         ended = Status.CONVERGED if result.success else Status.MAXITER if result.status == 0 else Status.STALLED
         return result, ended, {"iter_num": result.njev or 0}
 
+    def _slope(self, oracles: dict[str, Oracle], x: np.ndarray) -> np.ndarray | None:
+        return oracles["residuals"](x)[0] @ oracles["jacobian"](x)[0] if "jacobian" in oracles else None
+
     def _state(self, params: PyTree, fields: dict[str, Any], args: tuple, kwargs: dict) -> ScipyLeastSquaresState:
         _, data, named = self._split(args, kwargs)
         residuals, aux = self._evaluate(params, *data, **named)

@@ -186,6 +186,9 @@ class ScipyMinimize(ScipySolver):
         inverse: Any = result.hess_inv
         return result, status_of(result), {"hess_inv": inverse.todense() if hasattr(inverse, "todense") else inverse}
 
+    def _slope(self, oracles: dict[str, Oracle], x: np.ndarray) -> np.ndarray | None:
+        return oracles["value_and_grad"](x)[1] if "value_and_grad" in oracles else None
+
     def _state(self, params: PyTree, fields: dict[str, Any], args: tuple, kwargs: dict) -> ScipyMinimizeState:
         _, data, named = self._split(args, kwargs)
         value, aux = self._objective.value(params, *data, **named)

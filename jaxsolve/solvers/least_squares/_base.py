@@ -1,4 +1,4 @@
-r"""What the least-squares methods share: residuals, models of them, and the judgment of a trial point.
+r"""What the least-squares methods share: residuals, models of them, and optimality.
 
 Problem: minimize :math:`\tfrac12 \|r(x, \theta)\|^2`, or the cost of a robust loss, see
 :mod:`jaxsolve.solvers.least_squares._losses`. With :math:`J` the Jacobian of :math:`r` every method goes by the model
@@ -9,82 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._closure import Staged
-from jaxsolve._inputs import scale_to_unit
 from jaxsolve._loop import run_if_any
-from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, unraveled
 from jaxsolve.base import IterativeSolver, check_callable, check_choice, option
 from jaxsolve.linear_solve import DIRECT_MAX_SIZE
 from jaxsolve.solvers._bounds import bounded_stationarity, bounds_like, clip_to, held_at
-from jaxsolve.solvers.least_squares._losses import LOSSES, RobustTerms, cost_decrease, cost_of, robust_terms
+from jaxsolve.solvers.least_squares._losses import LOSSES, RobustTerms, cost_of, robust_terms
+from jaxsolve.solvers.least_squares._model import Model, all_finite, product, safe_norm
 from jaxsolve.solvers.least_squares._tangent import ResidualSystem, Unknowns
-from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_where
+from jaxsolve.tree_util import tree_real_dtype, tree_where
 
-__all__ = ["LeastSquaresMethod", "Model", "Trial", "column_lengths", "product"]
+__all__ = ["LeastSquaresMethod"]
 
 # A Jacobian of more entries than this is not materialized unless that is asked for.
 _LARGE = 2**22
-
-
-class Model(NamedTuple):
-    """The model of the cost at a point, on vectors.
-
-    Attributes:
-        x: the parameters.
-        residual: residuals of the model, with the factors of a robust loss.
-        gradient: gradient of the cost.
-        matvec: product with the Jacobian, with the factors of a robust loss.
-        rmatvec: product with its transpose.
-        jac: that Jacobian, shape ``(m, n)``; ``None`` if there are only products.
-        held: entries that are held at a bound.
-        root: factors of the rows, or ``None``.
-        unravel: makes parameters of a vector.
-    """
-
-    x: Array
-    residual: Array
-    gradient: Array
-    matvec: Callable[[Array], Array]
-    rmatvec: Callable[[Array], Array]
-    jac: Array | None
-    held: Array
-    root: Array | None
-    unravel: Callable[[Array], PyTree]
-
-    def decrease(self, step: Array) -> Array:
-        """The decrease of the cost that the model predicts."""
-        image = self.matvec(step)
-        return -(jnp.vdot(self.gradient, step) + 0.5 * jnp.vdot(image, image))
-
-
-class Trial(NamedTuple):
-    """What came of a trial point.
-
-    Attributes:
-        params: the point, or the old one if it was rejected.
-        fields: the fields of the state that belong to it.
-        accepted: whether it was accepted.
-        ratio: decrease of the cost over that of the model; where both are rounding, 1 or 0.
-        decrease: decrease of the cost; 0 where it is not finite.
-        finite: whether everything was finite there.
-        length: norm of the step in the units of the variables.
-    """
-
-    params: PyTree
-    fields: dict[str, Any]
-    accepted: Array
-    ratio: Array
-    decrease: Array
-    finite: Array
-    length: Array
 
 
 class LeastSquaresMethod(IterativeSolver):
@@ -254,7 +200,7 @@ class LeastSquaresMethod(IterativeSolver):
         jac, gradient = self._derivatives(params, residual, args, kwargs)
         value = self._cost(flat(residual, dtype))
         error = self._error_of(flat(params, dtype), gradient, self._box(params))
-        finite = jnp.isfinite(value) & _all_finite((jac, gradient))
+        finite = jnp.isfinite(value) & all_finite((jac, gradient))
         one = jnp.ones((), jnp.int32)
         return {
             "iter_num": jnp.zeros((), jnp.int32),
@@ -275,94 +221,7 @@ class LeastSquaresMethod(IterativeSolver):
 
     def _error_of(self, x: Array, gradient: Array, box: tuple[Array, Array] | None) -> Array:
         """The optimality error, a scalar."""
-        return _norm(jnp.where(self._held(x, gradient, box), 0, gradient))
-
-    def _try(
-        self,
-        params: PyTree,
-        state: Any,
-        model: Model,
-        step: Array,
-        scale: Array,
-        args: tuple,
-        kwargs: dict,
-        allowed: Array | bool = True,
-        predicted: Array | None = None,
-    ) -> Trial:
-        """Evaluate at the end of a step and decide.
-
-        Args:
-            params: the current point.
-            state: the state there.
-            model: the model there.
-            step: a vector; one that is not finite is rejected.
-            scale: one over the units of the variables.
-            args: data.
-            kwargs: data.
-            allowed: whether the point may be accepted.
-            predicted: decrease of the model, if that is not the one at the end of the step.
-        """
-        dtype, box = model.x.dtype, self._box(params)
-        usable = jnp.all(jnp.isfinite(step))
-        point = model.x + jnp.where(usable, step, 0)
-        point = point if box is None else clip_to(point, *box)
-        new_params = model.unravel(point)
-        point = flat(new_params, dtype)
-        step = point - model.x
-        residual, aux = self._residuals(new_params, args, kwargs)
-        old, new = flat(state.residual, dtype), flat(residual, dtype)
-        finite = jnp.all(jnp.isfinite(new))
-        # What is not used must be finite if it is to be differentiated.
-        new = jnp.where(finite, new, old)
-        actual = cost_decrease(self.loss, self._scale_of_loss(dtype), old, new)
-        expected = model.decrease(step) if predicted is None else predicted
-        # Residuals are differences, as precise as what is subtracted: that is of the size of J x.
-        size = tree_l2_norm(old) * (tree_l2_norm(old) + tree_l2_norm(scale * model.x))
-        noise = 2 * float(jnp.finfo(dtype).eps) * size
-        rounded = (jnp.abs(actual) <= noise) & (jnp.abs(expected) <= noise)
-        decreases = (expected > 0) & (actual >= _LEAST_RATIO * expected)
-        candidate = finite & usable & allowed & (decreases | rounded)
-        gradient = flat(state.gradient, dtype)
-        jac, new_gradient = self._where_needed(
-            candidate,
-            lambda old: self._derivatives(new_params, residual, args, kwargs),
-            (state.jac, gradient),
-        )
-        finite = finite & _all_finite((jac, new_gradient))
-        # Where costs differ by rounding the least gradient counts, in the units of the variables here: those of the
-        # damping may come from a point far away.
-        sizes = []
-        for at, g, matrix in ((model.x, gradient, state.jac), (point, new_gradient, jac)):
-            lengths = scale if matrix is None else column_lengths(matrix)
-            sizes.append(_norm(jnp.where(self._held(at, g, box), 0, g) / jnp.where(lengths > 0, lengths, 1)))
-        accepted = candidate & finite & (~rounded | (sizes[1] < sizes[0]))
-        ratio = actual / jnp.where(expected > 0, expected, 1)
-        ratio = jnp.where(rounded | ~accepted, jnp.where(accepted, 1, 0).astype(dtype), ratio)
-        found = {
-            "residual": residual,
-            "value": self._cost(new).astype(state.value.dtype),
-            "gradient": model.unravel(new_gradient),
-            "jac": jac,
-            "aux": aux,
-        }
-        kept = {name: getattr(state, name) for name in found}
-        new_params, fields = self._choose(accepted, (new_params, found), (params, kept))
-        error = self._error_of(flat(new_params, dtype), flat(fields["gradient"], dtype), box)
-        fields |= {
-            "iter_num": state.iter_num + 1,
-            "error": error,
-            "num_fun_eval": state.num_fun_eval + 1,
-            "num_jac_eval": state.num_jac_eval + candidate.astype(jnp.int32),
-        }
-        return Trial(new_params, fields, accepted, ratio, actual, finite & usable, tree_l2_norm(scale * step))
-
-    def _status_after(self, trial: Trial, model: Model, scale: Array, hopeless: Array, state: Any) -> Array:
-        """The status after a trial, where ``hopeless`` says that no later one can do better."""
-        eps = float(jnp.finfo(model.x.dtype).eps)
-        still = trial.length <= eps * tree_l2_norm(scale * model.x)
-        stalled = ~trial.accepted & (still | hopeless)
-        status = self._status_of(trial.fields["error"], size=state.first_error, failed=stalled)
-        return Status.NONFINITE.where(Status.STALLED.holds(status) & ~trial.finite, status)
+        return safe_norm(jnp.where(self._held(x, gradient, box), 0, gradient))
 
     def _where_needed(self, condition: Array, function: Callable, operand: Any) -> Any:
         if self._loop_kind == "python":
@@ -411,35 +270,10 @@ class LeastSquaresMethod(IterativeSolver):
         return {"value": self._cost(flat(residual, _dtype_of(params))), "residual": residual, "aux": aux}
 
 
-# A step is accepted if the cost decreases by this fraction of what the model predicts.
-_LEAST_RATIO = 1e-4
-
-
 def _dtype_of(params: PyTree) -> Any:
     """The dtype of the vectors: that of the widest parameters, and no shorter than float32."""
     dtype = tree_real_dtype(params)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
-
-
-def column_lengths(matrix: Array) -> Array:
-    """Norms of the columns, whose derivative at 0 is 0."""
-    squares = jnp.sum(matrix**2, axis=0)
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
-
-
-def _norm(vector: Array) -> Array:
-    """Euclidean norm without overflow: gradients have the square of the unit of residuals."""
-    scale, _, length = scale_to_unit(vector)
-    return scale * length
-
-
-def _all_finite(tree: Any) -> Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def product(left: Array, right: Array) -> Array:
-    """A matrix product in full precision."""
-    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
 def _as_matrix(jac: Any, residual: PyTree, params: PyTree, dtype: Any) -> Array:

@@ -14,7 +14,7 @@ from jax.scipy.linalg import solve_triangular
 
 from jaxsolve._types import Array
 from jaxsolve.linear_solve import solve_cg, solve_cholesky, solve_inv, solve_lu
-from jaxsolve.solvers.least_squares._base import Model, column_lengths, product
+from jaxsolve.solvers.least_squares._model import Model, column_lengths, product
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["DIRECT", "column_norms", "damped_solver", "least_damping"]

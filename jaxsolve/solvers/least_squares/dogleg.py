@@ -17,6 +17,7 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.solvers.least_squares._base import LeastSquaresMethod
 from jaxsolve.solvers.least_squares._damped import column_norms, damped_solver, least_damping
+from jaxsolve.solvers.least_squares._trial import status_after, try_step
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["Dogleg", "DoglegState"]
@@ -105,14 +106,14 @@ class Dogleg(LeastSquaresMethod):
         first = jnp.maximum(length(model.x), length(cauchy))
         radius = jnp.where(state.radius > 0, state.radius, first)
         step = _on_path(cauchy, newton, units, radius)
-        trial = self._try(params, state, model, step, units, args, kwargs)
+        trial = try_step(self, params, state, model, step, units, args, kwargs)
         at_boundary = length(newton) > radius
         grown = jnp.where((trial.ratio > 0.75) & at_boundary, 2 * radius, radius)
         new_radius = jnp.where(trial.ratio < 0.25, 0.25 * jnp.minimum(trial.length, radius), grown)
         # A step that could not be computed has no length.
         new_radius = jnp.where(new_radius > 0, new_radius, 0.25 * radius)
         eps = float(jnp.finfo(units.dtype).eps)
-        status = self._status_after(trial, model, units, radius <= eps * length(cauchy), state)
+        status = status_after(self, trial, model, units, radius <= eps * length(cauchy), state)
         delta = jax.tree.map(lambda new, old: new - old, trial.params, params)
         fields = trial.fields | {"delta": delta, "scale": scale, "radius": new_radius, "status": status}
         return OptStep(trial.params, state._replace(**fields))

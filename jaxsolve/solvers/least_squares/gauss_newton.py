@@ -19,6 +19,7 @@ from jaxsolve.base import option
 from jaxsolve.linesearch._base import shortened
 from jaxsolve.solvers.least_squares._base import LeastSquaresMethod
 from jaxsolve.solvers.least_squares._damped import column_norms, damped_solver, least_damping
+from jaxsolve.solvers.least_squares._trial import status_after, try_step
 
 __all__ = ["GaussNewton", "GaussNewtonState"]
 
@@ -97,9 +98,9 @@ class GaussNewton(LeastSquaresMethod):
         direction = damped_solver(model, damping, units, None)(-model.residual)
         t = state.stepsize
         slope = t * jnp.vdot(model.gradient, direction)
-        trial = self._try(params, state, model, t * direction, units, args, kwargs, predicted=-slope)
+        trial = try_step(self, params, state, model, t * direction, units, args, kwargs, predicted=-slope)
         shorter = t * shortened(slope, -trial.decrease, trial.finite)
-        status = self._status_after(trial, model, units, t < _SHORTEST, state)
+        status = status_after(self, trial, model, units, t < _SHORTEST, state)
         delta = jax.tree.map(lambda new, old: new - old, trial.params, params)
         stepsize = jnp.where(trial.accepted, 1, shorter)
         return OptStep(trial.params, state._replace(**trial.fields, delta=delta, stepsize=stepsize, status=status))

@@ -28,8 +28,10 @@ from jaxsolve._vectors import flat
 from jaxsolve.base import check_choice, option
 from jaxsolve.linear_solve import check_method
 from jaxsolve.solvers._bounds import check_bounds
-from jaxsolve.solvers.least_squares._base import LeastSquaresMethod, Model
+from jaxsolve.solvers.least_squares._base import LeastSquaresMethod
 from jaxsolve.solvers.least_squares._damped import DIRECT, column_norms, damped_solver, least_damping
+from jaxsolve.solvers.least_squares._model import Model
+from jaxsolve.solvers.least_squares._trial import status_after, try_step
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["LevenbergMarquardt", "LevenbergMarquardtState"]
@@ -179,7 +181,7 @@ class LevenbergMarquardt(LeastSquaresMethod):
         if self.geodesic:
             predicted = model.decrease(step)
             step, allowed = self._bent(model, step, solve, units, args, kwargs)
-        trial = self._try(params, state, model, step, units, args, kwargs, allowed, predicted)
+        trial = try_step(self, params, state, model, step, units, args, kwargs, allowed, predicted)
         shrinkage = jnp.maximum(1 / 3, 1 - (2 * trial.ratio - 1) ** 3)
         least = least_damping(model)
         delta = jax.tree.map(lambda new, old: new - old, trial.params, params)
@@ -190,7 +192,7 @@ class LevenbergMarquardt(LeastSquaresMethod):
             damping_factor=jnp.where(trial.accepted, jnp.maximum(mu * shrinkage, least), mu * state.increase_factor),
             increase_factor=jnp.where(trial.accepted, 2, 2 * state.increase_factor),
         )
-        status = self._status_after(trial, model, units, mu > _MOST_DAMPING, state)
+        status = status_after(self, trial, model, units, mu > _MOST_DAMPING, state)
         if self.stop_criterion == "madsen-nielsen":
             short = trial.length <= jnp.asarray(self.xtol).astype(units.dtype) * tree_l2_norm(units * model.x)
             status = Status.CONVERGED.where(trial.accepted & short & Status.RUNNING.holds(status), status)
