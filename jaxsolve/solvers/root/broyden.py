@@ -56,6 +56,7 @@ class BroydenState(NamedTuple):
     num_linesearch_iter: Any = 0
     status: Any = 0
     first_error: Any = None
+    scout: Any = None
     d_history: Any = None
     c_history: Any = None
     gamma: Any = None
@@ -166,7 +167,6 @@ class Broyden(RootMethod):
         )
 
     def _has_jacobian(self, state: Any) -> bool:
-        """Whether the model begins as the inverse Jacobian, whose direction is one of descent."""
         return state.inverse is not None and self.gamma is None
 
     def _slack(self, state: Any) -> Array:
