@@ -295,7 +295,9 @@ def problem_of(group: str, raw) -> Problem | None:
 def measure(problem: Problem, x: Any) -> tuple[float, float, bool]:
     """Value, error, and whether the point is a solution."""
     x = jnp.asarray(x, float)
-    value, grad = map(np.asarray, jax.jit(jax.value_and_grad(problem.fun))(x))
+    # Some residuals have NaN as gradient in reverse mode only, where the branch not taken is infinite.
+    grad_of = jax.grad if problem.residual is None else jax.jacfwd
+    value, grad = map(np.asarray, jax.jit(lambda x: (problem.fun(x), grad_of(problem.fun)(x)))(x))
     low, high = problem.bounds or (-np.inf, np.inf)
     inside = bool(np.all((x >= low) & (x <= high)))
     error = float(np.max(np.abs(x - np.clip(x - grad, low, high))))
@@ -386,6 +388,7 @@ def solve_all(
                 size = record["size"]
             else:
                 done = list(wanted)
+                keep(record)
         worker.kill()
         worker.wait()
         left = [solver for solver in wanted if solver not in done]
@@ -422,14 +425,21 @@ def report(group: str, records: list[dict], names: list[str]) -> None:
             print(f"  {label:32} solved {count:4} of {len(places):4}")
 
 
+def _stored(path: str | None) -> list[dict]:
+    """The records in a file, which need not exist."""
+    if path is None or not os.path.exists(path):
+        return []
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
 def _places(text: str | None, group: str) -> list[int]:
-    """Problems by a range ``0:40``, or by numbers or names with commas between them."""
+    """Problems by a range ``0:40`` or ``1::2``, or by numbers or names with commas between them."""
     raws = raw_problems(group)
     if not text:
         return list(range(len(raws)))
     if ":" in text:
-        low, high = (int(part) if part else None for part in text.split(":"))
-        return list(range(len(raws)))[low:high]
+        return list(range(len(raws)))[slice(*(int(part) if part else None for part in text.split(":")))]
     names = [type(raw).__name__ for raw in raws]
     return [int(part) if part.isdigit() else names.index(part) for part in text.split(",")]
 
@@ -438,11 +448,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--groups", nargs="+", default=list(SOLVERS), choices=list(SOLVERS))
     parser.add_argument("--solvers", nargs="+", help="all whose names begin with one of these; by default every one")
-    parser.add_argument("--problems", help="a range (0:40), or numbers or names with commas between; by default all")
+    parser.add_argument("--problems", help="a range (0:40, 1::2), or numbers or names with commas; default: all")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for a problem and a solver")
     parser.add_argument("--chunk", type=int, default=25, help="problems of one worker process")
     parser.add_argument("--list", action="store_true", help="print a line for each problem")
-    parser.add_argument("--output", help="file to append the records to, as lines of JSON")
+    parser.add_argument("--output", help="file of records, lines of JSON: more are appended, known ones not repeated")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -454,13 +464,24 @@ def main() -> None:
     for group in options.groups:
         known = [name for name, solver in SOLVERS[group].items() if solver is not None]
         names = [n for n in known if not options.solvers or n.startswith(tuple(options.solvers))]
+        places = _places(options.problems, group)
+        found = [r for r in _stored(options.output) if r["group"] == group and r["place"] in places]
+        records = [r for r in found if r.get("solver") in names]
+        skipped = {r["place"] for r in found if "skip" in r}
 
         def keep(record, group=group):
             if options.output:
                 with open(options.output, "a") as file:
                     file.write(json.dumps({"group": group} | record) + "\n")
 
-        records = solve_all(group, names, _places(options.problems, group), options.limit, options.chunk, keep)
+        left: dict[tuple[str, ...], list[int]] = {}
+        for place in places:
+            done = {r["solver"] for r in records if r["place"] == place}
+            if place not in skipped:
+                left.setdefault(tuple(name for name in names if name not in done), []).append(place)
+        for missing, some in left.items():
+            if missing:
+                records += solve_all(group, list(missing), some, options.limit, options.chunk, keep)
         if options.list:
             for record in sorted(records, key=lambda r: (r["place"], names.index(r["solver"]))):
                 state = "solved" if record["solved"] else "NOT SOLVED"

@@ -139,8 +139,8 @@ class RootMethod(IterativeSolver):
             outside of the bounds; trial points are cut there.
         rtol: relative tolerance: the run has converged when ``state.error`` is at most
             ``tol + rtol * state.first_error``. May be traced.
-        patience: with a search, a method that has the Jacobian first takes up to so many full steps in a row that
-            do not lower the norm of the residual, before it goes back to the best point and searches there. It goes back
+        patience: with a search, a method that has the Jacobian first takes up to so many full steps in a row that do
+            not lower the norm of the residual, before it goes back to the best point and searches there. It goes back
             five times at most; from then on, and with 0 from the beginning, every step lowers the norm. ``params`` is
             the best point at any time.
     """
