@@ -258,11 +258,12 @@ class RootMethod(IterativeSolver):
         point, value, error = tree_where(found, (trial.params, trial.value, trial.error), old)
         moved = found & ~is_still(tree_sub(point, scout.params))
         astray = jnp.where(better, 0, jnp.where(relaxed, scout.astray + 1, scout.astray))
-        back = relaxed & ~better & (~moved | (astray >= jnp.asarray(self.patience)))
+        back = relaxed & ~better & (~moved | (astray >= jnp.asarray(self.patience).astype(jnp.int32)))
         best = tree_where(better, (trial.params, trial.value, trial.aux, trial.error), best)
         fresh = self._is_fresh(state)
         ended = ~found & (fresh | self.stop_if_linesearch_fails) | (found & ~moved & fresh)
-        ended = ended & ~relaxed
+        # From the best point a search would not find what full steps, shortened to where they are finite, have not.
+        ended = ended & (~relaxed | (scout.astray == 0) & ~found)
         status = self._status_of(best[3], size=state.first_error, failed=ended, failure=Status.LINESEARCH_FAILED)
         # No progress at a small residual, or from where rounding eats every step, is a matter of precision.
         small = best[3] <= float(jnp.finfo(error.dtype).eps) ** 0.5 * state.first_error

@@ -159,12 +159,10 @@ class Broyden(RootMethod):
     def _is_outdated(self, before: Any, state: Any) -> Array | bool:
         if state.c_history is not None:
             return state.num_pairs >= len(state.c_history)
-        # A shortened step that gains little says that the model has become a poor one.
-        return (
-            self._has_jacobian(state)
-            & (state.num_fun_eval > before.num_fun_eval + 1)
-            & (state.error > 0.5 * before.error)
-        )
+        # A shortened step that gains little, and a full one that loses, say that the model has become a poor one.
+        shortened = state.num_fun_eval > before.num_fun_eval + 1
+        poor = (shortened & (state.error > 0.5 * before.error)) | (state.error > before.error)
+        return self._has_jacobian(state) & poor
 
     def _has_jacobian(self, state: Any) -> bool:
         return state.inverse is not None and self.gamma is None
