@@ -12,6 +12,8 @@ the geometric mean of evaluations against SciPy, over the problems that both sol
 after the other; one that takes too long is killed and counts as not solved.
 
     python benchmarks/cutest.py --groups unconstrained --solvers LBFGS SciPy --problems 0:40 --list
+    python benchmarks/cutest.py --output results.jsonl
+    python benchmarks/cutest.py --output results.jsonl --profile cutest.svg
 """
 
 import argparse
@@ -295,7 +297,9 @@ def problem_of(group: str, raw) -> Problem | None:
 def measure(problem: Problem, x: Any) -> tuple[float, float, bool]:
     """Value, error, and whether the point is a solution."""
     x = jnp.asarray(x, float)
-    value, grad = map(np.asarray, jax.jit(jax.value_and_grad(problem.fun))(x))
+    # Some residuals have NaN as gradient in reverse mode only, where the branch not taken is infinite.
+    grad_of = jax.grad if problem.residual is None else jax.jacfwd
+    value, grad = map(np.asarray, jax.jit(lambda x: (problem.fun(x), grad_of(problem.fun)(x)))(x))
     low, high = problem.bounds or (-np.inf, np.inf)
     inside = bool(np.all((x >= low) & (x <= high)))
     error = float(np.max(np.abs(x - np.clip(x - grad, low, high))))
@@ -386,6 +390,7 @@ def solve_all(
                 size = record["size"]
             else:
                 done = list(wanted)
+                keep(record)
         worker.kill()
         worker.wait()
         left = [solver for solver in wanted if solver not in done]
@@ -402,19 +407,43 @@ def solve_all(
     return records
 
 
+# Against which of SciPy's a solver's evaluations are set.
+_COUNTERPARTS = {
+    "LBFGS": "SciPy L-BFGS-B",
+    "BFGS": "SciPy BFGS",
+    "NonlinearCG": "SciPy CG",
+    "NewtonCG": "SciPy trust-krylov",
+    "TrustNewton": "SciPy trust-krylov",
+    "LBFGSB": "SciPy L-BFGS-B",
+    "Newton": "SciPy hybr",
+    "Broyden": "SciPy hybr",
+}
+
+
+def _counterpart(name: str, names: list[str]) -> str:
+    """The solver of SciPy with the same method, or the first one of SciPy."""
+    title = _COUNTERPARTS.get(name.removeprefix("JAXopt ").removeprefix("Optimistix ").split()[0])
+    if title not in names:
+        title = next((name for name in names if name.startswith("SciPy")), names[0])
+    return title
+
+
 def report(group: str, records: list[dict], names: list[str]) -> None:
     """Print how many problems each solver solved, and its evaluations against SciPy's."""
     by_solver = {name: {r["place"]: r for r in records if r["solver"] == name} for name in names}
     places = sorted({r["place"] for r in records})
-    reference = next((name for name in names if name.startswith("SciPy")), names[0])
-    print(f"{group}: {len(places)} problems of at most {MOST_VARIABLES} variables; evaluations against {reference}")
+    print(f"{group}: {len(places)} problems of at most {MOST_VARIABLES} variables")
     for name, found in by_solver.items():
         solved = {p for p, r in found.items() if r["solved"]}
-        both = [p for p in solved if by_solver[reference].get(p, {}).get("solved")]
-        ratios = [max(found[p]["evaluations"], 1) / max(by_solver[reference][p]["evaluations"], 1) for p in both]
+        other = _counterpart(name, names)
+        both = [p for p in solved if by_solver[other].get(p, {}).get("solved")]
+        ratios = [max(found[p]["evaluations"], 1) / max(by_solver[other][p]["evaluations"], 1) for p in both]
         mean = float(np.exp(np.mean(np.log(ratios)))) if ratios else float("nan")
         late = sum(r.get("said") == "TIMEOUT" for r in found.values())
-        print(f"  {name:32} solved {len(solved):4} of {len(found):4}   evaluations {mean:5.2f} x   timeouts {late}")
+        print(
+            f"  {name:32} solved {len(solved):4} of {len(found):4}   evaluations {mean:5.2f} x {other} "
+            f"({len(both)})   timeouts {late}"
+        )
     own = [name for name in names if not name.startswith(("SciPy", "JAXopt", "Optimistix"))]
     for label, some in (("any of ours", own), ("any of SciPy", [n for n in names if n.startswith("SciPy")])):
         if len(some) > 1:
@@ -422,14 +451,64 @@ def report(group: str, records: list[dict], names: list[str]) -> None:
             print(f"  {label:32} solved {count:4} of {len(places):4}")
 
 
+def profile(path: str, records: list[dict], groups: list[str]) -> None:
+    """Draw performance profiles (Dolan and Moré 2002): which fraction a solver solves within a multiple of the fewest.
+
+    Of each group those problems count that every solver in the records was run on.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams |= {"svg.hashsalt": "cutest", "font.size": 8}
+    import matplotlib.pyplot as plt
+
+    groups = [group for group in groups if any(r["group"] == group and "solver" in r for r in records)]
+    figure, axes = plt.subplots(1, len(groups), figsize=(4 * len(groups), 3.2), sharey=True, squeeze=False)
+    multiples = 2.0 ** np.linspace(0, 5, 101)
+    for axis, group in zip(axes[0], groups, strict=True):
+        here = [r for r in records if r["group"] == group and "solver" in r]
+        names = [name for name in SOLVERS[group] if any(r["solver"] == name for r in here)]
+        counts = {name: {r["place"]: r for r in here if r["solver"] == name} for name in names}
+        places = sorted(set.intersection(*(set(found) for found in counts.values())))
+        table = np.array(
+            [
+                [max(counts[name][p]["evaluations"], 1) if counts[name][p]["solved"] else np.inf for p in places]
+                for name in names
+            ]
+        )
+        fewest = np.min(table, axis=0)
+        some = np.isfinite(fewest)
+        for name, row in zip(names, table, strict=True):
+            ratio = np.where(some, row / np.where(some, fewest, 1), np.inf)
+            fractions = [np.mean(ratio <= multiple) for multiple in multiples]
+            peer = name.startswith(("SciPy", "JAXopt", "Optimistix"))
+            axis.plot(multiples, fractions, "--" if peer else "-", linewidth=1.0 if peer else 1.6, label=name)
+        axis.set(xscale="log", title=f"{group} ({len(places)})", xlabel="evaluations / fewest of all")
+        axis.set_xticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"], minor=False)
+        axis.minorticks_off()
+        axis.set(xlim=(1, 32), ylim=(0, 1.01))
+        axis.legend(loc="lower right", fontsize=6, framealpha=0.8)
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("fraction of problems solved")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+
+
+def _stored(path: str | None) -> list[dict]:
+    """The records in a file, which need not exist."""
+    if path is None or not os.path.exists(path):
+        return []
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
 def _places(text: str | None, group: str) -> list[int]:
-    """Problems by a range ``0:40``, or by numbers or names with commas between them."""
+    """Problems by a range ``0:40`` or ``1::2``, or by numbers or names with commas between them."""
     raws = raw_problems(group)
     if not text:
         return list(range(len(raws)))
     if ":" in text:
-        low, high = (int(part) if part else None for part in text.split(":"))
-        return list(range(len(raws)))[low:high]
+        return list(range(len(raws)))[slice(*(int(part) if part else None for part in text.split(":")))]
     names = [type(raw).__name__ for raw in raws]
     return [int(part) if part.isdigit() else names.index(part) for part in text.split(",")]
 
@@ -438,15 +517,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--groups", nargs="+", default=list(SOLVERS), choices=list(SOLVERS))
     parser.add_argument("--solvers", nargs="+", help="all whose names begin with one of these; by default every one")
-    parser.add_argument("--problems", help="a range (0:40), or numbers or names with commas between; by default all")
+    parser.add_argument("--problems", help="a range (0:40, 1::2), or numbers or names with commas; default: all")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for a problem and a solver")
     parser.add_argument("--chunk", type=int, default=25, help="problems of one worker process")
     parser.add_argument("--list", action="store_true", help="print a line for each problem")
-    parser.add_argument("--output", help="file to append the records to, as lines of JSON")
+    parser.add_argument("--output", help="file of records, lines of JSON: more are appended, known ones not repeated")
+    parser.add_argument("--profile", help="file for performance profiles of the records in --output; runs nothing")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         work(options.groups[0], options.solvers, list(map(int, options.problems.split(","))))
+        return
+    if options.profile:
+        profile(options.profile, _stored(options.output), options.groups)
         return
     if importlib.util.find_spec("sif2jax") is None:
         print("benchmarks/cutest.py needs the package sif2jax, which is not installed: skipped")
@@ -454,13 +537,24 @@ def main() -> None:
     for group in options.groups:
         known = [name for name, solver in SOLVERS[group].items() if solver is not None]
         names = [n for n in known if not options.solvers or n.startswith(tuple(options.solvers))]
+        places = _places(options.problems, group)
+        found = [r for r in _stored(options.output) if r["group"] == group and r["place"] in places]
+        records = [r for r in found if r.get("solver") in names]
+        skipped = {r["place"] for r in found if "skip" in r}
 
         def keep(record, group=group):
             if options.output:
                 with open(options.output, "a") as file:
                     file.write(json.dumps({"group": group} | record) + "\n")
 
-        records = solve_all(group, names, _places(options.problems, group), options.limit, options.chunk, keep)
+        left: dict[tuple[str, ...], list[int]] = {}
+        for place in places:
+            done = {r["solver"] for r in records if r["place"] == place}
+            if place not in skipped:
+                left.setdefault(tuple(name for name in names if name not in done), []).append(place)
+        for missing, some in left.items():
+            if missing:
+                records += solve_all(group, list(missing), some, options.limit, options.chunk, keep)
         if options.list:
             for record in sorted(records, key=lambda r: (r["place"], names.index(r["solver"]))):
                 state = "solved" if record["solved"] else "NOT SOLVED"

@@ -31,6 +31,9 @@ from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype
 
 __all__ = ["LBFGSB", "LBFGSBState"]
 
+# The scaling of a Hessian without pairs changes by this factor after a step along which there was no curvature.
+_FLATTER = 1 / 8
+
 
 class LBFGSBState(NamedTuple):
     """State of L-BFGS-B.
@@ -374,7 +377,9 @@ def _remember(state: LBFGSBState, s: Array, y: Array, moved: Array, use_gamma: b
 
     most = state.s_history.shape[0]
     num_pairs = jnp.where(curved, jnp.minimum(state.num_updates + 1, most), state.num_updates)
-    theta = jnp.where(curved, y_length * (y_length / jnp.where(curved, curvature, 1)), state.theta)
+    # Without curvature so far the next path leads further: to a vertex, where the objective is concave.
+    flatter = jnp.where(moved & (state.num_updates == 0), _FLATTER * state.theta, state.theta)
+    theta = jnp.where(curved, y_length * (y_length / jnp.where(curved, curvature, 1)), flatter)
     return state._replace(
         s_history=extended(state.s_history, s),
         y_history=extended(state.y_history, y),

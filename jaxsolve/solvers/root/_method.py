@@ -11,9 +11,16 @@ until the norm of the residual falls: with :math:`t` the step size and :math:`\e
 which with :math:`\eta_k = 0` is Armijo's condition for half the squared norm (Li and Fukushima 2000 for the general
 form). Neither needs a gradient or has a unit.
 
+A norm that must fall at every step leads many systems to a local minimum of the norm where full steps find the root. So
+a method that has the Jacobian tries full steps first. If several of them in a row do not satisfy the condition with
+respect to the best point so far, it goes back to that point and searches there: the watchdog technique. The parameters
+are the best point at any time.
+
 Reference:
     Nocedal and Wright (2006), "Numerical optimization", second edition, chapter 11; Li and Fukushima (2000), "A
-    derivative-free line search and global convergence of Broyden-like method for nonlinear equations".
+    derivative-free line search and global convergence of Broyden-like method for nonlinear equations"; Chamberlain,
+    Powell, Lemaréchal and Pedersen (1982), "The watchdog technique for forcing convergence in algorithms for
+    constrained optimization".
 """
 
 from __future__ import annotations
@@ -41,8 +48,28 @@ from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub, tree_whe
 __all__ = ["MOST_DENSE", "RootMethod", "RootState", "guarded_solve"]
 
 _C1 = 1e-4
+# So often a method may go back from full steps that did not lower the norm.
+_MOST_RETURNS = 5
 # More unknowns than this have no dense Jacobian unless it is asked for.
 MOST_DENSE = 512
+
+
+class Scout(NamedTuple):
+    """The point from which steps go: the parameters themselves, or one that full steps have led to from there.
+
+    Attributes:
+        params: a pytree like the parameters.
+        value: the residual there.
+        error: its Euclidean norm.
+        astray: steps since the best point, int32; -1 where the next step is searched for.
+        returns: how often a method may still go back, int32; with 0 every step is searched for.
+    """
+
+    params: PyTree
+    value: PyTree
+    error: Array
+    astray: Array
+    returns: Array
 
 
 class RootState(NamedTuple):
@@ -60,6 +87,7 @@ class RootState(NamedTuple):
         num_linesearch_iter: trial steps of all searches, int32.
         status: a :class:`jaxsolve.Status`, int32.
         first_error: ``error`` at the initial point.
+        scout: the point from which the next step goes.
     """
 
     iter_num: Array
@@ -73,6 +101,7 @@ class RootState(NamedTuple):
     num_linesearch_iter: Any = 0
     status: Any = 0
     first_error: Any = None
+    scout: Any = None
 
 
 class Trial(NamedTuple):
@@ -80,6 +109,7 @@ class Trial(NamedTuple):
 
     stepsize: Array
     accepted: Array
+    improves: Array
     params: PyTree
     value: PyTree
     aux: Any
@@ -109,6 +139,10 @@ class RootMethod(IterativeSolver):
             outside of the bounds; trial points are cut there.
         rtol: relative tolerance: the run has converged when ``state.error`` is at most
             ``tol + rtol * state.first_error``. May be traced.
+        patience: with a search, a method that has the Jacobian first takes up to so many full steps in a row that do
+            not lower the norm of the residual, before it goes back to the best point and searches there. It goes back
+            five times at most; from then on, and with 0 from the beginning, every step lowers the norm. ``params`` is
+            the best point at any time.
     """
 
     fun: Callable
@@ -123,6 +157,7 @@ class RootMethod(IterativeSolver):
     min_stepsize: float = option(1e-6, at_least=0)
     bounds: tuple | None = option(None)
     rtol: float = option(0.0, at_least=0)
+    patience: int = option(10, at_least=0)
 
     _State: ClassVar[Any] = RootState
     _handles_nonfinite = True
@@ -162,6 +197,11 @@ class RootMethod(IterativeSolver):
         del state
         return jnp.asarray(True)
 
+    def _has_jacobian(self, state: Any) -> bool:
+        """Whether the direction is that of the Jacobian, or of a model that begins as the inverse Jacobian."""
+        del state
+        return True
+
     def _is_outdated(self, before: Any, state: Any) -> Array | bool:
         """Whether a step says that the model should be made anew."""
         del before, state
@@ -185,8 +225,9 @@ class RootMethod(IterativeSolver):
         dtype = tree_real_dtype(params)
         error = tree_l2_norm(value).astype(dtype)
         memory = self._memory(params, flat(value), args, kwargs)
-        return self._State(
-            iter_num=jnp.zeros((), jnp.int32),
+        zero = jnp.zeros((), jnp.int32)
+        state = self._State(
+            iter_num=zero,
             value=value,
             error=error,
             stepsize=jnp.ones((), dtype),
@@ -198,40 +239,59 @@ class RootMethod(IterativeSolver):
             first_error=error,
             **{"num_jac_eval": jnp.zeros((), jnp.int32), **memory},
         )
+        returns = _MOST_RETURNS if self.linesearch is not None and self._has_jacobian(state) else 0
+        returns = jnp.where(jnp.asarray(self.patience) > 0, jnp.asarray(returns, jnp.int32), 0)
+        scout = Scout(*jax.tree.map(jnp.copy, (params, value, error)), astray=jnp.copy(zero), returns=returns)
+        return state._replace(scout=scout)
 
     def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
         """One step towards a root of the model; returns ``OptStep(params, state)``."""
-        direction, changed = self._direction(params, state, args, kwargs)
+        scout, best, best_error = state.scout, (params, state.value, state.aux, state.error), state.error
+        # What the model sees is the point from which the step goes.
+        state = state._replace(value=scout.value, error=scout.error)
+        direction, changed = self._direction(scout.params, state, args, kwargs)
         state = state._replace(**changed)
-        trial = self._search(params, direction, state, args, kwargs)
-        found = trial.accepted
-        old = (params, state.value, state.aux, state.error)
-        new_params, value, aux, error = tree_where(found, (trial.params, trial.value, trial.aux, trial.error), old)
-        moved = found & ~is_still(tree_sub(new_params, params))
+        relaxed = (scout.astray >= 0) & (scout.returns > 0)
+        trial = self._search(scout.params, direction, state, best_error, relaxed, args, kwargs)
+        found, better = trial.accepted, trial.improves
+        old = (scout.params, state.value, state.error)
+        point, value, error = tree_where(found, (trial.params, trial.value, trial.error), old)
+        moved = found & ~is_still(tree_sub(point, scout.params))
+        astray = jnp.where(better, 0, jnp.where(relaxed, scout.astray + 1, scout.astray))
+        back = relaxed & ~better & (~moved | (astray >= jnp.asarray(self.patience).astype(jnp.int32)))
+        best = tree_where(better, (trial.params, trial.value, trial.aux, trial.error), best)
         fresh = self._is_fresh(state)
         ended = ~found & (fresh | self.stop_if_linesearch_fails) | (found & ~moved & fresh)
-        status = self._status_of(error, size=state.first_error, failed=ended, failure=Status.LINESEARCH_FAILED)
+        # From the best point a search would not find what full steps, shortened to where they are finite, have not.
+        ended = ended & (~relaxed | (scout.astray == 0) & ~found)
+        status = self._status_of(best[3], size=state.first_error, failed=ended, failure=Status.LINESEARCH_FAILED)
         # No progress at a small residual, or from where rounding eats every step, is a matter of precision.
-        small = error <= float(jnp.finfo(error.dtype).eps) ** 0.5 * state.first_error
+        small = best[3] <= float(jnp.finfo(error.dtype).eps) ** 0.5 * state.first_error
         failed = Status.LINESEARCH_FAILED.holds(status)
         status = Status.STALLED.where(failed & (found | small), status)
         status = Status.NONFINITE.where(~found & ~jnp.isfinite(trial.error) & ended & (trial.number <= 1), status)
-        step, change = flat(tree_sub(new_params, params)), flat(tree_sub(value, state.value))
+        step, change = flat(tree_sub(point, scout.params)), flat(tree_sub(value, state.value))
         before = state
         state = state._replace(
             iter_num=state.iter_num + 1,
             value=value,
             error=error,
             stepsize=jnp.where(found, trial.stepsize, state.stepsize),
-            aux=aux,
             failed_linesearch=~found,
             num_fun_eval=state.num_fun_eval + trial.number,
             num_linesearch_iter=state.num_linesearch_iter + trial.number,
             status=status,
         )
         state = tree_where(moved, self._remember(step, change, state), state)
-        outdated = (~moved & ~fresh) | self._is_outdated(before, state)
-        return OptStep(new_params, self._anew(Status.RUNNING.holds(status) & outdated, new_params, state, args, kwargs))
+        outdated = back | (~moved & ~fresh) | self._is_outdated(before, state)
+        point, value, error = tree_where(back, (best[0], best[1], best[3]), (point, value, error))
+        state = state._replace(value=value, error=error)
+        state = self._anew(Status.RUNNING.holds(status) & outdated, point, state, args, kwargs)
+        scout = Scout(
+            point, value, error, astray=jnp.where(back, -1, astray), returns=scout.returns - back.astype(jnp.int32)
+        )
+        params, value, aux, error = best
+        return OptStep(params, state._replace(value=value, aux=aux, error=error, scout=scout))
 
     def _anew(self, wanted: Array, params: PyTree, state: Any, args: tuple, kwargs: dict) -> Any:
         """The state with a fresh model where that is wanted."""
@@ -245,8 +305,10 @@ class RootMethod(IterativeSolver):
             return forget(state) if wanted else state
         return lax.cond(wanted, forget, lambda state: state, state)
 
-    def _search(self, params: PyTree, direction: Array, state: Any, args: tuple, kwargs: dict) -> Trial:
-        """The first trial step that lowers the norm of the residual enough."""
+    def _search(
+        self, params: PyTree, direction: Array, state: Any, size: Array, relaxed: Array, args: tuple, kwargs: dict
+    ) -> Trial:
+        """The first trial step that lowers the norm enough below ``size``; if ``relaxed``, the first finite one."""
         dtype = state.error.dtype
         along = unraveled(params)(direction)
         fixed = self.linesearch is None or not _is_zero(self.stepsize)
@@ -265,15 +327,17 @@ class RootMethod(IterativeSolver):
             value, aux = self._evaluate(point, *args, **kwargs)
             error = tree_l2_norm(value).astype(dtype)
             # In units of the old norm, whose square may overflow.
-            ratio = error / jnp.where(state.error > 0, state.error, 1)
+            ratio = error / jnp.where(size > 0, size, 1)
             finite = jnp.isfinite(ratio)
-            accepted = finite & (~searches | (ratio * ratio <= 1 + slack - 2 * _C1 * t))
+            improves = finite & (~searches | (ratio * ratio <= 1 + slack - 2 * _C1 * t))
+            accepted = improves | (finite & relaxed)
             rise = 0.5 * (jnp.where(finite, ratio * ratio, 1) - 1)
             factor = jnp.minimum(shortened(-t, rise, finite), jnp.asarray(self.decrease_factor).astype(dtype))
             following = jnp.where(accepted, t, factor * t)
-            return Trial(following, accepted, point, value, aux, error, trial.number + 1)
+            return Trial(following, accepted, improves, point, value, aux, error, trial.number + 1)
 
-        start = Trial(first, jnp.asarray(False), params, state.value, state.aux, state.error, jnp.zeros((), jnp.int32))
+        no = jnp.asarray(False)
+        start = Trial(first, no, no, params, state.value, state.aux, state.error, jnp.zeros((), jnp.int32))
         most = self.maxls if self.linesearch is not None else 1
         return loop(
             lambda trial: ~trial.accepted & ((trial.number == 0) | (searches & (trial.stepsize >= shortest))),

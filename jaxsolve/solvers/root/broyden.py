@@ -56,6 +56,7 @@ class BroydenState(NamedTuple):
     num_linesearch_iter: Any = 0
     status: Any = 0
     first_error: Any = None
+    scout: Any = None
     d_history: Any = None
     c_history: Any = None
     gamma: Any = None
@@ -158,15 +159,12 @@ class Broyden(RootMethod):
     def _is_outdated(self, before: Any, state: Any) -> Array | bool:
         if state.c_history is not None:
             return state.num_pairs >= len(state.c_history)
-        # A shortened step that gains little says that the model has become a poor one.
-        return (
-            self._has_jacobian(state)
-            & (state.num_fun_eval > before.num_fun_eval + 1)
-            & (state.error > 0.5 * before.error)
-        )
+        # A shortened step that gains little, and a full one that loses, say that the model has become a poor one.
+        shortened = state.num_fun_eval > before.num_fun_eval + 1
+        poor = (shortened & (state.error > 0.5 * before.error)) | (state.error > before.error)
+        return self._has_jacobian(state) & poor
 
     def _has_jacobian(self, state: Any) -> bool:
-        """Whether the model begins as the inverse Jacobian, whose direction is one of descent."""
         return state.inverse is not None and self.gamma is None
 
     def _slack(self, state: Any) -> Array:

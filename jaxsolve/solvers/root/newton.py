@@ -82,6 +82,7 @@ class ChordState(NamedTuple):
     num_linesearch_iter: Any = 0
     status: Any = 0
     first_error: Any = None
+    scout: Any = None
     inverse: Any = None
     age: Any = 0
 

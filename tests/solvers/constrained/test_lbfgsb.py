@@ -110,6 +110,16 @@ def test_linear_objectives_end_in_a_corner():
 
 
 @pytest.mark.slow
+def test_concave_objectives_end_in_a_corner_at_once():
+    """With bounds far away, and no pair with positive curvature to tell how far a path should lead."""
+    curvatures = np.arange(1.0, 41.0) ** 2 / 40 - 40.025
+    solver = jaxsolve.LBFGSB(lambda x: jnp.sum(0.5 * curvatures * x**2 + x), tol=1e-8, maxiter=100)
+    params, state = solver.run(jnp.ones(40), (-1e5, 1e6))
+    assert int(state.status) == Status.CONVERGED
+    np.testing.assert_array_equal(params, np.where(curvatures + 1 < 0, 1e6, -1e5))
+    assert int(state.num_fun_eval) < 25
+
+
 def test_pytrees_bounds_like_them_and_fixed_variables():
     def fun(p):
         return jnp.sum((p["a"] - 2.0) ** 2) + (p["b"] + 1.0) ** 2 + p["a"][0] * p["b"]

@@ -72,6 +72,49 @@ def test_systems_of_the_literature(name, system):
     assert int(state.num_fun_eval) == 1 + int(state.num_linesearch_iter) < 200
 
 
+@pytest.mark.parametrize("name", ["Newton", pytest.param("Chord", marks=pytest.mark.slow)])
+def test_full_steps_find_roots_behind_local_minima_of_the_norm(name):
+    """An exponential through three points: steps that lower the norm lead to infinity."""
+    t, y = jnp.arange(1.0, 4.0), jnp.array([0.032, 0.056, 0.099])
+
+    def exponential(x):
+        return x[0] + x[1] * jnp.exp(x[2] * t) - y
+
+    @jax.jit
+    def run(patience):
+        return SOLVERS[name](exponential, tol=1e-7, patience=patience).run(jnp.full(3, 0.1))
+
+    params, state = run(10)
+    assert int(state.status) == Status.CONVERGED
+    np.testing.assert_allclose(exponential(params), 0, atol=1e-7)
+    assert int(state.num_fun_eval) < 20
+    strict = run(0).state
+    assert int(strict.status) != Status.CONVERGED or int(strict.num_fun_eval) > 100
+
+
+def test_the_parameters_are_the_best_point_so_far():
+    def freudenstein_roth(x):
+        return jnp.stack([-13 + x[0] + ((5 - x[1]) * x[1] - 2) * x[1], -29 + x[0] + ((x[1] + 1) * x[1] - 14) * x[1]])
+
+    solver = jaxsolve.Newton(freudenstein_roth, tol=1e-8)
+    update = jax.jit(solver.update)
+    params, errors, scouts = jnp.array([0.5, -2.0]), [], []
+    state = solver.init_state(params)
+    while int(state.status) == Status.RUNNING and len(errors) < 40:
+        params, state = update(params, state)
+        errors.append(float(state.error))
+        scouts.append(float(state.scout.error))
+        np.testing.assert_allclose(state.error, np.linalg.norm(freudenstein_roth(params)), rtol=1e-12)
+    assert int(state.status) == Status.CONVERGED
+    np.testing.assert_allclose(params, [5.0, 4.0], atol=1e-7)
+    assert np.all(np.diff(errors) <= 0) and max(scouts) > 10 * errors[0]
+    # The same when multiplied by a power of two.
+    scaled = jaxsolve.Newton(lambda x: 2.0**30 * freudenstein_roth(x / 2.0**20), tol=2.0**30 * 1e-8)
+    far, ended = scaled.run(2.0**20 * jnp.array([0.5, -2.0]))
+    np.testing.assert_array_equal(far / 2.0**20, params)
+    assert int(ended.num_fun_eval) == int(state.num_fun_eval)
+
+
 def test_evaluations():
     """The tridiagonal system, where SciPy's hybrid method takes 23 and a Jacobian by differences."""
     counts = {}
