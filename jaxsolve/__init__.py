@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.composite import PrimalDual as PrimalDual
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
     from jaxsolve.solvers.constrained import LBFGSB as LBFGSB
+    from jaxsolve.solvers.constrained import InteriorPointNLP as InteriorPointNLP
     from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.external import CvxpyQP as CvxpyQP
@@ -97,7 +98,7 @@ _HOMES = {
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
     "solvers._multistart": "multistart",
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
-    "solvers.constrained": "LBFGSB MirrorDescent ProjectedGradient",
+    "solvers.constrained": "InteriorPointNLP LBFGSB MirrorDescent ProjectedGradient",
     "solvers.external": (
         "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyLeastSquares ScipyMinimize "
         "ScipyRootFinding"

@@ -1,7 +1,8 @@
 """Minimization over a set."""
 
+from jaxsolve.solvers.constrained.interior_point_nlp import InteriorPointNLP
 from jaxsolve.solvers.constrained.lbfgsb import LBFGSB
 from jaxsolve.solvers.constrained.mirror_descent import MirrorDescent
 from jaxsolve.solvers.constrained.projected_gradient import ProjectedGradient
 
-__all__ = ["LBFGSB", "MirrorDescent", "ProjectedGradient"]
+__all__ = ["LBFGSB", "InteriorPointNLP", "MirrorDescent", "ProjectedGradient"]
