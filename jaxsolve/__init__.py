@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from jaxsolve.linesearch import BacktrackingLineSearch as BacktrackingLineSearch
     from jaxsolve.linesearch import HagerZhangLineSearch as HagerZhangLineSearch
     from jaxsolve.linesearch import ZoomLineSearch as ZoomLineSearch
+    from jaxsolve.solvers._minimize import minimize as minimize
     from jaxsolve.solvers._multistart import multistart as multistart
     from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
     from jaxsolve.solvers.composite import PrimalDual as PrimalDual
     from jaxsolve.solvers.composite import ProximalGradient as ProximalGradient
     from jaxsolve.solvers.constrained import LBFGSB as LBFGSB
+    from jaxsolve.solvers.constrained import AugmentedLagrangian as AugmentedLagrangian
     from jaxsolve.solvers.constrained import InteriorPointNLP as InteriorPointNLP
     from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
@@ -96,9 +98,10 @@ _SUBMODULES = (
 _HOMES = {
     "base": "History IterativeSolver KKTSolution OptStep Solver SolverError Status StochasticSolver check",
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
+    "solvers._minimize": "minimize",
     "solvers._multistart": "multistart",
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
-    "solvers.constrained": "InteriorPointNLP LBFGSB MirrorDescent ProjectedGradient",
+    "solvers.constrained": "AugmentedLagrangian InteriorPointNLP LBFGSB MirrorDescent ProjectedGradient",
     "solvers.external": (
         "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyLeastSquares ScipyMinimize "
         "ScipyRootFinding"

@@ -54,8 +54,7 @@ class Point(NamedTuple):
 def optimality_error(program: NonlinearProgram, scaling: Scaling, point: Point) -> Array:
     """The largest residual of the optimality conditions in scaled units, over the size of the multipliers."""
     x, y, at = point
-    unit = jnp.concatenate([scaling.rows[: at.values.size - 1], 1 / scaling.variables])
-    unit = unit if program.bounded else unit[: at.values.size - 1]
+    unit = program.rows_at(1 / scaling.variables, scaling.rows)
     c, (lower, upper) = unit * program.rows_at(x, at.values[1:]), program.limits(at.values[1:])
     multiplier, slope = scaling.cost * y / unit, _slope(program, x, y, at)
     size = jnp.maximum(jnp.sum(jnp.abs(multiplier)) / max(y.size, 1), 100) / 100

@@ -8,7 +8,8 @@ barrier parameter :math:`\mu` and penalty :math:`1/\delta` the method minimizes
     \varphi(x, s) = f(x) - \mu \sum \log(x - l) - \mu \sum \log(u - x) - \mu \sum \log s
     + \hat y^T r + \tfrac{1}{2 \delta} \lVert r \rVert^2
 
-by Newton's method in its primal-dual form. Slacks and multipliers :math:`y^+ = \hat y + (r + J\,dw) / \delta` are
+by Newton's method in its primal-dual form. For every x the slacks are those with which it is least, so that the search
+along a direction is one of x alone, and follows constraints however curved they are. The steps of slacks and multipliers :math:`y^+ = \hat y + (r + J\,dw) / \delta` are
 eliminated, and the step of x is that of one matrix of the size of x,
 
 .. math::
@@ -32,7 +33,16 @@ from jaxsolve.solvers.constrained._program import Local, NonlinearProgram
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.tree_util import tree_where
 
-__all__ = ["Iterate", "Limits", "first_iterate", "limits_of", "newton_step", "residuals", "update_parameters"]
+__all__ = [
+    "Iterate",
+    "Limits",
+    "first_iterate",
+    "limits_of",
+    "newton_step",
+    "residuals",
+    "update_parameters",
+    "with_slacks",
+]
 
 _MAX_SHIFTS, _MAX_HALVINGS = 14, 25
 _ARMIJO = 1e-4
@@ -100,9 +110,7 @@ def _distances(program: NonlinearProgram, x: Array) -> tuple[Array, Array]:
     return counts, jnp.where(counts, jnp.maximum(distance, least), 1)
 
 
-def first_iterate(
-    program: NonlinearProgram, x: Array, at: Local, y: Array | None, limits: Limits, inside: float
-) -> Iterate:
+def first_iterate(program: NonlinearProgram, x: Array, at: Local, y: Array | None, limits: Limits) -> Iterate:
     """The iterate to begin with.
 
     Args:
@@ -111,7 +119,6 @@ def first_iterate(
         at: the program there.
         y: multipliers of h and g that were given, for a warm start.
         limits: tolerance and least parameters.
-        inside: the least slack of a row.
     """
     p, dtype = program.num_eq, x.dtype
     grad, jacobian, constraints = at.jacobian[0], at.jacobian[1:], at.values[1:]
@@ -119,8 +126,8 @@ def first_iterate(
     is_eq = jnp.arange(constraints.size) < p
     mu, delta = (1e-1, 1e-2) if y is None else (1e-4, 1e-4)
     mu, delta = jnp.maximum(jnp.asarray(mu, dtype), limits.mu), jnp.maximum(jnp.asarray(delta, dtype), limits.delta)
-    s = jnp.maximum(-constraints[p:], inside)
     if y is None:
+        s = jnp.maximum(-constraints[p:], 1)
         z, z_s = jnp.where(counts, mu / distance, 0), mu / s
         # Least squares: the multipliers that come nearest to stationarity.
         gram = jacobian @ jacobian.T + jnp.diag(jnp.where(is_eq, 1e-8, 1).astype(dtype))
@@ -130,10 +137,19 @@ def first_iterate(
     else:
         slope = -(grad + y @ jacobian)
         z = jnp.maximum(jnp.stack([-slope, slope]), mu / distance)
-        z, z_s = jnp.where(counts, z, 0), jnp.maximum(y[p:], mu / s)
+        z, z_s = jnp.where(counts, z, 0), y[p:]
+    y = jnp.where(is_eq, y, jnp.maximum(y, 0))
+    s = best_slack(constraints[p:], y[p:], mu, delta)
     zero = jnp.zeros((), dtype)
     violation = norm(constraints + jnp.concatenate([jnp.zeros(p, dtype), s]), zero)
-    return Iterate(x, y, z, s, z_s, y, mu, delta, zero, violation, jnp.zeros((), jnp.int32))
+    return Iterate(x, y, z, s, jnp.maximum(y[p:], mu / s), y, mu, delta, zero, violation, jnp.zeros((), jnp.int32))
+
+
+def best_slack(g: Array, estimate: Array, mu: Array, delta: Array) -> Array:
+    """The slacks with which the merit function is least at a point."""
+    q = g + delta * estimate
+    root = jnp.sqrt(q**2 + 4 * mu * delta)
+    return jnp.where(q > 0, 2 * mu * delta / (q + root), (root - q) / 2)
 
 
 class Residuals(NamedTuple):
@@ -198,41 +214,38 @@ def newton_step(program: NonlinearProgram, it: Iterate, at: Local) -> Iterate:
     Jdx = jacobian @ dx
     dy = target + weights * Jdx - it.y
     y_s = it.y[p:] + dy[p:]
-    ds = (it.mu - it.s * y_s) / it.z_s
     signed = jnp.stack([dx, -dx])
     dz = jnp.where(counts, (it.mu - it.z * signed) / distance - it.z, 0)
     dz_s = y_s - it.z_s
 
     share = jnp.maximum(0.99, 1 - it.mu)
-    longest = _length(share, (distance, jnp.where(counts, signed, 0)), (it.s, ds))
+    longest = _length(share, (distance, jnp.where(counts, signed, 0)))
     dual = _length(share, (jnp.where(counts, it.z, 1), dz), (it.z_s, dz_s))
 
-    def merit(x, s, values):
+    def merit(x, values):
         _, distance = _distances(program, x)
+        s = best_slack(values[1 + p :], it.estimate[p:], it.mu, it.delta)
         rows = values[1:] + jnp.concatenate([no_slack, s])
         logs = jnp.sum(jnp.where(counts, jnp.log(distance), 0)) + jnp.sum(jnp.log(s))
         return values[0] - it.mu * logs + it.estimate @ rows + rows @ rows / (2 * it.delta)
 
-    start = merit(it.x, it.s, at.values)
-    slope = (grad - barrier[0] + barrier[1]) @ dx - it.mu * jnp.sum(ds / it.s)
-    slope = slope + (it.estimate + rows / it.delta) @ (Jdx + jnp.concatenate([no_slack, ds]))
+    start = merit(it.x, at.values)
+    slope = (grad - barrier[0] + barrier[1]) @ dx + (it.estimate + rows / it.delta) @ Jdx
     rounding = 10 * jnp.finfo(dtype).eps * (jnp.abs(start) + jnp.abs(at.values[0]))
 
     def trial(carry):
         length, _ = carry
         x = _within(program, it.x + length * dx)
-        s = it.s + length * ds
-        good = merit(x, s, program.values(x)) <= start + _ARMIJO * length * slope + rounding
+        good = merit(x, program.values(x)) <= start + _ARMIJO * length * slope + rounding
         return jnp.where(good, length, length / 2), good
 
     carry = (longest, jnp.asarray(False))
     length, good = loop(lambda carry: ~carry[1], trial, carry, maxiter=_MAX_HALVINGS)
-    x, s = _within(program, it.x + length * dx), it.s + length * ds
+    x = _within(program, it.x + length * dx)
     z, z_s = it.z + dual * dz, it.z_s + dual * dz_s
     _, distance = _distances(program, x)
     z = jnp.where(counts, jnp.clip(z, it.mu / (_FAR * distance), _FAR * it.mu / distance), 0)
-    z_s = jnp.clip(z_s, it.mu / (_FAR * s), _FAR * it.mu / s)
-    taken = it._replace(x=x, y=it.y + length * dy, s=s, z=z, z_s=z_s, rho=rho, num_rejected=0 * it.num_rejected)
+    taken = it._replace(x=x, y=it.y + length * dy, z=z, z_s=z_s, rho=rho, num_rejected=0 * it.num_rejected)
     kept = it._replace(rho=jnp.maximum(10 * rho, 1e-4), num_rejected=it.num_rejected + 1)
     return tree_where(good, taken, kept)
 
@@ -266,13 +279,21 @@ def _factorized(K: Array, curvature: Array, rho: Array) -> tuple[Array, Array]:
     return jnp.where(jnp.all(jnp.isfinite(L)), L, identity), rho
 
 
+def with_slacks(it: Iterate, constraints: Array) -> Iterate:
+    """The iterate with the best slacks for its parameters."""
+    p = constraints.size - it.s.size
+    s = best_slack(constraints[p:], it.estimate[p:], it.mu, it.delta)
+    return it._replace(s=s, z_s=jnp.clip(it.z_s, it.mu / (_FAR * s), _FAR * it.mu / s))
+
+
 def update_parameters(it: Iterate, res: Residuals, limits: Limits) -> Iterate:
     """The iterate with other parameters where the subproblem is solved to their accuracy."""
     solved = norm(res.dual, res.penalized, res.centrality) <= 10 * it.mu
     fell = (res.rows <= 0.3 * it.violation) | (res.rows <= 0.1 * limits.tol)
-    delta = jnp.where(fell, it.delta, jnp.maximum(it.delta / 10, limits.delta))
+    delta = jnp.where(fell, it.delta, it.delta / 10)
     # Complementarity ahead of feasibility leaves the iterates at the boundary, infeasible.
     mu = jnp.maximum(jnp.minimum(0.2 * it.mu, it.mu**1.5), limits.mu)
     mu = jnp.where(res.rows <= 100 * it.mu, mu, it.mu)
+    delta = jnp.maximum(jnp.minimum(delta, mu), limits.delta)
     new = it._replace(estimate=it.y, delta=delta, mu=mu, violation=res.rows)
     return tree_where(solved, new, it)

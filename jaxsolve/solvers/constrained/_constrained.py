@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,7 @@ from jaxsolve.solvers.quadratic._active_set import WEAK
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 
-__all__ = ["ConstrainedSolver", "default_tol", "solution_of"]
-
-
-def default_tol(dtype: Any) -> float:
-    """The tolerance for a dtype."""
-    return 1e-8 if jnp.finfo(dtype).bits == 64 else 1e-4
+__all__ = ["ConstrainedSolver", "parts_of", "size_of", "solution_of"]
 
 
 class ConstrainedSolver(Solver):
@@ -59,6 +54,8 @@ class ConstrainedSolver(Solver):
     weak: str = option("half", among=WEAK)
 
     _structure = "general"
+    #: The tolerance in float64 and in float32.
+    _default_tol: ClassVar[tuple[float, float]] = (1e-8, 1e-4)
 
     def _validate(self) -> None:
         super()._validate()
@@ -93,11 +90,11 @@ class ConstrainedSolver(Solver):
 
     def _first_point(self, init_params: PyTree, *args: Any, bounds: Any = None, **kwargs: Any) -> KKTSolution:
         """The initial point with multipliers, which are 0 if none are given."""
-        params, y = _parts(init_params)
+        params, y = parts_of(init_params)
         program = self._program_of(params, *args, bounds=bounds, **kwargs)
         x = flat(params, program.lower.dtype)
-        m = jax.eval_shape(program.values, x).size - 1
-        return solution_of(program, x, jnp.zeros(m, x.dtype) if y is None else flat(y, x.dtype))
+        zeros = jnp.zeros(size_of(program), x.dtype)
+        return solution_of(program, x, zeros if y is None else flat(y, x.dtype))
 
     # ---- The end of a run -----------------------------------------------------------------------------------------
 
@@ -142,7 +139,8 @@ class ConstrainedSolver(Solver):
 
     def _tolerance_at(self, dtype: Any) -> Array:
         """The tolerance of a run; what is beyond the precision of the dtype is not asked for."""
-        tol: Any = default_tol(dtype) if self.tol is None else self.tol  # type: ignore[attr-defined]
+        tol: Any = self.tol  # type: ignore[attr-defined]  # iterative solvers have one
+        tol = self._default_tol[jnp.finfo(dtype).bits < 64] if tol is None else tol
         tol = jnp.asarray(tol).astype(dtype)
         return jnp.where(tol > 0, jnp.maximum(tol, 20 * float(jnp.finfo(dtype).eps)), tol)
 
@@ -181,6 +179,11 @@ class ConstrainedSolver(Solver):
         return solution_of(program, jnp.where(held, 0, slope), rows)
 
 
+def size_of(program: NonlinearProgram) -> int:
+    """The number of rows of h and g."""
+    return jax.eval_shape(program.values, program.lower).size - 1
+
+
 def solution_of(program: NonlinearProgram, x: Array, y: Array) -> KKTSolution:
     """Vectors as pytrees of the user."""
     return KKTSolution(
@@ -188,7 +191,7 @@ def solution_of(program: NonlinearProgram, x: Array, y: Array) -> KKTSolution:
     )
 
 
-def _parts(init_params: PyTree) -> tuple[PyTree, PyTree | None]:
+def parts_of(init_params: PyTree) -> tuple[PyTree, PyTree | None]:
     """The point of an initial point, and its multipliers if it has any."""
     if not isinstance(init_params, KKTSolution):
         return init_params, None

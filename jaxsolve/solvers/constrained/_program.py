@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._closure import output_shape
+from jaxsolve._inputs import power_of_two
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat, ravel, unraveled
 from jaxsolve.solvers._bounds import bounds_like
 from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram
-from jaxsolve.solvers.quadratic._scaling import Scaling, equilibrate
+from jaxsolve.solvers.quadratic._scaling import Scaling
 
 __all__ = ["Local", "NonlinearProgram", "make_program", "scaling_at"]
 
@@ -153,15 +154,42 @@ def make_program(
     )
 
 
-def scaling_at(program: NonlinearProgram, x: Array, at: Local) -> Scaling:
-    """Units in which the quadratic program at a point has numbers around 1, a constant to derivatives."""
-    x, at = lax.stop_gradient((x, at))
-    qp = program.quadratic(at, at.jacobian[0] - at.hessian @ x)
-    # The rows of the local program are A x, whose bounds are those at which the linear models of h and g vanish.
-    shift = qp.A.matvec(x) - program.rows_at(x, at.values[1:])
-    scaling = equilibrate(qp._replace(lower=qp.lower + shift, upper=qp.upper + shift))
-    if not program.bounded:
-        return scaling
-    # The rows of x have the units of x.
-    size = at.values.size - 1
-    return scaling._replace(rows=jnp.concatenate([scaling.rows[:size], 1 / scaling.variables]))
+# In scaled units the gradient of the objective at the first point has a largest entry of this size.
+_SLOPE = 1.0
+# How much a second derivative, or the value of a constraint, counts beside a first derivative.
+_SHARE = 0.1
+
+
+def scaling_at(
+    program: NonlinearProgram, x: Array, values: Array, jacobian: Array, hessian: Array | None = None
+) -> Scaling:
+    """Units in which the functions have derivatives around 1 at a point, powers of two and constants to derivatives.
+
+    The unit of a variable is its value; where that is 0, the size of its bounds, or else the distance at which the
+    objective or a constraint vanishes or turns along it. Another unit of a variable, a constraint or the objective
+    changes its factor by the inverse of that unit, and nothing else.
+    """
+    x, values, jacobian = lax.stop_gradient((x, jnp.abs(values), jnp.abs(jacobian)))
+    hessian = None if hessian is None else lax.stop_gradient(jnp.abs(hessian))
+    curvature = jnp.zeros_like(x) if hessian is None else jnp.diagonal(hessian)
+    bounds = jnp.abs(jnp.stack([program.lower, program.upper]))
+    bounds = jnp.where(jnp.isfinite(bounds) & (bounds > 0), bounds, jnp.inf)
+    turns = jnp.where(curvature > 0, jacobian[0] / jnp.where(curvature > 0, curvature, 1), 0)
+    reaches = values[1:, None] / jnp.where(jacobian[1:] > 0, jacobian[1:], 1)
+    reaches = jnp.min(jnp.where((jacobian[1:] > 0) & (reaches > 0), reaches, jnp.inf), axis=0, initial=jnp.inf)
+    variables = jnp.abs(x)
+    for candidate in (jnp.min(bounds, axis=0), turns, reaches):
+        variables = jnp.where((variables > 0) & jnp.isfinite(variables), variables, candidate)
+    variables = power_of_two(variables)
+
+    slopes = jnp.max(jacobian * variables[None], axis=1)
+    second = 0 if hessian is None else jnp.max(variables[:, None] * hessian * variables[None])
+    cost = power_of_two(_SLOPE / _known(jnp.maximum(slopes[0], _SHARE * second)))
+    rows = power_of_two(1 / _known(jnp.maximum(slopes[1:], _SHARE * values[1:])))
+    one = jnp.ones((), x.dtype)
+    return Scaling(variables, rows, cost, one, (variables, rows, cost))
+
+
+def _known(size: Array) -> Array:
+    """A size, or 1 where there is none."""
+    return jnp.where((size > 0) & jnp.isfinite(size), size, 1)

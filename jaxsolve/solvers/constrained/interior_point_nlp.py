@@ -16,10 +16,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from jaxsolve._inputs import power_of_two
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve._vectors import flat
@@ -32,8 +30,9 @@ from jaxsolve.solvers.constrained._barrier import (
     newton_step,
     residuals,
     update_parameters,
+    with_slacks,
 )
-from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, _parts, solution_of
+from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, parts_of, size_of, solution_of
 from jaxsolve.solvers.constrained._program import Local, NonlinearProgram, scaling_at
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
@@ -41,10 +40,8 @@ from jaxsolve.tree_util import tree_all_finite
 
 __all__ = ["InteriorPointNLP", "InteriorPointNLPState"]
 
-# In scaled units: how far inside of the bounds a run begins, and the least slack of an inequality then.
-_INSIDE, _SLACK = 1e-2, 1e-1
-# A value of a constraint, in scaled units, beside which its gradient at the first point says little.
-_LARGE = 10.0
+# How far inside of the bounds a run begins, in parts of their distance or size.
+_INSIDE = 1e-2
 # Beyond this the iterates go to infinity.
 _FAR_AWAY = 1e10
 # So many steps may be rejected in a row.
@@ -120,20 +117,20 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
 
     def init_state(self, init_params: PyTree, *args: Any, bounds: Any = None, **kwargs: Any) -> InteriorPointNLPState:
         """The state before the first iteration; the arguments are those of ``run``."""
-        params, y = _parts(init_params)
+        params, y = parts_of(init_params)
         program = self._program_of(params, *args, bounds=bounds, **kwargs)
         x = _inside(program, flat(params, program.lower.dtype))
         y = None if y is None else flat(y, x.dtype)
-        m = program_size(program, x)
+        m = size_of(program)
         at = program.local(x, jnp.zeros(m, x.dtype) if y is None else y)
-        scaling = _scaling(program, x, at)
+        scaling = scaling_at(program, x, *at)
         scaled = program.scaled(scaling)
         limits = limits_of(self._tolerance_at(x.dtype))
         x = x / scaling.variables
-        y = None if y is None else scaling.cost * y / scaling.rows[:m]
-        unit = jnp.concatenate([scaling.cost[None], scaling.rows[:m]])
+        y = None if y is None else scaling.cost * y / scaling.rows
+        unit = jnp.concatenate([scaling.cost[None], scaling.rows])
         first = Local(unit * at.values, unit[:, None] * at.jacobian * scaling.variables[None], at.hessian)
-        it = first_iterate(scaled, x, first, y, limits, _SLACK)
+        it = first_iterate(scaled, x, first, y, limits)
         at = scaled.local(it.x, it.y)
         zero = jnp.zeros((), jnp.int32)
         return self._state_at(program, scaling, it, at, zero)
@@ -146,7 +143,8 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         scaled, limits = program.scaled(state.scaling), limits_of(self._tolerance_at(state.error.dtype))
         it = newton_step(scaled, state.iterate, state.at)
         at = scaled.local(it.x, it.y)
-        it = update_parameters(it, residuals(scaled, it, at), limits)
+        it = with_slacks(it, at.values[1:])
+        it = with_slacks(update_parameters(it, residuals(scaled, it, at), limits), at.values[1:])
         new = self._state_at(program, state.scaling, it, at, state.iter_num + 1)
         return OptStep(_point(program, state.scaling, it), new)
 
@@ -154,8 +152,8 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         self, program: NonlinearProgram, scaling: Scaling, it: Iterate, at: Local, iter_num: Array
     ) -> InteriorPointNLPState:
         scaled, tol = program.scaled(scaling), self._tolerance_at(it.x.dtype)
-        res, m = residuals(scaled, it, at), it.y.size
-        constraints = at.values[1:] / scaling.rows[:m]
+        res = residuals(scaled, it, at)
+        constraints = at.values[1:] / scaling.rows
         finite = tree_all_finite(at)
         stuck = it.num_rejected >= _MOST_REJECTED
         status = Status.STALLED.where(stuck, int(Status.RUNNING))
@@ -181,9 +179,9 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         program = self._program_of(step.params.primal, *args, **kwargs)
         it, scaling, m = state.iterate, state.scaling, state.iterate.y.size
         x = scaling.variables * it.x
-        y = scaling.rows[:m] * jnp.where(jnp.arange(m) < program.num_eq, it.y, jnp.maximum(it.y, 0)) / scaling.cost
+        y = scaling.rows * jnp.where(jnp.arange(m) < program.num_eq, it.y, jnp.maximum(it.y, 0)) / scaling.cost
         # Those of fixed variables are whatever makes the slope vanish.
-        unit = jnp.concatenate([scaling.cost[None], scaling.rows[:m]])
+        unit = jnp.concatenate([scaling.cost[None], scaling.rows])
         jacobian = state.at.jacobian / unit[:, None] / scaling.variables[None]
         hessian = state.at.hessian / (scaling.cost * scaling.variables[:, None] * scaling.variables[None])
         z = (it.z[1] - it.z[0]) / (scaling.cost * scaling.variables)
@@ -191,11 +189,6 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         point = Point(x, program.rows_at(z, y), Local(state.at.values / unit, jacobian, hessian))
         near = Status.CONVERGED.holds(state.status) | Status.STALLED.holds(state.status)
         return self._finished(program, scaling, point, state, near)
-
-
-def program_size(program: NonlinearProgram, x: Array) -> int:
-    """The number of rows of h and g."""
-    return jax.eval_shape(program.values, x).size - 1
 
 
 def _inside(program: NonlinearProgram, x: Array) -> Array:
@@ -212,15 +205,6 @@ def _inside(program: NonlinearProgram, x: Array) -> Array:
     return jnp.clip(x, lower + margin(lower), upper - margin(upper))
 
 
-def _scaling(program: NonlinearProgram, x: Array, at: Local) -> Scaling:
-    """The units of a run."""
-    scaling = scaling_at(program, x, at)
-    m = at.values.size - 1
-    large = jnp.abs(scaling.rows[:m] * at.values[1:]) / _LARGE
-    rows = scaling.rows[:m] / power_of_two(jnp.maximum(large, 1))
-    return scaling._replace(rows=rows)
-
-
 def _is_infeasible(program: NonlinearProgram, it: Iterate, at: Local, stuck: Array) -> Array:
     """Whether the violation of the constraints is stationary, and not small."""
     violation = program.violation(at.values[1:])
@@ -234,5 +218,5 @@ def _is_infeasible(program: NonlinearProgram, it: Iterate, at: Local, stuck: Arr
 
 def _point(program: NonlinearProgram, scaling: Scaling, it: Iterate) -> KKTSolution:
     """An iterate in the units of the user."""
-    y = scaling.rows[: it.y.size] * it.y / scaling.cost
+    y = scaling.rows * it.y / scaling.cost
     return solution_of(program, scaling.variables * it.x, y)
