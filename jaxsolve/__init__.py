@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.external import ExternalOSQP as ExternalOSQP
     from jaxsolve.solvers.external import ScipyBoundedLeastSquares as ScipyBoundedLeastSquares
     from jaxsolve.solvers.external import ScipyBoundedMinimize as ScipyBoundedMinimize
+    from jaxsolve.solvers.external import ScipyConstrainedMinimize as ScipyConstrainedMinimize
     from jaxsolve.solvers.external import ScipyLeastSquares as ScipyLeastSquares
     from jaxsolve.solvers.external import ScipyMinimize as ScipyMinimize
     from jaxsolve.solvers.external import ScipyRootFinding as ScipyRootFinding
@@ -103,8 +104,8 @@ _HOMES = {
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
     "solvers.constrained": "AugmentedLagrangian InteriorPointNLP LBFGSB MirrorDescent ProjectedGradient",
     "solvers.external": (
-        "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyLeastSquares ScipyMinimize "
-        "ScipyRootFinding"
+        "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyConstrainedMinimize ScipyLeastSquares "
+        "ScipyMinimize ScipyRootFinding"
     ),
     "solvers.fixed_point": "AndersonAcceleration AndersonWrapper FixedPointIteration",
     "solvers.least_squares": "Dogleg GaussNewton LevenbergMarquardt",

@@ -9,8 +9,9 @@ barrier parameter :math:`\mu` and penalty :math:`1/\delta` the method minimizes
     + \hat y^T r + \tfrac{1}{2 \delta} \lVert r \rVert^2
 
 by Newton's method in its primal-dual form. For every x the slacks are those with which it is least, so that the search
-along a direction is one of x alone, and follows constraints however curved they are. The steps of slacks and multipliers :math:`y^+ = \hat y + (r + J\,dw) / \delta` are
-eliminated, and the step of x is that of one matrix of the size of x,
+along a direction is one of x alone, and follows constraints however curved they are. The steps of slacks and
+multipliers :math:`y^+ = \hat y + (r + J\,dw) / \delta` are eliminated, and the step of x is that of one matrix of the
+size of x,
 
 .. math::
 

@@ -139,7 +139,7 @@ class ConstrainedSolver(Solver):
 
     def _tolerance_at(self, dtype: Any) -> Array:
         """The tolerance of a run; what is beyond the precision of the dtype is not asked for."""
-        tol: Any = self.tol  # type: ignore[attr-defined]  # iterative solvers have one
+        tol: Any = self.tol  # type: ignore[attr-defined]  # every one has it
         tol = self._default_tol[jnp.finfo(dtype).bits < 64] if tol is None else tol
         tol = jnp.asarray(tol).astype(dtype)
         return jnp.where(tol > 0, jnp.maximum(tol, 20 * float(jnp.finfo(dtype).eps)), tol)

@@ -110,7 +110,6 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
     tol: float | None = option(None, at_least=0)  # type: ignore[assignment]  # by dtype
 
     _State = InteriorPointNLPState
-    _handles_nonfinite = True
     _has_many_scalars = True
 
     # ---- The iteration --------------------------------------------------------------------------------------------
@@ -177,9 +176,9 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         step = self._iterate(init_params, args, kwargs)
         state: InteriorPointNLPState = step.state
         program = self._program_of(step.params.primal, *args, **kwargs)
-        it, scaling, m = state.iterate, state.scaling, state.iterate.y.size
-        x = scaling.variables * it.x
-        y = scaling.rows * jnp.where(jnp.arange(m) < program.num_eq, it.y, jnp.maximum(it.y, 0)) / scaling.cost
+        it, scaling = state.iterate, state.scaling
+        x, y = (flat(part, it.x.dtype) for part in (step.params.primal, tuple(step.params[1:])))
+        y = jnp.where(jnp.arange(y.size) < program.num_eq, y, jnp.maximum(y, 0))
         # Those of fixed variables are whatever makes the slope vanish.
         unit = jnp.concatenate([scaling.cost[None], scaling.rows])
         jacobian = state.at.jacobian / unit[:, None] / scaling.variables[None]
