@@ -111,7 +111,9 @@ class ConstrainedSolver(Solver):
             moves: whether the point is near a solution.
         """
         point, error, factors, qp = polished(program, scaling, point, self.weak, moves)
-        error = jnp.where(moves & (error < state.error), error, state.error)
+        known = jnp.isfinite(state.error)  # some solvers report none
+        error = jnp.where(known & ~(moves & (error < state.error)), state.error, error)
+        error = jnp.where(jnp.isnan(state.error), jnp.nan, error)
         tol = self._tolerance_at(error.dtype)
         status = Status.CONVERGED.where(moves & (error <= tol), state.status)
         minimum = is_minimum(qp, factors)
