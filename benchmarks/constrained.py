@@ -81,7 +81,7 @@ def main():
         false = [n for n in converged if rows[n][1] > 1e-6]
         steps = np.median([row[3] for row in rows.values()] or [np.nan])
         print(
-            f"{label:22} best {len(good):3} of {len(rows)}, converged {len(converged)}, falsely {false}, median {steps:g}"
+            f"{label:22} best {len(good)} of {len(rows)}, converged {len(converged)}, falsely {false}, steps {steps:g}"
         )
         print(f"{'':22} others: {' '.join(n for n in rows if n not in good)}")
 

@@ -43,6 +43,8 @@ __all__ = ["AugmentedLagrangian", "AugmentedLagrangianState"]
 _FIRST, _FACTOR, _LARGEST = 10.0, 10.0, 1e10
 # The violation must fall to this part of the last one, or the penalty grows.
 _FALLS = 0.5
+# In scaled units, how far the inner solver may go, in parts of the size of the point.
+_NEAR = 10.0
 # The matrices of polishing and of the derivative are dense up to so many variables.
 _MOST_DENSE = 2000
 
@@ -177,7 +179,10 @@ class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
             pushed = jnp.where(is_eq, y + rho * values[1:], jnp.maximum(y + rho * values[1:], 0))
             return values[0] + (pushed @ pushed - y @ y) / (2 * rho)
 
-        sides = ((scaled.lower, scaled.upper),) if self._takes_bounds else ()
+        # Where a constraint grows more slowly than the objective falls, the penalty holds only near by.
+        near = _NEAR * jnp.maximum(norm(x), 1)
+        box = jnp.maximum(scaled.lower, x - near), jnp.minimum(scaled.upper, x + near)
+        sides = (box,) if self._takes_bounds else ()
         inner = self._inner(lagrangian, state.inner_tol)
         found = inner._iterate(x, (*sides, y, rho), {})
         lost = Status.NONFINITE.holds(found.state.status) | Status.DIVERGED.holds(found.state.status)
