@@ -111,30 +111,28 @@ def test_derivatives_against_differences(solver):
     np.testing.assert_allclose(second, differences, atol=1e-6 * np.max(np.abs(differences)))
 
 
+@pytest.mark.slow
 def test_a_weakly_active_bound_has_the_mean_of_both_sides():
     solver = {weak: InteriorPointNLP(lambda x, t: (x - t) ** 2, weak=weak) for weak in ("half", "active", "inactive")}
     slope = {
         weak: float(jax.grad(lambda t, s=s: s.run(jnp.asarray(1.0), t, bounds=(0.0, jnp.inf)).params.primal)(0.0))
         for weak, s in solver.items()
     }
-    assert slope["active"] == 0
-    np.testing.assert_allclose([slope["half"], slope["inactive"]], [0.5, 1.0], atol=1e-6)
+    np.testing.assert_allclose([slope["active"], slope["half"], slope["inactive"]], [0.0, 0.5, 1.0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_saddle_says_so_and_has_no_derivative():
-    def saddle(x, t):
-        return x[0] ** 2 - x[1] ** 2 + t * x[0]
+    """A start on the ridge, of which the slope says nothing of the way down."""
 
     def solution(t):
-        return InteriorPointNLP(saddle, lambda x, t: x[1] ** 3 - x[1]).run(jnp.array([0.3, 0.0]), t)
+        solver = InteriorPointNLP(lambda x, t: x[0] ** 2 - x[1] ** 2 + x[2] ** 2 + t * x[0], lambda x, t: x[2] - t)
+        return solver.run(jnp.array([0.3, 0.0, 0.1]), t)
 
     (params, state), slope = jax.jit(lambda t: (solution(t), jax.grad(lambda t: solution(t).params.primal[0])(t)))(0.5)
-    if int(state.status) == Status.CONVERGED and abs(float(params.primal[1])) < 0.5:
-        assert not bool(state.is_minimum)
-        assert float(slope) == 0
-    else:  # it left the saddle
-        assert bool(state.is_minimum)
-        np.testing.assert_allclose(slope, -0.5, rtol=1e-6)
+    np.testing.assert_allclose(params.primal, [-0.25, 0, 0.5], atol=1e-7)
+    assert not bool(state.is_minimum)
+    assert float(slope) == 0
 
 
 # ---- Batches and endings ------------------------------------------------------------------------------------------
@@ -160,6 +158,7 @@ def test_an_infeasible_element_of_a_batch_disturbs_nobody(solver):
     assert float(slopes[2]) == 0
 
 
+@pytest.mark.slow
 def test_statuses():
     def end(fun, *constraints, start=1.0, **kwargs):
         return InteriorPointNLP(fun, *constraints).run(jnp.full(2, start), **kwargs)
