@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from jaxsolve.linesearch import BacktrackingLineSearch as BacktrackingLineSearch
     from jaxsolve.linesearch import HagerZhangLineSearch as HagerZhangLineSearch
     from jaxsolve.linesearch import ZoomLineSearch as ZoomLineSearch
+    from jaxsolve.solvers._minimize import minimize as minimize
     from jaxsolve.solvers._multistart import multistart as multistart
     from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
     from jaxsolve.solvers.composite import PrimalDual as PrimalDual
@@ -51,12 +52,15 @@ if TYPE_CHECKING:
     from jaxsolve.solvers.conic import ConicSolution as ConicSolution
     from jaxsolve.solvers.conic import solve_conic as solve_conic
     from jaxsolve.solvers.constrained import LBFGSB as LBFGSB
+    from jaxsolve.solvers.constrained import AugmentedLagrangian as AugmentedLagrangian
+    from jaxsolve.solvers.constrained import InteriorPointNLP as InteriorPointNLP
     from jaxsolve.solvers.constrained import MirrorDescent as MirrorDescent
     from jaxsolve.solvers.constrained import ProjectedGradient as ProjectedGradient
     from jaxsolve.solvers.external import CvxpyQP as CvxpyQP
     from jaxsolve.solvers.external import ExternalOSQP as ExternalOSQP
     from jaxsolve.solvers.external import ScipyBoundedLeastSquares as ScipyBoundedLeastSquares
     from jaxsolve.solvers.external import ScipyBoundedMinimize as ScipyBoundedMinimize
+    from jaxsolve.solvers.external import ScipyConstrainedMinimize as ScipyConstrainedMinimize
     from jaxsolve.solvers.external import ScipyLeastSquares as ScipyLeastSquares
     from jaxsolve.solvers.external import ScipyMinimize as ScipyMinimize
     from jaxsolve.solvers.external import ScipyRootFinding as ScipyRootFinding
@@ -102,13 +106,14 @@ _SUBMODULES = (
 _HOMES = {
     "base": "History IterativeSolver KKTSolution OptStep Solver SolverError Status StochasticSolver check",
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
+    "solvers._minimize": "minimize",
     "solvers._multistart": "multistart",
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
     "solvers.conic": "ConicADMM ConicInteriorPoint ConicResult ConicSolution Cones solve_conic",
-    "solvers.constrained": "LBFGSB MirrorDescent ProjectedGradient",
+    "solvers.constrained": "AugmentedLagrangian InteriorPointNLP LBFGSB MirrorDescent ProjectedGradient",
     "solvers.external": (
-        "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyLeastSquares ScipyMinimize "
-        "ScipyRootFinding cvxpy_layer"
+        "CvxpyQP ExternalOSQP ScipyBoundedLeastSquares ScipyBoundedMinimize ScipyConstrainedMinimize ScipyLeastSquares "
+        "ScipyMinimize ScipyRootFinding cvxpy_layer"
     ),
     "solvers.fixed_point": "AndersonAcceleration AndersonWrapper FixedPointIteration",
     "solvers.least_squares": "Dogleg GaussNewton LevenbergMarquardt",

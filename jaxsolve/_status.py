@@ -64,6 +64,12 @@ class Status(enum.IntEnum):
         "constraints leave room. What was returned need not be a minimum.",
     )
 
+    LOCALLY_INFEASIBLE = (
+        11,
+        "The iterates came to a point from which no small movement makes the violation of the constraints less, and "
+        "which is not feasible: the constraints may contradict each other, or another initial point may help.",
+    )
+
     #: One sentence on what the code means and what to do about it.
     sentence: str
 

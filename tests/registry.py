@@ -67,6 +67,7 @@ class Case:
         passes_on: whether the arguments of ``run`` are passed on to ``fun``.
         like_params: whether the output of a ``fun`` that is no scalar must be like the parameters.
         by_values: whether the solver judges a point by values alone, and knows no gradient.
+        from_inside: whether the solver moves its first point to the inside of the set, and needs the multipliers too.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Case:
     iterates: bool = True
     like_params: bool = True
     by_values: bool = False
+    from_inside: bool = False
 
     def make(self, fun: Callable | None = None, **options: Any) -> Any:
         """The solver, tight enough for derivatives to be compared."""
@@ -376,6 +378,26 @@ class _Refinement:
 
     def l2_optimality_error(self, params, theta):
         return self.solver.l2_optimality_error(params, *self._data(params, theta))
+
+
+class _Constrained:
+    """A solver with general constraints, over the simplex: an equality and bounds; of its solution the primal part."""
+
+    def __init__(self, solver, fun, **options):
+        if solver is jaxsolve.ScipyConstrainedMinimize:
+            options["tol"] = min(options["tol"], 1e-7)
+        self.solver = solver(fun, _excess, **options)
+
+    def run(self, init, *args, **kwargs):
+        self.params, state = self.solver.run(init, *args, bounds=(0.0, np.inf), **kwargs)
+        return jaxsolve.OptStep(self.params.primal, state)
+
+    def l2_optimality_error(self, params, *args, **kwargs):
+        return self.solver.l2_optimality_error(self.params, *args, bounds=(0.0, np.inf), **kwargs)
+
+
+def _excess(w, *args, **kwargs):
+    return jnp.sum(w) - 1
 
 
 # The lasso behind a map: |K w| in place of |w|.
@@ -707,6 +729,18 @@ def _cases():
     ):
         solver = functools.partial(_scipy, getattr(jaxsolve, name.split("-")[0]))
         yield Case(name, solver, **on, before=before, **external, scalar="Minimize" in name)
+    for name in ("InteriorPointNLP", "AugmentedLagrangian", "ScipyConstrainedMinimize"):
+        yield Case(
+            f"{name}-simplex",
+            functools.partial(_Constrained, getattr(jaxsolve, name)),
+            ridge,
+            np.full(4, 0.25),
+            theta,
+            simplex_exact,
+            oracle=simplex_oracle,
+            **external,
+            from_inside=True,
+        )
     yield Case("Bisection-cubic", _bisection, cubic, None, theta, cubic_exact, scalar=False, unrolls=False)
 
 
@@ -751,6 +785,9 @@ SECONDARY = (
     "ScipyRootFinding-cubic",
     "ScipyLeastSquares-curve",
     "ScipyBoundedLeastSquares-curve",
+    "AugmentedLagrangian-simplex",
+    "ScipyConstrainedMinimize-simplex",
+    "InteriorPointNLP-simplex",
     *(name for name in VARIANTS if name.startswith(("BFGS", "NonlinearCG"))),
     "LevenbergMarquardt-robust",
 )

@@ -18,7 +18,7 @@ ITERATIVE = [
     and getattr(jaxsolve, name).__module__.startswith("jaxsolve.solvers.")
 ]
 # Their tolerance has no unit: the error is a cosine, or relative to its terms.
-NO_UNIT = ("BoundedLeastSquares", "BoxCDQP")
+NO_UNIT = ("AugmentedLagrangian", "BoundedLeastSquares", "BoxCDQP", "InteriorPointNLP")
 
 
 def test_every_public_solver_has_a_case():

@@ -152,7 +152,7 @@ def test_maxiter_as_a_python_number(case):
 
 
 @pytest.mark.float32
-@each(where=lambda case: case.init is not None and not case.by_values)
+@each(where=lambda case: case.init is not None and not case.by_values and not case.from_inside)
 def test_start_at_the_optimum(case):
     solver = case.make()
     solution = case.run(solver, case.theta).params

@@ -4,6 +4,7 @@ from jaxsolve.solvers.external.cvxpy_layer import CvxpyLayer, CvxpySolution, cvx
 from jaxsolve.solvers.external.cvxpy_qp import CvxpyQP
 from jaxsolve.solvers.external.cvxpylayers import cvxpylayers_solver
 from jaxsolve.solvers.external.osqp import ExternalOSQP
+from jaxsolve.solvers.external.scipy_constrained import ScipyConstrainedMinimize
 from jaxsolve.solvers.external.scipy_least_squares import ScipyBoundedLeastSquares, ScipyLeastSquares
 from jaxsolve.solvers.external.scipy_minimize import ScipyBoundedMinimize, ScipyMinimize
 from jaxsolve.solvers.external.scipy_root import ScipyRootFinding
@@ -15,6 +16,7 @@ __all__ = [
     "ExternalOSQP",
     "ScipyBoundedLeastSquares",
     "ScipyBoundedMinimize",
+    "ScipyConstrainedMinimize",
     "ScipyLeastSquares",
     "ScipyMinimize",
     "ScipyRootFinding",

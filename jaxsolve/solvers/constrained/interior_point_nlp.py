@@ -1,0 +1,221 @@
+r"""A regularized primal-dual interior-point method for nonlinear programs.
+
+Problem: minimize :math:`f(x, \theta)` subject to :math:`h(x, \theta) = 0,\ g(x, \theta) \le 0,\ l \le x \le u`. Method:
+Newton's method on the barrier of the augmented Lagrangian, see :mod:`._barrier`; a Cholesky factorization that succeeds
+says that the step is one of descent, so that no constraint qualification and no restoration phase are needed. The
+program is scaled once, by powers of two. At the end the active set is read off, and Newton's method on it makes the
+point exact (:mod:`._active_rows`). Optimality: the Karush-Kuhn-Tucker conditions.
+
+Reference:
+    Armand and Omheni (2017), "A mixed logarithmic barrier-augmented Lagrangian method for nonlinear optimization";
+    Wächter and Biegler (2006), "On the implementation of an interior-point filter line-search algorithm for
+    large-scale nonlinear programming".
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxsolve._status import Status
+from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
+from jaxsolve._vectors import flat
+from jaxsolve.base import IterativeSolver, option
+from jaxsolve.solvers.constrained._active_rows import ActiveSystem, Point
+from jaxsolve.solvers.constrained._barrier import (
+    Iterate,
+    first_iterate,
+    limits_of,
+    newton_step,
+    residuals,
+    update_parameters,
+    with_slacks,
+)
+from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, parts_of, size_of, solution_of
+from jaxsolve.solvers.constrained._program import Local, NonlinearProgram, scaling_at
+from jaxsolve.solvers.quadratic._residuals import norm
+from jaxsolve.solvers.quadratic._scaling import Scaling
+from jaxsolve.tree_util import tree_all_finite
+
+__all__ = ["InteriorPointNLP", "InteriorPointNLPState"]
+
+# How far inside of the bounds a run begins, in parts of their distance or size.
+_INSIDE = 1e-2
+# Beyond this the iterates go to infinity.
+_FAR_AWAY = 1e10
+# So many steps may be rejected in a row.
+_MOST_REJECTED = 6
+
+
+class InteriorPointNLPState(NamedTuple):
+    """State of the interior-point method for nonlinear programs.
+
+    Attributes:
+        iter_num: number of steps done, int32.
+        error: the largest residual of the optimality conditions, in scaled units.
+        value: the objective.
+        status: a :class:`jaxsolve.Status`, int32.
+        constr_violation: the largest violation of a constraint, in the units of the user.
+        dual_bounds: multipliers of the bounds, a pytree like the parameters.
+        is_minimum: whether the solution has no direction of negative curvature along the constraints; known at the end.
+        iterate: the iterate in scaled units.
+        at: functions and derivatives there.
+        scaling: the units.
+    """
+
+    iter_num: Array
+    error: Array
+    value: Array
+    status: Array
+    constr_violation: Array
+    dual_bounds: Any
+    is_minimum: Array
+    iterate: Iterate
+    at: Local
+    scaling: Scaling
+
+
+class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
+    """Interior-point method for smooth problems with equality and inequality constraints and bounds.
+
+    ``run(init_x, *args, bounds=None, **kwargs)`` minimizes ``fun(x, *args, **kwargs)`` subject to
+    ``eq_fun(x, *args, **kwargs) == 0``, ``ineq_fun(x, *args, **kwargs) <= 0`` and ``lower <= x <= upper``. It returns a
+    local minimum as ``KKTSolution(primal, dual_eq, dual_ineq)``. ``init_x`` may violate all constraints; no function is
+    evaluated outside of the bounds. A ``KKTSolution`` in its place is a warm start. Dense matrices of shape
+    ``(n, n)`` are factorized, so n is up to a few thousand.
+
+    A run ends with ``Status.LOCALLY_INFEASIBLE`` at a point where no small movement makes the violation of the
+    constraints less.
+
+    Attributes:
+        tol: the run has converged when ``state.error`` is at most ``tol``. The error has no unit: it is measured where
+            functions and variables have been scaled to be about 1. ``None`` is 1e-8 in float64 and 1e-4 in float32.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> def cost(x, radius):
+        ...     return jnp.sum((x - jnp.array([2.0, 1.0])) ** 2)
+        >>> def outside(x, radius):
+        ...     return jnp.sum(x**2) - radius**2
+        >>> solver = jaxsolve.InteriorPointNLP(cost, ineq_fun=outside)
+        >>> params, state = solver.run(jnp.zeros(2), 1.0)
+        >>> params.primal.round(3).tolist(), round(float(params.dual_ineq), 3)
+        ([0.894, 0.447], 1.236)
+        >>> jax.jacobian(lambda r: solver.run(jnp.zeros(2), r).params.primal)(1.0).round(3).tolist()
+        [0.894, 0.447]
+    """
+
+    maxiter: int = option(300, at_least=0)
+    tol: float | None = option(None, at_least=0)  # type: ignore[assignment]  # by dtype
+
+    _State = InteriorPointNLPState
+    _has_many_scalars = True
+
+    # ---- The iteration --------------------------------------------------------------------------------------------
+
+    def init_state(self, init_params: PyTree, *args: Any, bounds: Any = None, **kwargs: Any) -> InteriorPointNLPState:
+        """The state before the first iteration; the arguments are those of ``run``."""
+        params, y = parts_of(init_params)
+        program = self._program_of(params, *args, bounds=bounds, **kwargs)
+        x = _inside(program, flat(params, program.lower.dtype))
+        y = None if y is None else flat(y, x.dtype)
+        m = size_of(program)
+        at = program.local(x, jnp.zeros(m, x.dtype) if y is None else y)
+        scaling = scaling_at(program, x, *at)
+        scaled = program.scaled(scaling)
+        limits = limits_of(self._tolerance_at(x.dtype))
+        x = x / scaling.variables
+        y = None if y is None else scaling.cost * y / scaling.rows
+        unit = jnp.concatenate([scaling.cost[None], scaling.rows])
+        first = Local(unit * at.values, unit[:, None] * at.jacobian * scaling.variables[None], at.hessian)
+        it = first_iterate(scaled, x, first, y, limits)
+        at = scaled.local(it.x, it.y)
+        zero = jnp.zeros((), jnp.int32)
+        return self._state_at(program, scaling, it, at, zero)
+
+    def update(
+        self, params: KKTSolution, state: InteriorPointNLPState, *args: Any, bounds: Any = None, **kwargs: Any
+    ) -> OptStep:
+        """One step; the arguments are those of ``run``. Returns ``OptStep(params, state)``."""
+        program = self._program_of(params.primal, *args, bounds=bounds, **kwargs)
+        scaled, limits = program.scaled(state.scaling), limits_of(self._tolerance_at(state.error.dtype))
+        it = newton_step(scaled, state.iterate, state.at)
+        at = scaled.local(it.x, it.y)
+        it = with_slacks(it, at.values[1:])
+        it = with_slacks(update_parameters(it, residuals(scaled, it, at), limits), at.values[1:])
+        new = self._state_at(program, state.scaling, it, at, state.iter_num + 1)
+        return OptStep(_point(program, state.scaling, it), new)
+
+    def _state_at(
+        self, program: NonlinearProgram, scaling: Scaling, it: Iterate, at: Local, iter_num: Array
+    ) -> InteriorPointNLPState:
+        scaled, tol = program.scaled(scaling), self._tolerance_at(it.x.dtype)
+        res = residuals(scaled, it, at)
+        constraints = at.values[1:] / scaling.rows
+        finite = tree_all_finite(at)
+        stuck = it.num_rejected >= _MOST_REJECTED
+        status = Status.STALLED.where(stuck, int(Status.RUNNING))
+        status = Status.LOCALLY_INFEASIBLE.where(_is_infeasible(scaled, it, at, stuck), status)
+        status = Status.DIVERGED.where(norm(it.x) > _FAR_AWAY, status)
+        status = Status.CONVERGED.where(res.error <= tol, status)
+        return self._State(
+            iter_num=iter_num,
+            error=res.error,
+            value=at.values[0] / scaling.cost,
+            status=Status.NONFINITE.where(~finite, status),
+            constr_violation=norm(program.violation(constraints)),
+            dual_bounds=program.unravel_x((it.z[1] - it.z[0]) / (scaling.cost * scaling.variables)),
+            is_minimum=jnp.asarray(False),
+            iterate=it,
+            at=at,
+            scaling=scaling,
+        )
+
+    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, ActiveSystem]:
+        step = self._iterate(init_params, args, kwargs)
+        state: InteriorPointNLPState = step.state
+        program = self._program_of(step.params.primal, *args, **kwargs)
+        it, scaling = state.iterate, state.scaling
+        x, y = (flat(part, it.x.dtype) for part in (step.params.primal, tuple(step.params[1:])))
+        y = jnp.where(jnp.arange(y.size) < program.num_eq, y, jnp.maximum(y, 0))
+        # Those of fixed variables are whatever makes the slope vanish.
+        unit = jnp.concatenate([scaling.cost[None], scaling.rows])
+        jacobian = state.at.jacobian / unit[:, None] / scaling.variables[None]
+        hessian = state.at.hessian / (scaling.cost * scaling.variables[:, None] * scaling.variables[None])
+        z = (it.z[1] - it.z[0]) / (scaling.cost * scaling.variables)
+        z = jnp.where(program.lower < program.upper, z, -(jacobian[0] + y @ jacobian[1:]))
+        point = Point(x, program.rows_at(z, y), Local(state.at.values / unit, jacobian, hessian))
+        near = Status.CONVERGED.holds(state.status) | Status.STALLED.holds(state.status)
+        return self._finished(program, scaling, point, state, near)
+
+
+def _inside(program: NonlinearProgram, x: Array) -> Array:
+    """The nearest point that is inside of the bounds by some part of their distance."""
+    lower, upper = program.lower, program.upper
+    width = upper - lower
+    size = jnp.where(jnp.isfinite(width), width, jnp.inf)
+
+    def margin(bound):
+        bound = jnp.where(jnp.isfinite(bound), jnp.abs(bound), 0)
+        usual = jnp.maximum(jnp.maximum(bound, jnp.abs(x)), jnp.where(bound + jnp.abs(x) > 0, 0, 1))
+        return jnp.minimum(_INSIDE * usual, _INSIDE * size)
+
+    return jnp.clip(x, lower + margin(lower), upper - margin(upper))
+
+
+def _is_infeasible(program: NonlinearProgram, it: Iterate, at: Local, stuck: Array) -> Array:
+    """Whether the violation of the constraints is stationary, and not small."""
+    violation = program.violation(at.values[1:])
+    slope = violation @ at.jacobian[1:]
+    blocked = ((it.x - program.lower < 1e-4) & (slope > 0)) | ((program.upper - it.x < 1e-4) & (slope < 0))
+    size = norm(violation)
+    last = (it.delta <= (1e-8 if it.x.dtype == jnp.float64 else 1e-3)) | stuck
+    flat_there = norm(jnp.where(blocked, 0, slope)) <= 1e-4 * size
+    return last & flat_there & (size > (1e-4 if it.x.dtype == jnp.float64 else 1e-2))
+
+
+def _point(program: NonlinearProgram, scaling: Scaling, it: Iterate) -> KKTSolution:
+    """An iterate in the units of the user."""
+    y = scaling.rows * it.y / scaling.cost
+    return solution_of(program, scaling.variables * it.x, y)

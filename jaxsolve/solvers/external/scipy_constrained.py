@@ -1,0 +1,179 @@
+r"""Minimization with general constraints by SciPy.
+
+Problem: minimize :math:`f(x, \theta)` subject to :math:`h(x, \theta) = 0,\ g(x, \theta) \le 0,\ l \le x \le u`. Method:
+one of ``scipy.optimize.minimize``, on the host. Multipliers are estimated at its result, which is then polished on its
+active set. Optimality: the Karush-Kuhn-Tucker conditions.
+
+Reference:
+    Kraft (1988), "A software package for sequential quadratic programming"; Virtanen et al. (2020), "SciPy 1.0:
+    fundamental algorithms for scientific computing in Python".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve._status import Status
+from jaxsolve._types import Array, OptStep, PyTree
+from jaxsolve._vectors import flat
+from jaxsolve.base import option
+from jaxsolve.solvers.constrained._active_rows import ActiveSystem, Point
+from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, parts_of, size_of
+from jaxsolve.solvers.constrained._program import scaling_at
+from jaxsolve.solvers.external._scipy import Oracle, ScipySolver, message_of, status_of
+from jaxsolve.solvers.quadratic._kkt import estimate_multipliers
+from jaxsolve.solvers.quadratic._scaling import scale
+
+__all__ = ["ScipyConstrainedMinimize", "ScipyConstrainedState"]
+
+
+class ScipyConstrainedState(NamedTuple):
+    """State of a minimization with constraints by SciPy.
+
+    Attributes:
+        iter_num: number of iterations, int32.
+        error: the largest residual of the optimality conditions, in units in which functions are about 1.
+        value: objective at the solution.
+        status: a :class:`jaxsolve.Status`, int32.
+        constr_violation: the largest violation of a constraint.
+        dual_bounds: multipliers of the bounds, a pytree like the parameters.
+        is_minimum: whether the solution has no direction of negative curvature along the constraints.
+        success: what SciPy says of its result.
+        num_fun_eval: evaluations of ``fun``, int32.
+        num_jac_eval: evaluations of its gradient, int32.
+        num_hess_eval: evaluations of its Hessian, int32.
+        scipy_status: the status code of SciPy, int32.
+        message_codes: its message, in bytes; ``message`` is the text.
+    """
+
+    iter_num: Array
+    error: Array
+    value: Array
+    status: Array
+    constr_violation: Array
+    dual_bounds: Any
+    is_minimum: Array
+    success: Array
+    num_fun_eval: Any = 0
+    num_jac_eval: Any = 0
+    num_hess_eval: Any = 0
+    scipy_status: Any = 0
+    message_codes: Any = None
+
+    @property
+    def message(self) -> str:
+        """The message of SciPy; of values, so not under ``jit``."""
+        return message_of(self.message_codes)
+
+
+class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
+    """Minimization with general constraints by ``scipy.optimize.minimize``.
+
+    The arguments and the result of ``run`` are those of :class:`InteriorPointNLP`, and so is the derivative. Methods:
+    SLSQP (the default), trust-constr, COBYLA and COBYQA. The result of SciPy is polished on its active set.
+
+    Attributes:
+        tol: tolerance of the method; ``None`` takes its default.
+        maxiter: largest number of iterations; ``options`` take precedence.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsolve
+        >>> solver = jaxsolve.ScipyConstrainedMinimize(
+        ...     lambda x, r: jnp.sum((x - jnp.array([2.0, 1.0])) ** 2), ineq_fun=lambda x, r: jnp.sum(x**2) - r**2)
+        >>> solver.run(jnp.ones(2), 1.0).params.primal.round(3).tolist()
+        [0.894, 0.447]
+        >>> jax.jacobian(lambda r: solver.run(jnp.ones(2), r).params.primal)(1.0).round(3).tolist()
+        [0.894, 0.447]
+    """
+
+    tol: float | None = option(None, at_least=0)
+    maxiter: int = option(500, at_least=0)
+
+    _State = ScipyConstrainedState
+    _methods = ("slsqp", "trust-constr", "cobyla", "cobyqa")
+    _default_tol = (1e-6, 1e-3)
+
+    def _split(self, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict]:
+        return kwargs.get("bounds"), args, {name: value for name, value in kwargs.items() if name != "bounds"}
+
+    def _gradient(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        # Nothing that would say on which bounds a result lies: with constraints the objective alone does not.
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def _oracles(self, x: Array, unravel: Callable, args: tuple, kwargs: dict) -> dict[str, tuple[Oracle, int]]:
+        program = self._program_of(unravel(x), *args, **kwargs)
+
+        def value_and_grad(x):
+            return jax.value_and_grad(lambda x: program.values(x)[0])(x)
+
+        def constraints(x):
+            rows, jacobian = (part[1:] for part in (program.values(x), jax.jacrev(program.values)(x)))
+            p = program.num_eq
+            return rows[:p], jacobian[:p], -rows[p:], -jacobian[p:]
+
+        return {"value_and_grad": (value_and_grad, 1), "constraints": (constraints, 1)}
+
+    def _result_like(self, x: Array, oracles: dict[str, tuple[Oracle, int]]) -> dict[str, Any]:
+        return {}
+
+    def _on_host(
+        self, oracles: dict[str, Oracle], x: np.ndarray, bounds: tuple, unravel: Callable
+    ) -> tuple[Any, Status, dict[str, Any]]:
+        from scipy import optimize
+
+        call: dict[str, Any] = {"method": self._method or "slsqp", "tol": self.tol}
+        call["options"] = {"maxiter": self.maxiter, **(self.options or {})}
+        if bounds:
+            call["bounds"] = optimize.Bounds(*bounds, keep_feasible=True)  # type: ignore[arg-type]  # per variable
+        values = oracles["constraints"](x)
+        call["constraints"] = [
+            {
+                "type": kind,
+                "fun": lambda x, place=place: oracles["constraints"](x)[place],
+                "jac": lambda x, place=place: oracles["constraints"](x)[place + 1],
+            }
+            for kind, place in (("eq", 0), ("ineq", 2))
+            if values[place].size
+        ]
+
+        def objective(x):
+            value, grad = oracles["value_and_grad"](x)
+            return float(value), grad
+
+        result = optimize.minimize(objective, x, jac=True, **call)
+        return result, status_of(result), {}
+
+    def _state(self, params: PyTree, fields: dict[str, Any], args: tuple, kwargs: dict) -> ScipyConstrainedState:
+        x = flat(params)
+        unknown = {name: jnp.zeros((), x.dtype) for name in ("error", "value", "constr_violation")}
+        return self._State(
+            **unknown, dual_bounds=jax.tree.map(jnp.zeros_like, params), is_minimum=jnp.asarray(False), **fields
+        )
+
+    def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, ActiveSystem]:
+        (params, state), _ = super()._solve(parts_of(init_params)[0], *args, **kwargs)
+        program = self._program_of(params, *args, **kwargs)
+        x = jnp.clip(flat(params, program.lower.dtype), program.lower, program.upper)
+        zeros = jnp.zeros(size_of(program), x.dtype)
+        at = program.local(x, zeros)
+        scaling = scaling_at(program, x, *at)
+        # The multipliers that come nearest to stationarity, of the local program in scaled units.
+        rows = program.rows_at(1 / scaling.variables, scaling.rows)
+        qp = program.quadratic(at._replace(hessian=jnp.zeros_like(at.hessian)), at.jacobian[0])
+        shift = qp.A.matvec(x) - program.rows_at(x, at.values[1:])
+        qp = scale(qp._replace(lower=qp.lower + shift, upper=qp.upper + shift), scaling._replace(rows=rows))
+        y = rows / scaling.cost * estimate_multipliers(qp, x / scaling.variables)
+        at = program.local(x, y[: zeros.size])
+        finite = jnp.all(jnp.isfinite(at.values))
+        state = state._replace(error=jnp.where(finite, jnp.inf, jnp.nan).astype(x.dtype))
+        near = finite & (Status.CONVERGED.holds(state.status) | Status.STALLED.holds(state.status))
+        step, system = self._finished(program, scaling, Point(x, y, at), state, near)
+        # What SciPy calls a success is one only where the conditions hold.
+        state = step.state
+        missed = Status.CONVERGED.holds(state.status) & ~(state.error <= self._tolerance_at(x.dtype))
+        return step._replace(state=state._replace(status=Status.STALLED.where(missed, state.status))), system

@@ -1,0 +1,255 @@
+"""InteriorPointNLP and AugmentedLagrangian: known optima, other people's solvers, derivatives, units, endings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsolve
+from jaxsolve import AugmentedLagrangian, InteriorPointNLP, KKTSolution, Status
+from tests.hock_schittkowski import PROBLEMS
+
+SOLVERS = (InteriorPointNLP, AugmentedLagrangian)
+# They have no multipliers, or another local minimum is as good an answer.
+NO_MULTIPLIERS = ("HS13",)
+
+
+def check_solution(problem, params, state):
+    """Feasible, as good as the best known, and what the status says."""
+    scale = max(1, abs(problem.best))
+    assert int(state.status) == Status.CONVERGED, (problem.name, Status(int(state.status)).name)
+    assert float(state.constr_violation) <= 1e-6
+    assert abs(float(state.value) - problem.best) <= 1e-5 * scale
+    assert bool(state.is_minimum)
+
+
+def check_multipliers(problem, params, state):
+    """Stationarity with the signs that are documented."""
+    f, h, g = problem.functions()
+    slope = jax.grad(f)(params.primal) + state.dual_bounds
+    for constraint, dual in ((h, params.dual_eq), (g, params.dual_ineq)):
+        if constraint is not None:
+            slope = slope + jax.vjp(constraint, params.primal)[1](dual)[0]
+    size = 1 + float(jnp.max(jnp.abs(jax.grad(f)(params.primal))))
+    np.testing.assert_allclose(slope / size, 0, atol=1e-7)
+    if params.dual_ineq is not None:
+        assert np.all(params.dual_ineq >= -1e-9 * size)
+        np.testing.assert_allclose(params.dual_ineq * g(params.primal), 0, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize("name", ["HS71"])
+def test_a_program_with_everything(name):
+    problem = PROBLEMS[name]
+    params, state = InteriorPointNLP(*problem.functions()).run(problem.start, bounds=problem.bounds)
+    check_solution(problem, params, state)
+    check_multipliers(problem, params, state)
+    assert int(state.iter_num) <= 15
+    assert state.dual_bounds[0] < 0  # at a lower bound
+    np.testing.assert_array_equal(state.dual_bounds[1:], 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if name not in NO_MULTIPLIERS])
+def test_hock_and_schittkowski(name):
+    problem = PROBLEMS[name]
+    params, state = InteriorPointNLP(*problem.functions()).run(problem.start, bounds=problem.bounds)
+    check_solution(problem, params, state)
+    check_multipliers(problem, params, state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["HS7", "HS11", "HS12", "HS14", "HS22", "HS35", "HS40", "HS43", "HS65", "HS71", "HS76"]
+)
+def test_augmented_lagrangian_on_hock_and_schittkowski(name):
+    problem = PROBLEMS[name]
+    params, state = AugmentedLagrangian(*problem.functions()).run(problem.start, bounds=problem.bounds)
+    check_solution(problem, params, state)
+    check_multipliers(problem, params, state)
+
+
+# ---- Derivatives --------------------------------------------------------------------------------------------------
+
+
+def _program(x, t):
+    return t[0] * x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2]
+
+
+def _sphere(x, t):
+    return x @ x - t[2]
+
+
+def _product(x, t):
+    return t[1] - jnp.prod(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_derivatives_against_differences(solver):
+    """Of the solution, the value and all multipliers, in costs, constraints and bounds; forward, reverse and second."""
+    run = solver(_program, _sphere, _product).run
+    start, theta = jnp.array([1.0, 5, 5, 1]), jnp.array([1.0, 25, 40, 1])
+
+    def everything(t):
+        params, state = run(start, t, bounds=(t[3], 5.0))
+        return jnp.concatenate(
+            [params.primal, params.dual_eq[None], params.dual_ineq[None], state.dual_bounds, state.value[None]]
+        )
+
+    solution = jax.jit(everything)
+    steps = 1e-5 * np.eye(4)
+    differences = np.stack([(solution(theta + e) - solution(theta - e)) / 2e-5 for e in steps], -1)
+    forward, reverse = jax.jit(lambda t: (jax.jacfwd(everything)(t), jax.jacrev(everything)(t)))(theta)
+    np.testing.assert_allclose(forward, differences, atol=1e-7)
+    np.testing.assert_allclose(reverse, forward, atol=1e-12)
+    # The value's derivative is that of the Lagrangian.
+    np.testing.assert_allclose(forward[-1, 1], solution(theta)[5], rtol=1e-10)
+
+    first = jax.jit(jax.jacrev(everything))
+    second = jax.jit(jax.jacfwd(jax.jacrev(everything)))(theta)
+    differences = np.stack([(first(theta + e) - first(theta - e)) / 2e-5 for e in steps], -1)
+    np.testing.assert_allclose(second, differences, atol=1e-6 * np.max(np.abs(differences)))
+
+
+@pytest.mark.slow
+def test_a_weakly_active_bound_has_the_mean_of_both_sides():
+    solver = {weak: InteriorPointNLP(lambda x, t: (x - t) ** 2, weak=weak) for weak in ("half", "active", "inactive")}
+    slope = {
+        weak: float(jax.grad(lambda t, s=s: s.run(jnp.asarray(1.0), t, bounds=(0.0, jnp.inf)).params.primal)(0.0))
+        for weak, s in solver.items()
+    }
+    np.testing.assert_allclose([slope["active"], slope["half"], slope["inactive"]], [0.0, 0.5, 1.0], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_saddle_says_so_and_has_no_derivative():
+    """A start on the ridge, of which the slope says nothing of the way down."""
+
+    def solution(t):
+        solver = InteriorPointNLP(lambda x, t: x[0] ** 2 - x[1] ** 2 + x[2] ** 2 + t * x[0], lambda x, t: x[2] - t)
+        return solver.run(jnp.array([0.3, 0.0, 0.1]), t)
+
+    (params, state), slope = jax.jit(lambda t: (solution(t), jax.grad(lambda t: solution(t).params.primal[0])(t)))(0.5)
+    np.testing.assert_allclose(params.primal, [-0.25, 0, 0.5], atol=1e-7)
+    assert not bool(state.is_minimum)
+    assert float(slope) == 0
+
+
+# ---- Batches and endings ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_infeasible_element_of_a_batch_disturbs_nobody(solver):
+    run = solver(lambda x, r: jnp.sum((x - 2.0) ** 2), None, lambda x, r: jnp.sum(x**2) - r).run
+    radii = jnp.array([1.0, 4.0, -1.0, 0.25])
+
+    def corner(r):
+        params, state = run(jnp.array([0.5, 0.2]), r)
+        return jnp.sum(params.primal), state.status
+
+    sums, statuses = jax.jit(jax.vmap(corner))(radii)
+    slopes = jax.jit(jax.vmap(jax.grad(lambda r: corner(r)[0])))(radii)
+    good = np.array([0, 1, 3])
+    np.testing.assert_array_equal(statuses[good], Status.CONVERGED)
+    assert int(statuses[2]) == Status.LOCALLY_INFEASIBLE
+    np.testing.assert_allclose(sums[good], np.sqrt(2 * radii[good]), rtol=1e-8)
+    np.testing.assert_allclose(slopes[good], np.sqrt(2) / 2 / np.sqrt(radii[good]), rtol=1e-7)
+    assert float(slopes[2]) == 0
+
+
+@pytest.mark.slow
+def test_statuses():
+    def end(fun, *constraints, start=1.0, **kwargs):
+        return InteriorPointNLP(fun, *constraints).run(jnp.full(2, start), **kwargs)
+
+    nan = end(lambda x: jnp.sum(x) * jnp.nan)
+    assert int(nan.state.status) == Status.NONFINITE
+    np.testing.assert_array_equal(nan.params.primal, 1.0)
+    assert int(end(lambda x: jnp.sum(x)).state.status) in (Status.DIVERGED, Status.STALLED, Status.MAXITER)
+
+
+def test_functions_are_never_evaluated_outside_of_the_bounds():
+    def root(x):  # NaN outside
+        return jnp.sum(jnp.sqrt(x) * jnp.array([1.0, -1.0]) + 0.1 * x**2 - 0.3 * jnp.log1p(-x))
+
+    params, state = InteriorPointNLP(root).run(jnp.array([-3.0, 7.0]), bounds=(0.0, jnp.array([0.5, 0.9])))
+    assert int(state.status) == Status.CONVERGED
+    np.testing.assert_allclose(params.primal[0], 0, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_laws_of_scale():
+    """Another unit of the objective, of a variable or of a constraint changes the solution by itself, and no count."""
+    start, theta = jnp.array([1.0, 5, 5, 1]), jnp.array([1.0, 25, 40])
+
+    def scaled(cost, units, row):
+        f = lambda x, t: cost * _program(units * x, t)
+        h = lambda x, t: row * _sphere(units * x, t)
+        g = lambda x, t: _product(units * x, t) / row
+        params, state = InteriorPointNLP(f, h, g).run(start / units, theta, bounds=(1 / units, 5 / units))
+        return units * params.primal, row * params.dual_eq / cost, state.value / cost, state.iter_num
+
+    units = jnp.array([1.0, 4.0, 2.0**-9, 64.0])
+    plain = scaled(1.0, jnp.ones(4), 1.0)
+    for cost, unit, row in ((2.0**20, jnp.ones(4), 1.0), (1.0, units, 1.0), (2.0**-7, units, 2.0**15)):
+        other = scaled(cost, unit, row)
+        assert int(other[-1]) == int(plain[-1])
+        for a, b in zip(plain[:-1], other[:-1], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+# ---- Arguments ----------------------------------------------------------------------------------------------------
+
+
+def test_pytrees_warm_start_and_float32():
+    def cost(p, t):
+        return jnp.sum((p["a"] - t) ** 2) + jnp.sum((p["b"] + 1) ** 2)
+
+    def balance(p, t):
+        return {"total": jnp.sum(p["a"]) + jnp.sum(p["b"])}
+
+    def caps(p, t):
+        return [p["a"] - 0.5]
+
+    solver, dtype = InteriorPointNLP(cost, balance, caps), jnp.float32
+    start = {"a": jnp.zeros((2, 1), dtype), "b": jnp.ones(2, dtype)}
+    bounds = ({"a": -1.0, "b": 0.0}, {"a": 1.0, "b": 2.0})
+    bounds = jax.tree.map(lambda v: jnp.asarray(v, dtype), bounds)
+    params, state = solver.run(start, jnp.asarray(2.0, dtype), bounds=bounds)
+    assert int(state.status) == Status.CONVERGED
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
+    assert params.dual_ineq[0].shape == (2, 1) and set(params.dual_eq) == {"total"}
+    np.testing.assert_allclose(params.primal["a"], 0, atol=1e-3)
+    np.testing.assert_allclose(params.primal["b"], 0, atol=1e-3)
+    assert isinstance(params, KKTSolution)
+
+
+@pytest.mark.slow
+def test_a_warm_start_takes_fewer_steps():
+    problem = PROBLEMS["HS71"]
+    solver = InteriorPointNLP(_program, _sphere, _product)
+    cold = solver.run(problem.start, jnp.array([1.0, 25, 40]), bounds=(1.0, 5.0))
+    warm = solver.run(cold.params, jnp.array([1.0, 25, 40.1]), bounds=(1.0, 5.0))
+    assert int(warm.state.status) == Status.CONVERGED
+    assert int(warm.state.iter_num) < int(cold.state.iter_num)
+
+
+def test_bad_arguments_are_refused():
+    solver = InteriorPointNLP(lambda x: jnp.sum(x**2))
+    with pytest.raises(TypeError, match="floating"):
+        solver.run(jnp.arange(3))
+    with pytest.raises(TypeError, match="floating"):
+        solver.run({"x": jnp.ones(2), "count": jnp.arange(2)})
+    with pytest.raises(ValueError, match="lower must not exceed"):
+        solver.run(jnp.ones(2), bounds=(1.0, 0.0))
+    with pytest.raises(TypeError, match="eq_fun"):
+        InteriorPointNLP(jnp.sum, 3)
+    with pytest.raises(ValueError, match="implicit_diff"):
+        InteriorPointNLP(jnp.sum, implicit_diff=False)
+    with pytest.raises(TypeError, match="ineq_fun must return real"):
+        InteriorPointNLP(jnp.sum, None, lambda x: jnp.arange(2)).run(jnp.ones(2))
+    with pytest.raises(TypeError, match="solver must be"):
+        AugmentedLagrangian(jnp.sum, solver=3)
+    with pytest.raises(ValueError, match="bounds need"):
+        AugmentedLagrangian(jnp.sum, solver=jaxsolve.LBFGS(jnp.sum)).run(jnp.ones(2), bounds=(0.0, 1.0))
