@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 import jaxsolve
 
@@ -71,35 +72,41 @@ def negative_log_likelihood(matrices, observations):
     return jnp.mean(jnp.linalg.slogdet(matrices)[1] + jnp.sum(observations * solved, axis=-1)) / 2
 
 
-def train(model, params, features, observations, num_steps, batch_size, learning_rate=0.02, seed=0):
+def make_loss(model):
+    """``loss(params, features, observations)``: value, gradient and matrices, compiled once for batches of one size."""
+
+    def loss(params, features, observations):
+        matrices = model.apply(params, features)
+        return negative_log_likelihood(matrices, observations), matrices
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def train(loss, params, features, observations, num_steps, batch_size, learning_rate=0.02, seed=0):
     """Adam; returns the parameters and the losses."""
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
     opt_state, rng, losses = optimizer.init(params), np.random.default_rng(seed), []
 
     @jax.jit
-    def step(params, opt_state, features, observations):
-        def loss(params):
-            return negative_log_likelihood(model.apply(params, features), observations)
-
-        value, gradient = jax.value_and_grad(loss)(params)
+    def move(params, opt_state, gradient):
         updates, opt_state = optimizer.update(gradient, opt_state)
-        return optax.apply_updates(params, updates), opt_state, value
+        return optax.apply_updates(params, updates), opt_state
 
     for _ in range(num_steps):
         rows = rng.choice(len(features), batch_size, replace=False)
-        params, opt_state, value = step(params, opt_state, features[rows], observations[rows])
+        (value, _), gradient = loss(params, features[rows], observations[rows])
+        params, opt_state = move(params, opt_state, gradient)
         losses.append(float(value))
     return params, losses
 
 
-def gradient_error(layer, seed=0, step=1e-5):
-    """Relative error of the gradient of a function of the layer's output, along a direction, against differences."""
-    rng = np.random.default_rng(seed)
-    M, weights, direction = (jnp.asarray(part + part.T) for part in rng.normal(size=(3, SIZE, SIZE)))
-    value = jax.jit(lambda M: jnp.sum(weights * layer(M)[0]))
-    slope = jnp.sum(jax.jit(jax.grad(value))(M) * direction)
-    differences = (value(M + step * direction) - value(M - step * direction)) / (2 * step)
-    return float(abs(slope - differences) / abs(differences))
+def gradient_error(loss, params, *data, seed=0, step=1e-5):
+    """Relative error of the gradient, along a random direction, against central differences."""
+    flat, unravel = ravel_pytree(params)
+    direction = np.random.default_rng(seed).normal(size=flat.size)
+    slope = ravel_pytree(loss(params, *data)[1])[0] @ direction
+    ahead, behind = (loss(unravel(flat + sign * step * direction), *data)[0][0] for sign in (1, -1))
+    return float(abs(slope - (ahead - behind) / (2 * step)) / abs(slope))
 
 
 def plot(losses, grid, found, truth, path):
@@ -123,17 +130,18 @@ def plot(losses, grid, found, truth, path):
 
 def main(num_steps=150, batch_size=64, num_train=2000, num_test=500, path=OUTPUT / "cvxpy_layer.png"):
     """Train and compare; returns whether matrices are valid, the gradient right, and most of the gap closed."""
-    layer = make_layer()
-    error = gradient_error(layer)
-    print(f"gradient of the layer, relative error: {error:.0e}")
-
     features, observations, _ = make_data(0, num_train)
-    test_features, test_observations, truth = make_data(1, num_test)
-    model = CorrelationModel(layer)
-    params = model.init(jax.random.key(0), features[:1])
-    params, losses = train(model, params, features, observations, num_steps, batch_size)
+    test_features, test_observations, truth = make_data(1, num_test // batch_size * batch_size)
+    model = CorrelationModel(make_layer())
+    loss, params = make_loss(model), model.init(jax.random.key(0), features[:1])
+    error = gradient_error(loss, params, features[:batch_size], observations[:batch_size])
+    print(f"gradient through the layer, relative error: {error:.0e}")
+    params, losses = train(loss, params, features, observations, num_steps, batch_size)
 
-    matrices = jax.jit(model.apply)(params, test_features)
+    batches = zip(
+        *(part.reshape(-1, batch_size, part.shape[-1]) for part in (test_features, test_observations)), strict=True
+    )
+    matrices = jnp.concatenate([loss(params, *batch)[0][1] for batch in batches])
     static = jnp.broadcast_to(jnp.asarray(np.corrcoef(np.asarray(observations).T)), matrices.shape)
     constant, learned, best = (
         float(negative_log_likelihood(part, test_observations)) for part in (static, matrices, truth)

@@ -49,14 +49,8 @@ def relaxation(weights):
     k = len(weights)
     laplacian = jnp.diag(weights.sum(axis=1)) - weights
     # svec(diag(y) - L / 4) are the slacks.
-    A = -np.stack([np.asarray(svec(np.diag(row))) for row in np.eye(k)], axis=1)
+    A = -jax.vmap(lambda row: svec(jnp.diag(row)), out_axes=1)(jnp.eye(k))
     return jaxsolve.solve_conic(None, jnp.ones(k), A, -svec(laplacian) / 4, jaxsolve.Cones(psd=(k,)))
-
-
-def bound_and_matrix(weights):
-    """The bound, and X of shape (k, k)."""
-    result = relaxation(weights)
-    return result.value, smat(result.y)
 
 
 def worth(cuts, weights):
@@ -83,31 +77,42 @@ def is_bound(y, weights):
     return np.linalg.eigvalsh(np.diag(y) - laplacian / 4)[0] > -1e-9 * np.abs(laplacian).max()
 
 
-def derivative_errors(weights, seed=0, step=1e-5):
-    """Errors of the derivative of the bound (against its closed form), and of X along a direction (differences).
-
-    The direction changes the weights of the edges that there are. Forward and reverse mode are tried for X.
-    """
+def make_directions(weights, seed=0):
+    """Random symmetric changes of the weights of the edges that there are, and numbers like X for reverse mode."""
     rng = np.random.default_rng(seed)
-    direction = np.tril(rng.normal(size=weights.shape) * (weights > 0))
-    direction = jnp.asarray(direction + direction.T)
-    cotangent = jnp.asarray(rng.normal(size=weights.shape))
+    changes = np.tril(rng.normal(size=weights.shape)) * (np.asarray(weights) > 0)
+    return jnp.asarray(changes + changes.swapaxes(-1, -2)), jnp.asarray(rng.normal(size=weights.shape))
 
-    @jax.jit
-    def derivatives(weights):
-        (_, X), (slope, of_X) = jax.jvp(bound_and_matrix, (weights,), (direction,))
-        back = jax.grad(lambda weights: jnp.sum(bound_and_matrix(weights)[1] * cotangent))(weights)
-        return X, slope, of_X, back
 
-    X, slope, of_X, back = derivatives(weights)
-    solve = jax.jit(bound_and_matrix)
-    ahead, behind = (solve(weights + sign * step * direction)[1] for sign in (1, -1))
-    differences = (ahead - behind) / (2 * step)
-    size = jnp.max(jnp.abs(differences))
+@jax.jit
+@jax.vmap
+def relaxation_and_slopes(weights, direction, cotangent):
+    """The result, X, the derivatives of bound and X along a direction, and the gradient of <cotangent, X>."""
+
+    def solve(weights):
+        result = relaxation(weights)
+        return (result.value, smat(result.y)), result
+
+    _, slopes, result = jax.jvp(solve, (weights,), (direction,), has_aux=True)
+    gradient = jax.grad(lambda weights: jnp.sum(solve(weights)[0][1] * cotangent))(weights)
+    return result, smat(result.y), slopes, gradient
+
+
+def derivative_errors(weights, step=1e-5):
+    """Largest errors: of the bound's derivative against its closed form, and of that of X against differences."""
+    direction, cotangent = make_directions(weights)
+    _, X, (slope, of_X), gradient = relaxation_and_slopes(weights, direction, cotangent)
+    ahead, behind = (relaxation_and_slopes(weights + sign * step * direction, direction, cotangent) for sign in (1, -1))
+    differences = (ahead[1] - behind[1]) / (2 * step)
+    size = jnp.max(jnp.abs(differences), axis=(1, 2))
+
+    def inner(left, right):
+        return jnp.sum(left * right, axis=(1, 2))
+
     return {
-        "bound": float(abs(slope - jnp.sum(direction * (1 - X)) / 4)),
-        "X, forward": float(jnp.max(jnp.abs(of_X - differences)) / size),
-        "X, reverse": float(abs(jnp.sum(back * direction) - jnp.sum(cotangent * differences)) / size),
+        "bound": float(jnp.max(jnp.abs(slope - inner(direction, 1 - X) / 4))),
+        "X, forward": float(jnp.max(jnp.max(jnp.abs(of_X - differences), axis=(1, 2)) / size)),
+        "X, reverse": float(jnp.max(jnp.abs(inner(gradient, direction) - inner(cotangent, differences)) / size)),
     }
 
 
@@ -132,9 +137,8 @@ def plot(points, weights, X, cut, path):
 def main(count=16, num_vertices=10, path=OUTPUT / "max_cut.png"):
     """Print bounds, cuts and errors; returns whether bounds hold, cuts are good and derivatives right."""
     points, weights = make_graphs(count, num_vertices)
-    results = jax.jit(jax.vmap(relaxation))(weights)
-    matrices = np.asarray(jax.vmap(smat)(results.y))
-    good = bool(jnp.all(results.success))
+    results, matrices, _, _ = jax.tree.map(np.asarray, relaxation_and_slopes(weights, *make_directions(weights)))
+    good = bool(np.all(results.success))
     print("graph     bound  best cut   rounded   mean of rounding / bound")
     for g in range(count):
         W, cuts = np.asarray(weights[g]), round_to_cuts(matrices[g])
@@ -143,7 +147,7 @@ def main(count=16, num_vertices=10, path=OUTPUT / "max_cut.png"):
         good &= values.max() >= 0.95 * best and values.mean() >= 0.86 * bound
         if g < 4:
             print(f"{g:5d}{bound:10.4f}{best:10.4f}{values.max():10.4f}{values.mean() / bound:12.3f}")
-    errors = derivative_errors(weights[0])
+    errors = derivative_errors(weights)
     print("errors of derivatives: " + ", ".join(f"{name} {error:.0e}" for name, error in errors.items()))
     cuts = round_to_cuts(matrices[0])
     plot(points[0], np.asarray(weights[0]), matrices[0], cuts[worth(cuts, np.asarray(weights[0])).argmax()], path)

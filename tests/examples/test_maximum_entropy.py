@@ -20,7 +20,7 @@ def test_logistic_regression_by_scikit_learn(example):
     linear_model = pytest.importorskip("sklearn.linear_model")
     X, labels, _ = example.make_data(num_samples=20)
     model = linear_model.LogisticRegression(C=0.5, fit_intercept=False, tol=1e-12, max_iter=1000).fit(X, labels)
-    np.testing.assert_allclose(example.logistic_by_cones(2.0, X, labels), model.coef_[0], atol=1e-6)
+    np.testing.assert_allclose(example.logistic_by_cones(2.0, X, labels, np.ones(3), 1e3), model.coef_[0], atol=1e-6)
 
 
 @pytest.mark.slow
