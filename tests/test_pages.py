@@ -36,7 +36,7 @@ def _expected(block, printed):
 
 
 # These run whole examples, some for half a minute.
-LONG = ("examples", "experiments", "qp_degenerate", "qp_layers")
+LONG = ("conic", "examples", "experiments", "qp_degenerate", "qp_layers")
 
 
 @pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow) if p in LONG else p for p in PAGES])

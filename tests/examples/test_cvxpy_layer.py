@@ -1,0 +1,22 @@
+"""A layer written in CVXPY: its output by Clarabel, and what the script prints."""
+
+import numpy as np
+import pytest
+
+cp = pytest.importorskip("cvxpy")
+
+
+@pytest.mark.slow
+def test_the_nearest_correlation_matrix_is_that_of_clarabel(example):
+    M = np.random.default_rng(0).normal(size=(4, 4))
+    C = cp.Variable((4, 4), symmetric=True)
+    constraints = [cp.diag(C) == 1, C - example.SMALLEST * np.eye(4) >> 0]
+    cp.Problem(cp.Minimize(cp.sum_squares(C - M)), constraints).solve(solver="CLARABEL")
+    np.testing.assert_allclose(example.make_layer()(M)[0], C.value, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_whole_script(example, tmp_path, capsys):
+    assert example.main(num_steps=100, batch_size=32, path=tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert "true matrices" in capsys.readouterr().out
