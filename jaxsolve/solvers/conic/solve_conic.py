@@ -45,8 +45,8 @@ class ConicResult:
         error: optimality error.
         iter_num: iterations done, int32.
         certificate: of a problem without solution: ``y`` with ``b^T y = -1`` if no point satisfies the constraints,
-            ``x`` and ``s`` with ``c^T x = -1`` if the objective is unbounded; else 0. ``None`` unless the method is
-            ``"interior_point"``.
+            ``x`` and ``s`` with ``c^T x = -1`` if the objective is unbounded; else 0. ``None`` if the method is
+            ``"quadratic"``.
         method: the method that was chosen: ``"interior_point"``, ``"admm"`` or ``"quadratic"``.
         reason: why, in a few words.
     """
