@@ -101,8 +101,8 @@ def moved(data, along, t):
 
 
 def differences(fun, data, along, slope):
-    """Central differences of fourth order, with a step in which outputs change by about 2e-3."""
-    h = 2e-3 / max(1, slope)
+    """Central differences of fourth order, with a step in which outputs change by about 5e-4."""
+    h = 5e-4 / max(1, slope)
     inner, outer = (fun(*moved(data, along, t)) - fun(*moved(data, along, -t)) for t in (h, 2 * h))
     return (8 * inner - outer) / (12 * h)
 
