@@ -243,9 +243,10 @@ def fixed_point():
     """A contraction by 0.95."""
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(20, 20))
+    matrix = matrix + matrix.T
     matrix = jnp.asarray(0.95 * matrix / np.linalg.norm(matrix, 2))
     shift = jnp.asarray(rng.normal(size=20))
-    mapping = lambda x: jnp.tanh(matrix @ x) + 0.1 * shift  # noqa: E731
+    mapping = lambda x: 10 * jnp.tanh(matrix @ x / 10) + 0.1 * shift  # noqa: E731
     fun = recorded(mapping, lambda x, image: jnp.sqrt(jnp.sum((image - x) ** 2)))
     start, plain = jnp.zeros(20), jax.jit(mapping)
 

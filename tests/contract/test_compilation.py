@@ -58,6 +58,40 @@ def test_calls_of_the_function(case):
     assert 1 <= counted.calls <= 3
 
 
+# Options that stand in no case, each with the name of a case whose problem it solves.
+OPTIONS = [
+    *[("LBFGS-zoom", jaxsolve.NonlinearCG, {"method": m}) for m in ("fletcher-reeves", "hestenes-stiefel", "dai-yuan")],
+    *[("LBFGS-zoom", jaxsolve.BFGS, {"linesearch": search}) for search in ("backtracking", "hager-zhang")],
+    *[("LBFGSB-nonnegative", jaxsolve.LBFGSB, {"linesearch": search}) for search in ("backtracking", "hager-zhang")],
+    *[("GaussNewton-qr", jaxsolve.LevenbergMarquardt, {"loss": loss}) for loss in ("huber", "cauchy", "arctan")],
+    ("GaussNewton-qr", jaxsolve.LevenbergMarquardt, {"bounds": (-1.0, 1.0), "geodesic": True}),
+    ("GaussNewton-qr", jaxsolve.LevenbergMarquardt, {"solver": "cholesky", "stop_criterion": "madsen-nielsen"}),
+    ("GaussNewton-qr", jaxsolve.GaussNewton, {"materialize_jac": False, "loss": "soft_l1"}),
+    ("GaussNewton-qr", jaxsolve.Dogleg, {"materialize_jac": False}),
+    ("Newton-cubic", jaxsolve.Newton, {"bounds": (-4.0, 4.0)}),
+    ("Newton-cubic", jaxsolve.Newton, {"linesearch": None}),
+    ("Newton-cubic", jaxsolve.Broyden, {"linesearch": None, "history_size": 3}),
+    ("AndersonAcceleration-II", jaxsolve.AndersonAcceleration, {"mixing_frequency": 2, "beta": 0.9}),
+    *[
+        ("ArmijoSGD-ridge", jaxsolve.ArmijoSGD, {"reset_option": r, "momentum": 0.5})
+        for r in ("conservative", "goldstein")
+    ],
+    ("PolyakSGD-consistent", jaxsolve.PolyakSGD, {"variant": "SPS+", "momentum": 0.5}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "solver", "options"), OPTIONS, ids=lambda x: x.__name__ if isinstance(x, type) else str(x)
+)
+def test_calls_of_the_function_with_other_options(name, solver, options):
+    case = get_case(name)
+    counted = Counted(case.fun)
+    made = solver(counted, **{"maxiter": 100, **options})
+    jax.jit(lambda t: case.run(made, t).params).trace(case.theta)
+    assert 1 <= counted.calls <= 2
+
+
 # One table of compiled functions serves every solver.
 THREE = ("GradientDescent-ridge", "LBFGS-zoom", "Bisection-cubic")
 
