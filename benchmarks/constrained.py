@@ -36,7 +36,7 @@ def problems():
         if not name.startswith("HS") or name in SKIPPED or not hasattr(problem, "constraint"):
             continue
         eq, ineq = jax.eval_shape(lambda y, p=problem: p.constraint(y), problem.y0)
-        data, bounds = problem.args, problem.bounds
+        data, bounds = problem.args, getattr(problem, "bounds", None)
         f = lambda x, p=problem, a=data: p.objective(x, a)  # noqa: E731
         h = None if eq is None else lambda x, p=problem: p.constraint(x)[0]
         g = None if ineq is None else lambda x, p=problem: jax.tree.map(jnp.negative, p.constraint(x)[1])

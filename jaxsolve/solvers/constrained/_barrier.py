@@ -234,26 +234,34 @@ def newton_step(program: NonlinearProgram, it: Iterate, at: Local) -> Iterate:
     slope = (grad - barrier[0] + barrier[1]) @ dx + (it.estimate + rows / it.delta) @ Jdx
     rounding = 10 * jnp.finfo(dtype).eps * (jnp.abs(start) + jnp.abs(at.values[0]))
 
-    def trial(carry):
-        length, _ = carry
-        x = _within(program, it.x + length * dx)
-        good = merit(x, program.values(x)) <= start + _ARMIJO * length * slope + rounding
-        return jnp.where(good, length, length / 2), good
+    # Constraints that curve away from the step would make it short. What they miss after a full step says how to bend
+    # the path: x + t dx + t^2 bend.
+    room = jnp.where(counts, share * distance, jnp.inf)
+    box = jnp.maximum(program.lower, it.x - room[0]), jnp.minimum(program.upper, it.x + room[1])
 
-    carry = (longest, jnp.asarray(False))
-    length, good = loop(lambda carry: ~carry[1], trial, carry, maxiter=_MAX_HALVINGS)
-    x = _within(program, it.x + length * dx)
+    def along(length, bend):
+        return jnp.clip(it.x + length * dx + length**2 * bend, *box)
+
+    def trial(carry):
+        length, bend, _, count = carry
+        x = along(length, bend)
+        values = program.values(x)
+        good = merit(x, values) <= start + _ARMIJO * length * slope + rounding
+        missed = values[1:] - constraints - length * Jdx
+        new = -cho_solve((L, True), jnp.where(free, (weights * missed) @ jacobian, 0)) / length**2
+        first = (count == 0) & jnp.all(jnp.isfinite(new))
+        new = jnp.where(first & ~good, new, bend)
+        return jnp.where(good | first, length, length / 2), new, good, count + 1
+
+    carry = (longest, jnp.zeros_like(dx), jnp.asarray(False), jnp.zeros((), jnp.int32))
+    length, bend, good, _ = loop(lambda carry: ~carry[2], trial, carry, maxiter=_MAX_HALVINGS)
+    x = along(length, bend)
     z, z_s = it.z + dual * dz, it.z_s + dual * dz_s
     _, distance = _distances(program, x)
     z = jnp.where(counts, jnp.clip(z, it.mu / (_FAR * distance), _FAR * it.mu / distance), 0)
     taken = it._replace(x=x, y=it.y + length * dy, z=z, z_s=z_s, rho=rho, num_rejected=0 * it.num_rejected)
     kept = it._replace(rho=jnp.maximum(10 * rho, 1e-4), num_rejected=it.num_rejected + 1)
     return tree_where(good, taken, kept)
-
-
-def _within(program: NonlinearProgram, x: Array) -> Array:
-    """A point that rounding may have put outside of the bounds."""
-    return jnp.clip(x, program.lower, program.upper)
 
 
 def _length(share: Array, *parts: tuple[Array, Array]) -> Array:

@@ -111,9 +111,8 @@ class ConstrainedSolver(Solver):
             moves: whether the point is near a solution.
         """
         point, error, factors, qp = polished(program, scaling, point, self.weak, moves)
-        known = jnp.isfinite(state.error)  # some solvers report none
-        error = jnp.where(known & ~(moves & (error < state.error)), state.error, error)
-        error = jnp.where(jnp.isnan(state.error), jnp.nan, error)
+        # An infinite error is one that is not known.
+        error = jnp.where((moves & (error < state.error)) | (state.error == jnp.inf), error, state.error)
         tol = self._tolerance_at(error.dtype)
         status = Status.CONVERGED.where(moves & (error <= tol), state.status)
         minimum = is_minimum(qp, factors)
