@@ -24,10 +24,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jaxsolve._types import Array
+from jaxsolve.solvers.conic._solution import ConicSolution
 from jaxsolve.solvers.quadratic._certificates import Forgiven
+from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, Residuals, norm
+from jaxsolve.solvers.quadratic._scaling import Scaling
 
-__all__ = ["is_dual_certificate", "is_primal_certificate", "residuals"]
+__all__ = ["certificate", "is_dual_certificate", "is_primal_certificate", "residuals"]
 
 
 def residuals(c: Array, b: Array, x: Array, y: Array, s: Array, at: Products) -> Residuals:
@@ -82,3 +85,24 @@ def is_dual_certificate(c: Array, d: Array, s: Array, along: Products, forgiven:
     """
     margin = -(c @ d) - forgiven.slopes @ jnp.abs(d)
     return (margin > 0) & (norm(along.Px, along.Ax + s) <= tol * margin) & jnp.isfinite(margin)
+
+
+def certificate(
+    scaling: Scaling, qp: QuadraticProgram, directions: tuple[Array, Array, Array], infeasible: Array, unbounded: Array
+) -> ConicSolution:
+    """What proves that there is no solution, in the units of the user, with ``b^T y = -1`` or ``c^T x = -1``; else 0.
+
+    Args:
+        scaling: the scaling of the problem.
+        qp: the scaled problem.
+        directions: ``(x, y, s)``, of which ``y``, or ``x`` and ``s``, are a certificate.
+        infeasible: whether ``y`` is one.
+        unbounded: whether ``x`` and ``s`` are one.
+    """
+    (x, y, s), (variables, rows, cost, *_) = directions, scaling
+
+    def unit(slope, holds):
+        return jnp.where(holds, cost / jnp.where(holds, -slope, 1), 0)
+
+    of_y, of_x = unit(qp.upper @ y, infeasible), unit(qp.q @ x, unbounded)
+    return ConicSolution(of_x * variables * x, of_y * rows / cost * y, of_x * s / rows)

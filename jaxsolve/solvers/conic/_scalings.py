@@ -270,7 +270,7 @@ class SemidefiniteScaling(NamedTuple):
     def correction(self, s: Array, z: Array, ds: Array, dz: Array, target: Array) -> Array:
         a, b = self._scaled_steps(ds, dz)
         product, size = a @ b, self.scaled
-        right = (product + _t(product)) / 2 - target * jnp.eye(size.shape[1], dtype=size.dtype)
+        right = (product + _t(product)) / 2 - target * jnp.eye(size.shape[1], dtype=size.dtype)[None]
         quotient = 2 * right / (size[:, :, None] + size[:, None, :])
         return s + svec(self.R @ quotient @ _t(self.R))
 

@@ -215,11 +215,11 @@ def factors_at(scaled: Program, scaling: Scaling, cones: Cones, v: Array, weight
     return Factors(weights, scaling, slopes, _cholesky(H, delta, epsilon))
 
 
-def _cholesky(H: Array, delta: float, epsilon: float) -> Array:
+def _cholesky(H: Array, delta: float, least: float) -> Array:
     """The factor of H; directions in which nothing holds x are held by a stiff spring."""
     eye = jnp.eye(H.shape[0], dtype=H.dtype)
     rounding = 10 * float(jnp.finfo(H.dtype).eps) * max_abs(H)
-    epsilon = jnp.clip(rounding, epsilon, 1e3 * epsilon)
+    epsilon = jnp.clip(rounding, least, 1e3 * least)
     L = jnp.linalg.cholesky(H + epsilon * eye, symmetrize_input=False)
     loose = 10 * jnp.maximum(epsilon, rounding)
     singular = ~jnp.all((L**2 > loose) | (eye == 0)) & tree_all_finite(H)

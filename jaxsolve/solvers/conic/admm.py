@@ -14,6 +14,7 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -23,12 +24,40 @@ from jaxsolve.base import option
 from jaxsolve.solvers.conic import _residuals
 from jaxsolve.solvers.conic._base import ConicSolver
 from jaxsolve.solvers.conic._form import ConicForm
+from jaxsolve.solvers.conic._solution import ConicSolution
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
 from jaxsolve.solvers.quadratic._base import Problem
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, Residuals
 
-__all__ = ["ConicADMM"]
+__all__ = ["ConicADMM", "ConicADMMState"]
+
+
+class ConicADMMState(NamedTuple):
+    """State of operator splitting for conic programs.
+
+    Attributes:
+        iter_num: iterations done, int32.
+        error: optimality error; converged at ``tol``.
+        value: the objective.
+        status: a :class:`jaxsolve.Status`, int32.
+        primal_residuals: ``A x + s - b``, shape ``(m,)``.
+        dual_residuals: ``P x + c + A^T y``, shape ``(n,)``.
+        rho_bar: the penalty of inequalities and cones.
+        solver_state: the iterate in scaled units; ``None`` in the result of a run.
+        certificate: a :class:`jaxsolve.ConicSolution`. ``y`` with ``b^T y = -1`` if no point satisfies the constraints,
+            ``x`` and ``s`` with ``c^T x = -1`` if the objective is unbounded; else 0.
+    """
+
+    iter_num: Array
+    error: Array
+    value: Array
+    status: Array
+    primal_residuals: Array
+    dual_residuals: Array
+    rho_bar: Array
+    solver_state: Any
+    certificate: ConicSolution
 
 
 class ConicADMM(ConicSolver, OperatorSplitting):
@@ -77,6 +106,8 @@ class ConicADMM(ConicSolver, OperatorSplitting):
     tol: float = option(1e-6)
     termination_check_frequency: int = option(25, at_least=1)
 
+    _State = ConicADMMState
+
     # ---- The problem ----------------------------------------------------------------------------------------------
 
     @property
@@ -94,10 +125,18 @@ class ConicADMM(ConicSolver, OperatorSplitting):
     def _residuals(self, qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residuals:
         return _residuals.residuals(qp.q, qp.upper, x, y, self.cones.project(qp.upper - at.Ax), at)
 
-    def _proof(self, problem: Problem, d: Array, dy: Array, along: Products, iter_num: Array, wanted: Array) -> Array:
+    def _proof(
+        self, problem: Problem, d: Array, dy: Array, along: Products, iter_num: Array, wanted: Array
+    ) -> tuple[Array, ConicSolution]:
         qp, forgiven = problem.scaled, self._forgiven(problem)
         y_tol, d_tol = (jnp.asarray(t).astype(d.dtype) for t in (self.primal_infeasible_tol, self.dual_infeasible_tol))
-        infeasible = _residuals.is_primal_certificate(qp.upper, dy, along.Aty, forgiven, y_tol)
         s = self.cones.project(-along.Ax)
-        unbounded = _residuals.is_dual_certificate(qp.q, d, s, along, forgiven, d_tol)
-        return Status.PRIMAL_INFEASIBLE.where(infeasible, Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING)))
+        infeasible = _residuals.is_primal_certificate(qp.upper, dy, along.Aty, forgiven, y_tol) & wanted
+        unbounded = _residuals.is_dual_certificate(qp.q, d, s, along, forgiven, d_tol) & wanted & ~infeasible
+        status = Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING))
+        status = Status.PRIMAL_INFEASIBLE.where(infeasible, status)
+        return status, _residuals.certificate(problem.scaling, qp, (d, dy, s), infeasible, unbounded)
+
+    def _no_proof(self, problem: Problem) -> tuple[ConicSolution]:
+        x, row = jnp.zeros_like(problem.qp.q), jnp.zeros_like(problem.qp.upper)
+        return (ConicSolution(x, row, row),)

@@ -147,15 +147,11 @@ class ConicInteriorPoint(ConicSolver):
     def _proof(self, problem: Problem, point: Point, at: Products) -> tuple[ConicSolution, Array]:
         """What a point near ``tau = 0`` proves: the certificate, and the status or that of a run."""
         qp, forgiven, (tol, _) = problem.scaled, self._forgiven(problem), self._tolerances(point.x.dtype)
-        (variables, rows, cost, *_), ends = problem.scaling, point.kappa > point.tau
+        ends = point.kappa > point.tau
         infeasible = ends & _residuals.is_primal_certificate(qp.upper, point.z, at.Aty, forgiven, tol)
         unbounded = ends & _residuals.is_dual_certificate(qp.q, point.x, point.s, at, forgiven, tol)
         unbounded &= ~infeasible
 
-        def unit(slope, holds):
-            return jnp.where(holds, cost / jnp.where(holds, -slope, 1), 0)
-
-        of_y, of_x = unit(qp.upper @ point.z, infeasible), unit(qp.q @ point.x, unbounded)
-        certificate = ConicSolution(of_x * variables * point.x, of_y * rows / cost * point.z, of_x * point.s / rows)
+        proved = _residuals.certificate(problem.scaling, qp, (point.x, point.z, point.s), infeasible, unbounded)
         status = Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING))
-        return certificate, Status.PRIMAL_INFEASIBLE.where(infeasible, status)
+        return proved, Status.PRIMAL_INFEASIBLE.where(infeasible, status)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxsolve._results import sentence_of_status, show_as_line
@@ -46,8 +45,8 @@ class ConicResult:
         error: optimality error.
         iter_num: iterations done, int32.
         certificate: of a problem without solution: ``y`` with ``b^T y = -1`` if no point satisfies the constraints,
-            ``x`` and ``s`` with ``c^T x = -1`` if the objective is unbounded; else 0. ``None`` unless the method is
-            ``"interior_point"``.
+            ``x`` and ``s`` with ``c^T x = -1`` if the objective is unbounded; else 0. ``None`` if the method is
+            ``"quadratic"``.
         method: the method that was chosen: ``"interior_point"``, ``"admm"`` or ``"quadratic"``.
         reason: why, in a few words.
     """
@@ -149,11 +148,11 @@ def solve_conic(
     if chosen == "quadratic":
         return _by_quadratic(P, c, A, b, cones, init, options | {"tol": tol}, reason)
     if chosen == "interior_point":
-        solver: Any = ConicInteriorPoint(cones, tol=tol, **options)
+        solver: Any = ConicInteriorPoint(cones=cones, tol=tol, **options)
     else:
         options |= {} if tol is None else {"tol": tol}
         products = {f"matvec_{name}": _calling(matrix) for name, matrix in {"P": P, "A": A}.items() if callable(matrix)}
-        solver = ConicADMM(cones, **products, **options)
+        solver = ConicADMM(cones=cones, **products, **options)
     data = (None if callable(P) else P, c), (None if callable(A) else A, b)
     (x, y, s), state = solver.run(init, *data)
     certificate = getattr(state, "certificate", None)
@@ -192,7 +191,7 @@ def _choose(P: Any, c: Any, A: Any, cones: Cones) -> tuple[str, str]:
     """The method, and the reason in words."""
     given = (P, A)
     simple = jax.tree.structure(c) == jax.tree.structure(0) and not callable(A)
-    if cones.zero + cones.nonneg == cones.num_rows and simple and np.ndim(A) == 2:
+    if cones.zero + cones.nonneg == cones.num_rows and simple and len(getattr(A, "shape", ())) == 2:
         return "quadratic", "equations and inequalities only"
     if any(map(callable, given)):
         return "admm", "matrices given as functions"

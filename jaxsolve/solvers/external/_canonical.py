@@ -276,6 +276,9 @@ def cones_of(dims: Any) -> Cones:
 def _rows(program):
     """The matrix and the right-hand side of the rows."""
     program.reduced_A.cache()
+    if program.reduced_A.problem_data_index is None:  # there are no rows
+        nothing, width = sparse.csr_matrix((0, program.total_param_size + 1)), program.q.shape[0] - 1
+        return Affine.of(nothing, np.zeros((0, 2), int), (0, width)), Affine.of(nothing, np.zeros((0, 1), int), (0,))
     coefficients, (rows, starts, shape) = program.reduced_A.reduced_mat, program.reduced_A.problem_data_index
     m, width = int(shape[0]), int(shape[1]) - 1
     columns = np.repeat(np.arange(width + 1), np.diff(starts))
@@ -287,7 +290,7 @@ def _rows(program):
 
 def _objective_matrix(program):
     program.reduced_P.cache()
-    if program.reduced_P.reduced_mat is None:
+    if program.reduced_P.problem_data_index is None:
         return None
     coefficients, (rows, starts, shape) = program.reduced_P.reduced_mat, program.reduced_P.problem_data_index
     coefficients = sparse.csr_matrix(coefficients)
@@ -304,8 +307,6 @@ def _objective_matrix(program):
 
 def _parameter(chain, program, parameter):
     """Where a parameter is; ``None`` if the problem does not depend on it."""
-    from cvxpy.reductions.cvx_attr2constr import lower_value
-
     index = np.arange(parameter.size).reshape(parameter.shape)
     leaf, logarithmic, symmetric = parameter, False, False
     for step in chain.reductions:
@@ -313,6 +314,8 @@ def _parameter(chain, program, parameter):
         if type(step).__name__ == "Dgp2Dcp":
             replaced, logarithmic = step.canon_methods._parameters, True
         elif replaced and leaf in replaced:
+            from cvxpy.reductions.cvx_attr2constr import lower_value
+
             symmetric = leaf.is_symmetric() and leaf.ndim > 1
             index = np.asarray(lower_value(leaf, index))
         leaf = replaced.get(leaf, leaf) if replaced else leaf
@@ -347,7 +350,7 @@ def _multipliers(chain, inverse, program, constraints):
     if not constraints:
         return ()
     info = {"status_val": 1, "solve_time": 0.0, "setup_time": 0.0, "iter": 0, "pobj": 0.0}
-    x, m = np.zeros(program.q.shape[0] - 1), int(program.reduced_A.problem_data_index[2][0])
+    x, m = np.zeros(program.q.shape[0] - 1), program.constr_size
     images = [[] for _ in constraints]
     shapes: list[tuple] = [() for _ in constraints]
     for unit in np.eye(m):

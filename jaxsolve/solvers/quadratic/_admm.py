@@ -181,13 +181,25 @@ class OperatorSplitting(IterativeQP):
         """The residuals at a point whose multipliers are feasible."""
         return residuals(qp, x, y, at)
 
-    def _proof(self, problem: Problem, d: Array, dy: Array, along: Products, iter_num: Array, wanted: Array) -> Array:
-        """The status that is proved by the directions in which the iterates move, in scaled units; or that of a run."""
+    def _proof(
+        self, problem: Problem, d: Array, dy: Array, along: Products, iter_num: Array, wanted: Array
+    ) -> tuple[Any, ...]:
+        """What is proved by the directions in which the iterates move, in scaled units.
+
+        Returns:
+            The status, that of a run without a proof; and then the fields that the state has behind those of
+            :class:`SplittingState`.
+        """
         # The longer a run takes, the more it is worth to look closely.
         patience = 1 + iter_num.astype(d.dtype) / 100
         tols = (self.primal_infeasible_tol, self.dual_infeasible_tol)
         y_tol, d_tol = (patience * _number(tol, d) for tol in tols)
-        return find_certificates(problem.scaled, d, dy, along, self._forgiven(problem), (y_tol, d_tol), wanted=wanted)
+        forgiven = self._forgiven(problem)
+        return (find_certificates(problem.scaled, d, dy, along, forgiven, (y_tol, d_tol), wanted=wanted),)
+
+    def _no_proof(self, problem: Problem) -> tuple[Any, ...]:
+        """The further fields of the state before the first iteration."""
+        return ()
 
     # ---- The iterations -------------------------------------------------------------------------------------------
 
@@ -293,21 +305,21 @@ class OperatorSplitting(IterativeQP):
         qp, scaling = problem.scaled, problem.scaling
         x, y, at = scaling.from_common_parts(point.x, point.y, point.at)
         error = optimality_error(self._residuals(qp, x, y, at), *self._tolerances(x.dtype))
-        status = self._status_of(error)
+        status, proof = self._status_of(error), self._no_proof(problem)
         if old is not None and self.check_primal_dual_infeasability is not False:
             d, dy, along = jax.tree.map(jnp.subtract, (point.x, point.y, point.at), (old.x, old.y, old.at))
             dy = self._feasible_multipliers(qp, dy)
             d, dy, along = scaling.from_common_parts(d, dy, along)
             along = along._replace(Aty=qp.A.rmatvec(dy))
             running = Status.RUNNING.holds(status)
-            proved = self._proof(problem, d, dy, along, iter_num, running)
+            proved, *proof = self._proof(problem, d, dy, along, iter_num, running)
             status = jnp.where(running, proved, status)
             if not qp.has_factor:  # a factorization would have told
                 status = Status.NONCONVEX.where(_curves_down(qp, d, along), status)
         value = (0.5 * (x @ at.Px) + qp.q @ x) / scaling.cost
         primal = (point.at.Ax - point.z) / scaling.common[1]
         dual = (at.Px + qp.q + at.Aty) / (scaling.cost * scaling.variables)
-        return self._State(iter_num, error, value, status, primal, dual, rho_bar, point)
+        return self._State(iter_num, error, value, status, primal, dual, rho_bar, point, *proof)
 
 
 def _curves_down(qp: QuadraticProgram, d: Array, along: Products) -> Array:

@@ -47,6 +47,8 @@ def test_a_batch_with_an_infeasible_element():
     np.testing.assert_allclose(params.y[0], [0.0, 1.0, -1.0, 0.0], atol=1e-5)
     np.testing.assert_allclose(params.s[0], [1.0, 2.0, 2.0, 0.0], atol=1e-5)
     np.testing.assert_allclose(state.value[0], -2.0, atol=1e-5)
+    # 3 <= x_0 <= |x| <= 2 is the sum of the rows in the proportion 1, 1, -1, 0.
+    np.testing.assert_allclose(state.certificate.y, [[0, 0, 0, 0], [1, 1, -1, 0]], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -70,10 +72,14 @@ def test_unbounded_problems_have_a_certificate():
     A = -np.eye(6)
     A[5, 2] = -1.0
     solver = jaxsolve.ConicADMM(cones)
-    _, state = solver.run(None, (None, np.array([-1.0, 0.0, 0.0, 0.5, 0.0, 0.0])), (A, np.zeros(6)))
+    c = np.array([-1.0, 0.0, 0.0, 0.5, 0.0, 0.0])
+    _, state = solver.run(None, (None, c), (A, np.zeros(6)))
     assert int(state.status) == Status.DUAL_INFEASIBLE
+    np.testing.assert_allclose(c @ state.certificate.x, -1, rtol=1e-12)
+    np.testing.assert_allclose(A @ state.certificate.x + state.certificate.s, 0, atol=1e-6)
+    np.testing.assert_allclose(cones.project(state.certificate.s), state.certificate.s, atol=1e-12)
     # With a price that pays for it the solution is the apex.
-    params, state = solver.run(None, (None, np.array([1.0, 0.5, 0.0, -0.5, 0.5, 2.0])), (A, np.zeros(6)))
+    params, state = solver.run(None, (None, np.array([1.0, 0.5, 0.0, -0.5, 0.5, 0.5])), (A, np.zeros(6)))
     assert int(state.status) == Status.CONVERGED
     np.testing.assert_allclose(params.x, 0, atol=1e-4)
 
