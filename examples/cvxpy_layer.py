@@ -1,9 +1,9 @@
 r"""A layer that is written in CVXPY, inside a Flax model: correlation matrices that depend on features.
 
 The correlations of four quantities change with two features u. A network maps u to a symmetric matrix M(u), which need
-not be a correlation matrix; the layer finds the nearest one whose eigenvalues are at least 0.05,
+not be a correlation matrix; the layer finds the nearest one whose eigenvalues are at least 0.02,
 
-    C*(M) = argmin |C - M|^2   subject to  C_ii = 1,  C - 0.05 I positive semidefinite,
+    C*(M) = argmin |C - M|^2   subject to  C_ii = 1,  C - 0.02 I positive semidefinite,
 
 a semidefinite program, here in three lines of CVXPY. `jaxsolve.cvxpy_layer` makes a function of it, which is called
 under `jax.vmap` for a batch. The model is trained by Adam for the likelihood of observations x ~ N(0, C(u)), through
@@ -28,7 +28,7 @@ import jaxsolve
 
 jax.config.update("jax_enable_x64", True)
 OUTPUT = Path(__file__).parent / "output"
-SIZE, SMALLEST = 4, 0.05
+SIZE, SMALLEST = 4, 0.02
 
 
 def make_layer():
@@ -59,7 +59,7 @@ def make_data(seed, count):
     directions = np.random.default_rng(100).normal(size=(3, SIZE, 2))
     features = rng.uniform(-1, 1, size=(count, 2))
     loadings = directions[0] + 2 * np.einsum("nf,fij->nij", features, directions[1:])
-    covariance = loadings @ loadings.transpose(0, 2, 1) + 0.3 * np.eye(SIZE)
+    covariance = loadings @ loadings.transpose(0, 2, 1) + 0.6 * np.eye(SIZE)
     scale = np.sqrt(np.einsum("nii->ni", covariance))
     truth = covariance / scale[:, :, None] / scale[:, None, :]
     observations = np.einsum("nij,nj->ni", np.linalg.cholesky(truth), rng.normal(size=(count, SIZE)))

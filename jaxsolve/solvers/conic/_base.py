@@ -66,10 +66,10 @@ class ConicSolver(IterativeQP):
         return form.solution(program, Solution(x, y, program.qp.A.matvec(x)))
 
     def _given(self, problem: Problem, init_params: PyTree) -> Solution | None:
+        x, y = self._form.start(problem, init_params)  # names what does not fit
         primal, dual = self._form.parts(init_params)
         if not jax.tree.leaves(primal) or not jax.tree.leaves(dual):
             return None
-        x, y = self._form.start(problem, init_params)
         return Solution(x, y, problem.qp.A.matvec(x))
 
     def _error(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Any]:
