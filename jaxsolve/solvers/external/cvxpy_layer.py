@@ -11,7 +11,7 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,10 @@ import numpy as np
 from jaxsolve._inputs import as_array
 from jaxsolve._types import Array
 from jaxsolve.solvers.conic import solve_conic
-from jaxsolve.solvers.external._canonical import Canonical, canonicalize
 from jaxsolve.solvers.external._quadratic import import_optional
+
+if TYPE_CHECKING:
+    from jaxsolve.solvers.external._canonical import Canonical
 
 __all__ = ["CvxpyLayer", "CvxpySolution", "cvxpy_layer"]
 
@@ -166,6 +168,8 @@ def cvxpy_layer(
         raise ValueError("duals of log-log convex problems are those of another problem, of logarithms: omit duals.")
     if wrong := [constraint for constraint in duals if all(constraint is not own for own in problem.constraints)]:
         raise ValueError(f"duals must be constraints of the problem, got {wrong[0]}.")
+    from jaxsolve.solvers.external._canonical import canonicalize  # scipy.sparse is not for those without a layer
+
     program = canonicalize(cvxpy, problem, parameters, variables, duals, gp)
     shapes, names = tuple(p.shape for p in parameters), tuple(p.name() for p in parameters)
     return CvxpyLayer(program, shapes, names, options)

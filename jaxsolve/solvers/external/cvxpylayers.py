@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxsolve._types import Array
 from jaxsolve.solvers.conic import solve_conic
-from jaxsolve.solvers.external._canonical import cones_of
 from jaxsolve.solvers.external._quadratic import import_optional
 
 __all__ = ["cvxpylayers_solver"]
@@ -97,6 +96,8 @@ class _Program:
         if getattr(ctx.reduced_P, "problem_data_index", None) is not None:
             rows, starts, _ = ctx.reduced_P.problem_data_index
             self._places_of_P = np.asarray(rows), np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        from jaxsolve.solvers.external._canonical import cones_of
+
         self._cones = cones_of(ctx.cone_dims)
 
     @functools.cache  # noqa: B019  # one program for each set of options, as long as the layer lives
