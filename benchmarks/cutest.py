@@ -459,13 +459,14 @@ def profile(path: str, records: list[dict], groups: list[str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams |= {"svg.hashsalt": "cutest", "font.size": 8}
+    matplotlib.rcParams |= {"svg.hashsalt": "cutest", "svg.fonttype": "none", "font.size": 8}
     import matplotlib.pyplot as plt
 
     groups = [group for group in groups if any(r["group"] == group and "solver" in r for r in records)]
-    figure, axes = plt.subplots(1, len(groups), figsize=(4 * len(groups), 3.2), sharey=True, squeeze=False)
+    rows = (len(groups) + 1) // 2
+    figure, axes = plt.subplots(rows, min(len(groups), 2), figsize=(8, 3.2 * rows), sharey=True, squeeze=False)
     multiples = 2.0 ** np.linspace(0, 5, 101)
-    for axis, group in zip(axes[0], groups, strict=True):
+    for axis, group in zip(axes.flat, groups, strict=False):
         here = [r for r in records if r["group"] == group and "solver" in r]
         names = [name for name in SOLVERS[group] if any(r["solver"] == name for r in here)]
         counts = {name: {r["place"]: r for r in here if r["solver"] == name} for name in names}
@@ -489,7 +490,8 @@ def profile(path: str, records: list[dict], groups: list[str]) -> None:
         axis.set(xlim=(1, 32), ylim=(0, 1.01))
         axis.legend(loc="lower right", fontsize=6, framealpha=0.8)
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("fraction of problems solved")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("fraction of problems solved")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
 
