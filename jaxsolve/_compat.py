@@ -13,9 +13,7 @@ import jax
 import jax.core
 import jax.extend.core as jex
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import io_callback
-from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import source_info_util
 from jax.interpreters import ad, batching, mlir
 
@@ -46,7 +44,6 @@ __all__ = [
     "place_like",
     "quick_compiler_options",
     "reverse_only",
-    "sequential",
     "trace_context",
     "vary_over",
     "varying_axes",
@@ -450,78 +447,6 @@ _with_tangents_p.def_abstract_eval(_impl)
 ad.primitive_jvps[_with_tangents_p] = _jvp
 batching.primitive_batchers[_with_tangents_p] = _batch
 mlir.register_lowering(_with_tangents_p, mlir.lower_fun(_impl, multiple_results=True))
-
-
-# ---- Loops over the entries of vectors ------------------------------------------------------------------------------
-#
-# A turn of a `while_loop` costs a microsecond for each of its kernels on the CPU, unless the whole loop is one kernel.
-# XLA makes one of a call that is marked so. A primitive of its own keeps transformations out of the marked call, which
-# jaxlib 0.10 and 0.12 compile only if it uses all that it is given; otherwise the process is ended.
-
-
-def sequential(loop: Callable, parallel: Callable, args: list, dtypes: tuple) -> list:
-    """Vectors computed from vectors of the same shape by a loop over entries; on accelerators, in parallel.
-
-    A batch is a loop over its elements, on accelerators ``jax.vmap``. It has no derivative.
-
-    Args:
-        loop: ``loop(*args)`` gives a list of vectors. It closes over no array, and uses all of its arguments.
-        parallel: gives the same by operations for all entries at once.
-        args: list of arrays of shape ``(n,)``.
-        dtypes: those of the results.
-
-    Returns:
-        A list of arrays of shape ``(n,)``.
-    """
-    return _sequential_p.bind(*args, loop=loop, parallel=parallel, dtypes=dtypes)
-
-
-def _types_of_sequential(x, *args, loop, parallel, dtypes):
-    del args, loop, parallel
-    return [x.update(dtype=np.dtype(dtype), weak_type=False) for dtype in dtypes]
-
-
-def _batch_sequential(args, dims, **params):
-    args, _ = _batched_in_front(args, dims, always=range(len(args)))
-    return _sequential_p.bind(*args, **params), [0] * len(params["dtypes"])
-
-
-def _in_parallel(*args, loop, parallel, dtypes):
-    del loop, dtypes
-    for _ in args[0].shape[1:]:
-        parallel = jax.vmap(parallel)
-    return parallel(*args)
-
-
-def _one_after_the_other(*args, loop, parallel, dtypes):
-    del parallel, dtypes
-    solve = functools.partial(_marked, loop)
-    for _ in args[0].shape[1:]:
-        solve = functools.partial(jax.lax.map, solve)
-    return solve(args)
-
-
-def _marked(loop, args):
-    with set_xla_metadata(inlineable="false", xla_cpu_small_call="true"):
-        return jax.jit(loop)(*args)
-
-
-def _lower_on_cpu(ctx, *args, **params):
-    # Marked calls cannot talk to other devices, as they must where XLA distributes the arrays.
-    where = ctx.module_context.axis_context
-    alone = getattr(where, "num_devices", None) == 1
-    alone |= hasattr(where, "mesh") and where.manual_axes == frozenset(where.mesh.axis_names)
-    loop = _one_after_the_other if alone else _in_parallel
-    return mlir.lower_fun(loop, multiple_results=True)(ctx, *args, **params)
-
-
-_sequential_p = jex.Primitive("sequential")
-_sequential_p.multiple_results = True
-_sequential_p.def_impl(jax.jit(_sequential_p.bind, static_argnames=("loop", "parallel", "dtypes")))
-_sequential_p.def_abstract_eval(_types_of_sequential)
-batching.primitive_batchers[_sequential_p] = _batch_sequential
-mlir.register_lowering(_sequential_p, mlir.lower_fun(_in_parallel, multiple_results=True))
-mlir.register_lowering(_sequential_p, _lower_on_cpu, platform="cpu")
 
 
 # ---- Tracebacks ---------------------------------------------------------------------------------------------------

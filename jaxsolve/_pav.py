@@ -1,7 +1,7 @@
-r"""Pool adjacent violators: the monotone block means of a sequence.
+r"""Pool adjacent violators, by divide and conquer: the monotone block means of a sequence, for accelerators too.
 
-On the CPU the classical method walks along the sequence (:mod:`jaxsolve._pav_walk`). Elsewhere, and in logarithms,
-neighboring segments that are already solved are merged, all pairs of a level at once: :math:`\log_2 n` levels.
+The classical method walks along the sequence with a stack, which takes a step of a compiled loop for each entry. Here
+neighboring segments that are already solved are merged instead, all pairs of a level at once: :math:`\log_2 n` levels.
 If ``l`` and ``r`` are the solutions of two neighbors, what is pooled is a tail of ``l`` and a head of ``r``. In the
 diagram of cumulative sums, whose lower convex hull has the solution as its slopes, finding them means finding the
 common tangent of two hulls. From the middle outward that takes a step a block; if it is not found in a few such steps,
@@ -28,9 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._compat import sequential
 from jaxsolve._loop import loop, run_if_any
-from jaxsolve._pav_walk import walk
 from jaxsolve._types import Array
 
 __all__ = [
@@ -79,7 +77,7 @@ _ALONE = 128
 _LEVELS_A_STAGE = (2, 3, 100)
 
 
-def pool(values: Array, mass: Array | None, arithmetic: Arithmetic = LINEAR) -> tuple[Array, Array]:
+def pool(values: Array, mass: Array | None, largest: Array, arithmetic: Arithmetic = LINEAR) -> tuple[Array, Array]:
     """The nondecreasing sequence of block means nearest to ``values``.
 
     Args:
@@ -87,24 +85,13 @@ def pool(values: Array, mass: Array | None, arithmetic: Arithmetic = LINEAR) -> 
             may be ``-inf``. That of an entry without mass is the value of the entry before or, at the start, that of
             the first with mass.
         mass: the mass of each entry in the given arithmetic, of shape ``(n,)``; None if all are one.
+        largest: a finite scalar no value is above.
         arithmetic: what mass and sums are in.
 
     Returns:
         The solution, which is monotone whatever the rounding, and for each entry the ``int32`` index of the first entry
         of its block, both of shape ``(n,)``.
     """
-    if arithmetic is not LINEAR:
-        return merge_segments(values, mass, arithmetic)
-    x, start = sequential(walk, _in_parallel, [values] if mass is None else [values, mass], (values.dtype, jnp.int32))
-    return x, start
-
-
-def _in_parallel(values, mass=None):
-    return list(merge_segments(values, mass, LINEAR))
-
-
-def merge_segments(values: Array, mass: Array | None, arithmetic: Arithmetic) -> tuple[Array, Array]:
-    """What :func:`pool` returns, by divide and conquer."""
     n = values.shape[0]
     levels = 0 if n <= _ALONE else (n // _CHUNK).bit_length() - 1
     chunks = 2**levels
@@ -116,7 +103,7 @@ def merge_segments(values: Array, mass: Array | None, arithmetic: Arithmetic) ->
 
     # The entries that fill up the last chunks increase, and come after everything, so they pool with nothing.
     rest = jnp.arange(1, chunks * size - n + 1, dtype=values.dtype)
-    values = columns(values, jnp.max(jnp.where(values > -jnp.inf, values, 0)) + rest)
+    values = columns(values, largest + rest)
     sums = [values]
     if mass is not None:
         mass = columns(mass, jnp.full_like(rest, arithmetic.of_count(jnp.ones((), values.dtype))))

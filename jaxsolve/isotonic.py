@@ -1,10 +1,9 @@
 r"""Isotonic regression, and sorting and ranking made differentiable by it.
 
-Everything here is computed in JAX, on any device: violators are pooled one after the other on the CPU, in parallel
-elsewhere and in logarithms. Derivatives are those of the block means, or block ``logsumexp``, with the blocks fixed:
-exact wherever the blocks do not change, in both modes and to any order. Where they do, *a constraint that holds with
-equality is active*: neighbors whose values are equal form one block, and share the derivative. A non-finite entry makes
-the whole result and its derivative NaN.
+Everything here is computed in JAX, on any device, from one algorithm that pools violators in parallel. Derivatives are
+those of the block means, or block ``logsumexp``, with the blocks fixed: exact wherever the blocks do not change, in
+both modes and to any order. Where they do, *a constraint that holds with equality is active*: neighbors whose values
+are equal form one block, and share the derivative. A non-finite entry makes the whole result and its derivative NaN.
 
 Sequences are vectors of shape ``(n,)``. For a batch use ``jax.vmap``.
 """
@@ -314,7 +313,7 @@ def _blocks(y, weights):
     valid = valid & tree_all_finite(y)
     y = jnp.where(valid, y, jnp.zeros_like(y))
     scale = power_of_two(jnp.max(jnp.abs(y)))
-    x, start = pool(y / scale, weights)
+    x, start = pool(y / scale, weights, jnp.ones((), y.dtype))
     return (x * scale).astype(dtype), start, valid
 
 
@@ -328,7 +327,8 @@ def _blocks_kl(y, w):
     ratio = jnp.where(valid, ratio, jnp.zeros_like(ratio))
     # Only ratios of masses matter; near 0 their logarithms are precise.
     w = jnp.where(valid, w - jnp.max(w), jnp.zeros_like(w))
-    start = pool(ratio, w, LOGARITHMIC)[1]
+    largest = jnp.max(jnp.where(ratio > -jnp.inf, ratio, 0))
+    start = pool(ratio, w, largest, LOGARITHMIC)[1]
     # Differences of logarithms of totals and masses would be less precise than means of ratios near their largest.
     largest = block_max(ratio, start)
     size = jnp.where(largest > -jnp.inf, largest, 0)

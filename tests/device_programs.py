@@ -10,12 +10,10 @@ import traceback
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sklearn.isotonic
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxsolve
-from jaxsolve.isotonic import isotonic_l2_pav
 from tests import conftest
 
 SOLVERS = {
@@ -120,18 +118,6 @@ def a_sum_over_devices(make):
     close(jax.jvp(lambda y: solve(X, y), (y,), (y,))[1], ridge_solution(X, y)[0])
 
 
-def sequences():
-    """Isotonic regression of vectors that each device has, and of one whose entries are spread over the devices."""
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
-    y = np.random.default_rng(0).normal(size=(8, 40))
-    wanted = np.stack([sklearn.isotonic.isotonic_regression(row) for row in y])
-    regress = jax.vmap(isotonic_l2_pav)
-    close(jax.jit(jax.shard_map(regress, mesh=mesh, in_specs=P("d"), out_specs=P("d")))(y), wanted)
-    spread = NamedSharding(mesh, P("d"))
-    close(jax.jit(regress)(jax.device_put(y, spread)), wanted)
-    close(jax.jit(isotonic_l2_pav)(jax.device_put(y[0], spread)), wanted[0])
-
-
 CHECKS = {
     "parameters_on_an_explicit_mesh": (parameters_on_an_explicit_mesh, {}),
     "rows_on_an_automatic_mesh": (rows_on_a_mesh, {"kind": AxisType.Auto}),
@@ -151,10 +137,6 @@ def main():
                 function(make, **options)
             except Exception:
                 failures[f"{name}-{check}"] = traceback.format_exc()
-    try:
-        sequences()
-    except Exception:
-        failures["sequences"] = traceback.format_exc()
     print(json.dumps(failures))
 
 
