@@ -218,7 +218,9 @@ def test_derivatives_have_no_unit():
     def slopes(objective, unit):
         return jax.jacobian(coefficients, (0, 1))(jnp.asarray(y), jnp.asarray(0.3), objective, unit)
 
-    of_y, of_lam = slopes(2.0 ** jnp.array([0, 0, 0, -40, 40]), 2.0 ** jnp.array([0, -40, 40, 0, 0]))
+    of_y, of_lam = slopes(
+        2.0 ** jnp.array([0.0, 0.0, 0.0, -40.0, 40.0]), 2.0 ** jnp.array([0.0, -40.0, 40.0, 0.0, 0.0])
+    )
     w = Lasso(alpha=0.3 / 12, fit_intercept=False, tol=1e-14).fit(X, y).coef_
     free = w != 0
     inverse = np.linalg.inv(X[:, free].T @ X[:, free])
