@@ -22,10 +22,10 @@ from jaxsolve._types import Array
 from jaxsolve.solvers.composite._blocks import BlockProx, over_blocks
 from jaxsolve.solvers.composite._linear_model import LinearModel
 
-__all__ = ["restricted_residual"]
+__all__ = ["inverse_curvatures", "restricted_residual"]
 
 
-def restricted_residual(model: LinearModel, prox: BlockProx, params: Array, sizes: list[int]) -> Array:
+def restricted_residual(model: LinearModel, prox: BlockProx, params: Array, sizes: list[int], step: Array) -> Array:
     """The residual at a solution; its value and its derivatives are right there, and only there.
 
     Args:
@@ -33,29 +33,29 @@ def restricted_residual(model: LinearModel, prox: BlockProx, params: Array, size
         prox: of the blocks.
         params: the solution, of shape ``(d, *block)``.
         sizes: numbers of free blocks for which the small form is compiled; beyond the last one, the whole form is used.
+        step: a step size in the unit of the problem, at most about one over the largest curvature; a scalar.
     """
     fixed = lax.stop_gradient(params)
     grad = model.gradient_at(params)
-    stepped = lax.stop_gradient(fixed - grad)
-    one = jnp.ones((), fixed.dtype)
-    free = lax.stop_gradient(prox.is_free(stepped, one))
+    stepped = lax.stop_gradient(fixed - step * grad)
+    free = lax.stop_gradient(prox.is_free(stepped, step))
     num_free = jnp.sum(free, dtype=jnp.int32)
 
     def whole(_):
-        return prox.residual(params, grad)
+        return prox.residual(params, grad, step)
 
     def small(size):
         def residual(_):
             index = lax.top_k(free.astype(jnp.int32), size)[1]
             inside = free[index]
             # What is not free is a function of the hyperparameters.
-            others = jnp.where(over_blocks(free, params), jnp.zeros_like(params), prox.all(stepped, one))
+            others = jnp.where(over_blocks(free, params), jnp.zeros_like(params), prox.all(stepped, step))
             unknown = jnp.where(over_blocks(inside, params), params[index], 0)
             columns = model.operator.columns(index)
             predictions = model.predictions(others) + jnp.tensordot(columns, unknown, (0, 0))
             subfun_grad = model.value_and_grad(predictions)[1]
             grad = model.linear_of(index) + jnp.tensordot(columns, subfun_grad, (1, 0))
-            steps = lax.stop_gradient(_steps(model, columns, predictions, unknown))
+            steps = lax.stop_gradient(inverse_curvatures(model, columns, predictions, unknown, step))
             moved = prox.residual(unknown, grad, steps)
             rows = others - params
             return rows.at[index].set(jnp.where(over_blocks(inside, params), moved, rows[index]))
@@ -66,8 +66,10 @@ def restricted_residual(model: LinearModel, prox: BlockProx, params: Array, size
     return lax.switch(jnp.sum(num_free > jnp.asarray(sizes, jnp.int32)), branches, None)
 
 
-def _steps(model, columns, predictions, blocks):
-    """Inverse curvatures of the blocks along one direction each."""
+def inverse_curvatures(
+    model: LinearModel, columns: Array, predictions: Array, blocks: Array, otherwise: Array
+) -> Array:
+    """Step sizes of the blocks: one over the curvature along one direction each, ``otherwise`` where there is none."""
     block = jnp.ones(blocks.shape[1:], blocks.dtype)
     curvature = jax.vmap(lambda column: model.curvature(predictions, column, block))(columns) / block.size
-    return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 1)
+    return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), otherwise)

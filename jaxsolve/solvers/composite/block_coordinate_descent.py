@@ -22,9 +22,10 @@ from jaxsolve._types import Array, OptStep
 from jaxsolve.base import IterativeSolver, option
 from jaxsolve.base._objective import Objective
 from jaxsolve.linear_solve import DIRECT_MAX_SIZE
+from jaxsolve.solvers._stepsize import natural_stepsize
 from jaxsolve.solvers.composite._blocks import BlockProx, Point, positive, sweep
 from jaxsolve.solvers.composite._linear_model import LinearModel, StagedComposite, is_composite
-from jaxsolve.solvers.composite._restricted import restricted_residual
+from jaxsolve.solvers.composite._restricted import inverse_curvatures, restricted_residual
 from jaxsolve.solvers.composite._working_set import bucket_sizes, descend
 from jaxsolve.tree_util import tree_l2_norm
 
@@ -240,11 +241,20 @@ class BlockCoordinateDescent(IterativeSolver):
         return prox.residual(params, model.gradient_at(params))
 
     def _residual(self, params: Array, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Array:
-        """The mapping that is differentiated: ``optimality_fun``, in a form whose linear system is small."""
-        if params.size <= DIRECT_MAX_SIZE or not is_composite(self.fun):
-            return self._measured(params, hyperparams_prox, *args, **kwargs)
+        """The mapping that is differentiated: ``optimality_fun``, in a form whose linear system is small.
+
+        Its steps have the unit of the problem: after one of size 1 the parameters or the gradient may be rounding.
+        """
         model, prox = self._parts(params, hyperparams_prox, args, kwargs)
-        return restricted_residual(model, prox, params, bucket_sizes(params.shape[0], params[0].size)[:-1])
+        fixed, grad = lax.stop_gradient((params, model.gradient_at(params)))
+        step = natural_stepsize(model.gradient_at, fixed, grad)
+        if params.size <= DIRECT_MAX_SIZE:
+            columns = model.operator.columns(jnp.arange(params.shape[0], dtype=jnp.int32))
+            steps = inverse_curvatures(model, columns, model.predictions(fixed), fixed, step)
+            return prox.residual(params, model.gradient_at(params), lax.stop_gradient(steps))
+        if not is_composite(self.fun):
+            return prox.residual(params, model.gradient_at(params), step)
+        return restricted_residual(model, prox, params, bucket_sizes(params.shape[0], params[0].size)[:-1], step)
 
     def l2_optimality_error(self, params: Array, *args: Any, **kwargs: Any) -> Array:
         """Euclidean norm of ``optimality_fun``; a scalar.

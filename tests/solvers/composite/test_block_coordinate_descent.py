@@ -203,6 +203,35 @@ def test_derivatives_on_the_support_of_a_wide_problem(wide):
     np.testing.assert_allclose(jax.jit(jax.grad(projected))(theta), slopes, rtol=1e-5)
 
 
+def test_derivatives_have_no_unit():
+    """Coefficients in another unit, or another unit of the objective: the derivatives change by that factor."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(12, 4)), 2 * rng.normal(size=12)
+
+    def coefficients(y, lam, objective, unit):
+        fun = lambda w, y: 0.5 * objective * jnp.sum((X @ (w / unit) - y) ** 2)
+        solver = BCD(fun, prox_lasso, tol=0.0, rtol=1e-12, maxiter=3000)
+        return solver.run(jnp.zeros(4), objective * lam / unit, y).params / unit
+
+    @jax.jit
+    @jax.vmap
+    def slopes(objective, unit):
+        return jax.jacobian(coefficients, (0, 1))(jnp.asarray(y), jnp.asarray(0.3), objective, unit)
+
+    of_y, of_lam = slopes(
+        2.0 ** jnp.array([0.0, 0.0, 0.0, -40.0, 40.0]), 2.0 ** jnp.array([0.0, -40.0, 40.0, 0.0, 0.0])
+    )
+    w = Lasso(alpha=0.3 / 12, fit_intercept=False, tol=1e-14).fit(X, y).coef_
+    free = w != 0
+    inverse = np.linalg.inv(X[:, free].T @ X[:, free])
+    expected = np.zeros((4, 12))
+    expected[free] = inverse @ X[:, free].T
+    np.testing.assert_allclose(of_y, np.broadcast_to(expected, of_y.shape), rtol=1e-8, atol=1e-12)
+    expected = np.zeros(4)
+    expected[free] = -inverse @ np.sign(w[free])
+    np.testing.assert_allclose(of_lam, np.broadcast_to(expected, of_lam.shape), rtol=1e-8, atol=1e-12)
+
+
 def test_derivative_of_variables_at_a_bound():
     """They move with the bound, and the free ones react."""
     solver = BCD(SvmDual(), prox_box, tol=1e-10, maxiter=5000)
