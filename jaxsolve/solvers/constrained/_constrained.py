@@ -114,7 +114,8 @@ class ConstrainedSolver(Solver):
         # An infinite error is one that is not known.
         error = jnp.where((moves & (error < state.error)) | (state.error == jnp.inf), error, state.error)
         tol = self._tolerance_at(error.dtype)
-        status = Status.CONVERGED.where(moves & (error <= tol), state.status)
+        missed = Status.CONVERGED.holds(state.status) & ~(error <= tol)
+        status = Status.CONVERGED.where(moves & (error <= tol), Status.STALLED.where(missed, state.status))
         minimum = is_minimum(qp, factors)
         of_bounds = program.unravel_x(program.split(point.y)[2])
         state = state._replace(
