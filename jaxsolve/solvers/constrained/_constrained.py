@@ -146,6 +146,11 @@ class ConstrainedSolver(Solver):
         tol = jnp.asarray(tol).astype(dtype)
         return jnp.where(tol > 0, jnp.maximum(tol, 20 * float(jnp.finfo(dtype).eps)), tol)
 
+    def _loop_tolerance(self, dtype: Any) -> Array:
+        """The error at which iterations end: below the default one polishing does better."""
+        tol = self._tolerance_at(dtype)
+        return jnp.where(tol > 0, jnp.maximum(tol, self._default_tol[jnp.finfo(dtype).bits < 64]), tol)
+
     def _system_of(self, parts: dict[str, Any]) -> ActiveSystem:
         return ActiveSystem(**parts, program_of=self._program_of, method=self.implicit_diff_solve)
 
