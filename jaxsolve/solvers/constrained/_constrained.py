@@ -114,7 +114,8 @@ class ConstrainedSolver(Solver):
         # An infinite error is one that is not known.
         error = jnp.where((moves & (error < state.error)) | (state.error == jnp.inf), error, state.error)
         tol = self._tolerance_at(error.dtype)
-        status = Status.CONVERGED.where(moves & (error <= tol), state.status)
+        missed = Status.CONVERGED.holds(state.status) & ~(error <= tol)
+        status = Status.CONVERGED.where(moves & (error <= tol), Status.STALLED.where(missed, state.status))
         minimum = is_minimum(qp, factors)
         of_bounds = program.unravel_x(program.split(point.y)[2])
         state = state._replace(
@@ -144,6 +145,11 @@ class ConstrainedSolver(Solver):
         tol = self._default_tol[jnp.finfo(dtype).bits < 64] if tol is None else tol
         tol = jnp.asarray(tol).astype(dtype)
         return jnp.where(tol > 0, jnp.maximum(tol, 20 * float(jnp.finfo(dtype).eps)), tol)
+
+    def _loop_tolerance(self, dtype: Any) -> Array:
+        """The error at which iterations end: below the default one polishing does better."""
+        tol = self._tolerance_at(dtype)
+        return jnp.where(tol > 0, jnp.maximum(tol, self._default_tol[jnp.finfo(dtype).bits < 64]), tol)
 
     def _system_of(self, parts: dict[str, Any]) -> ActiveSystem:
         return ActiveSystem(**parts, program_of=self._program_of, method=self.implicit_diff_solve)

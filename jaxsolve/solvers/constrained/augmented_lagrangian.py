@@ -168,6 +168,8 @@ class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
         program = self._program_of(params.primal, *args, bounds=bounds, **kwargs)
         scaling, rho, dtype = state.scaling, state.penalty, state.error.dtype
         scaled, tol = program.scaled(scaling), self._tolerance_at(dtype)
+        if scaled.lower.size <= _MOST_DENSE:  # then there is polishing
+            tol = self._loop_tolerance(dtype)
         x = jnp.clip(flat(params.primal, dtype) / scaling.variables, scaled.lower, scaled.upper)
         y = scaling.cost * flat(tuple(params[1:]), dtype)
         m = y.size

@@ -124,7 +124,7 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         at = program.local(x, jnp.zeros(m, x.dtype) if y is None else y)
         scaling = scaling_at(program, x, *at)
         scaled = program.scaled(scaling)
-        limits = limits_of(self._tolerance_at(x.dtype))
+        limits = limits_of(self._loop_tolerance(x.dtype))
         x = x / scaling.variables
         y = None if y is None else scaling.cost * y / scaling.rows
         unit = jnp.concatenate([scaling.cost[None], scaling.rows])
@@ -139,7 +139,7 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
     ) -> OptStep:
         """One step; the arguments are those of ``run``. Returns ``OptStep(params, state)``."""
         program = self._program_of(params.primal, *args, bounds=bounds, **kwargs)
-        scaled, limits = program.scaled(state.scaling), limits_of(self._tolerance_at(state.error.dtype))
+        scaled, limits = program.scaled(state.scaling), limits_of(self._loop_tolerance(state.error.dtype))
         it = newton_step(scaled, state.iterate, state.at)
         at = scaled.local(it.x, it.y)
         it = with_slacks(it, at.values[1:])
@@ -150,7 +150,7 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
     def _state_at(
         self, program: NonlinearProgram, scaling: Scaling, it: Iterate, at: Local, iter_num: Array
     ) -> InteriorPointNLPState:
-        scaled, tol = program.scaled(scaling), self._tolerance_at(it.x.dtype)
+        scaled, tol = program.scaled(scaling), self._loop_tolerance(it.x.dtype)
         res = residuals(scaled, it, at)
         constraints = at.values[1:] / scaling.rows
         finite = tree_all_finite(at)

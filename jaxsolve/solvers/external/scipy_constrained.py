@@ -172,8 +172,4 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
         finite = jnp.all(jnp.isfinite(at.values))
         state = state._replace(error=jnp.where(finite, jnp.inf, jnp.nan).astype(x.dtype))
         near = finite & (Status.CONVERGED.holds(state.status) | Status.STALLED.holds(state.status))
-        step, system = self._finished(program, scaling, Point(x, y, at), state, near)
-        # What SciPy calls a success is one only where the conditions hold.
-        state = step.state
-        missed = Status.CONVERGED.holds(state.status) & ~(state.error <= self._tolerance_at(x.dtype))
-        return step._replace(state=state._replace(status=Status.STALLED.where(missed, state.status))), system
+        return self._finished(program, scaling, Point(x, y, at), state, near)
