@@ -100,7 +100,13 @@ def by_jaxsolve(theta):
 
 def with_jacobians(solution):
     """A compiled function of theta: the solution, and its Jacobian in forward and in reverse mode."""
-    return jax.jit(lambda theta: (solution(theta), jax.jacfwd(solution)(theta), jax.jacrev(solution)(theta)))
+
+    def both(theta):
+        x, forward = jax.linearize(solution, theta)  # solves once
+        reverse = jax.linear_transpose(forward, theta)
+        return x, jax.vmap(forward, out_axes=1)(jnp.eye(theta.size)), jax.vmap(lambda w: reverse(w)[0])(jnp.eye(x.size))
+
+    return jax.jit(both)
 
 
 def differences(solution, step):

@@ -93,9 +93,9 @@ def relaxation_and_slopes(weights, direction, cotangent):
         result = relaxation(weights)
         return (result.value, smat(result.y)), result
 
-    _, slopes, result = jax.jvp(solve, (weights,), (direction,), has_aux=True)
-    gradient = jax.grad(lambda weights: jnp.sum(solve(weights)[0][1] * cotangent))(weights)
-    return result, smat(result.y), slopes, gradient
+    (_, X), forward, result = jax.linearize(solve, weights, has_aux=True)  # solves once
+    (gradient,) = jax.linear_transpose(forward, weights)((jnp.zeros_like(result.value), cotangent))
+    return result, X, forward(direction), gradient
 
 
 def derivative_errors(weights, step=1e-5):

@@ -46,11 +46,6 @@ def maximum_entropy(mean, values=FACES):
     return jaxsolve.solve_conic(None, jnp.concatenate([jnp.zeros(k), -jnp.ones(k)]), A, b, cones)
 
 
-def entropy(mean):
-    """S(m)."""
-    return -maximum_entropy(mean).value
-
-
 def by_theory(mean):
     """The probabilities, S, S' and S'' of theory; lambda is the root of an equation in one variable."""
 
@@ -66,9 +61,17 @@ def by_theory(mean):
 def die(means):
     """Compare solver and theory, all means in one batch; returns the largest error of p, S, S' and S''."""
 
+    def value(mean):
+        result = maximum_entropy(mean)
+        return -result.value, result.x[: len(FACES)]
+
+    def slope(mean):
+        (value_here, probabilities), slope_here = jax.value_and_grad(value, has_aux=True)(mean)
+        return slope_here, (probabilities, value_here, slope_here)
+
     def one(mean):
-        probabilities = maximum_entropy(mean).x[: len(FACES)]
-        return probabilities, entropy(mean), jax.grad(entropy)(mean), jax.grad(jax.grad(entropy))(mean)
+        curvature, found = jax.grad(slope, has_aux=True)(mean)  # the program is solved once
+        return *found, curvature
 
     found, theory = jax.jit(jax.vmap(one))(means), [by_theory(float(mean)) for mean in means]
     wanted = [np.stack(part) for part in zip(*theory, strict=True)]
