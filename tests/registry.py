@@ -384,8 +384,6 @@ class _Constrained:
     """A solver with general constraints, over the simplex: an equality and bounds; of its solution the primal part."""
 
     def __init__(self, solver, fun, **options):
-        if solver is jaxsolve.ScipyConstrainedMinimize:
-            options["tol"] = min(options["tol"], 1e-7)
         self.solver = solver(fun, _excess, **options)
 
     def run(self, init, *args, **kwargs):

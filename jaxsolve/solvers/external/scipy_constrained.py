@@ -11,6 +11,7 @@ Reference:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,7 +40,8 @@ class ScipyConstrainedState(NamedTuple):
         iter_num: number of iterations, int32.
         error: the largest residual of the optimality conditions, in units in which functions are about 1.
         value: objective at the solution.
-        status: a :class:`jaxsolve.Status`, int32.
+        status: a :class:`jaxsolve.Status`, int32: ``CONVERGED`` where SciPy reports success, by its own criteria, or
+            the polished result satisfies the optimality conditions.
         constr_violation: the largest violation of a constraint.
         dual_bounds: multipliers of the bounds, a pytree like the parameters.
         is_minimum: whether the solution has no direction of negative curvature along the constraints.
@@ -172,4 +174,12 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
         finite = jnp.all(jnp.isfinite(at.values))
         state = state._replace(error=jnp.where(finite, jnp.inf, jnp.nan).astype(x.dtype))
         near = finite & (Status.CONVERGED.holds(state.status) | Status.STALLED.holds(state.status))
-        return self._finished(program, scaling, Point(x, y, at), state, near)
+        step, system = self._finished(program, scaling, Point(x, y, at), state, near)
+        status = jnp.where(Status.CONVERGED.holds(state.status), state.status, step.state.status)
+        status = Status.NONFINITE.where(~finite, status)
+        system = dataclasses.replace(system, valid=system.valid & finite)
+        return step._replace(state=step.state._replace(status=status)), system
+
+    def _tolerance_at(self, dtype: Any) -> Array:
+        # That of SciPy has other units.
+        return jnp.asarray(self._default_tol[jnp.finfo(dtype).bits < 64], dtype)
