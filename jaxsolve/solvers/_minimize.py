@@ -177,7 +177,7 @@ def minimize(
     rows = _rows_of(constraints, x0)
     solver_class, reason = _choice(method, x0, limits is not None, bool(rows))
 
-    settings = dict(options or {})
+    settings: dict[str, Any] = dict(options or {})
     for name, ours in (("gtol", "tol"), ("disp", "verbose")):
         if name in settings:
             settings[ours] = settings.pop(name)
@@ -197,13 +197,14 @@ def minimize(
         else:
             both = fun
             fun = lambda x, *args: both(x, *args)[0]  # noqa: E731
+    solver: Any = solver_class
     if not of_gradients:
-        params, state = solver_class(fun, *_functions_of(rows), **settings).run(x0, *args, bounds=limits)
+        params, state = solver(fun, *_functions_of(rows), **settings).run(x0, *args, bounds=limits)
         multipliers = _multipliers(rows, params.dual_eq, params.dual_ineq)
         x, of_bounds, violation = params.primal, state.dual_bounds, state.constr_violation
     else:
         given = () if solver_class is not LBFGSB else ((-jnp.inf, jnp.inf) if limits is None else limits,)
-        x, state = solver_class(fun, **settings).run(x0, *given, *args)
+        x, state = solver(fun, **settings).run(x0, *given, *args)
         multipliers, of_bounds, violation = [], None, jnp.zeros_like(state.error)
     return MinimizeResult(
         x=x,
@@ -327,7 +328,7 @@ def _rows(constraint: Any, x0: PyTree) -> _Rows:
     lower, upper = (_spread(limit, shape, size, name) for limit, name in ((lower, "lb"), (upper, "ub")))
     known = is_concrete(lower) and is_concrete(upper)
     if known and np.any(np.asarray(lower) > np.asarray(upper)):
-        raise ValueError(f"a constraint must have lb <= ub everywhere, got {constraint.lb} and {constraint.ub}.")
+        raise ValueError(f"a constraint must have lb <= ub everywhere, got {given[1]} and {given[2]}.")
     equal = np.asarray(lower) == np.asarray(upper) if known else np.full(size, same)
     below = ~equal & (~np.isneginf(np.asarray(lower)) if is_concrete(lower) else True)
     above = ~equal & (~np.isposinf(np.asarray(upper)) if is_concrete(upper) else True)

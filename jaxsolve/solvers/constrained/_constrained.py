@@ -51,7 +51,7 @@ class ConstrainedSolver(Solver):
     fun: Callable
     eq_fun: Callable | None = None
     ineq_fun: Callable | None = None
-    weak: str = option("half", among=WEAK)
+    weak: str = option("half", among=WEAK)  # type: ignore[misc]  # an option here
 
     _structure = "general"
     #: The tolerance in float64 and in float32.

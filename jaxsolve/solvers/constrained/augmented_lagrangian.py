@@ -108,7 +108,7 @@ class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
 
     maxiter: int = option(60, at_least=0)
     tol: float | None = option(None, at_least=0)  # type: ignore[assignment]  # by dtype
-    solver: Any = option(None)
+    solver: Any = option(None)  # type: ignore[misc]
 
     _State = AugmentedLagrangianState
     _handles_nonfinite = True
@@ -226,11 +226,12 @@ class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
 
     def _inner(self, fun: Any, tol: Array) -> Any:
         """The inner solver for a function of vectors."""
-        if self.solver is None:
-            solver = LBFGSB(fun, maxiter=500, history_size=20, tol=1e-3)
+        solver: Any = self.solver
+        if solver is None:
+            solver = LBFGSB(fun, maxiter=500, history_size=20, tol=1e-3)  # type: ignore[call-arg]
         else:
-            flags = {name: False for name in ("value_and_grad", "has_aux") if hasattr(self.solver, name)}
-            solver = dataclasses.replace(self.solver, fun=fun, **flags)
+            flags = {name: False for name in ("value_and_grad", "has_aux") if hasattr(solver, name)}
+            solver = dataclasses.replace(solver, fun=fun, **flags)
         solver.tol = tol
         return solver._staged()
 

@@ -93,8 +93,8 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
         [0.894, 0.447]
     """
 
-    tol: float | None = option(None, at_least=0)
-    maxiter: int = option(500, at_least=0)
+    tol: float | None = option(None, at_least=0)  # type: ignore[assignment,misc]  # by dtype
+    maxiter: int = option(500, at_least=0)  # type: ignore[misc]
 
     _State = ScipyConstrainedState
     _methods = ("slsqp", "trust-constr", "cobyla", "cobyqa")

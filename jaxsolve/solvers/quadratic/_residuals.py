@@ -97,11 +97,14 @@ def residuals(qp: QuadraticProgram, x: Array, y: Array, at: Products) -> Residua
     terms = jnp.maximum(jnp.maximum(jnp.abs(at.Px), jnp.abs(qp.q)), jnp.abs(at.Aty))
     total = jnp.sum(jnp.abs(x))
     mean = jnp.sum(jnp.abs(x) * terms) / jnp.where(total > 0, total, 1)
+    # Without a linear term, over a cone, the solution is 0, and nothing has a unit.
+    sides = jnp.stack([qp.lower, qp.upper])
+    has_unit = jnp.any(qp.q != 0) | jnp.any(jnp.isfinite(sides) & (sides != 0))
     return Residuals(
         primal=(violation, norm(at.Ax)),
         dual=(jnp.abs(at.Px + qp.q + at.Aty), jnp.maximum(terms, mean)),
         gap=(jnp.abs(quadratic + linear + bounds), gap_size),
-        unit=jnp.where(mean > 0, jnp.minimum(mean, 1), 1),
+        unit=jnp.where((mean > 0) & has_unit, jnp.minimum(mean, 1), 1),
     )
 
 
