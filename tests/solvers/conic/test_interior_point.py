@@ -175,6 +175,22 @@ def test_second_derivatives(kind):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7 * size)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("weak", "expected"), [("half", -0.125), ("active", 0.0), ("inactive", -0.25)])
+def test_weakly_active_rows(weak, expected):
+    """``2 x^2 + t x`` over ``x >= 0`` has the solution ``max(-t / 4, 0)``."""
+    cones = Cones(nonneg=1, soc=(3,))
+    P, b = jnp.diag(jnp.array([4.0, 1.0])), jnp.array([0.0, 50.0, 0.0, 0.0])
+    A = jnp.array([[-1.0, 0.0], [0.0, 0.0], [-1.0, 0.0], [0.0, -1.0]])
+
+    def solution(t):
+        return solve_conic(P, jnp.stack([t, jnp.ones_like(t)]), A, b, cones, weak=weak).x[0]
+
+    value, slope = jax.jit(jax.value_and_grad(solution))(0.0)
+    np.testing.assert_allclose(value, 0, atol=1e-8)
+    np.testing.assert_allclose(slope, expected, atol=1e-7)
+
+
 # ---- A batch: one compiled program for several laws ------------------------------------------------------------------
 
 BATCH = Cones(zero=1, nonneg=2, soc=(3,))
