@@ -133,6 +133,7 @@ def check_derivatives(cones, n, count, rtol):
         np.testing.assert_allclose(inner, found @ weights, rtol=0, atol=1e-10 * size)
 
 
+@pytest.mark.slow
 def test_all_cones_at_once():
     for data, exact in well_posed_programs(EVERY, 8, 3):
         check_solution(data, EVERY, solver_of(EVERY)(*data), exact, 1e-12)
