@@ -17,6 +17,7 @@ from jaxsolve.solvers.conic._tangent import (
     ConicTangent,
     ConicTangentByProducts,
     Factors,
+    balanced,
     factors_at,
     polish,
     weights_of,
@@ -122,7 +123,8 @@ class ConicSolver(IterativeQP):
         weights = weights_of(v, norm(v), self.weak)
         if not problem.qp.has_factor:
             return Factors(weights, problem.scaling)
-        return factors_at(as_arrays(problem.scaled), problem.scaling, self.cones, v, weights)
+        scaled = as_arrays(problem.scaled)
+        return balanced(scaled, self.cones, v, factors_at(scaled, problem.scaling, self.cones, v, weights))
 
     def _system(self, factors: Factors, valid: Array) -> ConicTangent:
         by_factor = factors.cholesky is not None

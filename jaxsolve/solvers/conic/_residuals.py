@@ -10,7 +10,9 @@ dual            :math:`(P x + A^T y + c)_j` of each variable      the largest of
 duality gap     :math:`|x^T P x + c^T x + b^T y|`                 the values of :math:`x` and of :math:`y`
 ==============  ================================================  =====================================================
 
-The mean term, and the unit of dual residual and gap, are those of :mod:`jaxsolve.solvers.quadratic._residuals`.
+The mean term, and the unit of dual residual and gap, are those of :mod:`jaxsolve.solvers.quadratic._residuals`; but
+the unit has a least value. Without an objective, or at its unconstrained minimum, all terms tend to 0 together, and
+beside each other they never become small.
 
 **Certificates.** Multipliers :math:`y \in K^*` with :math:`b^T y = -1` prove that there is no feasible :math:`x` with
 :math:`|A^T y|_\infty |x|_1 < 1`, since feasible points have :math:`x^T A^T y = b^T y - s^T y \le -1`. A direction
@@ -31,6 +33,10 @@ from jaxsolve.solvers.quadratic._residuals import Products, Residuals, norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 
 __all__ = ["certificate", "is_dual_certificate", "is_primal_certificate", "residuals"]
+
+
+# The least unit in which the tolerance of dual residual and gap is meant.
+_LEAST_UNIT = 1e-3
 
 
 def residuals(c: Array, b: Array, x: Array, y: Array, s: Array, at: Products) -> Residuals:
@@ -54,7 +60,7 @@ def residuals(c: Array, b: Array, x: Array, y: Array, s: Array, at: Products) ->
         primal=(jnp.abs(at.Ax + s - b), norm(at.Ax, s)),
         dual=(jnp.abs(at.Px + c + at.Aty), jnp.maximum(terms, mean)),
         gap=(jnp.abs(quadratic + linear + dual), gap_size),
-        unit=jnp.where(mean > 0, jnp.minimum(mean, 1), 1),
+        unit=jnp.where(mean > 0, jnp.clip(mean, _LEAST_UNIT, 1), 1),
     )
 
 

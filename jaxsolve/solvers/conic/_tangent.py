@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxsolve._compat import max_abs
 from jaxsolve._loop import run_if_any
@@ -55,6 +55,7 @@ __all__ = [
     "ConicTangent",
     "ConicTangentByProducts",
     "Factors",
+    "balanced",
     "Slopes",
     "factors_at",
     "polish",
@@ -215,6 +216,23 @@ def factors_at(scaled: Program, scaling: Scaling, cones: Cones, v: Array, weight
     return Factors(weights, scaling, slopes, _cholesky(H, delta, epsilon))
 
 
+def balanced(scaled: Program, cones: Cones, v: Array, factors: Factors) -> Factors:
+    """The system in which weakly active rows count with the mean of the derivatives on both sides.
+
+    Between a row that is inactive and one that is active lies a spring at the row, whose stiffness has to be the
+    inverse of the compliance there, see :func:`jaxsolve.solvers.quadratic._kkt.balanced_weight`. Exact for one row.
+    """
+    weights, delta = factors.weights, _softness(v.dtype)[0]
+    weak = (weights > 0) & (weights < 1)
+
+    def balance(factors):
+        compliance = jnp.sum(solve_triangular(factors.cholesky, scaled.A.T, lower=True) ** 2, axis=0)
+        means = jnp.where(weak, jnp.clip(1 - compliance, delta, 1 - delta), weights)
+        return factors_at(scaled, factors.scaling, cones, v, means)
+
+    return run_if_any(jnp.any(weak), balance, factors)
+
+
 def _cholesky(H: Array, delta: float, least: float) -> Array:
     """The factor of H; directions in which nothing holds x are held by a stiff spring."""
     eye = jnp.eye(H.shape[0], dtype=H.dtype)
@@ -333,7 +351,7 @@ def polish(
     none = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: factors_at(scaled, scaling, cones, v, v)))
     carry = (x, v, error, wanted & (error > enough), jnp.zeros((), jnp.int32), none)
     x, v, _, _, _, factors = lax.while_loop(lambda carry: carry[4] < _OVER, body, carry)
-    return x, v, factors
+    return x, v, balanced(scaled, cones, v, factors)
 
 
 # ---- Derivatives -----------------------------------------------------------------------------------------------------

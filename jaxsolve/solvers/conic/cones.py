@@ -346,7 +346,7 @@ def svec(matrix: Any) -> Array:
         >>> import jax.numpy as jnp
         >>> from jaxsolve.solvers.conic import smat, svec
         >>> v = svec(jnp.array([[1.0, 2.0], [2.0, 3.0]]))
-        >>> v.round(4).tolist(), smat(v).round(4).tolist()
+        >>> [round(x, 4) for x in v.tolist()], smat(v).round(4).tolist()
         ([1.0, 2.8284, 3.0], [[1.0, 2.0], [2.0, 3.0]])
     """
     matrix = as_array(matrix, "matrix")

@@ -12,7 +12,7 @@ import jaxsolve
 from jaxsolve import Status
 
 ALL = jaxsolve.Cones(zero=1, nonneg=2, soc=(3, 2), psd=(2,), exp=1, dual_exp=1, power=(0.3,), dual_power=(0.6,))
-N = 6
+N = 16
 
 
 def program(seed, cones=ALL, n=N):

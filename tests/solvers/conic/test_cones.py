@@ -82,6 +82,7 @@ def test_projections_are_the_nearest_points_of_clarabel():
         np.testing.assert_allclose(cones.project(v), solution.x, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_differences():
     h = 1e-6
     v, d, e = points(3, seed=3)

@@ -101,8 +101,8 @@ def moved(data, along, t):
 
 
 def differences(fun, data, along, slope):
-    """Central differences of fourth order, with a step in which outputs change by about 2e-3."""
-    h = 2e-3 / max(1, slope)
+    """Central differences of fourth order, with a step in which outputs change by about 5e-4."""
+    h = 5e-4 / max(1, slope)
     inner, outer = (fun(*moved(data, along, t)) - fun(*moved(data, along, -t)) for t in (h, 2 * h))
     return (8 * inner - outer) / (12 * h)
 
@@ -133,6 +133,7 @@ def check_derivatives(cones, n, count, rtol):
         np.testing.assert_allclose(inner, found @ weights, rtol=0, atol=1e-10 * size)
 
 
+@pytest.mark.slow
 def test_all_cones_at_once():
     for data, exact in well_posed_programs(EVERY, 8, 3):
         check_solution(data, EVERY, solver_of(EVERY)(*data), exact, 1e-12)
@@ -173,6 +174,22 @@ def test_second_derivatives(kind):
         size = np.max(np.abs(found))
         expected = differences(flat, data, along, size / np.max(np.abs(flat(*data))))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7 * size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("weak", "expected"), [("half", -0.125), ("active", 0.0), ("inactive", -0.25)])
+def test_weakly_active_rows(weak, expected):
+    """``2 x^2 + t x`` over ``x >= 0`` has the solution ``max(-t / 4, 0)``."""
+    cones = Cones(nonneg=1, soc=(3,))
+    P, b = jnp.diag(jnp.array([4.0, 1.0])), jnp.array([0.0, 50.0, 0.0, 0.0])
+    A = jnp.array([[-1.0, 0.0], [0.0, 0.0], [-1.0, 0.0], [0.0, -1.0]])
+
+    def solution(t):
+        return solve_conic(P, jnp.stack([t, jnp.ones_like(t)]), A, b, cones, weak=weak).x[0]
+
+    value, slope = jax.jit(jax.value_and_grad(solution))(0.0)
+    np.testing.assert_allclose(value, 0, atol=1e-8)
+    np.testing.assert_allclose(slope, expected, atol=1e-7)
 
 
 # ---- A batch: one compiled program for several laws ------------------------------------------------------------------

@@ -89,7 +89,7 @@ def mixed():
         cp.SOC(cp.Constant(2.0), x),
         cp.ExpCone(x[0], x[1], x[2]),
         cp.PowCone3D(x[1], x[2], x[0] - 0.1, 0.3),
-        D >= np.eye(2) * lam,
+        cp.diag(D) >= lam,
     ]
     objective = cp.Maximize(-cp.trace(S @ X) + cp.sum(x) - cp.trace(D) - cp.sum_squares(X) - cp.sum_squares(x))
     return Example(cp.Problem(objective, constraints), {S: SYMMETRIC, lam: 0.1}, [X, x, D])
