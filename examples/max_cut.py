@@ -35,12 +35,10 @@ OUTPUT = Path(__file__).parent / "output"
 
 
 def make_graphs(count, num_vertices=10, seed=0):
-    """Points in the unit square, and weights of edges between those nearby; shapes (count, k, 2) and (count, k, k)."""
+    """Points to draw, shape (count, k, 2), and the weights of the edges between all of them, shape (count, k, k)."""
     rng = np.random.default_rng(seed)
     points = rng.uniform(size=(count, num_vertices, 2))
-    distances = np.linalg.norm(points[:, :, None] - points[:, None], axis=-1)
-    weights = rng.uniform(0.5, 1.5, size=distances.shape) * (distances < 0.5) * (1 - np.eye(num_vertices))
-    weights = np.tril(weights)
+    weights = np.tril(rng.uniform(size=(count, num_vertices, num_vertices)), -1)
     return points, jnp.asarray(weights + weights.transpose(0, 2, 1))
 
 
@@ -124,7 +122,7 @@ def plot(points, weights, X, cut, path):
     figure, axis = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
     colors, slopes = plt.get_cmap("viridis"), (1 - np.asarray(X)) / 2
     for i, j in zip(*np.nonzero(np.tril(weights)), strict=True):
-        axis.plot(*points[[i, j]].T, color=colors(slopes[i, j]), lw=2.5 * weights[i, j], zorder=1)
+        axis.plot(*points[[i, j]].T, color=colors(slopes[i, j]), lw=3 * weights[i, j], zorder=1)
     axis.scatter(*points.T, c=np.where(cut > 0, "tab:red", "white"), edgecolors="black", s=120, zorder=2)
     axis.set(xticks=[], yticks=[], title="a cut (red, white) and the derivative of the bound")
     figure.colorbar(plt.cm.ScalarMappable(cmap=colors), ax=axis, label="d bound / d weight")

@@ -17,7 +17,7 @@ def test_both_solvers_find_the_solution(example):
 
 @pytest.mark.slow
 def test_the_whole_script(example, tmp_path, capsys):
-    assert example.main(tolerances=(1e-4, 1e-9), path=tmp_path / "figure.png")
+    assert example.main(tolerances=(1e-5, 1e-9), path=tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "SCS" in printed and "Clarabel" in printed

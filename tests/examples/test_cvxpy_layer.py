@@ -17,6 +17,6 @@ def test_the_nearest_correlation_matrix_is_that_of_clarabel(example):
 
 @pytest.mark.slow
 def test_the_whole_script(example, tmp_path, capsys):
-    assert example.main(num_steps=100, batch_size=32, path=tmp_path / "figure.png")
+    assert example.main(path=tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert "true matrices" in capsys.readouterr().out
