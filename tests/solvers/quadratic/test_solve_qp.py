@@ -220,3 +220,16 @@ def test_a_contradiction_of_the_size_of_rounding_is_none(method):
         np.testing.assert_allclose(found.x, [0.0, -0.3 / 5.393], atol=1e-7)
     for h in ([0.0, -1e-3, 0.0, 0.0], [0.0, 0.0, -1e-3, 0.0]):
         assert int(jaxsolve.solve_qp(Q, c, G=G, h=h, method=method).status) == Status.PRIMAL_INFEASIBLE
+
+
+def test_a_program_without_any_unit_ends_at_zero():
+    # Nothing but 0 measures how small the solution is: q and all bounds are 0.
+    rng = np.random.default_rng(0)
+    G = jnp.asarray(rng.normal(size=(16, 7, 3)))
+
+    def solve(G):
+        return jaxsolve.solve_qp(jnp.eye(3), jnp.zeros(3), G=G, h=jnp.zeros(7), method="interior_point", tol=1e-3)
+
+    result = jax.jit(jax.vmap(solve))(G)
+    assert bool(jnp.all(jaxsolve.Status.CONVERGED.holds(result.status)))
+    np.testing.assert_allclose(result.x, 0, atol=1e-6)
