@@ -102,7 +102,7 @@ def derivative_errors(weights, step=1e-5):
     _, X, (slope, of_X), gradient = relaxation_and_slopes(weights, direction, cotangent)
     ahead, behind = (relaxation_and_slopes(weights + sign * step * direction, direction, cotangent) for sign in (1, -1))
     differences = (ahead[1] - behind[1]) / (2 * step)
-    size = jnp.max(jnp.abs(differences), axis=(1, 2))
+    size = jnp.maximum(jnp.max(jnp.abs(differences), axis=(1, 2)), 1)  # 0 where X is a cut itself
 
     def inner(left, right):
         return jnp.sum(left * right, axis=(1, 2))
