@@ -68,6 +68,11 @@ class ScipyConstrainedState(NamedTuple):
     message_codes: Any = None
 
     @property
+    def fun_val(self) -> Array:
+        """JAXopt's name of ``value``, as in the states of the other solvers of SciPy."""
+        return self.value
+
+    @property
     def message(self) -> str:
         """The message of SciPy; of values, so not under ``jit``."""
         return message_of(self.message_codes)

@@ -169,6 +169,17 @@ def test_statuses():
     assert int(end(lambda x: jnp.sum(x)).state.status) in (Status.DIVERGED, Status.STALLED, Status.MAXITER)
 
 
+@pytest.mark.slow
+def test_a_solution_without_multipliers_is_stalled_at():
+    """Constraints that have no qualification at the solution: the point is near it, and is no Karush-Kuhn-Tucker point."""
+    problem = PROBLEMS["HS13"]
+    params, state = InteriorPointNLP(*problem.functions()).run(problem.start, bounds=problem.bounds)
+    assert int(state.status) == Status.STALLED
+    assert int(state.iter_num) < 100
+    assert float(state.constr_violation) <= 1e-6
+    np.testing.assert_allclose(params.primal, [1, 0], atol=1e-2)
+
+
 def test_functions_are_never_evaluated_outside_of_the_bounds():
     def root(x):  # NaN outside
         return jnp.sum(jnp.sqrt(x) * jnp.array([1.0, -1.0]) + 0.1 * x**2 - 0.3 * jnp.log1p(-x))
