@@ -146,7 +146,7 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
         values = oracles["constraints"](x)
 
         def constraint(kind, place):
-            part = {
+            part: dict[str, Any] = {
                 "fun": lambda x: oracles["constraints"](x)[place],
                 "jac": lambda x: oracles["constraints"](x)[place + 1],
             }
