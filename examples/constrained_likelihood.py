@@ -53,10 +53,10 @@ BOUNDS = ({"weight": 0.01, "rates": 1e-3}, {"weight": 0.99, "rates": 1e3})
 START = {"weight": jnp.asarray(0.5), "rates": jnp.array([2.0, 1.0])}
 
 
-def fit(weights, times, mean):
+def fit(weights, times, mean, start=START):
     """The estimate, and how its run ended."""
     solver = jaxsolve.InteriorPointNLP(loss, excess, order)
-    params, state = solver.run(START, times, weights, mean, bounds=BOUNDS)
+    params, state = solver.run(start, times, weights, mean, bounds=BOUNDS)
     return params.primal, state
 
 
@@ -65,18 +65,18 @@ def main(num=200):
     times, mean = make_data(num)
     ones = jnp.ones(num)
 
-    def estimate(weights):
-        params, _ = fit(weights, times, mean)
+    def estimate(weights, start=START):
+        params, _ = fit(weights, times, mean, start)
         return jnp.concatenate([params["weight"][None], params["rates"]])
 
-    state = fit(ones, times, mean)[1]
+    best, state = fit(ones, times, mean)
     params, contributions = jax.jit(lambda v: (estimate(v), jax.jacfwd(estimate)(v)))(ones)
     errors = jnp.sqrt(jnp.sum(contributions**2, axis=1))
     print(f"{state}")
     for name, value, error, true in zip(("weight", "rate a", "rate b"), params, errors, TRUE, strict=True):
         print(f"{name}: {value:6.3f} +- {error:.3f}   (true {true})")
 
-    left_out = jax.jit(jax.vmap(estimate))(ones - jnp.eye(num))
+    left_out = jax.jit(jax.vmap(lambda v: estimate(v, best)))(ones - jnp.eye(num))
     jackknife = jnp.sqrt((num - 1) / num * jnp.sum((left_out - jnp.mean(left_out, axis=0)) ** 2, axis=0))
     difference = jnp.max(jnp.abs(jackknife / errors - 1))
     print(f"leaving out one of {num} at a time gives {np.round(np.asarray(jackknife), 3)}")

@@ -385,10 +385,13 @@ class _Constrained:
 
     def __init__(self, solver, fun, **options):
         self.solver = solver(fun, _excess, **options)
+        self.tol = self.solver.tol
 
     def run(self, init, *args, **kwargs):
-        self.params, state = self.solver.run(init, *args, bounds=(0.0, np.inf), **kwargs)
-        return jaxsolve.OptStep(self.params.primal, state)
+        params, state = self.solver.run(init, *args, bounds=(0.0, np.inf), **kwargs)
+        if not isinstance(params.primal, jax.core.Tracer):
+            self.params = params
+        return jaxsolve.OptStep(params.primal, state)
 
     def l2_optimality_error(self, params, *args, **kwargs):
         return self.solver.l2_optimality_error(self.params, *args, bounds=(0.0, np.inf), **kwargs)

@@ -186,7 +186,7 @@ def test_nonfinite_functions_end_with_a_status(case):
         jaxsolve.check(state)
 
 
-@each(THREE)
+@each(THREE, where=lambda case: case.iterates)
 def test_traced_options(case):
     """tol and maxiter may be arrays, traced and batched."""
 

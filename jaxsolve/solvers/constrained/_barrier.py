@@ -84,8 +84,10 @@ class Iterate(NamedTuple):
         mu: barrier parameter.
         delta: inverse of the penalty.
         rho: what was added to the diagonal.
-        violation: the residual of the constraints when the parameters were last changed.
+        violation: the residual of the constraints when the parameters were last changed; with the largest penalty,
+            when it last fell.
         num_rejected: steps in a row that were rejected, int32.
+        num_held: subproblems in a row, solved with the largest penalty, after which it had not fallen, int32.
     """
 
     x: Array
@@ -99,6 +101,7 @@ class Iterate(NamedTuple):
     rho: Array
     violation: Array
     num_rejected: Array
+    num_held: Array
 
 
 def _distances(program: NonlinearProgram, x: Array) -> tuple[Array, Array]:
@@ -141,9 +144,9 @@ def first_iterate(program: NonlinearProgram, x: Array, at: Local, y: Array | Non
         z, z_s = jnp.where(counts, z, 0), y[p:]
     y = jnp.where(is_eq, y, jnp.maximum(y, 0))
     s = best_slack(constraints[p:], y[p:], mu, delta)
-    zero = jnp.zeros((), dtype)
+    zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
     violation = norm(constraints + jnp.concatenate([jnp.zeros(p, dtype), s]), zero)
-    return Iterate(x, y, z, s, jnp.maximum(y[p:], mu / s), y, mu, delta, zero, violation, jnp.zeros((), jnp.int32))
+    return Iterate(x, y, z, s, jnp.maximum(y[p:], mu / s), y, mu, delta, zero, violation, none, none)
 
 
 def best_slack(g: Array, estimate: Array, mu: Array, delta: Array) -> Array:
@@ -299,10 +302,12 @@ def update_parameters(it: Iterate, res: Residuals, limits: Limits) -> Iterate:
     """The iterate with other parameters where the subproblem is solved to their accuracy."""
     solved = norm(res.dual, res.penalized, res.centrality) <= 10 * it.mu
     fell = (res.rows <= 0.3 * it.violation) | (res.rows <= 0.1 * limits.tol)
+    held = ~fell & (it.delta <= limits.delta)
     delta = jnp.where(fell, it.delta, it.delta / 10)
     # Complementarity ahead of feasibility leaves the iterates at the boundary, infeasible.
     mu = jnp.maximum(jnp.minimum(0.2 * it.mu, it.mu**1.5), limits.mu)
     mu = jnp.where(res.rows <= 100 * it.mu, mu, it.mu)
     delta = jnp.maximum(jnp.minimum(delta, mu), limits.delta)
-    new = it._replace(estimate=it.y, delta=delta, mu=mu, violation=res.rows)
+    new = it._replace(estimate=it.y, delta=delta, mu=mu, violation=jnp.where(held, it.violation, res.rows))
+    new = new._replace(num_held=jnp.where(held, it.num_held + 1, 0))
     return tree_where(solved, new, it)

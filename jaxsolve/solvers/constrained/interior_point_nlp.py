@@ -46,6 +46,9 @@ _INSIDE = 1e-2
 _FAR_AWAY = 1e10
 # So many steps may be rejected in a row.
 _MOST_REJECTED = 6
+# So many times in a row the largest penalty may leave the violation as it is: multipliers grow without end where the
+# constraints have no qualification.
+_MOST_HELD = 10
 
 
 class InteriorPointNLPState(NamedTuple):
@@ -154,7 +157,7 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         res = residuals(scaled, it, at)
         constraints = at.values[1:] / scaling.rows
         finite = tree_all_finite(at)
-        stuck = it.num_rejected >= _MOST_REJECTED
+        stuck = (it.num_rejected >= _MOST_REJECTED) | (it.num_held >= _MOST_HELD)
         status = Status.STALLED.where(stuck, int(Status.RUNNING))
         status = Status.LOCALLY_INFEASIBLE.where(_is_infeasible(scaled, it, at, stuck), status)
         status = Status.DIVERGED.where(norm(it.x) > _FAR_AWAY, status)

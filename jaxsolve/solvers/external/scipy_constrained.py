@@ -68,6 +68,11 @@ class ScipyConstrainedState(NamedTuple):
     message_codes: Any = None
 
     @property
+    def fun_val(self) -> Array:
+        """JAXopt's name of ``value``, as in the states of the other solvers of SciPy."""
+        return self.value
+
+    @property
     def message(self) -> str:
         """The message of SciPy; of values, so not under ``jit``."""
         return message_of(self.message_codes)
@@ -77,7 +82,8 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
     """Minimization with general constraints by ``scipy.optimize.minimize``.
 
     The arguments and the result of ``run`` are those of :class:`InteriorPointNLP`, and so is the derivative. Methods:
-    SLSQP (the default), trust-constr, COBYLA and COBYQA. The result of SciPy is polished on its active set.
+    SLSQP (the default), trust-constr, which gets exact second derivatives, COBYLA and COBYQA. The result of SciPy is
+    polished on its active set.
 
     Attributes:
         tol: tolerance of the method; ``None`` takes its default.
@@ -118,7 +124,12 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
             p = program.num_eq
             return rows[:p], jacobian[:p], -rows[p:], -jacobian[p:]
 
-        return {"value_and_grad": (value_and_grad, 1), "constraints": (constraints, 1)}
+        def second(x):
+            hessians, p = jax.jacfwd(jax.jacrev(program.values))(x), program.num_eq + 1
+            return hessians[0], hessians[1:p], -hessians[p:]
+
+        oracles = {"value_and_grad": (value_and_grad, 1), "constraints": (constraints, 1)}
+        return oracles | ({"second": (second, 1)} if self._method == "trust-constr" else {})
 
     def _result_like(self, x: Array, oracles: dict[str, tuple[Oracle, int]]) -> dict[str, Any]:
         return {}
@@ -133,15 +144,20 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
         if bounds:
             call["bounds"] = optimize.Bounds(*bounds, keep_feasible=True)  # type: ignore[arg-type]  # per variable
         values = oracles["constraints"](x)
-        call["constraints"] = [
-            {
-                "type": kind,
-                "fun": lambda x, place=place: oracles["constraints"](x)[place],
-                "jac": lambda x, place=place: oracles["constraints"](x)[place + 1],
+
+        def constraint(kind, place):
+            part: dict[str, Any] = {
+                "fun": lambda x: oracles["constraints"](x)[place],
+                "jac": lambda x: oracles["constraints"](x)[place + 1],
             }
-            for kind, place in (("eq", 0), ("ineq", 2))
-            if values[place].size
-        ]
+            if "second" not in oracles:
+                return {"type": kind, **part}
+            part["hess"] = lambda x, v: np.tensordot(v, oracles["second"](x)[1 + place // 2], 1)
+            return optimize.NonlinearConstraint(lb=0, ub=0 if kind == "eq" else np.inf, **part)
+
+        call["constraints"] = [constraint(*part) for part in (("eq", 0), ("ineq", 2)) if values[part[1]].size]
+        if "second" in oracles:
+            call["hess"] = lambda x: oracles["second"](x)[0]
 
         def objective(x):
             value, grad = oracles["value_and_grad"](x)

@@ -68,6 +68,16 @@ def test_augmented_lagrangian_on_hock_and_schittkowski(name):
     check_multipliers(problem, params, state)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["slsqp", "trust-constr"])
+def test_scipy_on_a_program_with_everything(method):
+    problem = PROBLEMS["HS71"]
+    solver = jaxsolve.ScipyConstrainedMinimize(*problem.functions(), method=method)
+    params, state = solver.run(problem.start, bounds=problem.bounds)
+    check_solution(problem, params, state)
+    check_multipliers(problem, params, state)
+
+
 # ---- Derivatives --------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +177,17 @@ def test_statuses():
     assert int(nan.state.status) == Status.NONFINITE
     np.testing.assert_array_equal(nan.params.primal, 1.0)
     assert int(end(lambda x: jnp.sum(x)).state.status) in (Status.DIVERGED, Status.STALLED, Status.MAXITER)
+
+
+@pytest.mark.slow
+def test_a_solution_without_multipliers_is_stalled_at():
+    """Constraints that have no qualification at the solution: the end is near it, and is not said to be one."""
+    problem = PROBLEMS["HS13"]
+    params, state = InteriorPointNLP(*problem.functions()).run(problem.start, bounds=problem.bounds)
+    assert int(state.status) == Status.STALLED
+    assert int(state.iter_num) < 100
+    assert float(state.constr_violation) <= 1e-6
+    np.testing.assert_allclose(params.primal, [1, 0], atol=1e-2)
 
 
 def test_functions_are_never_evaluated_outside_of_the_bounds():
