@@ -175,7 +175,9 @@ def _case_of(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> C
     rows = []
     for key, tree in problem.unravel_rows(qp.lower).items():
         rows += variables if key == "x" else _paths(names[key], tree)
-    program = Program(*(np.asarray(part, np.float64) for part in (qp.P.dense(), qp.q, qp.A.dense(), *qp[3:])))
+    program = Program(
+        *(np.asarray(part, np.float64) for part in (qp.P.dense(), qp.q, qp.A.dense(), qp.lower, qp.upper))
+    )
     tol, rtol = (float(t) for t in solver._tolerances(dtype))
     return Case(program, x, y, weights, rows, variables, state, (tol, rtol))
 
