@@ -271,6 +271,26 @@ def test_failed_elements_leave_the_others_alone():
     assert not np.any(result.certificate.y[0]) and not np.any(result.certificate.x[0])
 
 
+def unbounded_along_the_boundary(seed):
+    """A program whose objective falls along a ray on the boundary of the second-order cone, in other units."""
+    (P, c, A, _), rng = random_program(BATCH, 4, seed, 4)[0], np.random.default_rng(seed + 1000)
+    x = rng.normal(size=4)
+    away = np.eye(4) - np.outer(x, x) / (x @ x)
+    s = np.array([0, *rng.uniform(size=2), 1, *rng.normal(size=2)])
+    s[3] = np.hypot(*s[4:])
+    A = A @ away - np.outer(s, x) / (x @ x)
+    c = c - (1 + c @ x) * x / (x @ x)
+    d = 2.0 ** rng.integers(-8, 9, 4)
+    return away @ P @ away * d * d[:, None], c * d, A * d, A @ rng.normal(size=4) + s
+
+
+def test_rays_on_the_boundary():
+    """Curvature along the iterates vanishes slowly: the slacks have lost digits by then."""
+    for seed in range(0, 16, 4):
+        result, *_ = batch_solver()(*batch(*map(unbounded_along_the_boundary, range(seed, seed + 4))))
+        assert result.status.tolist() == [Status.DUAL_INFEASIBLE] * 4
+
+
 def test_units():
     """Units of the objective, of a variable, of a row and of a cone change the numbers and nothing else."""
     P, c, A, b = random_program(BATCH, 4, 5)[0]
