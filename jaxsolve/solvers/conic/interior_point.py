@@ -19,7 +19,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from jaxsolve._loop import run_if_any
 from jaxsolve._status import Status
 from jaxsolve._types import Array, PyTree
 from jaxsolve.base import option
@@ -30,7 +32,7 @@ from jaxsolve.solvers.conic._program import as_arrays
 from jaxsolve.solvers.conic._solution import ConicSolution
 from jaxsolve.solvers.quadratic._base import Problem, Solution
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
-from jaxsolve.solvers.quadratic._residuals import Products, optimality_error, products
+from jaxsolve.solvers.quadratic._residuals import Products, norm, optimality_error, products
 from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["ConicInteriorPoint", "ConicInteriorPointState"]
@@ -149,9 +151,13 @@ class ConicInteriorPoint(ConicSolver):
         qp, forgiven, (tol, _) = problem.scaled, self._forgiven(problem), self._tolerances(point.x.dtype)
         ends = point.kappa > point.tau
         infeasible = ends & _residuals.is_primal_certificate(qp.upper, point.z, at.Aty, forgiven, tol)
-        unbounded = ends & _residuals.is_dual_certificate(qp.q, point.x, point.s, at, forgiven, tol)
+        # Slacks of the iterates are wrong by rounding where H is large. Those next to -A x prove more.
+        level = ends & (norm(at.Px) <= tol * -(qp.q @ point.x))
+        Ax = lax.stop_gradient(at.Ax)
+        s = run_if_any(level, lambda s: self.cones.project(-Ax), lax.stop_gradient(point.s))
+        unbounded = level & _residuals.is_dual_certificate(qp.q, point.x, s, at, forgiven, tol)
         unbounded &= ~infeasible
 
-        proved = _residuals.certificate(problem.scaling, qp, (point.x, point.z, point.s), infeasible, unbounded)
+        proved = _residuals.certificate(problem.scaling, qp, (point.x, point.z, s), infeasible, unbounded)
         status = Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING))
         return proved, Status.PRIMAL_INFEASIBLE.where(infeasible, status)
