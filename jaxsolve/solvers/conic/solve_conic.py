@@ -142,6 +142,10 @@ def solve_conic(
         raise TypeError("c must be a vector or a pytree, with an entry for each variable, got None.")
     P, c, A, b = read_all({"P": P, "c": c, "A": A, "b": b}).values()
     chosen, reason = _choose(P, c, A, cones) if method == "auto" else (method, "asked for")
+    needs_entries = {"interior_point": {"P": P, "A": A}, "quadratic": {"A": A}}.get(chosen, {})
+    for name, matrix in needs_entries.items():
+        if callable(matrix):
+            raise ValueError(f"{name} must be given by its entries for method='{chosen}'; functions are for 'admm'.")
     if isinstance(init, ConicResult):
         init = ConicSolution(init.x, init.y, init.s)
     options: dict[str, Any] = {"weak": weak} | ({} if maxiter is None else {"maxiter": maxiter})

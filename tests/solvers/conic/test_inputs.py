@@ -33,6 +33,8 @@ def test_initial_points_of_another_shape_are_named(method, init, message):
         ({"P": np.eye(3)}, ValueError, "P"),
         ({"b": B[1:]}, ValueError, "b"),
         ({"cones": {"q": [3]}}, TypeError, "cones"),
+        ({"P": lambda x: x, "method": "interior_point"}, ValueError, "P"),
+        ({"A": lambda x: A @ x, "method": "interior_point"}, ValueError, "A"),
         ({"method": "scs"}, ValueError, "method"),
         ({"weak": "no"}, ValueError, "weak"),
         ({"tol": -1.0}, ValueError, "tol"),
