@@ -31,7 +31,7 @@ from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["BlockCDState", "BlockCoordinateDescent"]
 
-_SELECTIONS = ("auto", "cyclic", "random", "working_set")
+_SELECTIONS = ("auto", "cyclic", "random", "working_set", "greedy")
 # The predictions follow from the steps. Before that collects more rounding errors than a product with A has, they are
 # computed anew: after every sweep, which costs more by far, and after so many working sets.
 _REFRESH = 20
@@ -92,8 +92,8 @@ class BlockCoordinateDescent(IterativeSolver):
         selection: the order in which blocks are visited. ``"cyclic"``: an iteration is a sweep from the first to the
             last. ``"random"``: a sweep in an order that is drawn anew each time. ``"working_set"``: an iteration
             solves the problem on a working set, by a proximal Newton method, and then looks at all blocks; for convex
-            problems, by far the fastest where few blocks matter. ``"auto"``: by working sets for composite functions,
-            else cyclic.
+            problems, by far the fastest where few blocks matter. ``"greedy"`` is another name for it. ``"auto"``: by
+            working sets for composite functions, else cyclic.
         seed: for ``selection="random"``, an integer or a key of ``jax.random``.
         rtol: relative tolerance: the run has converged when ``state.error`` is at most
             ``tol + rtol * state.first_error``. May be traced.
@@ -205,7 +205,7 @@ class BlockCoordinateDescent(IterativeSolver):
     def _by_working_sets(self) -> bool:
         if self._loop_kind in ("scan", "checkpoint") or not self.implicit_diff:
             return False
-        return self.selection == "working_set" or (self.selection == "auto" and is_composite(self.fun))
+        return self.selection in ("working_set", "greedy") or (self.selection == "auto" and is_composite(self.fun))
 
     def _order(self, iter_num, num_blocks):
         order = jnp.arange(num_blocks, dtype=jnp.int32)

@@ -157,7 +157,7 @@ def test_sparse_designs_and_operators(kind):
     make = {"bcoo": sparse.BCOO.fromdense, "bcsr": sparse.BCSR.fromdense, "own": jnp.asarray}[kind]
     model = Lasso(alpha=L1, fit_intercept=False, tol=1e-14, max_iter=100_000).fit(thinned, Y)
     fun = OwnOperator() if kind == "own" else least_squares
-    for selection in ("working_set", "cyclic"):
+    for selection in ("working_set", "greedy", "cyclic"):
         got = solve(fun, prox_lasso, L1, jnp.zeros(D), (make(thinned), Y), selection=selection)
         np.testing.assert_allclose(got, model.coef_, atol=1e-7)
 
