@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._compat import with_tangents
+from jaxsolve._primitives import with_tangents
 from jaxsolve._types import Array
 
 __all__ = ["derive_by", "scalar_root"]

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._compat import is_concrete, with_tangents
+from jaxsolve._compat import is_concrete
 from jaxsolve._inputs import as_array, as_scalar, check_entries, check_nonnegative, nan_unless, power_of_two, widen
 from jaxsolve._pav import LOGARITHMIC, block_log_softmax, block_max, block_min, block_softmax, block_sum, pool
+from jaxsolve._primitives import with_tangents
 from jaxsolve._types import Array
 from jaxsolve.tree_util import tree_all_finite
 

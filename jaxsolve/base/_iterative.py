@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._compat import forward_only
 from jaxsolve._loop import LoopKind, loop, run_if_any
 from jaxsolve._options import check_callable, option
+from jaxsolve._primitives import forward_only
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import layout_of, packed_like, unpacked

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._closure import Hoisted, hoist, is_dynamic, merge_static, split_static
-from jaxsolve._compat import contains_custom_vjp, reverse_only, with_tangents
+from jaxsolve._compat import contains_custom_vjp
+from jaxsolve._primitives import reverse_only, with_tangents
 from jaxsolve._types import Structure
 from jaxsolve.implicit_diff._check import TangentCheck
 from jaxsolve.implicit_diff._system import TangentSystem, as_matrix, like_unknowns, same_on_all_devices
