@@ -144,5 +144,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All public names, whether imported yet or not."""
-    return sorted({*globals(), *__all__})
+    """The public names, whether imported yet or not."""
+    return sorted(__all__)

@@ -12,6 +12,11 @@ from jaxsolve._types import PyTree, Scalar
 __all__ = ["cond"]
 
 
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 def cond(
     cond: Scalar, if_fun: Callable[..., PyTree], else_fun: Callable[..., PyTree], *operands: Any, jit: bool = True
 ) -> PyTree:

@@ -27,6 +27,11 @@ from jaxsolve.tree_util import tree_all_finite
 __all__ = ["isotonic_kl_pav", "isotonic_l2_pav", "soft_rank", "soft_sort"]
 
 
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 def isotonic_l2_pav(
     y: Any, y_min: Any = -float("inf"), y_max: Any = float("inf"), increasing: bool = True, *, weights: Any = None
 ) -> Array:

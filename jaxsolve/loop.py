@@ -12,6 +12,11 @@ from jaxsolve._types import PyTree
 __all__ = ["while_loop"]
 
 
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 def while_loop(
     cond_fun: Callable[[PyTree], jax.Array],
     body_fun: Callable[[PyTree], PyTree],

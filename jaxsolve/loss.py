@@ -39,6 +39,12 @@ __all__ = [
     "sparse_sigmoid",
 ]
 
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 sparse_plus = jax.nn.sparse_plus
 sparse_sigmoid = jax.nn.sparse_sigmoid
 

@@ -30,6 +30,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 class CompositeLinearFunction(abc.ABC):
     r"""A function of the form :math:`f(w) = h(A w) + \langle w, b \rangle`.
 

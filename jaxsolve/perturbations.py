@@ -31,6 +31,11 @@ from jaxsolve.tree_util import tree_add_scalar_mul, tree_cast_like, tree_real_dt
 __all__ = ["Gumbel", "Normal", "make_perturbed_argmax", "make_perturbed_fun", "make_perturbed_max"]
 
 
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 class Gumbel:
     r"""Gumbel noise, with density :math:`e^{-z - e^{-z}}`: perturbed, the largest score has softmax probabilities.
 

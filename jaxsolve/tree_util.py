@@ -48,6 +48,12 @@ __all__ = [
     "tree_zeros_like",
 ]
 
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 PyTree = Any
 
 tree_map = jax.tree.map

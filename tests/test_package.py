@@ -1,6 +1,7 @@
 """What a user meets before any solver: importing the package, and its public names."""
 
 import importlib
+import pathlib
 import pkgutil
 import statistics
 import subprocess
@@ -112,8 +113,19 @@ def test_every_name_in_all_exists_and_is_listed_once(module):
     assert len(set(getattr(module, "__all__", []))) == len(getattr(module, "__all__", []))
 
 
-def test_dir_lists_the_public_names_and_unknown_names_raise():
-    assert set(jaxsolve.__all__) <= set(dir(jaxsolve))
+@pytest.mark.parametrize("name", ["", *SUBMODULES, "implicit_diff.optimality"])
+def test_dir_lists_the_public_names_only(name):
+    module = importlib.import_module(f"jaxsolve.{name}".rstrip("."))
+    assert {n for n in dir(module) if not n.startswith("_")} == {n for n in module.__all__ if not n.startswith("_")}
+
+
+def test_no_file_of_the_package_is_longer_than_450_lines():
+    files = pathlib.Path(jaxsolve.__file__).parent.rglob("*.py")
+    lengths = {str(file): len(file.read_text().splitlines()) for file in files}
+    assert {file: length for file, length in lengths.items() if length > 450} == {}
+
+
+def test_unknown_names_raise():
     with pytest.raises(AttributeError, match="no attribute 'LBGFS'; did you mean 'LBFGS'"):
         jaxsolve.LBGFS  # noqa: B018  # looked up for its error
     with pytest.raises(AttributeError, match="no attribute 'torch'$"):

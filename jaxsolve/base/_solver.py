@@ -13,7 +13,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import jax
 
@@ -24,22 +24,15 @@ from jaxsolve._options import Configured, check_callable, option
 from jaxsolve._results import is_named, report_failure, show_as_line
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve._vectors import is_spread
-from jaxsolve.base._complex import (
-    conjugate,
-    has_complex,
-    join_parts,
-    join_state,
-    of_parts,
-    split_parts,
-    split_state,
-)
+from jaxsolve.base._complex import split_state
+from jaxsolve.base._moving import for_moving, prepared, with_complex
 from jaxsolve.base._objective import Objective
-from jaxsolve.base._params import merge_params, split_params, with_held, with_held_of
+from jaxsolve.base._params import split_params, with_held_of
 from jaxsolve.implicit_diff import TangentSystem, attach_derivative, run_without_derivative, stop_gradient
 from jaxsolve.linear_solve import check_method
 from jaxsolve.tree_util import tree_l2_norm, tree_where
 
-__all__ = ["Solver", "call_directly", "differentiated", "prepared"]
+__all__ = ["Solver", "call_directly", "differentiated"]
 
 
 class Solver(Configured):
@@ -95,7 +88,7 @@ class Solver(Configured):
             if name in cls.__dict__:
                 setattr(cls, name, _compiled_when_eager(cls.__dict__[name]))
         if cls._splits_complex and "optimality_fun" in cls.__dict__:
-            cls.optimality_fun = _with_complex(cls.__dict__["optimality_fun"])
+            cls.optimality_fun = with_complex(cls.__dict__["optimality_fun"])
         if cls._State is not None:
             # Named for its solver. One that has a name keeps it; what is local could not be pickled.
             if is_named(cls._State) and "<locals>" not in cls.__qualname__:
@@ -302,7 +295,7 @@ def _compiled_when_eager(method: Callable) -> Callable:
 
     def body(solver: Solver, params: PyTree = None, *args: Any, **kwargs: Any) -> Any:
         params, old = params if isinstance(params, OptStep) else (params, None)
-        solver, params, restore = _for_moving(solver, params)
+        solver, params, restore = for_moving(solver, params)
         if restore.splits:
             old, args = split_state(old), tuple(map(split_state, args[:1])) + args[1:] if own == 2 else args
         try:
@@ -338,71 +331,6 @@ def _compiled_when_eager(method: Callable) -> Callable:
         return self._with_held_of(args[0], out) if isinstance(out, OptStep) else out
 
     return call
-
-
-class _Restore(NamedTuple):
-    """The way from the parameters and states of a solver back to those of the user.
-
-    Attributes:
-        held: the leaves that no solver can move.
-        splits: whether complex leaves are pairs of real ones.
-    """
-
-    held: PyTree
-    splits: bool
-
-    def __call__(self, step: OptStep) -> OptStep:
-        """A step of the user."""
-        params = join_parts(step.params) if self.splits else step.params
-        return OptStep(merge_params(params, self.held), self.state(step.state))
-
-    def state(self, state: Any) -> Any:
-        """A state of the user."""
-        return join_state(state) if self.splits else state
-
-
-def _for_moving(solver: Any, params: PyTree) -> tuple[Any, PyTree, _Restore]:
-    """The solver as one of real parameters that move, those parameters, and the way back."""
-    params, held = split_params(params) if solver._needs_init_params else (params, None)
-    if held is not None:
-        solver = solver._with_functions(lambda name, function: with_held(function, held))
-    splits = solver._splits_complex and has_complex(params)
-    if splits:
-        solver, params = _of_parts(solver), split_parts(params)
-    return solver, params, _Restore(held, splits)
-
-
-def _of_parts(solver: Any) -> Any:
-    """The solver as one of parameters whose complex leaves are pairs of real ones."""
-    gives_grad = getattr(solver, "value_and_grad", False)
-    solver = solver._with_functions(lambda name, function: of_parts(name, function, gives_grad=gives_grad))
-    solver._is_split = True
-    return solver
-
-
-def _with_complex(optimality_fun: Callable) -> Callable:
-    """``optimality_fun`` of a class, of complex parameters too."""
-    first = list(inspect.signature(optimality_fun).parameters)[1]
-
-    @functools.wraps(optimality_fun)
-    def call(self, *args, **kwargs):
-        params = args[0] if args else kwargs.get(first)
-        if not (self._splits_complex and has_complex(params)):
-            return optimality_fun(self, *args, **kwargs)
-        kwargs = {name: value for name, value in kwargs.items() if name != first}
-        residual = join_parts(optimality_fun(_of_parts(self), split_parts(params), *args[1:], **kwargs))
-        return conjugate(residual) if self._optimality_is_gradient else residual
-
-    return call
-
-
-def prepared(solver: Any, start: PyTree) -> tuple[Any, PyTree, _Restore]:
-    """The solver with its functions staged, the point or step to start from as the solver sees it, and the way back."""
-    params, state = start if isinstance(start, OptStep) else (start, None)
-    solver, params, restore = _for_moving(solver, params)
-    if state is None:
-        return solver._staged(), params, restore
-    return solver._staged(), OptStep(params, split_state(state) if restore.splits else state), restore
 
 
 def _run(solver: Solver, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:

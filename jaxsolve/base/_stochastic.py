@@ -11,7 +11,8 @@ from jaxsolve._compile import compiled_call
 from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
 from jaxsolve.base._iterative import IterativeSolver
-from jaxsolve.base._solver import call_directly, prepared
+from jaxsolve.base._moving import prepared
+from jaxsolve.base._solver import call_directly
 
 __all__ = ["StochasticSolver"]
 

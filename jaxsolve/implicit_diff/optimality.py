@@ -56,6 +56,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 def _like(fun: Callable, mapping: Callable, hyperparams: str | None = None) -> Callable:
     """Give a mapping the signature of ``fun``, with the hyperparameters in second place, for `custom_root` to match."""
     parameters, kinds = list(signature_of(fun).parameters.values()), inspect.Parameter

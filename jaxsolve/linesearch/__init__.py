@@ -15,3 +15,8 @@ __all__ = [
     "ZoomLineSearch",
     "make_linesearch",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -36,7 +36,7 @@ from jaxsolve._inputs import as_inexact, as_scalar, check_entries, check_nonnega
 from jaxsolve._loop import loop
 from jaxsolve._rules import derive_by
 from jaxsolve.linear_solve import solve as linear_solve
-from jaxsolve.projection._transport import reciprocal, to_marginals
+from jaxsolve.projection._plans import reciprocal, to_marginals
 
 __all__ = ["kl_partial_transport", "kl_unbalanced_transport"]
 

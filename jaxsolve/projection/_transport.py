@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +30,12 @@ from jax import lax
 
 from jaxsolve._compat import is_concrete
 from jaxsolve._inputs import as_inexact, check_nonnegative, power_of_two, unpack, widen
-from jaxsolve._loop import loop
 from jaxsolve._rules import derive_by
 from jaxsolve._types import PyTree
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.linear_solve import solve_cg
-from jaxsolve.projection._simplex import projection_simplex
-from jaxsolve.solvers.unconstrained import LBFGS
+from jaxsolve.projection._plans import reciprocal, to_marginals
+from jaxsolve.projection._transport_duals import solve_transport, tolerance
 
 __all__ = ["kl_projection_birkhoff", "kl_projection_transport", "projection_birkhoff", "projection_transport"]
 
@@ -269,11 +267,11 @@ def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
     a, b = a / total, b / jnp.sum(b)
     if kind == "euclidean":
         S = S / total
-    plan = _solve(*lax.stop_gradient((S, a, b)), kind, use_semi_dual, make_solver)
+    plan = solve_transport(*lax.stop_gradient((S, a, b)), kind, use_semi_dual, make_solver)
     if make_solver is None:
         error = jnp.sum(jnp.abs(jnp.sum(plan, axis=1) - a)) + jnp.sum(jnp.abs(jnp.sum(plan, axis=0) - b))
         if kind == "kl":
-            plan = jnp.where(error <= 10 * _tolerance(S.dtype), plan, to_marginals(plan, a, b))
+            plan = jnp.where(error <= 10 * tolerance(S.dtype), plan, to_marginals(plan, a, b))
         else:
             valid = valid & (error <= _WRONG)
     plan = derive_by(_TANGENTS[kind], plan, S, a, b)
@@ -285,164 +283,8 @@ def _project(S, a, b, eps, kind, use_semi_dual, make_solver):
 _compiled = jax.jit(_project, static_argnums=(3, 4, 5, 6))
 
 
-def to_marginals(plan, a, b, mass=None):
-    """A plan near the given one with the marginals ``a`` and ``b`` (Altschuler et al. 2017, algorithm 2).
-
-    Rows and columns with too much are scaled down, and what is missing is added as a matrix of rank one. With a
-    ``mass``, which is at most their sums, the plan has that mass, and the marginals are bounds.
-    """
-    plan = jnp.where(jnp.isfinite(plan), plan, 0)
-    plan = plan * jnp.minimum(1, a * reciprocal(jnp.sum(plan, axis=1)))[:, None]
-    plan = plan * jnp.minimum(1, b * reciprocal(jnp.sum(plan, axis=0)))[None, :]
-    rows, columns = jnp.maximum(a - jnp.sum(plan, axis=1), 0), jnp.maximum(b - jnp.sum(plan, axis=0), 0)
-    parts = rows * reciprocal(jnp.sum(rows))
-    if mass is None:
-        return plan + parts[:, None] * columns[None, :]
-    surplus = jnp.sum(plan) / mass
-    plan = plan / jnp.maximum(surplus, 1)
-    missing = jnp.maximum(mass - jnp.sum(plan), 0)
-    return plan + missing * parts[:, None] * (columns * reciprocal(jnp.sum(columns)))[None, :]
-
-
 # A plan whose marginals are off by more than this part of the total is none.
 _WRONG = 0.01
-
-
-def _solve(S, a, b, kind, use_semi_dual, make_solver):
-    # Rows without mass have no part in the problem: their variable would run away.
-    empty = a == 0
-    # A constant in each column changes nothing; without it the exponentials stay in range.
-    S = S - jnp.max(jnp.where(empty[:, None], -jnp.inf, S), axis=0)[None, :]
-    if kind == "kl":
-        # Entries so large that the precision of the dtype does not tell plans apart stand for a larger strength.
-        limit = jnp.finfo(S.dtype).nmant
-        excess = jnp.frexp(jnp.max(jnp.where(empty[:, None], 0, -S)))[1] - (limit - 10)
-        S = S * jnp.exp2(-jnp.maximum(excess, 0).astype(S.dtype))
-    alpha = jnp.where(empty, jnp.zeros_like(a), -jnp.max(S, axis=1))
-    if make_solver is None and kind == "kl" and use_semi_dual:
-        return _kl_plan(_solve_entropic(alpha, S, a, b, empty), S, b, empty)
-    dual = (_SEMI_DUALS if use_semi_dual else _DUALS)[kind]
-    fun = functools.partial(dual, S=S, a=a, b=b, empty=empty)
-    solver = _default_solver(fun, S.dtype) if make_solver is None else make_solver(fun)
-    init = alpha if use_semi_dual else (alpha, jnp.zeros_like(b))
-    # Both problems have the plan as derivative in S.
-    return jax.grad(dual, 1)(solver.run(init)[0], S, a, b, empty)
-
-
-def _tolerance(dtype):
-    """The error of the marginals, which is the gradient of the dual problems, in units of their sum."""
-    return 4 * float(jnp.finfo(dtype).eps) ** 0.7
-
-
-def _default_solver(fun, dtype):
-    make: Any = LBFGS
-    return make(fun, tol=_tolerance(dtype), maxiter=2000, history_size=20)
-
-
-_SWEEPS = 3
-# Entries of S up to 2**_LARGE apart are no trouble; beyond, at most so many sweeps for each power of two, fewer where
-# they change the variables by less than is rough, for so many powers.
-_LARGE = 5
-_SWEEPS_A_LEVEL = 300
-_ROUGH = 1e-3
-_LEVELS = 100
-_ROUNDS = 5
-
-
-def _solve_entropic(alpha, S, a, b, empty):
-    r"""The variables of the rows, by L-BFGS on the semi-dual.
-
-    With :math:`K = e^{S + \alpha_0 + \beta_0}` for a reference near the solution and :math:`\alpha = \alpha_0 + \delta`
-    the semi-dual is :math:`\langle b, \log K^\top e^\delta \rangle - \langle a, \delta \rangle`: products with a matrix
-    take the place of a matrix of exponentials. A few sweeps of Sinkhorn's algorithm, in logarithms, find the reference.
-    Should entries of :math:`K` have vanished that matter at the solution, the solution is the next reference.
-    """
-    # References: B. Schmitzer, Stabilized sparse scaling algorithms for entropy regularized transport problems, SIAM J.
-    # Sci. Comput. 41, 2019, section 3.3, for solving problems of falling strength one after the other.
-    log_a, log_b = jnp.log(a), jnp.log(b)
-    root = jnp.sqrt(a)
-    tol = _tolerance(S.dtype)
-
-    def sweep(alpha, S=S):
-        beta = log_b - jax.nn.logsumexp(_columns(alpha, S, empty), axis=0)
-        new = log_a - jax.nn.logsumexp(S + beta[None, :], axis=1)
-        return jnp.where(empty, jnp.zeros_like(new), new)
-
-    def error(alpha):
-        return jnp.linalg.norm(jnp.sum(_kl_plan(alpha, S, b, empty), axis=1) - a)
-
-    def soften(carry):
-        level, alpha = carry
-        part = jnp.exp2(-level.astype(S.dtype))
-
-        def softer(carry):
-            new = sweep(carry[0], S * part)
-            return new, jnp.max(jnp.abs(new - carry[0]))
-
-        start = (alpha * part, jnp.asarray(jnp.inf, S.dtype))
-        return level - 1, loop(lambda carry: carry[1] > _ROUGH, softer, start, maxiter=_SWEEPS_A_LEVEL)[0] / part
-
-    # For large S, that is costs over a small strength: S / 2**k, less and less divided, each start the next.
-    level = jnp.maximum(jnp.frexp(jnp.max(jnp.where(empty[:, None], 0, -S)))[1] - _LARGE, 0)
-    _, alpha = loop(lambda carry: carry[0] > 0, soften, (level, alpha), maxiter=_LEVELS)
-
-    def improve(carry):
-        alpha, before, _ = carry
-        alpha = loop(lambda _: jnp.asarray(True), sweep, alpha, maxiter=_SWEEPS)
-        kernel = _kl_plan(alpha, S, b, empty)
-
-        def semi_dual(z):
-            # In these units the Hessian has eigenvalues between 0 and 1.
-            delta = z * reciprocal(root)
-            mass = jnp.exp(delta) @ kernel
-            logs = jnp.log(jnp.where(b > 0, mass * reciprocal(b), 1))
-            return jnp.vdot(b, logs) - jnp.vdot(a, delta)
-
-        solution = _default_solver(semi_dual, S.dtype).run(jnp.zeros_like(a)).params
-        new = alpha + solution * reciprocal(root)
-        new = jnp.where(error(new) <= error(alpha), new, alpha)
-        return new, error(new), before
-
-    def proceed(carry):
-        _, now, before = carry
-        return (now > tol) & ((now < 0.5 * before) | ~jnp.isfinite(before))
-
-    infinite = jnp.asarray(jnp.inf, S.dtype)
-    return loop(proceed, improve, (alpha, infinite, infinite), maxiter=_ROUNDS)[0]
-
-
-def _columns(alpha, S, empty):
-    """``S + alpha`` over the rows that have mass."""
-    return jnp.where(empty[:, None], -jnp.inf, S + alpha[:, None])
-
-
-def _euclidean_semi_dual(alpha, S, a, b, empty):
-    shifted = jnp.where(empty[:, None], -jnp.finfo(S.dtype).max, S + alpha[:, None])
-    plan = lax.stop_gradient(jax.vmap(projection_simplex, in_axes=(1, 0), out_axes=1)(shifted, b))
-    # The maximum over plans, whose gradient is that of the maximand (Danskin).
-    return jnp.sum(plan * (S + alpha[:, None]) - 0.5 * plan**2) - jnp.vdot(alpha, a)
-
-
-def _euclidean_dual(duals, S, a, b, empty):
-    plan = jnp.maximum(S + duals[0][:, None] + duals[1][None, :], 0)
-    return 0.5 * jnp.sum(jnp.where(empty[:, None], 0, plan**2)) - jnp.vdot(duals[0], a) - jnp.vdot(duals[1], b)
-
-
-def _kl_plan(alpha, S, b, empty):
-    return b[None, :] * jax.nn.softmax(_columns(alpha, S, empty), axis=0)
-
-
-def _kl_semi_dual(alpha, S, a, b, empty):
-    return jnp.vdot(b, jax.nn.logsumexp(_columns(alpha, S, empty), axis=0)) - jnp.vdot(alpha, a)
-
-
-def _kl_dual(duals, S, a, b, empty):
-    plan = jnp.where((b > 0)[None, :], jnp.exp(_columns(duals[0], S, empty) + duals[1][None, :]), 0)
-    return jnp.sum(plan) - jnp.vdot(duals[0], a) - jnp.vdot(duals[1], b)
-
-
-_SEMI_DUALS = {"euclidean": _euclidean_semi_dual, "kl": _kl_semi_dual}
-_DUALS = {"euclidean": _euclidean_dual, "kl": _kl_dual}
 
 
 # ---- The derivative -----------------------------------------------------------------------------------------------
@@ -479,10 +321,6 @@ def _tangent(weights, tangents, method):
     alpha_dot = scale * linear_solve(laplacian, scale * a_rest, method, structure="psd")
     beta_dot = b_rest - (alpha_dot @ weights) * inverse_columns
     return weights * (S_dot + alpha_dot[:, None] + beta_dot[None, :])
-
-
-def reciprocal(x):
-    return jnp.where(x > 0, 1 / jnp.where(x > 0, x, jnp.ones_like(x)), jnp.zeros_like(x))
 
 
 _TANGENTS = {"euclidean": _euclidean_tangent, "kl": _kl_tangent}

@@ -44,17 +44,16 @@ from jaxsolve.base import IterativeSolver, as_like, blank_output, option
 from jaxsolve.implicit_diff.optimality import call_with_hyperparams
 from jaxsolve.solvers._gradient_method import is_still
 from jaxsolve.solvers._proximal import prox_none
-from jaxsolve.solvers._stepsize import first_length, wave
+from jaxsolve.solvers._stepsize import wave
+from jaxsolve.solvers.composite._step_sizes import estimates, norm, primal_step, rebalanced
 from jaxsolve.tree_util import (
     tree_add,
     tree_add_scalar_mul,
-    tree_cast_like,
     tree_l2_norm,
     tree_real_dtype,
     tree_scalar_mul,
     tree_sub,
     tree_vdot,
-    tree_where,
     tree_zeros_like,
 )
 
@@ -64,7 +63,6 @@ __all__ = ["PrimalDual", "PrimalDualSolution", "PrimalDualState"]
 _DELTA = 0.99
 # A rejected step is shortened at least and at most by these factors.
 _SHORTER, _SHORTEST = 0.7, 0.1
-_POWER_STEPS = 8
 
 
 class PrimalDualSolution(NamedTuple):
@@ -212,12 +210,18 @@ class PrimalDual(IterativeSolver):
         _, args, kwargs = _split(*args, **kwargs)
         dtype = tree_real_dtype(params.primal)
         value_dtype, aux, calls = blank_output(self, params.primal, args, kwargs)
-        curvature, norm, step = lax.stop_gradient(self._curvature(params, args, kwargs, dtype))
-        curved, some = curvature > 0, norm > 0
+
+        def value_and_grad(x):
+            (value, _), grad = self._objective.value_and_grad(x, *args, **kwargs)
+            return value, grad
+
+        guess = estimates(value_and_grad, self._map, params.primal, dtype, self._loop_kind)
+        curvature, stretch, step = lax.stop_gradient(guess)
+        curved, some = curvature > 0, stretch > 0
         one = jnp.ones((), dtype)
-        flat = jnp.where(step > 0, step, 0.9 / jnp.where(some, norm, one))
+        flat = jnp.where(step > 0, step, 0.9 / jnp.where(some, stretch, one))
         stepsize = jnp.where(curved, 0.5 / jnp.where(curved, curvature, one), flat)
-        dual = jnp.where(some, 0.45 / jnp.where(some, stepsize * norm * norm, one), 1 / stepsize)
+        dual = jnp.where(some, 0.45 / jnp.where(some, stepsize * stretch * stretch, one), 1 / stepsize)
         zero = jnp.zeros((), jnp.int32)
         return PrimalDualState(
             iter_num=zero,
@@ -231,7 +235,7 @@ class PrimalDual(IterativeSolver):
             num_grad_eval=zero + 2,
             ratio=one,
             growth=one,
-            weight=jnp.where(some, 0.45**0.5 / jnp.where(some, stepsize * norm, one), 1 / stepsize),
+            weight=jnp.where(some, 0.45**0.5 / jnp.where(some, stepsize * stretch, one), 1 / stepsize),
             anchor=jax.tree.map(jnp.copy, params),
             first_error=self._unknown_first_error(dtype),
         )
@@ -251,7 +255,7 @@ class PrimalDual(IterativeSolver):
 
         def attempt(carry):
             _, factor, _, trials, _ = carry
-            tau = _primal_step(state.dual_stepsize * factor, state.weight)
+            tau = primal_step(state.dual_stepsize * factor, state.weight)
             direction = tree_add_scalar_mul(slope, factor, slope_of_move)
             point = self._apply_g(tree_add_scalar_mul(x, -tau, direction), hyperparams_g, tau)
             move = tree_sub(point, x)
@@ -277,14 +281,14 @@ class PrimalDual(IterativeSolver):
             lambda carry: ~carry[-1], attempt, start, maxiter=self.maxls, kind=self._loop_kind
         )
         sigma = state.dual_stepsize * factor
-        tau = _primal_step(sigma, state.weight)
+        tau = primal_step(sigma, state.weight)
         move = PrimalDualSolution(tree_sub(new_x, x), move_y)
         lengths = jnp.stack([tree_l2_norm(part).astype(dtype) for part in move])
         error = self._joined(lengths / jnp.stack([tau, state.dual_stepsize]), state.weight)
         first_error = self._first_error(state, error)
         new = PrimalDualSolution(new_x, new_y)
         iter_num = state.iter_num + 1
-        weight, anchor = self._balance(iter_num, new, state)
+        weight, anchor = rebalanced(iter_num, new, state)
         return OptStep(
             new,
             state._replace(
@@ -309,14 +313,14 @@ class PrimalDual(IterativeSolver):
         """One number for the lengths of the two residuals, which have different units."""
         if self._is_relative:
             lengths = lengths * jnp.stack([jnp.ones_like(weight), weight])
-        return _norm(lengths)
+        return norm(lengths)
 
     def _error_at(self, params: PyTree, state: PrimalDualState, args: tuple, kwargs: dict) -> Array:
         """With a relative tolerance, of the residuals after steps that have units, and not of size 1."""
         if not self._is_relative:
             return super()._error_at(params, state, args, kwargs)
         sigma, dtype = state.dual_stepsize, state.error.dtype
-        steps = jnp.stack([_primal_step(sigma, state.weight), sigma])
+        steps = jnp.stack([primal_step(sigma, state.weight), sigma])
         residuals = self._residuals(params, *steps, *args, **kwargs)
         lengths = jnp.stack([tree_l2_norm(part).astype(dtype) for part in residuals])
         return self._joined(lengths / steps, state.weight)
@@ -328,46 +332,6 @@ class PrimalDual(IterativeSolver):
             like = jax.eval_shape(self._map, init_params.primal)
             return init_params._replace(dual=as_like("init_params.dual", init_params.dual, like))
         return PrimalDualSolution(init_params, tree_zeros_like(self._map(init_params)))
-
-    def _balance(self, iter_num, params, state):
-        """The weight for the next iteration, and the point from which distances are measured then."""
-        # Powers of two from 8 on: as the changes get rare, the method converges as with a constant weight.
-        due = (iter_num >= 8) & ((iter_num & (iter_num - 1)) == 0)
-        gone = lax.stop_gradient(tree_sub(params, state.anchor))
-        primal, dual = (tree_l2_norm(part).astype(state.weight.dtype) for part in gone)
-        known = (primal > 0) & (dual > 0)
-        ratio = jnp.where(known, dual, state.weight) / jnp.where(known, primal, jnp.ones_like(primal))
-        due = due & jnp.isfinite(ratio)
-        weight = jnp.where(due, jnp.sqrt(state.weight) * jnp.sqrt(ratio), state.weight)
-        return weight, tree_where(due, params, state.anchor)
-
-    def _curvature(self, params, args, kwargs, dtype):
-        """Estimates: of the curvature of ``fun`` along its gradient, of the norm of the map, and of a step size.
-
-        Each is 0 where there is none.
-        """
-        x, y = params
-        (value, _), grad = self._objective.value_and_grad(x, *args, **kwargs)
-        size = tree_l2_norm(grad).astype(dtype)
-        zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
-        ahead = first_length(x, value, size) / jnp.where(size > 0, size, one)
-        changed = self._objective.grad(tree_add_scalar_mul(x, -ahead, grad), *args, **kwargs)
-        curvature = tree_l2_norm(tree_sub(changed, grad)).astype(dtype) / jnp.where(size > 0, ahead * size, one)
-
-        def forward(v):
-            return jax.jvp(self._map, (x,), (v,))[1]
-
-        def stretch(carry):
-            v, _ = carry
-            image = forward(v)
-            back = jax.vjp(self._map, x)[1](image)[0]
-            norm = tree_l2_norm(back).astype(dtype)
-            return tree_scalar_mul(1 / jnp.where(norm > 0, norm, one), back), tree_l2_norm(image).astype(dtype)
-
-        start = jax.tree.map(wave, x)
-        start = tree_cast_like(tree_scalar_mul(1 / tree_l2_norm(start).astype(dtype), start), x)
-        norm = loop(lambda _: jnp.asarray(True), stretch, (start, zero), maxiter=_POWER_STEPS, kind=self._loop_kind)[1]
-        return tuple(jnp.where(jnp.isfinite(v), v, zero) for v in (curvature, norm, jnp.where(size > 0, ahead, zero)))
 
     # ---- The parts of the problem ---------------------------------------------------------------------------------
 
@@ -445,15 +409,3 @@ def _nothing(params, *args, **kwargs):
     """The smooth term of a problem without one."""
     del args, kwargs
     return jnp.zeros((), tree_real_dtype(params))
-
-
-def _primal_step(sigma, weight):
-    # Two products: XLA would divide by the square of the weight, which need not be representable.
-    over = 1 / weight
-    return sigma * over * over
-
-
-def _norm(pair):
-    size = jnp.max(pair)
-    scaled = pair / jnp.where(size > 0, size, jnp.ones_like(size))
-    return size * jnp.sqrt(jnp.sum(scaled * scaled))
