@@ -27,7 +27,7 @@ from jax import lax
 from jaxsolve._closure import hoist
 from jaxsolve._compat import is_concrete, place_like, varying_axes
 
-__all__ = ["LoopKind", "LOOP_KINDS", "loop", "run_if_any"]
+__all__ = ["LoopKind", "LOOP_KINDS", "loop", "run_if_any", "run_where"]
 
 LoopKind = Literal["while", "scan", "checkpoint", "python"]
 LOOP_KINDS = ("while", "scan", "checkpoint", "python")
@@ -222,3 +222,19 @@ def run_if_any(condition: jax.Array, fun: Callable[[Any], Any], operand: Any) ->
         return jnp.zeros_like(condition), hoisted.pure(operand, consts=consts)
 
     return lax.while_loop(lambda carry: carry[0], body, (condition, operand))[1]
+
+
+def run_where(condition: Any, fun: Callable[[Any], Any], operand: Any, kind: LoopKind) -> Any:
+    """``fun(operand)`` where ``condition`` holds, else ``operand``; ``fun`` is run only if it is needed.
+
+    Args:
+        condition: boolean scalar.
+        fun: maps ``operand`` to a pytree of the same structure, shapes and dtypes.
+        operand: pytree of arrays.
+        kind: the kind of loop that this stands in, which says how it is differentiated.
+    """
+    if kind == "python":
+        return fun(operand) if condition else operand
+    if kind == "while":
+        return run_if_any(condition, fun, operand)
+    return lax.cond(condition, fun, lambda operand: operand, operand)

@@ -113,6 +113,12 @@ class IterativeSolver(Solver):
         rtol: Any = getattr(self, "rtol", 0)
         return tol + jnp.asarray(rtol).astype(dtype) * jnp.where(jnp.isfinite(size), size, 0).astype(dtype)
 
+    def _where(self, condition: Array, new: Any, old: Any) -> Any:
+        """One of two results of a step; with ``jit=False`` they may have parts that are no arrays."""
+        if self.jit:
+            return tree_where(condition, new, old)
+        return new if condition else old
+
     def _unknown_first_error(self, dtype: Any) -> Array | None:
         """The field ``first_error`` of a state before the first iteration."""
         return jnp.asarray(jnp.inf, dtype) if self._is_relative else None

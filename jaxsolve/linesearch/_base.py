@@ -28,7 +28,7 @@ from jax import lax
 from jaxsolve._closure import Staged
 from jaxsolve._compat import is_concrete, outside_transformations, without_our_frames
 from jaxsolve._compile import compiled_call
-from jaxsolve._loop import LoopKind, loop, run_if_any
+from jaxsolve._loop import LoopKind, loop, run_where
 from jaxsolve._options import Configured, check_callable, option
 from jaxsolve._types import Array, PyTree
 from jaxsolve.linesearch._state import LineSearchState, LineSearchStep, Trial, Verdict
@@ -319,13 +319,7 @@ class LineSearch(Configured):
         def gradient(_):
             return self._evaluate(point, *fun_args, **fun_kwargs)[1]
 
-        if self._kind == "python":
-            grad = gradient(None) if wanted else state.grad
-        elif self._kind == "while":
-            grad = run_if_any(wanted, gradient, state.grad)
-        else:
-            grad = lax.cond(wanted, gradient, lambda old: old, state.grad)
-        return (value, aux), grad, wanted
+        return (value, aux), run_where(wanted, gradient, state.grad, self._kind), wanted
 
     #: Whether a trial with a value that is too high is rejected whatever its slope.
     _is_judged_by_values = False

@@ -188,11 +188,6 @@ class SmoothMinimizer(StepsizeMethod):
             num_stalled=stalled,
         )
 
-    def _where(self, condition, new, old):
-        if self.jit:
-            return tree_where(condition, new, old)
-        return new if condition else old  # auxiliary output of host functions may be anything
-
     # ---- Optimality -----------------------------------------------------------------------------------------------
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
-from jaxsolve._loop import run_if_any
+from jaxsolve._loop import run_where
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve.base import IterativeSolver, option
@@ -184,12 +184,7 @@ class AndersonWrapper(IterativeSolver):
             return new, now, memory, num_mixed + closer.astype(num_mixed.dtype)
 
         carry = (step, here, memory, state.num_mixed)
-        if self._loop_kind == "while":
-            step, here, memory, num_mixed = run_if_any(due, extrapolate, carry)
-        elif self._loop_kind == "python":
-            step, here, memory, num_mixed = extrapolate(carry) if due else carry
-        else:
-            step, here, memory, num_mixed = jax.lax.cond(due, extrapolate, lambda carry: carry, carry)
+        step, here, memory, num_mixed = run_where(due, extrapolate, carry, self._loop_kind)
         new_state = state._replace(
             iter_num=state.iter_num + 1,
             solver_state=step.state,

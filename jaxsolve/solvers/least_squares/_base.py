@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._closure import Staged
-from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, unraveled
 from jaxsolve.base import IterativeSolver, check_callable, check_choice, option
@@ -25,7 +24,7 @@ from jaxsolve.solvers._bounds import bounded_stationarity, bounds_like, clip_to,
 from jaxsolve.solvers.least_squares._losses import LOSSES, RobustTerms, cost_of, robust_terms
 from jaxsolve.solvers.least_squares._model import Model, all_finite, product, safe_norm
 from jaxsolve.solvers.least_squares._tangent import ResidualSystem, Unknowns
-from jaxsolve.tree_util import tree_real_dtype, tree_where
+from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = ["LeastSquaresMethod"]
 
@@ -222,18 +221,6 @@ class LeastSquaresMethod(IterativeSolver):
     def _error_of(self, x: Array, gradient: Array, box: tuple[Array, Array] | None) -> Array:
         """The optimality error, a scalar."""
         return safe_norm(jnp.where(self._held(x, gradient, box), 0, gradient))
-
-    def _where_needed(self, condition: Array, function: Callable, operand: Any) -> Any:
-        if self._loop_kind == "python":
-            return function(operand) if condition else operand
-        if self._loop_kind == "while":
-            return run_if_any(condition, function, operand)
-        return lax.cond(condition, function, lambda old: old, operand)
-
-    def _choose(self, condition: Array, new: Any, old: Any) -> Any:
-        if self.jit:
-            return tree_where(condition, new, old)
-        return new if condition else old  # auxiliary output of host functions may be anything
 
     # ---- Optimality -----------------------------------------------------------------------------------------------
 

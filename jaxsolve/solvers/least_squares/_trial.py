@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxsolve._loop import run_where
 from jaxsolve._status import Status
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat
@@ -89,10 +90,11 @@ def try_step(
     decreases = (expected > 0) & (actual >= _LEAST_RATIO * expected)
     candidate = finite & usable & allowed & (decreases | rounded)
     gradient = flat(state.gradient, dtype)
-    jac, new_gradient = method._where_needed(
+    jac, new_gradient = run_where(
         candidate,
         lambda old: method._derivatives(new_params, residual, args, kwargs),
         (state.jac, gradient),
+        method._loop_kind,
     )
     finite = finite & all_finite((jac, new_gradient))
     # Where costs differ by rounding the least gradient counts, in the units of the variables here: those of the
@@ -112,7 +114,7 @@ def try_step(
         "aux": aux,
     }
     kept = {name: getattr(state, name) for name in found}
-    new_params, fields = method._choose(accepted, (new_params, found), (params, kept))
+    new_params, fields = method._where(accepted, (new_params, found), (params, kept))
     error = method._error_of(flat(new_params, dtype), flat(fields["gradient"], dtype), box)
     fields |= {
         "iter_num": state.iter_num + 1,

@@ -31,11 +31,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxsolve._closure import Staged
 from jaxsolve._compat import max_abs
-from jaxsolve._loop import LoopKind, loop, run_if_any
+from jaxsolve._loop import LoopKind, loop, run_where
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, unraveled
@@ -299,11 +298,7 @@ class RootMethod(IterativeSolver):
         def forget(state):
             return self._forgotten(params, state, args, kwargs)
 
-        if self._loop_kind == "while":
-            return run_if_any(wanted, forget, state)
-        if self._loop_kind == "python":
-            return forget(state) if wanted else state
-        return lax.cond(wanted, forget, lambda state: state, state)
+        return run_where(wanted, forget, state, self._loop_kind)
 
     def _search(
         self, params: PyTree, direction: Array, state: Any, size: Array, relaxed: Array, args: tuple, kwargs: dict
@@ -409,8 +404,4 @@ def guarded_solve(matrix: Array, rhs: Array, kind: LoopKind) -> Array:
         damping = jnp.diag(jnp.full(matrix.shape[:1], float(jnp.finfo(matrix.dtype).eps) ** 0.5, matrix.dtype))
         return jnp.linalg.solve(scaled.T @ scaled + damping, scaled.T @ rhs) / jnp.where(scale > 0, scale, 1)
 
-    if kind == "while":
-        return run_if_any(~solved, regularized, finite)
-    if kind == "python":
-        return direct if solved else regularized(finite)
-    return lax.cond(solved, lambda direct: direct, regularized, finite)
+    return run_where(~solved, regularized, finite, kind)

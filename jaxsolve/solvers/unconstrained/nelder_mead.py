@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsolve._loop import run_if_any
+from jaxsolve._loop import run_where
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, unraveled
 from jaxsolve.base import IterativeSolver, option
 from jaxsolve.implicit_diff.optimality import stationary
 from jaxsolve.solvers._stepsize import falls_without_end
-from jaxsolve.tree_util import tree_real_dtype, tree_where
+from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = ["NelderMead", "NelderMeadState"]
 
@@ -163,7 +163,7 @@ class NelderMead(IterativeSolver):
         # Lagarias et al. (1998), section 2: expand, accept, contract outside, or contract inside.
         factor = jnp.where(lowest, expansion, jnp.where(value < worst, contraction, -contraction))
         another = lowest | ~(value < second_worst)
-        second = self._only_if(another, lambda _: at(factor), reflected)
+        second = run_where(another, lambda _: at(factor), reflected, self._loop_kind)
         needed = jnp.where(lowest, value, jnp.where(value < worst, value, worst))
         # A contraction outside may be as high as the reflected point.
         improved = another & ((second[1] < needed) | (~lowest & (value < worst) & (second[1] <= value)))
@@ -181,7 +181,7 @@ class NelderMead(IterativeSolver):
             found = self._where(others[least] < best, self._entry(auxes, least), state.aux)
             return jnp.concatenate([simplex[:1], points]), jnp.concatenate([values[:1], others]), found
 
-        simplex, values, aux = self._only_if(shrink, shrunk, (*replaced, aux))
+        simplex, values, aux = run_where(shrink, shrunk, (*replaced, aux), self._loop_kind)
         simplex, values = _sorted(simplex, values)
         new_state = state._replace(
             iter_num=state.iter_num + 1,
@@ -230,19 +230,6 @@ class NelderMead(IterativeSolver):
 
     def _entry(self, auxes: Any, index: Array) -> Any:
         return jax.tree.map(lambda x: x[index], auxes) if self.jit else auxes[int(index)]
-
-    def _only_if(self, condition: Array, fun: Callable, operand: Any) -> Any:
-        """``fun(operand)`` where a condition holds, else the operand, evaluated only where it is needed."""
-        if self._loop_kind == "python":
-            return fun(operand) if condition else operand
-        if self._loop_kind == "while":
-            return run_if_any(condition, fun, operand)
-        return lax.cond(condition, fun, lambda x: x, operand)
-
-    def _where(self, condition: Array, new: Any, old: Any) -> Any:
-        if self.jit:
-            return tree_where(condition, new, old)
-        return new if condition else old  # auxiliary output of host functions may be anything
 
     # ---- Optimality -----------------------------------------------------------------------------------------------
 
