@@ -52,9 +52,13 @@ __all__ = [
 
 ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
 Jaxpr, Literal = jex.Jaxpr, jex.Literal
-jaxpr_as_fun, subjaxprs = jex.jaxpr_as_fun, jex.subjaxprs
+jaxpr_as_fun = jex.jaxpr_as_fun
+if hasattr(jex, "subjaxprs"):
+    DebugInfo, get_opaque_trace_state, subjaxprs = jex.DebugInfo, jex.get_opaque_trace_state, jex.subjaxprs
+else:  # before jax 0.10
+    from jax._src.core import DebugInfo, get_opaque_trace_state, subjaxprs
 # Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
-TRACE_NOTES = (jax.core.Trace, jex.DebugInfo, type(source_info_util.current().traceback))
+TRACE_NOTES = (jax.core.Trace, DebugInfo, type(source_info_util.current().traceback))
 
 # The setting of :func:`jaxsolve.diagnostics.check_tangents`. A new setting belongs to what jax compiles programs for:
 # all that were compiled before it was made are compiled again. So it is made when the package is imported, and not at
@@ -90,7 +94,11 @@ def inside_shard_map() -> bool:
 def vary_over(x: jax.Array, axes: frozenset) -> jax.Array:
     """``x`` seen as varying over ``axes``, as a loop wants of what it starts with."""
     missing = tuple(axes - varying_axes(x)) if axes else ()
-    return jax.lax.pcast(x, missing, to="varying") if missing else x
+    if not missing:
+        return x
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, missing, to="varying")
+    return jax.lax.pvary(x, missing)  # before jax 0.9
 
 
 def is_sparse(matrix: Any, kind: str = "JAXSparse") -> bool:
@@ -208,12 +216,12 @@ def place_like(x: jax.Array, aval: Any) -> jax.Array:
 
 def outside_transformations() -> bool:
     """Whether no jax transformation is being traced at this moment."""
-    return jex.get_opaque_trace_state() == _OUTSIDE
+    return get_opaque_trace_state() == _OUTSIDE
 
 
 # Importing happens outside of every transformation, except for a first import inside one; then the answer is merely
 # "inside" too often, which costs a trace and changes no result.
-_OUTSIDE = jex.get_opaque_trace_state()
+_OUTSIDE = get_opaque_trace_state()
 
 
 # ---- Maxima ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ Sequences are vectors of shape ``(n,)``. For a batch use ``jax.vmap``.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -259,7 +260,7 @@ def _soft(function, native, values, regularization, strength, direction):
 
 
 # Compiled once for each shape, so that eager calls do not stage the loops anew.
-@jax.jit(static_argnames=("regress", "increasing"))
+@functools.partial(jax.jit, static_argnames=("regress", "increasing"))
 def _cut_regression(regress, y, w, y_min, y_max, *, increasing):
     """The regression of ``y`` with ``w``, cut at the bounds; an entry that reaches one has the derivative of it."""
     if y.shape[0] == 0:
@@ -424,14 +425,14 @@ def sort_descending(v: Array) -> tuple[Array, Array]:
     return jnp.take(v, order, mode="clip"), place
 
 
-@jax.jit(static_argnames=("sign", "regularization"))
+@functools.partial(jax.jit, static_argnames=("sign", "regularization"))
 def _soft_sort(values, strength, *, sign, regularization):
     w, _ = sort_descending(widen(sign * values))
     project = project_sorted if regularization == "l2" else _log_project_sorted
     return (sign * project(_falling(w), w, strength.astype(w.dtype))).astype(values.dtype)
 
 
-@jax.jit(static_argnames=("sign", "regularization"))
+@functools.partial(jax.jit, static_argnames=("sign", "regularization"))
 def _soft_rank(values, strength, *, sign, regularization):
     v, place = sort_descending(widen(sign * values))
     project = project_sorted if regularization == "l2" else _kl_project_sorted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -171,7 +172,7 @@ def _prepare(x, hyperparams, name):
 
 
 # Compiled once for each shape: run eagerly, each of the many small steps would be compiled by itself.
-@jax.jit(static_argnames="halfspace")
+@functools.partial(jax.jit, static_argnames="halfspace")
 def _on_plane(x, a, b, *, halfspace):
     wide = widen(x)
     scale, unit, _ = scale_to_unit(tree_map(lambda v, leaf: jnp.broadcast_to(v, leaf.shape), a, wide))
