@@ -17,7 +17,7 @@ FOUND := $(shell cat $(VENV)/interpreter 2>/dev/null)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo examples test test-all lint docs bench clean FORCE
+.PHONY: help demo examples test test-all test-oldest lint quick-lint docs bench package clean FORCE
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -39,10 +39,19 @@ test-all: test  ## The tests, and those that take long
 	JAXSOLVE_TEST_X64=0 $(BIN)/python -m pytest -q -n 2 -m "float32 and slow" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -q -n 2 -m slow $(PYTEST_ARGS)
 
-lint: $(VENV)/test.stamp  ## Format, style, types, and the layers of the package
+test-oldest:  ## Contract tests with the oldest versions that pyproject.toml allows (Python 3.11)
+	rm -rf .venv-oldest
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable . -r tests/oldest.txt
+	.venv-oldest/bin/python -m pytest -q -n 2 -m "not slow" tests/contract tests/test_compat.py tests/test_closure.py \
+	    tests/test_loop.py tests/implicit_diff tests/base $(PYTEST_ARGS)
+
+lint: quick-lint  ## Format, spelling, style, types, and the layers of the package
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+quick-lint: $(VENV)/test.stamp  ## The same without types, before every commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 docs: $(VENV)/docs.stamp  ## Build the documentation with warnings as errors (the tests run its examples)
@@ -62,8 +71,22 @@ bench: $(VENV)/benchmarks.stamp  ## Compare speed, imports and evaluations with 
 	$(BIN)/python benchmarks/projections.py
 	$(BIN)/python benchmarks/quadratic.py
 
+package: $(VENV)/package.stamp  ## Build sdist and wheel; run tests of the sdist against the wheel, outside of the checkout
+	rm -rf dist build/outside
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	mkdir -p build/outside
+	tar -xzf dist/*.tar.gz --strip-components=1 -C build/outside
+	rm -rf build/outside/jaxsolve
+	$(PYTHON) -m venv build/outside/.venv
+	build/outside/.venv/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[test]"
+	cd build/outside && .venv/bin/python -m pytest -q -n 2 -m "not slow" $(OUTSIDE) $(PYTEST_ARGS)
+
+# Files of tests that try every part of the package, and what is in the source distribution.
+OUTSIDE := tests/test_package.py tests/test_capture.py tests/test_loss.py tests/contract/test_solutions.py tests/examples/test_curve_fitting.py
+
 clean:  ## Remove the environment and everything that was built
-	rm -rf $(VENV) build dist *.egg-info docs/_build docs/api/generated examples/output benchmarks/output
+	rm -rf $(VENV) .venv-oldest build dist *.egg-info docs/_build docs/api/generated examples/output benchmarks/output
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -63,7 +63,10 @@ def compilations():
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield lambda: len(counts)
-    jax.monitoring.unregister_event_duration_listener(listen)
+    if hasattr(jax.monitoring, "unregister_event_duration_listener"):
+        jax.monitoring.unregister_event_duration_listener(listen)
+    else:  # before jax 0.9
+        jax.monitoring.clear_event_listeners()
 
 
 def pytest_collection_modifyitems(items):
