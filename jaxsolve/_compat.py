@@ -98,7 +98,7 @@ def vary_over(x: jax.Array, axes: frozenset) -> jax.Array:
         return x
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(x, missing, to="varying")
-    return jax.lax.pvary(x, missing)  # before jax 0.9
+    return getattr(jax.lax, "pvary")(x, missing)  # noqa: B009  # before jax 0.9; newer ones have it no more
 
 
 def is_sparse(matrix: Any, kind: str = "JAXSparse") -> bool:

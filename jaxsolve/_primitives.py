@@ -6,8 +6,8 @@ differentiated in forward mode only. Beside ``_compat`` the only module that tou
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.core
@@ -91,11 +91,16 @@ def _batched_in_front(args, dims, always):
     return list(map(in_front, args, dims, axes)), axes
 
 
-class _BatchedRule(NamedTuple):
+@dataclasses.dataclass(frozen=True)  # jax 0.8 and 0.9 hold parameters of primitives weakly, as tuples cannot be
+class _BatchedRule:
     """The rule of one batch element, applied to all."""
 
     rule: TangentRule
     axes: tuple[int | None, ...]
+
+    def parts_of_program(self) -> tuple:
+        """What two of them agree in if they are of one program."""
+        return (self.rule, self.axes)
 
     def __call__(self, args, active, tangents):
         def one(args, tangents):
@@ -147,11 +152,16 @@ def _batch_reverse_only(operands, dims, *, avals, num_args, rule):
     return _reverse_only_p.bind(*operands, avals=avals, num_args=num_args, rule=rule), [0] * len(avals)
 
 
-class _BatchedTranspose(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _BatchedTranspose:
     """The transpose of a linear map for one batch element, applied to all."""
 
     rule: Callable
     axes: tuple[int | None, ...]
+
+    def parts_of_program(self) -> tuple:
+        """What two of them agree in if they are of one program."""
+        return (self.rule, self.axes)
 
     def __call__(self, args: list, cotangents: list) -> list:
         return jax.vmap(self.rule, in_axes=(list(self.axes), 0))(args, cotangents)
