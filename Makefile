@@ -52,6 +52,7 @@ lint: quick-lint  ## Format, spelling, style, types, and the layers of the packa
 quick-lint: $(VENV)/test.stamp  ## The same without types, before every commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/lint-imports
 
 docs: $(VENV)/docs.stamp  ## Build the documentation with warnings as errors (the tests run its examples)

@@ -1,4 +1,4 @@
-r"""The catalogue of optimality mappings, each with a solver that somebody else wrote.
+r"""The catalog of optimality mappings, each with a solver that somebody else wrote.
 
 Whoever solves a problem, its solution meets conditions that can be written down: a root F(x, theta) = 0, or a fixed
 point T(x, theta) = x. They are all that implicit differentiation needs. Below, the solvers are programs in C, C++,
@@ -62,7 +62,7 @@ class Row(NamedTuple):
     """One row of the table.
 
     Attributes:
-        mapping: its name in the catalogue.
+        mapping: its name in the catalog.
         solver: name of the outside solver.
         solve: ``solve(theta)``, the outside solver on the host: NumPy arrays in, NumPy arrays out.
         decorate: ``decorate(eta)``, the decorator with the mapping of step size eta.

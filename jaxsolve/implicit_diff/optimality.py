@@ -1,4 +1,4 @@
-r"""The catalogue of optimality mappings.
+r"""The catalog of optimality mappings.
 
 Each function builds, from those of a problem, a mapping that characterizes its solutions: either a residual ``F`` with
 ``F(x, ...) = 0``, to be used with ``custom_root``, or a map ``T`` with ``T(x, ...) = x``, to be used with

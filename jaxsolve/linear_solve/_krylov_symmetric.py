@@ -153,7 +153,7 @@ def _minres(system: System) -> Best:
         z_new = system.precondition(v)
         gamma = jnp.sqrt(jnp.maximum(z_new @ v, 0))
         size = jnp.maximum(s.size, jnp.maximum(jnp.abs(delta), gamma))
-        # Below rounding of the terms that cancelled in v, the space is exhausted.
+        # Below rounding of the terms that canceled in v, the space is exhausted.
         gamma = jnp.where(gamma <= 4 * eps * size, 0, gamma)
 
         bar = s.cos * delta - s.cos_old * s.sin * s.gamma

@@ -1,4 +1,4 @@
-"""The catalogue of optimality mappings with solvers of other people: every Jacobian is right."""
+"""The catalog of optimality mappings with solvers of other people: every Jacobian is right."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ def test_a_wrong_mapping_is_found(example):
     assert min(example.errors(wrong, None)) > 0.1
 
 
-def test_every_mapping_of_the_catalogue_has_a_row(example):
+def test_every_mapping_of_the_catalog_has_a_row(example):
     from jaxsolve.implicit_diff import optimality
 
-    catalogue = {name.removesuffix("_fixed_point").removesuffix("_residual") for name in optimality.__all__}
-    catalogue -= {"block_step", "bregman_step", "call_with_hyperparams"}
+    catalog = {name.removesuffix("_fixed_point").removesuffix("_residual") for name in optimality.__all__}
+    catalog -= {"block_step", "bregman_step", "call_with_hyperparams"}
     rows = {name.split(",")[0].lower().replace(" ", "_") for name in example.ROWS}
-    assert rows == catalogue
+    assert rows == catalog
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Each mapping of the catalogue vanishes at solutions and differentiates them."""
+"""Each mapping of the catalog vanishes at solutions and differentiates them."""
 
 import jax
 import jax.numpy as jnp
