@@ -17,7 +17,7 @@ FOUND := $(shell cat $(VENV)/interpreter 2>/dev/null)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo examples test test-all lint docs bench clean FORCE
+.PHONY: help demo examples test test-all lint html docs bench clean FORCE
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -31,7 +31,7 @@ examples: $(VENV)/examples.stamp  ## Run every example as it is printed (about h
 	    echo "== $$example"; MPLBACKEND=Agg $(BIN)/python $$example; \
 	done
 
-test: lint docs  ## Lint, build the docs, run all tests in float32 and float64
+test: lint html  ## Lint, build the docs, run all tests in float32 and float64
 	JAXSOLVE_TEST_X64=0 $(BIN)/python -m pytest -q -n 2 -m "float32 and not slow" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" $(PYTEST_ARGS)
 
@@ -45,7 +45,11 @@ lint: $(VENV)/test.stamp  ## Format, style, types, and the layers of the package
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-docs: $(VENV)/docs.stamp  ## Build the documentation with warnings as errors (the tests run its examples)
+html: $(VENV)/docs.stamp  ## Build the documentation, warnings as errors; examples are shown, not run
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -D plot_gallery=0 docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs: $(VENV)/docs.stamp  ## The same, with the output and figures of every example (about half an hour)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
@@ -63,7 +67,8 @@ bench: $(VENV)/benchmarks.stamp  ## Compare speed, imports and evaluations with 
 	$(BIN)/python benchmarks/quadratic.py
 
 clean:  ## Remove the environment and everything that was built
-	rm -rf $(VENV) build dist *.egg-info docs/_build docs/api/generated examples/output benchmarks/output
+	rm -rf $(VENV) build dist *.egg-info docs/_build docs/_static/made docs/api/generated docs/gallery
+	rm -rf examples/output benchmarks/output docs/sg_execution_times.rst
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
