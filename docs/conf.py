@@ -31,6 +31,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "api_pages",
     "figures",
+    "no_network",
     "public_names",
 ]
 exclude_patterns = ["_build", "gallery/*.py", "gallery/*.ipynb"]
