@@ -68,7 +68,7 @@ bench: $(VENV)/benchmarks.stamp  ## Compare speed, imports and evaluations with 
 
 clean:  ## Remove the environment and everything that was built
 	rm -rf $(VENV) build dist *.egg-info docs/_build docs/_static/made docs/api/generated docs/gallery
-	rm -rf examples/output benchmarks/output docs/sg_execution_times.rst
+	rm -rf examples/output benchmarks/output
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

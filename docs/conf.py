@@ -76,6 +76,7 @@ sphinx_gallery_conf = {
     "only_warn_on_example_error": True,  # warnings are errors
     "download_all_examples": False,
     "show_memory": False,
+    "write_computation_times": False,  # a page with scripts from elsewhere
     "show_signature": False,
     "remove_config_comments": True,
     "thumbnail_size": (320, 200),
