@@ -75,6 +75,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": False,
     "only_warn_on_example_error": True,  # warnings are errors
     "download_all_examples": False,
+    "within_subsection_order": "ExampleTitleSortKey",
     "show_memory": False,
     "write_computation_times": False,  # a page with scripts from elsewhere
     "show_signature": False,

@@ -25,7 +25,7 @@ def tangent(axis, ts):
     """The solution as a function of t, and the tangent at t = 1."""
     axis.plot(ts, jax.vmap(solution)(ts), color=BLUE, lw=2)
     x, slope = jax.value_and_grad(solution)(1.0)
-    near = np.array([-0.2, 2.2])
+    near = np.array([-5.0, 2.9])
     axis.plot(near, x + slope * (near - 1), "--", color=ORANGE, lw=2, label=f"slope {slope:.3f}, by jax.grad")
     axis.plot(1.0, x, "o", color=ORANGE)
     axis.set_xlabel("t")
@@ -36,12 +36,12 @@ def landing(plt):
     """The function with its minima; the minimum as a function of t."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained")
     xs = np.linspace(0.6, 1.9, 200)
-    for t, color in zip((-1.0, 1.0, 3.0), (GRAY, ORANGE, BLUE), strict=True):
+    for t, color in zip((-4.0, 1.0, 2.5), (GRAY, ORANGE, BLUE), strict=True):
         left.plot(xs, objective(xs, t), color=color, label=f"t = {t:g}")
         left.plot(solution(t), objective(solution(t), t), "o", color=color)
-    left.set(xlabel="x", title="fun(x, t)")
-    left.legend(frameon=False)
-    tangent(right, jnp.linspace(-2.0, 4.0, 60))
+    left.set(xlabel="x", title="fun(x, t)", ylim=(-7, 13))
+    left.legend(frameon=False, ncols=3, loc="upper left")
+    tangent(right, jnp.linspace(-6.0, 2.95, 60))
     right.set_title("solution(t)")
     return figure
 
@@ -49,10 +49,10 @@ def landing(plt):
 def implicit(plt):
     """The curve on which the derivative of the objective is zero."""
     figure, axis = plt.subplots(figsize=(6, 2.8), layout="constrained")
-    xs = np.linspace(0.5, 1.6, 200)
+    xs = np.linspace(1.0, 1.75, 200)
     axis.plot(8 * xs - 4 * xs**3, xs, color=GRAY, lw=1, label="F(x, t) = 0")
-    tangent(axis, jnp.linspace(-2.0, 4.0, 60))
-    axis.set(ylabel="x", xlim=(-2.5, 4.7))
+    tangent(axis, jnp.linspace(-6.0, 2.95, 60))
+    axis.set(ylabel="x", xlim=(-6.5, 3.5))
     return figure
 
 
