@@ -97,6 +97,9 @@ def _signature(app, what, name, obj, options, signature, returned):
 
 def _bases(app, name, obj, options, bases):
     """The nearest public bases: a private one tells a reader nothing."""
+    if _is_named_tuple(obj):
+        bases[:] = [tuple]
+        return
     found = []
     for base in bases:
         base = typing.get_origin(base) or base
