@@ -34,7 +34,7 @@ def tangent(axis, ts):
 
 def landing(plt):
     """The function with its minima; the minimum as a function of t."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.2), layout="constrained")
     xs = np.linspace(0.6, 1.9, 200)
     for t, color in zip((-4.0, 1.0, 2.5), (GRAY, ORANGE, BLUE), strict=True):
         left.plot(xs, objective(xs, t), color=color, label=f"t = {t:g}")
