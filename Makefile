@@ -17,7 +17,7 @@ FOUND := $(shell cat $(VENV)/interpreter 2>/dev/null)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo examples test test-all test-oldest lint quick-lint docs bench package clean FORCE
+.PHONY: help demo examples test test-all test-oldest lint quick-lint html docs bench package clean FORCE
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -31,7 +31,7 @@ examples: $(VENV)/examples.stamp  ## Run every example as it is printed (about h
 	    echo "== $$example"; MPLBACKEND=Agg $(BIN)/python $$example; \
 	done
 
-test: lint docs  ## Lint, build the docs, run all tests in float32 and float64
+test: lint html  ## Lint, build the docs, run all tests in float32 and float64
 	JAXSOLVE_TEST_X64=0 $(BIN)/python -m pytest -q -n 2 -m "float32 and not slow" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" $(PYTEST_ARGS)
 
@@ -55,7 +55,11 @@ quick-lint: $(VENV)/test.stamp  ## The same without types, before every commit
 	$(BIN)/codespell
 	$(BIN)/lint-imports
 
-docs: $(VENV)/docs.stamp  ## Build the documentation with warnings as errors (the tests run its examples)
+html: $(VENV)/docs.stamp  ## Build the documentation, warnings as errors; examples are shown, not run
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -D plot_gallery=0 docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs: $(VENV)/docs.stamp  ## The same, with the output and figures of every example (about half an hour)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
@@ -87,7 +91,8 @@ package: $(VENV)/package.stamp  ## Build sdist and wheel; run tests of the sdist
 OUTSIDE := tests/test_package.py tests/test_capture.py tests/test_loss.py tests/contract/test_solutions.py tests/examples/test_curve_fitting.py
 
 clean:  ## Remove the environment and everything that was built
-	rm -rf $(VENV) .venv-oldest build dist *.egg-info docs/_build docs/api/generated examples/output benchmarks/output
+	rm -rf $(VENV) .venv-oldest build dist *.egg-info docs/_build docs/_static/made docs/api/generated docs/gallery
+	rm -rf examples/output benchmarks/output
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

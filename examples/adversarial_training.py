@@ -1,13 +1,16 @@
-r"""Adversarial training: minimize the largest loss that a small change of the input can cause.
+r"""Adversarial training
+====================
+
+Adversarial training: minimize the largest loss that a small change of the input can cause.
 
 A classifier with weights w is trained on images x with pixels in [0, 1] and labels y so that it resists an attacker who
-may change every pixel by at most epsilon:
+may change every pixel by at most epsilon::
 
     min_w  mean_i  max { loss(w, z, y_i) : |z - x_i| <= epsilon, 0 <= z <= 1, entry by entry }.
 
 The constraints of the inner problem are a box, so ``ProjectedGradient`` with ``projection_box`` solves it, for a batch
 of images by ``vmap``. What is the gradient of the outer problem? By Danskin's (the envelope) theorem the derivative of
-a maximum is the derivative of the loss *at the maximizer, held fixed*. There are three ways to write that:
+a maximum is the derivative of the loss *at the maximizer, held fixed*. There are three ways to write that::
 
     fixed       the loss at ``stop_gradient(z*)``;
     value       ``state.value`` of the solver, which is differentiable;
@@ -24,6 +27,8 @@ The classifier is an Equinox model, passed to ``run`` as an argument of the func
 
 Reference: Madry, Makelov, Schmidt, Tsipras, Vladu (2018), "Towards Deep Learning Models Resistant to Adversarial
 Attacks".
+
+::
 
     python examples/adversarial_training.py           scikit-learn's digits, 40 epochs
     python examples/adversarial_training.py --full    160 epochs

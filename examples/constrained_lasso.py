@@ -1,4 +1,9 @@
-r"""The constrained lasso, and how its solution changes with the data: coefficients that are monotone and sum to 1.
+r"""The constrained lasso
+=====================
+
+The constrained lasso, and how its solution changes with the data: coefficients that are monotone and sum to 1.
+
+::
 
     min_w  1/2 |X w - y|^2 + l1 |w|_1   subject to   w_1 >= w_2 >= ... >= w_d,   sum_j w_j = 1.
 

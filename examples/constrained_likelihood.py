@@ -1,7 +1,12 @@
-"""Maximum likelihood under constraints, with standard errors by derivatives.
+"""Maximum likelihood under constraints
+====================================
+
+Maximum likelihood under constraints, with standard errors by derivatives.
 
 Waiting times come from a mixture of two exponential distributions. What is known from elsewhere is their mean, so the
 weight w and the rates a > b maximize
+
+::
 
     sum_i v_i log(w a exp(-a t_i) + (1 - w) b exp(-b t_i))    subject to    w / a + (1 - w) / b = mean,  b <= a,
 

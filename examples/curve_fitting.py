@@ -1,15 +1,20 @@
-r"""Curve fitting with standard errors, outliers and derivatives, on a reference data set of NIST.
+r"""Curve fitting with standard errors
+==================================
+
+Curve fitting with standard errors, outliers and derivatives, on a reference data set of NIST.
 
 Fourteen readings (Misra1a of the Statistical Reference Datasets, a dental study): the volume y adsorbed at pressure x,
+
+::
 
     y = limit (1 - exp(-rate x)) + noise,
 
 two parameters whose sizes differ by a factor of 400,000. NIST publishes the fit and its standard errors to many digits.
 
-Part 1 fits by `LevenbergMarquardt`, and finds the standard errors in three ways: from the Jacobian J of the residuals
-at the solution, s^2 (J'J)^-1, as SciPy's `curve_fit` and NIST do; from the derivative S of the fit with respect to the
-readings, s^2 S S', which knows the curvature of the model; and from a thousand fits to simulated readings, in one
-`jax.vmap`.
+Part 1 fits by ``LevenbergMarquardt``, and finds the standard errors in three ways: from the Jacobian J of the residuals
+at the solution, s^2 (J'J)^-1, as SciPy's ``curve_fit`` and NIST do; from the derivative S of the fit with respect to
+the readings, s^2 S S', which knows the curvature of the model; and from a thousand fits to simulated readings, in one
+``jax.vmap``.
 
 Part 2 spoils two readings. A fit by least squares follows them; one with a robust loss does not, and is the same as
 SciPy's.
@@ -22,6 +27,8 @@ that reading.
 The picture has the curve with its standard error, and both fits to the spoiled readings.
 
 References: Misra (1978), NIST StRD data set Misra1a; Jaeckel (1972), "The infinitesimal jackknife".
+
+::
 
     python examples/curve_fitting.py
 """

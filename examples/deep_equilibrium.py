@@ -1,6 +1,9 @@
-r"""A deep equilibrium model in Flax nnx: a network of infinite depth whose gradient needs the memory of one layer.
+r"""A deep equilibrium model
+========================
 
-The model repeats one layer until nothing changes (Bai, Kolter and Koltun 2019), and classifies the result:
+A deep equilibrium model in Flax nnx: a network of infinite depth whose gradient needs the memory of one layer.
+
+The model repeats one layer until nothing changes (Bai, Kolter and Koltun 2019), and classifies the result::
 
     z* = f(z*, x) = tanh(z* W + x U + b),        class scores = z* C + c.
 
@@ -8,9 +11,13 @@ The equilibrium is found by fixed-point iteration, or by Anderson acceleration o
 at a linear rate, because f is a contraction by construction: tanh has slopes of at most 1, and the free parameter V
 enters as
 
+::
+
     W = V min(1, 0.9 / ||V||_2),        so        ||f(z, x) - f(z', x)|| <= 0.9 ||z - z'||.
 
 With J the Jacobian of f at z*, the gradient needs the vector u = (I - J)^-T v for one given v. The methods compared are
+
+::
 
     exact         a Krylov method (BiCGSTAB) for the linear system: implicit differentiation;
     Neumann       k terms of the series u = v + J'v + J'J'v + ...: for k = 1 Jacobian-free backpropagation (Fung et al.
@@ -26,6 +33,8 @@ acceleration. The data are scikit-learn's digits (1797 images of 64 pixels).
 
 References: Bai, Kolter and Koltun (2019), "Deep equilibrium models"; Fung et al. (2022), "JFB: Jacobian-free
 backpropagation for implicit networks"; Geng et al. (2021), "On training implicit models".
+
+::
 
     python examples/deep_equilibrium.py
 """

@@ -1,10 +1,13 @@
-r"""Task-driven dictionary learning: sparse codes as a layer, the dictionary and the classifier learned together.
+r"""Task-driven dictionary learning
+===============================
 
-The layer maps samples X (m x p) and a dictionary D (k x p, atoms of norm 1) to sparse codes (m x k):
+Task-driven dictionary learning: sparse codes as a layer, the dictionary and the classifier learned together.
+
+The layer maps samples X (m x p) and a dictionary D (k x p, atoms of norm 1) to sparse codes (m x k)::
 
     codes(X, D) = argmin_x  sum of Huber(X - x D)  +  l1reg ||x||_1  +  l2reg/2 ||x||^2
 
-The outer problem learns D, and the weights w and bias b of a classifier on the codes, by the loss of its predictions:
+The outer problem learns D, and the weights w and bias b of a classifier on the codes, by the loss of its predictions::
 
     min  mean logistic(y, codes(X, D) w + b)  +  ridge ||w||^2      over D, w, b.
 
@@ -29,6 +32,8 @@ chosen for each split by cross-validation within its training part.
 
 Reference: Mairal, Bach and Ponce (2012), "Task-driven dictionary learning"; Blondel et al. (2021), "Efficient and
 Modular Implicit Differentiation", section 4.3.
+
+::
 
     python examples/dictionary_learning.py            10 splits of each
     python examples/dictionary_learning.py --full     40 splits of each

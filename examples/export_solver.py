@@ -1,6 +1,9 @@
-r"""Export a compiled solver with its gradient, for any batch size, and run it in a process without jaxsolve.
+r"""Exporting a solver and its gradient
+===================================
 
-Two layers take a batch of b inputs, one row each, and return the solutions of b problems, and how each run ended:
+Export a compiled solver with its gradient, for any batch size, and run it in a process without jaxsolve.
+
+Two layers take a batch of b inputs, one row each, and return the solutions of b problems, and how each run ended::
 
     logistic   x*(a) = argmin_x  sum_i log(1 + exp(-y_i z_i' x)) + 1/2 |x - a|^2        L-BFGS under ``jax.vmap``
     portfolio  x*(r) = argmin_x  gamma/2 x' S x - r' x    s. t.  sum(x) = 1, x >= 0      an interior-point method
@@ -18,6 +21,8 @@ The files are for the platform "cpu" and, as jax promises, for versions of jax o
 takes the package flatbuffers (``pip install flatbuffers``, or the extra ``export`` of jaxsolve).
 
 Reference: the page "Exporting and serializing staged-out computations" of the documentation of JAX.
+
+::
 
     python examples/export_solver.py
 """

@@ -1,10 +1,15 @@
-r"""Total-variation denoising of an image, and the best weight by the gradient through the solver.
+r"""Total-variation denoising
+=========================
+
+Total-variation denoising of an image, and the best weight by the gradient through the solver.
 
 The image y is a picture u, made of flat regions, plus noise. The model is
 
+::
+
     min_x  1/2 |x - y|^2  +  weight * sum_ij |(D x)_ij|,
 
-with D x the differences of neighbors, two at each pixel, and |.| the Euclidean norm of the two. The differences are a
+with D x the differences of neighbors, two at each pixel, and \|.\| the Euclidean norm of the two. The differences are a
 function; no matrix of size n^2 times 2 n^2 is made. ``PrimalDual`` needs the proximity operator of the norms, which is
 ``prox_l12``, and chooses its step sizes itself.
 

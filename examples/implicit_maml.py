@@ -1,15 +1,20 @@
-r"""Implicit MAML: meta-learn the starting point of a network by differentiating the solution of its training.
+r"""Implicit MAML
+=============
+
+Implicit MAML: meta-learn the starting point of a network by differentiating the solution of its training.
 
 A task is a sine curve of random amplitude and phase, of which 10 points are given. Training the network on the points
-(x, y) of task t, close to common weights ``meta``, is the inner problem:
+(x, y) of task t, close to common weights ``meta``, is the inner problem::
 
     w_t(meta) = argmin_w  1/2 mean (net(w, x) - y)^2  +  lambda/2 ||w - meta||^2.
 
-The outer problem asks for weights ``meta`` from which every task is learned well, judged by other points of its curve:
+The outer problem asks for weights ``meta`` from which every task is learned well, judged by other points of its curve::
 
     min_meta  mean over t of  1/2 mean (net(w_t(meta), x') - y')^2.
 
 The gradient goes through ``solver.run`` under ``vmap`` over the tasks. By the implicit function theorem
+
+::
 
     d w_t / d meta = lambda (lambda I + H_t)^{-1},    H_t the Hessian of the loss of task t at w_t.
 
@@ -25,6 +30,8 @@ the error of the gradient against the number of inner steps.
 The network is a Haiku model. Its parameters are a nested dictionary, which a solver takes as it is.
 
 Reference: Rajeswaran, Finn, Kakade, Levine (2019), "Meta-Learning with Implicit Gradients".
+
+::
 
     python examples/implicit_maml.py           200 outer steps of 25 tasks
     python examples/implicit_maml.py --full    2000 outer steps

@@ -1,7 +1,12 @@
-"""Inverse kinematics of a robot arm with joint limits, for a batch of targets.
+"""Inverse kinematics
+==================
+
+Inverse kinematics of a robot arm with joint limits, for a batch of targets.
 
 An arm in the plane has four joints with angles q. Its hand is at p(q); wanted are the angles that bring it to a target
 and are nearest to a posture of rest,
+
+::
 
     minimize  ||q - rest||^2    subject to    p(q) = target,   -limit <= q <= limit.
 

@@ -1,6 +1,9 @@
-r"""How precise is the Jacobian of a solution that is not quite one?
+r"""How precise is the Jacobian?
+============================
 
-Ridge regression with one weight a coefficient, on scikit-learn's diabetes data (442 patients, 10 features):
+How precise is the Jacobian of a solution that is not quite one?
+
+Ridge regression with one weight a coefficient, on scikit-learn's diabetes data (442 patients, 10 features)::
 
     x*(theta) = argmin  f(x, theta) = 1/2 ||X x - y||^2 + 1/2 sum_i theta_i x_i^2,        theta_i = 0.1,
 
@@ -8,6 +11,8 @@ by gradient descent from 0 with step 1/L, stopped after k steps. The Jacobian of
 errors of two ways to compute it from the k-th iterate x_k can be measured:
 
 * implicit differentiation solves  H J = -diag(x_k),  with H = X'X + diag(theta) the Hessian of f. Its error obeys
+
+  ::
 
       ||J(x_k) - dx*|| <= ||x_k - x*|| / lambda_min(H)
 

@@ -1,6 +1,11 @@
-"""A kernel support vector machine with intercept, as a quadratic program over a box cut by a hyperplane.
+"""A kernel support vector machine
+===============================
+
+A kernel support vector machine with intercept, as a quadratic program over a box cut by a hyperplane.
 
 The dual of the binary SVM, with labels y of -1 and 1 and a kernel matrix K, is
+
+::
 
     beta* = argmin  1/2 beta' K beta - beta' y      subject to  0 <= beta_i y_i <= C,   sum(beta) = 0.
 

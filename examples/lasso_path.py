@@ -1,4 +1,9 @@
-"""The lasso path on scikit-learn's diabetes data, and its weight chosen by the gradient of a cross-validated loss.
+"""The lasso path
+==============
+
+The lasso path on scikit-learn's diabetes data, and its weight chosen by the gradient of a cross-validated loss.
+
+::
 
     w*(l1reg) = argmin  1/2n ||X w - y||^2 + l1reg ||w||_1
 

@@ -1,7 +1,12 @@
-r"""The semidefinite relaxation of maximum cut: a bound, a cut that comes near it, and the derivatives of both.
+r"""Maximum cut
+===========
+
+The semidefinite relaxation of maximum cut: a bound, a cut that comes near it, and the derivatives of both.
 
 A cut splits the vertices of a graph in two, and is worth the weights W_ij of the edges between the parts. The best cut
 is hard to find. Goemans and Williamson (1995) replace signs x_i x_j by a matrix X, and get a bound
+
+::
 
     max 1/4 <L, X>   subject to  X_ii = 1, X positive semidefinite     (L the Laplacian of the graph)
       =  min sum(y)  subject to  diag(y) - L / 4 positive semidefinite.

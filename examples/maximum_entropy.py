@@ -1,7 +1,12 @@
-r"""Maximum entropy, and logistic regression, as programs over exponential cones.
+r"""Maximum entropy
+===============
+
+Maximum entropy, and logistic regression, as programs over exponential cones.
 
 The loaded die of Jaynes (1962): the mean of many throws is m = 4.5, not 3.5. What else is known of the probabilities p
 of the faces z? Of all distributions with that mean, take the one with the largest entropy,
+
+::
 
     S(m) = max  -sum_i p_i log p_i    subject to  sum_i p_i = 1,  sum_i z_i p_i = m.
 

@@ -1,6 +1,11 @@
-"""Mini-sudoku learned by a quadratic program inside a Flax model (Amos and Kolter 2017, OptNet).
+"""Mini-sudoku by a quadratic program
+==================================
+
+Mini-sudoku learned by a quadratic program inside a Flax model (Amos and Kolter 2017, OptNet).
 
 The network is one layer: it maps a puzzle p, the 64 one-hot entries of a 4 x 4 board with zeros in the empty cells, to
+
+::
 
     z*(p) = argmin  eps/2 ||z||^2 - p^T z    subject to  A z = A z0,  z >= 0.
 

@@ -1,8 +1,13 @@
-r"""Differentiable model-predictive control: learn the cost of a controller from the motions of an expert.
+r"""Differentiable model-predictive control
+=======================================
+
+Differentiable model-predictive control: learn the cost of a controller from the motions of an expert.
 
 Two carts are connected by a spring and a damper; a bounded force u acts on the first. The state x holds the positions
 and velocities of both, and with a time step of 0.25 the motion is x_{t+1} = A x_t + B u_t + w_t, where w_t is a
 disturbance that nobody foresees. At every time a model-predictive controller plans H forces,
+
+::
 
     min   sum_{k=1..H} x_k' diag(q) x_k + sum_{k=0..H-1} u_k^2   subject to   |u_k| <= 1,   x_0 = the state of now,
 
@@ -21,6 +26,8 @@ learner uses coordinate descent (``BoxCDQP``), which compiles faster; it converg
 better start saves only the first of its sweeps.
 
 Reference: Amos, Rodriguez, Sacks, Boots and Kolter (2018), "Differentiable MPC for End-to-end Planning and Control".
+
+::
 
     python examples/model_predictive_control.py           16 initial states, 20 times, 10 forces a plan
     python examples/model_predictive_control.py --full    64 initial states, 50 times, 25 forces a plan

@@ -1,7 +1,10 @@
-r"""How does a packing of soft spheres move when the small ones grow?
+r"""A packing of soft spheres
+=========================
+
+How does a packing of soft spheres move when the small ones grow?
 
 N particles in a periodic square box, half of diameter 1 and half of diameter theta, repel each other where they
-overlap:
+overlap::
 
     x*(theta) = argmin  f(x, theta) = sum_{i<j} U(r_ij / sigma_ij),      U(s) = (1 - s)^2 / 2 for s < 1, else 0,
 

@@ -1,4 +1,9 @@
-"""Nonnegative matrix factorization of handwritten digits by alternating minimization.
+"""Nonnegative matrix factorization
+================================
+
+Nonnegative matrix factorization of handwritten digits by alternating minimization.
+
+::
 
     min  1/2 ||X - U V||^2      over nonnegative U (images x parts) and V (parts x pixels).
 

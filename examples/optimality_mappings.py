@@ -1,9 +1,12 @@
-r"""The catalog of optimality mappings, each with a solver that somebody else wrote.
+r"""The catalog of optimality mappings
+===================================
+
+The catalog of optimality mappings, each with a solver that somebody else wrote.
 
 Whoever solves a problem, its solution meets conditions that can be written down: a root F(x, theta) = 0, or a fixed
 point T(x, theta) = x. They are all that implicit differentiation needs. Below, the solvers are programs in C, C++,
 Fortran, Rust and Cython, none of which knows about derivatives in theta. ``custom_root`` and ``custom_fixed_point`` add
-those, with a mapping from ``jaxsolve.implicit_diff.optimality``:
+those, with a mapping from ``jaxsolve.implicit_diff.optimality``::
 
     mapping                 of    which is                                              needed
     stationary                F   grad f                                                grad f

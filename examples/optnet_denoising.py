@@ -1,6 +1,11 @@
-r"""An OptNet layer that denoises signals: total variation whose differences are learned.
+r"""An OptNet layer for denoising
+=============================
+
+An OptNet layer that denoises signals: total variation whose differences are learned.
 
 A signal z of n values is piecewise constant; y is z with noise. Total variation denoising is the quadratic program
+
+::
 
     z(y) = argmin_z  1/2 |y - z|^2 + lambda |D z|_1                                                (primal)
          = y - D' u,    u = argmin_u  1/2 |y - D' u|^2   subject to   |u_i| <= lambda              (dual)
@@ -20,6 +25,8 @@ their experiment are others, so its figures are not those of this script.
 
 Reference: Amos and Kolter (2017), "OptNet: Differentiable Optimization as a Layer in Neural Networks", section 4.2;
 Rudin, Osher and Fatemi (1992) for total variation.
+
+::
 
     python examples/optnet_denoising.py           signals of 40 values
     python examples/optnet_denoising.py --full    signals of 100 values, the length in the paper

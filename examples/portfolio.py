@@ -1,10 +1,15 @@
-"""Portfolio optimization learned end to end: returns predicted for the decision that is taken with them.
+"""Portfolios learned end to end
+=============================
+
+Portfolio optimization learned end to end: returns predicted for the decision that is taken with them.
 
 Every day a linear model predicts the returns r of ten assets from features, and the portfolio is
 
+::
+
     w*(r) = argmin  gamma/2 w^T Sigma w - r^T w    subject to  sum(w) = 1,  0 <= w <= 0.4,
 
-one quadratic program a day, solved for all days at once under ``jax.vmap``. Two ways to fit the model:
+one quadratic program a day, solved for all days at once under ``jax.vmap``. Two ways to fit the model::
 
     predict, then optimize: least squares on the returns,
     end to end: Adam on the realized utility r^T w* - gamma/2 w*^T Sigma w* itself, through the solution w*.

@@ -1,4 +1,9 @@
-"""Differentiate ridge regression with respect to its regularization, and check it against the closed form.
+"""Ridge regression
+================
+
+Differentiate ridge regression with respect to its regularization, and check it against the closed form.
+
+::
 
     x*(theta) = argmin  1/2 ||X x - y||^2 + theta / 2 ||x||^2          on scikit-learn's diabetes data.
 

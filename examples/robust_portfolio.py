@@ -1,13 +1,16 @@
-r"""Robust portfolios by second-order cone programming, and how much robustness pays.
+r"""Robust portfolios
+=================
+
+Robust portfolios by second-order cone programming, and how much robustness pays.
 
 The mean returns of assets are estimated from few months, as mu, and their covariance, as L L^T. The true means are
-somewhere in an ellipsoid around mu, and a robust portfolio is the best one for the worst of them:
+somewhere in an ellipsoid around mu, and a robust portfolio is the best one for the worst of them::
 
     w*(kappa) = argmax  min { m^T w : |L^-1 (m - mu)| <= kappa }  =  argmax  mu^T w - kappa |L^T w|
 
 with sum(w) = 1 and w >= 0. The norm makes it a second-order cone program (Goldfarb and Iyengar 2003).
 
-How large should the ellipsoid be? That is learned: of the growth rate m^T w*(kappa) - |L^T w*(kappa)|^2 / 2 under the
+How large should the ellipsoid be? That is learned: of the growth rate m^T w*(kappa) - \|L^T w*(kappa)\|^2 / 2 under the
 true means and covariances, averaged over 64 simulated markets that are solved in one batch, JAX knows the derivative in
 kappa, and the best kappa is a root of it. Markets that were not used judge the result, beside a portfolio that believes
 the estimates (kappa = 0) and one that ignores them (equal weights).

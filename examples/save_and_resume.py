@@ -1,9 +1,14 @@
-r"""Save in the middle and resume in another process: the result is the same to the last bit.
+r"""Saving and resuming
+===================
+
+Save in the middle and resume in another process: the result is the same to the last bit.
 
 Everything that a loop needs to go on is a pytree of arrays, so any library that stores arrays can save it: here orbax,
 and ``numpy.savez``. What has to be in the tree depends on the loop.
 
 Training. A penalty for each feature of a logistic regression is learned (Bengio 2000),
+
+::
 
     w*(theta) = argmin_w  mean logistic(y, X w) + 1/2 sum_j exp(theta_j) w_j^2,      min_theta  loss of validation data,
 
@@ -18,6 +23,8 @@ is nothing more to save. The last row shows what is lost when only ``params`` ar
 This process does all of the work once without a break, and once up to the middle, where it saves. A fresh process loads
 and does the rest. Both must run the same compiled programs: with other versions, devices or compiler options (such as
 XLA_FLAGS) the last bits differ. The data are scikit-learn's breast cancer data (569 x 30).
+
+::
 
     python examples/save_and_resume.py
 """

@@ -1,6 +1,11 @@
-r"""The same solver layer in Flax linen, Flax nnx, Haiku and Equinox, each in two spellings.
+r"""Solver layers in four libraries
+===============================
+
+The same solver layer in Flax linen, Flax nnx, Haiku and Equinox, each in two spellings.
 
 The layer removes noise from images x by a learned convex regularizer,
+
+::
 
     z*(x; W, b) = argmin_z  1/2 ||z - x||^2  +  sum_j log cosh(w_j' z + b_j).
 
@@ -8,7 +13,7 @@ The term in the sum is a smooth absolute value, so the problem is strongly conve
 whole batch at once. The weights W and b are those of an ordinary affine layer of each library. They are learned by Adam
 such that z* is close to the clean image; the gradient goes through the solution by implicit differentiation.
 
-The two spellings differ in how the function that is minimized gets the weights:
+The two spellings differ in how the function that is minimized gets the weights::
 
     arguments   solver.run(init, params, x): they are data of the solver's function fun(z, params, x);
     closure     solver.run(init, x): fun calls the module, which is a variable around it, as one does without solvers.
@@ -25,6 +30,8 @@ the first step: none.
 
 References: Amos, Xu and Kolter (2017), "Input convex neural networks"; Mukherjee et al. (2020), "Learned convex
 regularizers for inverse problems".
+
+::
 
     python examples/solver_layers.py
 """

@@ -1,11 +1,14 @@
-r"""A sparse-coding layer inside a network: the forward pass of the layer is an optimization problem.
+r"""A sparse-coding layer
+=====================
 
-The layer describes a patch x of an image by a few of the k atoms of a dictionary D (k x 16, rows of norm 1):
+A sparse-coding layer inside a network: the forward pass of the layer is an optimization problem.
+
+The layer describes a patch x of an image by a few of the k atoms of a dictionary D (k x 16, rows of norm 1)::
 
     code(x) = argmin_c  1/2 ||c D - x||^2  +  l1 ||c||_1  +  l2/2 ||c||^2.
 
 It is used like a convolution: the same dictionary codes the nine overlapping 4 x 4 patches of an 8 x 8 digit. The codes
-go through a dense layer and a linear classifier:
+go through a dense layer and a linear classifier::
 
     image -> 9 patches -> 9 codes -> dense layer, tanh -> scores of ten classes.
 
@@ -22,6 +25,8 @@ and the function that the solver minimizes captures the dictionary of the module
 
 References: Mairal, Bach, Ponce (2012), "Task-Driven Dictionary Learning"; Zou and Hastie (2005), "Regularization and
 variable selection via the elastic net".
+
+::
 
     python examples/sparse_coding_layer.py           3 seeds
     python examples/sparse_coding_layer.py --full    10 seeds, longer training

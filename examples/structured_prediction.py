@@ -1,8 +1,13 @@
-r"""Structured prediction with Fenchel-Young losses: put the digits of a page into order.
+r"""Structured prediction
+=====================
+
+Structured prediction with Fenchel-Young losses: put the digits of a page into order.
 
 An input is a page with k images of handwritten digits; the output is the ranking of the images by the digits they show.
 A small model gives each image a score, and the prediction sorts the scores: it maximizes <mu, scores> over the rankings
 mu. Training never sees a label, only rankings. For a smoothed maximum F the loss
+
+::
 
     F(scores) - <ranking, scores>         has the gradient        prediction(scores) - ranking
 

@@ -1,17 +1,20 @@
-r"""Hyperparameters of a multiclass linear SVM: implicit differentiation against unrolling, for three inner solvers.
+r"""SVM hypergradients: implicit or unrolled
+========================================
+
+Hyperparameters of a multiclass linear SVM: implicit differentiation against unrolling, for three inner solvers.
 
 The inner problem is the dual of a linear SVM (Crammer and Singer) on m training points with one-hot labels Y, over m
-copies of the simplex, one row of x a point:
+copies of the simplex, one row of x a point::
 
     x*(theta) = argmin  theta / 2 ||W(x, theta)||^2 + <x, Y>     W(x, theta) = X' (Y - x) / theta.
 
 (The talk leaves out <x, Y>. Without that term x = Y solves the problem for every theta.) The outer problem fits the
-predictions X_val W on other points to their labels, as a mean over these points, with theta = exp(lambda):
+predictions X_val W on other points to their labels, as a mean over these points, with theta = exp(lambda)::
 
     min over lambda  1/2 ||X_val W(x*(theta), theta) - Y_val||^2.
 
 An *optimality mapping* T is a function whose fixed point is the solution. Implicit differentiation needs nothing of the
-solver but its result, so solver and mapping may be combined at will:
+solver but its result, so solver and mapping may be combined at will::
 
     mirror descent           T = a mirror step (a softmax)
     projected gradient       T = a projected gradient step
@@ -26,6 +29,8 @@ The script prints three tables, and draws the first two of them:
 
 Setting: ``make_classification``, 700 training, 200 validation and 100 test points, 5 classes. The published comparison
 (p from 100 to 10,000, 150 outer steps) consists of curves; there are no figures to print beside these.
+
+::
 
     python examples/svm_hypergradient.py          # p = 100 and 300, 400 iterations or 40 sweeps
     python examples/svm_hypergradient.py --full   # p up to 10,000, 2500 iterations or 500 sweeps, 150 outer steps

@@ -1,20 +1,25 @@
-r"""A classifier in Flax and one in Haiku, trained by three solvers; and a layer that SciPy solves.
+r"""Training models in Flax and Haiku
+=================================
 
-The model is a small network for scikit-learn's digits (1797 images of 64 pixels), in two libraries:
+A classifier in Flax and one in Haiku, trained by three solvers; and a layer that SciPy solves.
+
+The model is a small network for scikit-learn's digits (1797 images of 64 pixels), in two libraries::
 
     scores(x; w) = tanh(x W + b) C + c.
 
-Its parameters are a pytree, so they are the parameters of a solver, and the training loss is its function:
+Its parameters are a pytree, so they are the parameters of a solver, and the training loss is its function::
 
     OptaxSolver   Adam, on batches that an iterator draws, as are all stochastic solvers here;
     PolyakSGD     no step size to choose: the loss of a batch can become 0, which is all that the method wants to know;
     LBFGS         all images at once.
 
 The layer is temperature scaling (Guo et al. 2017): the scores of test images are divided by the temperature T at which
-the log-likelihood of held-out images is best, a minimum in one variable that `scipy.optimize.minimize` finds on the
+the log-likelihood of held-out images is best, a minimum in one variable that ``scipy.optimize.minimize`` finds on the
 host. Multiplied by s the scores have s times the temperature, so the derivative of T in s is T: the table compares.
 
 Reference: Guo, Pleiss, Sun and Weinberger (2017), "On calibration of modern neural networks".
+
+::
 
     python examples/train_models.py
 """

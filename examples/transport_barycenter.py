@@ -1,10 +1,15 @@
-r"""A barycenter of distributions under entropic transport, by its smooth dual.
+r"""A barycenter of distributions
+=============================
+
+A barycenter of distributions under entropic transport, by its smooth dual.
 
 For distributions b_1, ..., b_k on a grid and weights w_k the barycenter minimizes, over distributions a,
 
+::
+
     sum_k w_k OT(a, b_k),    OT(a, b) = min_T  <T, C> + strength * sum_ij T_ij (log T_ij - 1),
 
-over plans T with the marginals a and b. The dual problem has variables alpha_k of the rows, whose weighted sum is 0:
+over plans T with the marginals a and b. The dual problem has variables alpha_k of the rows, whose weighted sum is 0::
 
     min  sum_k w_k sum_j b_kj log sum_i exp(alpha_ki - C_ij / strength),
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import is_concrete, without_our_frames
+from jaxsolve._docstrings import with_options
 
 __all__ = ["Configured", "check_callable", "check_choice", "check_number", "option"]
 
@@ -56,6 +57,17 @@ class _Checked(abc.ABCMeta):
         # A field may stand in the place of an abstract method.
         cls.__abstractmethods__ -= set(getattr(cls, "__dataclass_fields__", ()))
         return cls
+
+    @property
+    def __doc__(cls) -> str | None:  # type: ignore[override]  # of the classes, not of this one
+        """What ``help`` and editors show: the docstring with every option, own and inherited."""
+        doc = vars(cls).get("__doc__")
+        # While a class is made it has none of its options yet.
+        return with_options(cls, doc) if doc and "__dataclass_fields__" in vars(cls) else doc
+
+    @__doc__.setter
+    def __doc__(cls, doc: str | None) -> None:
+        type.__dict__["__doc__"].__set__(cls, doc)
 
     @property
     def __signature__(cls) -> inspect.Signature:

@@ -35,6 +35,7 @@ class ExternalOSQP(ExternalQP):
 
     Attributes:
         settings: further settings of OSQP, a dict of Python values.
+        maxiter: largest number of iterations of OSQP.
 
     Raises:
         ImportError: the package ``osqp`` is not installed.

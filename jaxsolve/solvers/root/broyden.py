@@ -38,6 +38,18 @@ class BroydenState(NamedTuple):
     """State of Broyden's method: the fields of :class:`RootState`, and those of the model.
 
     Attributes:
+        iter_num: number of iterations done, int32.
+        value: the residual ``fun`` at the current parameters, a pytree like them.
+        error: its Euclidean norm.
+        stepsize: last step size.
+        aux: auxiliary output of ``fun``.
+        failed_linesearch: whether the last search failed.
+        num_fun_eval: evaluations of ``fun``, int32.
+        num_jac_eval: evaluations of its Jacobian, int32.
+        num_linesearch_iter: trial steps of all searches, int32.
+        status: a :class:`jaxsolve.Status`, int32.
+        first_error: ``error`` at the initial point.
+        scout: the point from which the next step goes.
         d_history: of a model of limited memory the vectors :math:`H^T s`, one a row, shape (history_size, n).
         c_history: the vectors :math:`(s - H y) / s^T H y`, likewise.
         gamma: multiple of the identity in it.

@@ -67,6 +67,18 @@ class ChordState(NamedTuple):
     """State of the chord method: the fields of :class:`RootState`, and two more.
 
     Attributes:
+        iter_num: number of iterations done, int32.
+        value: the residual ``fun`` at the current parameters, a pytree like them.
+        error: its Euclidean norm.
+        stepsize: last step size.
+        aux: auxiliary output of ``fun``.
+        failed_linesearch: whether the last search failed.
+        num_fun_eval: evaluations of ``fun``, int32.
+        num_jac_eval: evaluations of its Jacobian, int32.
+        num_linesearch_iter: trial steps of all searches, int32.
+        status: a :class:`jaxsolve.Status`, int32.
+        first_error: ``error`` at the initial point.
+        scout: the point from which the next step goes.
         inverse: inverse of the Jacobian where it was last computed, shape (n, n).
         age: steps since then, int32.
     """
