@@ -320,7 +320,7 @@ def _scipy(solver, fun, tol=1e-10, maxiter=2000, **options):
     """A solver of SciPy, whose tolerances mean other things."""
     double = float_dtype() == jnp.float64
     if solver is jaxsolve.ScipyMinimize:  # below, differences of values are rounding errors
-        return solver(fun, maxiter=maxiter, options={"gtol": min(3e3 * tol, 1e-2)}, **options)
+        return solver(fun, maxiter=maxiter, options={"gtol": min(300 * tol, 1e-2)}, **options)
     if "LeastSquares" in solver.__name__:
         return solver(fun, options={"gtol": tol, "xtol": tol, "ftol": tol}, **options)
     named = {"maxiter": maxiter} if solver is jaxsolve.ScipyBoundedMinimize else {}

@@ -255,13 +255,10 @@ class LineSearch(Configured):
         rise = lax.select(finite, (value - state.init_value).astype(dtype), zero)
         slope = lax.select(finite, slope, zero)
         unit = 1 / lax.select(state.init_slope < 0, -state.init_slope, jnp.ones_like(t))
-        trial = Trial(
-            t=t,
-            value=rise * unit,
-            slope=slope * unit,
-            finite=finite,
-            noise=noise * unit,
-        )
+        # Where values differ by rounding alone the slopes tell them apart: the rise of the parabola that has both.
+        blurred = lax.abs(rise) <= noise
+        rise = lax.select(blurred, (state.init_slope + slope) * (t / 2), rise)
+        trial = Trial(t=t, value=rise * unit, slope=slope * unit, finite=finite, noise=noise * unit)
         infinite = jnp.full_like(t, jnp.inf)
         decrease_error = lax.select(finite, self._decrease_error(trial), infinite)
         verdict = self._judge(trial, decrease_error, state.bracket)
@@ -271,7 +268,7 @@ class LineSearch(Configured):
         # Where the decrease that the slope at 0 promises is below rounding, and neither value nor slope has changed,
         # rounding has eaten the step, and so it will any shorter one.
         eps = float(jnp.finfo(dtype).eps)
-        rounded = finite & (lax.abs(trial.value) <= trial.noise) & ~verdict.too_short
+        rounded = finite & blurred & ~verdict.too_short
         stuck = rounded & (lax.abs(trial.slope + 1) <= 8 * eps) & (trial.t <= trial.noise)
         # Slopes that have not settled the matter by then are rounding errors too.
         exhausted = rounded & (iter_num >= _MOST_ROUNDED_TRIALS)
@@ -335,13 +332,12 @@ class LineSearch(Configured):
         """Accept a trial or say what to try next; ``decrease_error`` is that of :meth:`_decrease_error` or infinite."""
 
     def _decrease_error(self, trial: Trial) -> Array:
-        r"""Violation of Armijo's condition, or of its form for values that cannot be told apart.
+        r"""Violation of Armijo's condition.
 
-        Where they differ by rounding only, :math:`\hat\varphi'(t) \le 1 - 2 c_1` stands for it: for a quadratic
-        function the two are the same (Hager and Zhang 2005, equation 4.1).
+        Where values differ by rounding only, it is :math:`\hat\varphi'(t) \le 1 - 2 c_1`, by what is taken for the
+        value there (Hager and Zhang 2005, equation 4.1).
         """
-        rounded = lax.max(lax.abs(trial.value) - trial.noise, trial.slope - (1 - 2 * self.c1))
-        return lax.min(trial.value + self.c1 * trial.t, rounded)
+        return trial.value + self.c1 * trial.t
 
     def _noise(self, state: LineSearchState, dtype) -> Array:
         """How much two values may differ by rounding alone."""

@@ -73,7 +73,8 @@ class Trial(NamedTuple):
 
     Attributes:
         t: the step.
-        value: how much the value rose, divided by the slope at 0; 0 where ``finite`` does not hold.
+        value: how much the value rose, divided by the slope at 0, if it is ``finite``. Where that is no more
+            than ``noise``, the rise that the slopes at 0 and at the trial tell, if the function is a parabola.
         slope: the slope at the trial, likewise.
         finite: whether value and gradient are finite.
         noise: how much two values may differ by rounding alone.

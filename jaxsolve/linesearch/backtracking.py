@@ -115,9 +115,7 @@ class BacktrackingLineSearch(LineSearch):
         if self.condition == "armijo":
             return jnp.full_like(trial.t, -jnp.inf), decrease_error
         if self.condition == "goldstein":
-            # The sides of a drop that cannot be told from rounding are not told apart.
-            drop = -(1 - self.c1) * trial.t - trial.value
-            return lax.select(lax.abs(trial.value) <= trial.noise, -lax.abs(drop), drop), decrease_error
+            return -(1 - self.c1) * trial.t - trial.value, decrease_error
         too_steep = -self.c2 - trial.slope
         if self.condition == "wolfe":
             return too_steep, decrease_error

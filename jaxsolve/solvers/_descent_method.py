@@ -156,8 +156,13 @@ class SmoothMinimizer(StepsizeMethod):
             old = (params, state.value, state.grad, state.aux, state.error)
             new = (new_params, new_state.value, new_state.grad, new_state.aux, new_state.error)
             new_params, value, grad, aux, error = self._where(kept, old, new)
-            new_state = new_state._replace(value=value, grad=grad, aux=aux, error=error)
+            new_state = self._turned_back(new_state._replace(value=value, grad=grad, aux=aux, error=error), kept)
         return OptStep(new_params, new_state)
+
+    def _turned_back(self, state: Any, kept: Array) -> Any:
+        """The state where the iterate before a step was ``kept``; what a step taught about the function holds."""
+        del kept
+        return state
 
     def _judged_step(self, state, new_state, error, moved, failed=None):
         """The state after a step with its error, status, and count of steps that led nowhere."""
@@ -279,6 +284,10 @@ class DescentMethod(SmoothMinimizer):
         """The longest first trial step along a direction with a length of its own."""
         return jnp.asarray(self.max_stepsize).astype(dtype)
 
+    def _trial_after_failure(self, state: Any) -> Array:
+        """The first trial step after a search that found none."""
+        return self._longest_trial(state.stepsize.dtype)
+
     # ---- The steps ------------------------------------------------------------------------------------------------
 
     def _step_fields(self, dtype: Any) -> dict[str, Any]:
@@ -321,7 +330,7 @@ class DescentMethod(SmoothMinimizer):
             grad=search.grad,
             aux=search.aux,
             # The next search starts from the last step that was one.
-            stepsize=jnp.where(stepsize > 0, stepsize, self._longest_trial(stepsize.dtype)),
+            stepsize=jnp.where(stepsize > 0, stepsize, self._trial_after_failure(state)),
             failed_linesearch=search.failed,
             num_fun_eval=state.num_fun_eval + search.num_fun_eval,
             num_grad_eval=state.num_grad_eval + search.num_grad_eval,

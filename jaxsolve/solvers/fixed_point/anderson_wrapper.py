@@ -110,6 +110,9 @@ class AndersonWrapper(IterativeSolver):
         if not isinstance(self.solver, IterativeSolver):
             raise TypeError(f"solver must be an iterative solver of jaxsolve, got {self.solver!r}.")
         given = {name: getattr(self, name) for name in ("tol", "rtol") if getattr(self, name) is not None}
+        # The loops inside its steps are differentiated as those around them.
+        loops = {name: getattr(self, name) for name in ("implicit_diff", "unroll")}
+        given |= {name: value for name, value in loops.items() if getattr(self.solver, name) != value}
         if given:
             self.solver = dataclasses.replace(self.solver, **given)
         for name in ("maxiter", "tol", "rtol", "jit", "implicit_diff_solve"):

@@ -119,16 +119,17 @@ def estimate_multipliers(scaled: QuadraticProgram, x: Array) -> Array:
     scaled, x = lax.stop_gradient((scaled, x))
     near, Ax = 1e-3, scaled.A.matvec(x)
     below, above = Ax - scaled.lower, scaled.upper - Ax
-    weight = 1 / (jnp.maximum(jnp.minimum(below, above), 0) ** 2 + near**2)
-    diagonal = 1 + scaled.A.squared_column_sums(weight)
+    # The unknowns are the multipliers: found from A'WA, those of near rows would be lost to rounding in float32.
+    cost = jnp.maximum(jnp.minimum(below, above), 0) ** 2 + near**2
+    cost = jnp.minimum(cost, 1 / near**2)  # of rows without bounds
 
-    def matvec(v):
-        return scaled.A.rmatvec(weight * scaled.A.matvec(v)) + v
+    def matvec(y):
+        return scaled.A.matvec(scaled.A.rmatvec(y)) + cost * y
 
     # By products alone: in a batch, factorizations that run beside those of a cold start could block each other.
     slope = scaled.P.matvec(x) + scaled.q
     limits = {"tol": _ESTIMATE_TOL, "maxiter": _ESTIMATE_MAXITER}
-    y = -weight * scaled.A.matvec(solve_cg(matvec, slope, preconditioner=lambda v: v / diagonal, **limits))
+    y = -solve_cg(matvec, scaled.A.matvec(slope), preconditioner=lambda y: y / (1 + cost), **limits)
     right = (scaled.lower == scaled.upper) | ((y > 0) == (above < below))
     return jnp.where(right & jnp.isfinite(y), y, 0)
 

@@ -8,7 +8,7 @@ Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
 from jaxsolve.solvers._descent_method import DescentMethod
+from jaxsolve.solvers._stepsize import rounding
 from jaxsolve.solvers.unconstrained._quasi_newton import difference, first_scaling
 from jaxsolve.tree_util import (
     tree_add_scalar_mul,
@@ -122,10 +123,14 @@ class NonlinearCG(DescentMethod):
 
     _State = NonlinearCGState
     _treats_leaves_alike = True
-    _search_options: ClassVar[dict[str, Any]] = {"c1": 1e-4, "c2": 0.1}
     _resumed_fields = (
         "iter_num", "stepsize", "descent_direction", "gamma", "decrease", "num_conjugate", "first_error",
     )  # fmt: skip
+
+    @property
+    def _search_options(self) -> dict[str, Any]:  # type: ignore[override]  # constants of the other methods
+        # Near the minimum of the line; the conditions of Hager and Zhang, meant for these methods, leave them room.
+        return {} if self.linesearch == "hager-zhang" else {"c2": 0.1}
 
     def _has_memory(self, state: NonlinearCGState) -> Array:
         return state.num_conjugate > 0
@@ -142,6 +147,9 @@ class NonlinearCG(DescentMethod):
         trial = 2 * state.decrease / jnp.where(known, slope, 1)
         longest = 10 * jnp.asarray(self.increase_factor).astype(stepsize.dtype) * stepsize
         return jnp.where(known, jnp.minimum(trial, longest), stepsize)
+
+    def _trial_after_failure(self, state: NonlinearCGState) -> Array:
+        return state.stepsize
 
     # ---- The memory -----------------------------------------------------------------------------------------------
 
@@ -173,11 +181,21 @@ class NonlinearCG(DescentMethod):
         slope = tree_vdot_real(new_state.grad, conjugate).astype(dtype)
         length = tree_l2_norm(new_state.grad).astype(dtype) * tree_l2_norm(conjugate).astype(dtype)
         size = sum(leaf.size for leaf in jax.tree.leaves(new_state.grad))
+        decrease = (state.value - new_state.value).astype(dtype)
         kept = moved & ~restart & (slope <= -1e-10 * length) & (state.num_conjugate + 1 < max(size, 50))
         return new_state._replace(
             descent_direction=tree_where(kept, conjugate, steepest),
-            decrease=jnp.where(moved, jnp.maximum((state.value - new_state.value).astype(dtype), 0), 0),
+            decrease=jnp.where(moved & (decrease > rounding(state.value, dtype)), decrease, 0),
             num_conjugate=jnp.where(kept, state.num_conjugate + 1, 0),
+        )
+
+    def _turned_back(self, state: NonlinearCGState, kept: Array) -> NonlinearCGState:
+        # A direction conjugate to the last one holds for the point where it was made alone; and the step was too long.
+        steepest = tree_scalar_mul(-state.gamma, state.grad)
+        return state._replace(
+            descent_direction=tree_where(kept, steepest, state.descent_direction),
+            num_conjugate=jnp.where(kept, 0, state.num_conjugate),
+            stepsize=jnp.where(kept, state.stepsize / 2, state.stepsize),
         )
 
     def _beta(self, state: NonlinearCGState, grad: PyTree, dtype: Any) -> tuple[Array, Array]:
