@@ -24,7 +24,7 @@ import sys
 import time
 import types
 
-if __name__ == "__main__":
+if __name__ == "__main__" and "--batch" not in sys.argv:
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
@@ -204,6 +204,84 @@ def converged(row):
     return row.get("status") == "CONVERGED"
 
 
+# ---- A batch ------------------------------------------------------------------------------------------------------
+
+
+def batch(num=64, n=20, rounds=3):
+    """A batch of programs, of which one is infeasible, against a loop over SLSQP: CPU and wall time, medians."""
+    rng = np.random.default_rng(0)
+    Q, A, B = rng.standard_normal((n, n)) / n**0.5, rng.standard_normal((2, n)), rng.standard_normal((4, n))
+
+    def f(x, theta):
+        return jnp.sum((x - theta[:n]) ** 2) + 0.25 * jnp.sum((Q @ x) ** 4) + jnp.sum(jnp.cos(x))
+
+    def h(x, theta):
+        return A @ jnp.sin(x) - theta[n : n + 2]
+
+    def g(x, theta):
+        return jnp.concatenate([(B @ x) ** 2 - 4.0, (x @ x - theta[-1])[None]])
+
+    theta = np.concatenate(
+        [rng.standard_normal((num, n)), 0.3 * rng.standard_normal((num, 2)), np.full((num, 1), n / 2)], 1
+    )
+    infeasible = theta.copy()
+    infeasible[num // 2, -1] = -1.0
+    start, box = jnp.zeros(n), (-1.5, 2.0)
+    solver = jaxsolve.InteriorPointNLP(f, h, g)
+
+    @jax.jit
+    def ours(theta):
+        params, state = jax.vmap(lambda t: solver.run(start, t, bounds=box))(theta)
+        return params.primal, state.status, state.iter_num
+
+    value, slopes = jax.jit(jax.value_and_grad(f)), jax.jit(lambda x, t: (jax.jacobian(h)(x, t), jax.jacobian(g)(x, t)))
+    rows = jax.jit(lambda x, t: (h(x, t), -g(x, t)))
+
+    def slsqp(theta):
+        found = []
+        for t in theta:
+            constraints = [
+                {
+                    "type": kind,
+                    "fun": lambda x, i=i, t=t: np.asarray(rows(x, t)[i]),
+                    "jac": lambda x, i=i, t=t: (1 - 2 * i) * np.asarray(slopes(x, t)[i]),
+                }
+                for i, kind in enumerate(("eq", "ineq"))
+            ]
+            found.append(
+                scipy.optimize.minimize(
+                    lambda x, t=t: [np.asarray(part, float) for part in value(x, t)],
+                    np.zeros(n),
+                    jac=True,
+                    method="SLSQP",
+                    bounds=[box] * n,
+                    constraints=constraints,
+                    options={"ftol": 1e-10, "maxiter": 300},
+                )
+            )
+        return found
+
+    times = {"ours": [], "SLSQP": []}
+    (clean, _, _), (x, status, steps), peers = ours(theta), ours(infeasible), slsqp(infeasible)
+    for _ in range(rounds):
+        for label, call in (("ours", lambda: jax.block_until_ready(ours(infeasible))), ("SLSQP", lambda: slsqp(theta))):
+            begin = time.perf_counter(), time.process_time()
+            call()
+            times[label].append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+    good = np.arange(num) != num // 2
+    print(f"{num} programs, n {n}: {np.bincount(status)[1]} converged, the other: {Status(int(status[num // 2])).name}")
+    print(
+        f"  others differ from a batch without it by {np.max(np.abs(x - clean)[good]):.0e}, steps up to {np.max(steps)}"
+    )
+    agree = [abs(f(x[i], theta[i]) - peer.fun) <= 1e-6 * (1 + abs(peer.fun)) for i, peer in enumerate(peers) if good[i]]
+    print(f"  as good as SLSQP: {sum(bool(same) for same in agree)} of {len(agree)}")
+    medians = {label: np.median(np.array(pairs), axis=0) for label, pairs in times.items()}
+    for label, (wall, cpu) in medians.items():
+        print(f"  {label:6} {1e3 * wall:8.1f} ms, {1e3 * cpu:8.1f} ms CPU")
+    wall, cpu = medians["ours"] / medians["SLSQP"]
+    print(f"  ratio {wall:.3f}, CPU {cpu:.3f}")
+
+
 # ---- Summary ------------------------------------------------------------------------------------------------------
 
 
@@ -260,9 +338,13 @@ def main():
     parser.add_argument("--problems", nargs="*", help="names; all by default")
     parser.add_argument("--solvers", nargs="*", default=["SLSQP", *OURS])
     parser.add_argument("--derivatives", action="store_true")
+    parser.add_argument("--batch", action="store_true", help="time a batch, and nothing else")
     parser.add_argument("--output", help="a file of JSON lines, to which results are appended")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no problem is begun")
     options = parser.parse_args()
+    if options.batch:
+        batch()
+        return
     if importlib.util.find_spec("sif2jax") is None:
         print("benchmarks/constrained.py needs the package sif2jax, which is not installed: skipped")
         return
