@@ -99,7 +99,7 @@ def polished(
 
     def turn(carry):
         count, point, error, factors, _, phase = carry
-        qp, own, scaled = _scaled_system(program, point)
+        qp, own, scaled = _scaled_system(program, scaling, point)
         rows = program.rows_at(point.x, point.at.values[1:])
         active = classify(qp, point.y, rows, own, weak)
         weight = jnp.where(phase == _IMPROVING, active.weight, active.in_derivatives)
@@ -130,13 +130,44 @@ def polished(
     return point, error, factors, qp
 
 
-def _scaled_system(program: NonlinearProgram, point: Point) -> tuple[QuadraticProgram, Scaling, QuadraticProgram]:
-    """The quadratic program at a point, its units, and the program in these."""
+def _scaled_system(
+    program: NonlinearProgram, scaling: Scaling, point: Point
+) -> tuple[QuadraticProgram, Scaling, QuadraticProgram]:
+    """The quadratic program at a point, its units, and the program in these.
+
+    Args:
+        program: in the units of the user.
+        scaling: units in which numbers are around 1, for what is small.
+        point: where the derivatives are.
+    """
     qp = program.quadratic(point.at, point.at.jacobian[0])
-    own = equilibrate(qp)
+    rough = scale(qp, scaling._replace(rows=program.rows_at(1 / scaling.variables, scaling.rows)))
+    clean = _without_rounding(qp, jnp.abs(rough.P.dense()), jnp.abs(rough.A.dense()))
+    own = equilibrate(clean)
     largest = norm(scale(qp, own).P.dense())
     own = own._replace(cost=own.cost / jnp.where(largest > 0, largest, 1))
     return qp, own, scale(qp, own)
+
+
+def _without_rounding(qp: QuadraticProgram, P: Array, A: Array) -> QuadraticProgram:
+    """The program without the entries that are small beside others of their row and of their column.
+
+    A derivative that vanishes at the solution is a number of the size of rounding there, which says nothing of units.
+
+    Args:
+        qp: the program.
+        P: sizes of the entries, in units in which they are around 1.
+        A: likewise.
+    """
+    of_rows = jnp.max(A, axis=1, initial=0)
+    of_columns = jnp.maximum(jnp.max(A, axis=0, initial=0), jnp.max(P, axis=0))
+    tiny = jnp.finfo(P.dtype).eps ** (1 / 3)
+
+    def cleaned(matrix, sizes, of_rows):
+        counts = sizes > tiny * jnp.minimum(of_rows[:, None], of_columns[None])
+        return DenseMatrix(jnp.where(counts, matrix.dense(), 0))
+
+    return qp._replace(P=cleaned(qp.P, P, of_columns), A=cleaned(qp.A, A, of_rows))
 
 
 def is_minimum(qp: QuadraticProgram, factors: Factors) -> Array:

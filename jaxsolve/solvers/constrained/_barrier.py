@@ -47,6 +47,10 @@ __all__ = [
 
 _MAX_SHIFTS, _MAX_HALVINGS = 14, 25
 _ARMIJO = 1e-4
+# A step is short of which the search left less than this part.
+_SHORT = 0.1
+# The penalty grows at once where the violation has grown by this factor, in scaled units.
+_GROWS = 10.0
 #: How far a multiplier may be from mu over its distance, as a factor.
 _FAR = 1e10
 
@@ -237,8 +241,8 @@ def newton_step(program: NonlinearProgram, it: Iterate, at: Local) -> Iterate:
     slope = (grad - barrier[0] + barrier[1]) @ dx + (it.estimate + rows / it.delta) @ Jdx
     rounding = 10 * jnp.finfo(dtype).eps * (jnp.abs(start) + jnp.abs(at.values[0]))
 
-    # Constraints that curve away from the step would make it short. What they miss after a full step says how to bend
-    # the path: x + t dx + t^2 bend.
+    # Constraints that curve away from the step would make it short. What they miss at a rejected point says how to bend
+    # the path, x + t dx + t^2 bend; the first bend is tried at the length at which it was found.
     room = jnp.where(counts, share * distance, jnp.inf)
     box = jnp.maximum(program.lower, it.x - room[0]), jnp.minimum(program.upper, it.x + room[1])
 
@@ -252,9 +256,9 @@ def newton_step(program: NonlinearProgram, it: Iterate, at: Local) -> Iterate:
         good = merit(x, values) <= start + _ARMIJO * length * slope + rounding
         missed = values[1:] - constraints - length * Jdx
         new = -cho_solve((L, True), jnp.where(free, (weights * missed) @ jacobian, 0)) / length**2
-        first = (count == 0) & jnp.all(jnp.isfinite(new))
-        new = jnp.where(first & ~good, new, bend)
-        return jnp.where(good | first, length, length / 2), new, good, count + 1
+        bent = ~good & jnp.all(jnp.isfinite(new))
+        again = good | (bent & (count == 0))
+        return jnp.where(again, length, length / 2), jnp.where(bent, bend + new, bend), good, count + 1
 
     carry = (longest, jnp.zeros_like(dx), jnp.asarray(False), jnp.zeros((), jnp.int32))
     length, bend, good, _ = loop(lambda carry: ~carry[2], trial, carry, maxiter=_MAX_HALVINGS)
@@ -262,6 +266,10 @@ def newton_step(program: NonlinearProgram, it: Iterate, at: Local) -> Iterate:
     z, z_s = it.z + dual * dz, it.z_s + dual * dz_s
     _, distance = _distances(program, x)
     z = jnp.where(counts, jnp.clip(z, it.mu / (_FAR * distance), _FAR * it.mu / distance), 0)
+    # A step of which only a small part was taken is too long: along it the next matrix has three times its curvature,
+    # or more.
+    curvature = -slope / jnp.maximum(dx @ dx, jnp.finfo(dtype).tiny)
+    rho = jnp.where(length < _SHORT * longest, jnp.maximum(10 * rho, 3 * curvature), rho)
     taken = it._replace(x=x, y=it.y + length * dy, z=z, z_s=z_s, rho=rho, num_rejected=0 * it.num_rejected)
     kept = it._replace(rho=jnp.maximum(10 * rho, 1e-4), num_rejected=it.num_rejected + 1)
     return tree_where(good, taken, kept)
@@ -280,12 +288,14 @@ def _factorized(K: Array, curvature: Array, rho: Array) -> tuple[Array, Array]:
 
     def attempt(carry):
         _, rho, _, count = carry
-        new = jnp.where(count == 0, rho, jnp.maximum(8 * rho, 1e-4))
+        new = jnp.where(count == 0, rho, jnp.maximum(jnp.where(rho < 1e-4, 100, 8) * rho, least_shift))
         L = jnp.linalg.cholesky(K + new * identity, symmetrize_input=False)
         least = small[0] * (curvature + new) + small[1] * jnp.finfo(dtype).eps * jnp.diagonal(K)
         return L, new, jnp.all(jnp.diagonal(L) ** 2 > least), count + 1
 
+    # Where there is no curvature the shift goes on falling, and the steps grow to infinity.
     lower = rho / 3
+    least_shift = jnp.where((lower > 0) & (lower < 1e-8), lower, 1e-4)
     carry = (identity, jnp.where(lower < 1e-8, 0, lower), jnp.asarray(False), jnp.zeros((), jnp.int32))
     L, rho, _, _ = loop(lambda carry: ~carry[2], attempt, carry, maxiter=_MAX_SHIFTS)
     return jnp.where(jnp.all(jnp.isfinite(L)), L, identity), rho
@@ -299,7 +309,7 @@ def with_slacks(it: Iterate, constraints: Array) -> Iterate:
 
 
 def update_parameters(it: Iterate, res: Residuals, limits: Limits) -> Iterate:
-    """The iterate with other parameters where the subproblem is solved to their accuracy."""
+    """The iterate with other parameters where the subproblem is solved to their accuracy, or has no solution near."""
     solved = norm(res.dual, res.penalized, res.centrality) <= 10 * it.mu
     fell = (res.rows <= 0.3 * it.violation) | (res.rows <= 0.1 * limits.tol)
     held = ~fell & (it.delta <= limits.delta)
@@ -310,4 +320,7 @@ def update_parameters(it: Iterate, res: Residuals, limits: Limits) -> Iterate:
     delta = jnp.maximum(jnp.minimum(delta, mu), limits.delta)
     new = it._replace(estimate=it.y, delta=delta, mu=mu, violation=jnp.where(held, it.violation, res.rows))
     new = new._replace(num_held=jnp.where(held, it.num_held + 1, 0))
-    return tree_where(solved, new, it)
+    # The objective may fall faster than the penalty grows.
+    far = ~solved & (res.rows > _GROWS * jnp.maximum(it.violation, 1)) & (it.delta > limits.delta)
+    other = it._replace(delta=jnp.maximum(it.delta / 10, limits.delta), violation=res.rows)
+    return tree_where(solved, new, tree_where(far, other, it))

@@ -23,6 +23,9 @@ from jaxsolve.solvers.quadratic._scaling import Scaling
 
 __all__ = ["ConstrainedSolver", "parts_of", "size_of", "solution_of"]
 
+# In scaled units, how near a bound holds a variable.
+_AT_BOUND = 1e-4
+
 
 class ConstrainedSolver(Solver):
     """Base of the solvers of ``min f(x)`` subject to ``h(x) = 0``, ``g(x) <= 0`` and ``lower <= x <= upper``.
@@ -150,6 +153,23 @@ class ConstrainedSolver(Solver):
         """The error at which iterations end: below the default one polishing does better."""
         tol = self._tolerance_at(dtype)
         return jnp.where(tol > 0, jnp.maximum(tol, self._default_tol[jnp.finfo(dtype).bits < 64]), tol)
+
+    def _is_infeasible(self, program: NonlinearProgram, x: Array, constraints: Array, slope: Array) -> Array:
+        """Whether the violation of the constraints is stationary, and more than the stop test forgives.
+
+        Args:
+            program: in scaled units.
+            x: a point.
+            constraints: h and g there.
+            slope: the gradient of half the sum of the squares of the violations.
+        """
+        size = norm(program.violation(constraints))
+        blocked = ((x - program.lower < _AT_BOUND) & (slope > 0)) | ((program.upper - x < _AT_BOUND) & (slope < 0))
+        # What a movement of x by its own size would change. A double root of a constraint has a slope that vanishes
+        # with the root of the violation: where there is little violation, less slope is asked for.
+        change = norm(jnp.where(blocked, 0, slope * jnp.maximum(jnp.abs(x), 1)))
+        forgiven = jnp.maximum(self._loop_tolerance(x.dtype), self._default_tol[jnp.finfo(x.dtype).bits < 64])
+        return (size > 100 * forgiven) & (change <= size * jnp.minimum(1e-3, 10 * size))
 
     def _system_of(self, parts: dict[str, Any]) -> ActiveSystem:
         return ActiveSystem(**parts, program_of=self._program_of, method=self.implicit_diff_solve)

@@ -31,7 +31,7 @@ from jaxsolve._vectors import flat
 from jaxsolve.base import IterativeSolver, option
 from jaxsolve.solvers.constrained._active_rows import ActiveSystem, Point
 from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, parts_of, solution_of
-from jaxsolve.solvers.constrained._program import NonlinearProgram, scaling_at
+from jaxsolve.solvers.constrained._program import scaling_at
 from jaxsolve.solvers.constrained.lbfgsb import LBFGSB
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
@@ -201,7 +201,10 @@ class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
         penalty = jnp.where(grows, _FACTOR * rho, rho)
         inner_tol = jnp.clip(0.1 * violation, 0.1 * state.inner_tol, state.inner_tol)
         status = Status.STALLED.where(penalty > _LARGEST, int(Status.RUNNING))
-        status = Status.LOCALLY_INFEASIBLE.where(self._is_infeasible(scaled, new_x, values[1:], penalty), status)
+        weights = jnp.concatenate([jnp.zeros(1, dtype), scaled.violation(values[1:])])
+        of_violation = jax.vjp(scaled.values, new_x)[1](weights)[0]
+        infeasible = (penalty > 1e6) & self._is_infeasible(scaled, new_x, values[1:], of_violation)
+        status = Status.LOCALLY_INFEASIBLE.where(infeasible, status)
         status = Status.DIVERGED.where(lost & (penalty > _LARGEST), status)
         status = Status.CONVERGED.where(error <= tol, status)
         status = jnp.where(Status.NONFINITE.holds(state.status), state.status, status)
@@ -234,16 +237,6 @@ class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
             solver = dataclasses.replace(solver, fun=fun, **flags)
         solver.tol = tol
         return solver._staged()
-
-    def _is_infeasible(self, program: NonlinearProgram, x: Array, constraints: Array, penalty: Array) -> Array:
-        """Whether the violation of the constraints is stationary, and not small."""
-        violation = program.violation(constraints)
-        _, pullback = jax.vjp(program.values, x)
-        slope = pullback(jnp.concatenate([jnp.zeros(1, x.dtype), violation]))[0]
-        held = (x <= program.lower) & (slope > 0) | (x >= program.upper) & (slope < 0)
-        size = norm(violation)
-        small = 1e-4 if x.dtype == jnp.float64 else 1e-2
-        return (penalty > 1e6) & (norm(jnp.where(held, 0, slope)) <= 1e-3 * size) & (size > small)
 
     def _solve(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, ActiveSystem | None]:
         step = self._iterate(init_params, args, kwargs)

@@ -159,7 +159,10 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         finite = tree_all_finite(at)
         stuck = (it.num_rejected >= _MOST_REJECTED) | (it.num_held >= _MOST_HELD)
         status = Status.STALLED.where(stuck, int(Status.RUNNING))
-        status = Status.LOCALLY_INFEASIBLE.where(_is_infeasible(scaled, it, at, stuck), status)
+        last = (it.delta <= (1e-8 if it.x.dtype == jnp.float64 else 1e-3)) | stuck
+        slope = scaled.violation(at.values[1:]) @ at.jacobian[1:]
+        infeasible = last & self._is_infeasible(scaled, it.x, at.values[1:], slope)
+        status = Status.LOCALLY_INFEASIBLE.where(infeasible, status)
         status = Status.DIVERGED.where(norm(it.x) > _FAR_AWAY, status)
         status = Status.CONVERGED.where(res.error <= tol, status)
         return self._State(
@@ -205,17 +208,6 @@ def _inside(program: NonlinearProgram, x: Array) -> Array:
         return jnp.minimum(_INSIDE * usual, _INSIDE * size)
 
     return jnp.clip(x, lower + margin(lower), upper - margin(upper))
-
-
-def _is_infeasible(program: NonlinearProgram, it: Iterate, at: Local, stuck: Array) -> Array:
-    """Whether the violation of the constraints is stationary, and not small."""
-    violation = program.violation(at.values[1:])
-    slope = violation @ at.jacobian[1:]
-    blocked = ((it.x - program.lower < 1e-4) & (slope > 0)) | ((program.upper - it.x < 1e-4) & (slope < 0))
-    size = norm(violation)
-    last = (it.delta <= (1e-8 if it.x.dtype == jnp.float64 else 1e-3)) | stuck
-    flat_there = norm(jnp.where(blocked, 0, slope)) <= 1e-4 * size
-    return last & flat_there & (size > (1e-4 if it.x.dtype == jnp.float64 else 1e-2))
 
 
 def _point(program: NonlinearProgram, scaling: Scaling, it: Iterate) -> KKTSolution:

@@ -1,17 +1,20 @@
-r"""Minimization with general constraints by SciPy.
+r"""Minimization with general constraints by SciPy, or by IPOPT.
 
 Problem: minimize :math:`f(x, \theta)` subject to :math:`h(x, \theta) = 0,\ g(x, \theta) \le 0,\ l \le x \le u`. Method:
-one of ``scipy.optimize.minimize``, on the host. Multipliers are estimated at its result, which is then polished on its
-active set. Optimality: the Karush-Kuhn-Tucker conditions.
+one of ``scipy.optimize.minimize``, or of cyipopt, which has the same interface, on the host. Multipliers are estimated
+at the result, which is then polished on its active set. Optimality: the Karush-Kuhn-Tucker conditions.
 
 Reference:
     Kraft (1988), "A software package for sequential quadratic programming"; Virtanen et al. (2020), "SciPy 1.0:
-    fundamental algorithms for scientific computing in Python".
+    fundamental algorithms for scientific computing in Python"; Wächter and Biegler (2006), "On the implementation of an
+    interior-point filter line-search algorithm for large-scale nonlinear programming".
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +34,9 @@ from jaxsolve.solvers.quadratic._kkt import estimate_multipliers
 from jaxsolve.solvers.quadratic._scaling import scale
 
 __all__ = ["ScipyConstrainedMinimize", "ScipyConstrainedState"]
+
+# Methods that take second derivatives.
+_OF_SECOND_ORDER = ("trust-constr", "ipopt")
 
 
 class ScipyConstrainedState(NamedTuple):
@@ -82,8 +88,11 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
     """Minimization with general constraints by ``scipy.optimize.minimize``.
 
     The arguments and the result of ``run`` are those of :class:`InteriorPointNLP`, and so is the derivative. Methods:
-    SLSQP (the default), trust-constr, which gets exact second derivatives, COBYLA and COBYQA. The result of SciPy is
-    polished on its active set.
+    SLSQP (the default), trust-constr, COBYLA, COBYQA, and, if the package cyipopt is installed, IPOPT; trust-constr and
+    IPOPT get exact second derivatives. The result is polished on its active set.
+
+    Raises:
+        ImportError: the method is ``"ipopt"``, and cyipopt is not installed.
 
     Attributes:
         tol: tolerance of the method; ``None`` takes its default.
@@ -103,8 +112,13 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
     maxiter: int = option(500, at_least=0)  # type: ignore[misc]
 
     _State = ScipyConstrainedState
-    _methods = ("slsqp", "trust-constr", "cobyla", "cobyqa")
+    _methods = ("slsqp", "trust-constr", "cobyla", "cobyqa", "ipopt")
     _default_tol = (1e-6, 1e-3)
+
+    def _validate(self) -> None:
+        super()._validate()
+        if self._method == "ipopt" and "cyipopt" not in sys.modules and importlib.util.find_spec("cyipopt") is None:
+            raise ImportError('method="ipopt" needs the package cyipopt, which is not installed: conda or pip have it.')
 
     def _split(self, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict]:
         return kwargs.get("bounds"), args, {name: value for name, value in kwargs.items() if name != "bounds"}
@@ -129,7 +143,7 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
             return hessians[0], hessians[1:p], -hessians[p:]
 
         oracles = {"value_and_grad": (value_and_grad, 1), "constraints": (constraints, 1)}
-        return oracles | ({"second": (second, 1)} if self._method == "trust-constr" else {})
+        return oracles | ({"second": (second, 1)} if self._method in _OF_SECOND_ORDER else {})
 
     def _result_like(self, x: Array, oracles: dict[str, tuple[Oracle, int]]) -> dict[str, Any]:
         return {}
@@ -139,31 +153,40 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
     ) -> tuple[Any, Status, dict[str, Any]]:
         from scipy import optimize
 
-        call: dict[str, Any] = {"method": self._method or "slsqp", "tol": self.tol}
-        call["options"] = {"maxiter": self.maxiter, **(self.options or {})}
-        if bounds:
-            call["bounds"] = optimize.Bounds(*bounds, keep_feasible=True)  # type: ignore[arg-type]  # per variable
-        values = oracles["constraints"](x)
+        method, values = self._method or "slsqp", oracles["constraints"](x)
+        call: dict[str, Any] = {"tol": self.tol, "options": {"maxiter": self.maxiter, **(self.options or {})}}
+        if "second" in oracles:
+            call["hess"] = lambda x: oracles["second"](x)[0]
 
         def constraint(kind, place):
             part: dict[str, Any] = {
                 "fun": lambda x: oracles["constraints"](x)[place],
                 "jac": lambda x: oracles["constraints"](x)[place + 1],
             }
-            if "second" not in oracles:
-                return {"type": kind, **part}
-            part["hess"] = lambda x, v: np.tensordot(v, oracles["second"](x)[1 + place // 2], 1)
-            return optimize.NonlinearConstraint(lb=0, ub=0 if kind == "eq" else np.inf, **part)
+            if "second" in oracles:
+                part["hess"] = lambda x, v: np.tensordot(v, oracles["second"](x)[1 + place // 2], 1)
+            if method == "trust-constr":
+                return optimize.NonlinearConstraint(lb=0, ub=0 if kind == "eq" else np.inf, **part)
+            return {"type": kind, **part}
 
         call["constraints"] = [constraint(*part) for part in (("eq", 0), ("ineq", 2)) if values[part[1]].size]
-        if "second" in oracles:
-            call["hess"] = lambda x: oracles["second"](x)[0]
 
         def objective(x):
             value, grad = oracles["value_and_grad"](x)
             return float(value), grad
 
-        result = optimize.minimize(objective, x, jac=True, **call)
+        if method == "ipopt":
+            from cyipopt import minimize_ipopt  # type: ignore[import-not-found]  # if it is there
+
+            if bounds:
+                call["bounds"] = list(zip(*bounds, strict=True))
+                # By default it goes beyond the bounds a little.
+                call["options"] = {"bound_relax_factor": 0.0, **call["options"]}
+            result = minimize_ipopt(objective, x, jac=True, **call)
+        else:
+            if bounds:
+                call["bounds"] = optimize.Bounds(*bounds, keep_feasible=True)  # type: ignore[arg-type]  # per variable
+            result = optimize.minimize(objective, x, jac=True, method=method, **call)
         return result, status_of(result), {}
 
     def _state(self, params: PyTree, fields: dict[str, Any], args: tuple, kwargs: dict) -> ScipyConstrainedState:

@@ -1,9 +1,14 @@
 """InteriorPointNLP and AugmentedLagrangian: known optima, other people's solvers, derivatives, units, endings."""
 
+import importlib.util
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 import jaxsolve
 from jaxsolve import AugmentedLagrangian, InteriorPointNLP, KKTSolution, Status
@@ -78,6 +83,54 @@ def test_scipy_on_a_program_with_everything(method):
     check_multipliers(problem, params, state)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("cyipopt") is not None, reason="cyipopt is installed")
+def test_ipopt_that_is_not_installed():
+    with pytest.raises(ImportError, match="cyipopt"):
+        jaxsolve.ScipyConstrainedMinimize(jnp.sum, method="ipopt")
+
+
+@pytest.mark.slow
+def test_ipopt_gets_what_it_documents(monkeypatch):
+    """By a stand-in of the same signature, which checks all derivatives, and lets trust-constr solve the program."""
+    seen = {}
+
+    def minimize_ipopt(fun, x0, jac=None, hess=None, bounds=None, constraints=(), tol=None, options=None):
+        seen.update(options=options, bounds=bounds, kinds=[part["type"] for part in constraints])
+        x, step = np.array([1.5, 4.0, 4.0, 1.5]), 1e-6 * np.eye(4)
+
+        def slopes(function):
+            return np.stack([(function(x + e) - function(x - e)) / 2e-6 for e in step], -1)
+
+        np.testing.assert_allclose(fun(x)[1], slopes(lambda x: fun(x)[0]), rtol=1e-7)
+        np.testing.assert_allclose(hess(x), slopes(lambda x: fun(x)[1]), atol=1e-6)
+        for part in constraints:
+            v = np.array([0.7])
+            np.testing.assert_allclose(part["jac"](x), slopes(lambda x, part=part: np.atleast_1d(part["fun"](x))))
+            pulled = slopes(lambda x, part=part, v=v: v @ np.atleast_2d(part["jac"](x)))
+            np.testing.assert_allclose(part["hess"](x, v), pulled, atol=1e-6)
+        rows = [
+            scipy.optimize.NonlinearConstraint(
+                part["fun"], 0, 0 if part["type"] == "eq" else np.inf, part["jac"], part["hess"]
+            )
+            for part in constraints
+        ]
+        box = scipy.optimize.Bounds(*np.transpose(bounds), keep_feasible=True)
+        settings = {"maxiter": options["maxiter"]}
+        return scipy.optimize.minimize(
+            fun, x0, jac=jac, hess=hess, bounds=box, constraints=rows, tol=tol, options=settings, method="trust-constr"
+        )
+
+    monkeypatch.setitem(sys.modules, "cyipopt", types.SimpleNamespace(minimize_ipopt=minimize_ipopt))
+    problem = PROBLEMS["HS71"]
+    own = {"mu_strategy": "adaptive"}
+    solver = jaxsolve.ScipyConstrainedMinimize(*problem.functions(), method="ipopt", options=own)
+    params, state = solver.run(problem.start, bounds=problem.bounds)
+    check_solution(problem, params, state)
+    check_multipliers(problem, params, state)
+    assert seen["kinds"] == ["eq", "ineq"] and seen["bounds"] == [(1.0, 5.0)] * 4
+    assert seen["options"] == {"bound_relax_factor": 0.0, "maxiter": 500, **own}
+
+
 # ---- Derivatives --------------------------------------------------------------------------------------------------
 
 
@@ -119,6 +172,37 @@ def test_derivatives_against_differences(solver):
     second = jax.jit(jax.jacfwd(jax.jacrev(everything)))(theta)
     differences = np.stack([(first(theta + e) - first(theta - e)) / 2e-5 for e in steps], -1)
     np.testing.assert_allclose(second, differences, atol=1e-6 * np.max(np.abs(differences)))
+
+
+@pytest.mark.slow
+def test_derivatives_beside_variables_that_vanish():
+    """Entries of rounding size in the Jacobian and the Hessian, there or not, decide nothing."""
+
+    def solution(t, noise):
+        def cost(x, t):
+            return x[4] ** 2 + x[5] ** 2 + noise * x[1] * x[2]
+
+        def chain(x, t):
+            v = x[1]
+            steps = [x[0], v, x[2] - x[0] - 0.5 * v, x[3] - v - 0.5 * (x[4] - t * v), x[2] + x[3] + x[5] - t]
+            return jnp.stack(steps) + noise * x[1] * jnp.roll(x[:5], 2)
+
+        def wall(x, t):
+            return t**2 / 8 - (x[3] ** 2 + x[2] ** 2)
+
+        return InteriorPointNLP(cost, chain, wall).run(jnp.array([0.1, 0.2, 0.3, 0.4, 1.0, 0.1]), t)
+
+    def both(t, noise):
+        params, slopes = jax.jvp(lambda t: solution(t, noise).params, (t,), (1.0,))
+        return params, slopes, solution(t, noise).state.status
+
+    both = jax.jit(both)
+    plain, noisy = both(1.0, 0.0), both(1.0, 1e-15)
+    assert int(plain[2]) == int(noisy[2]) == Status.CONVERGED
+    differences = (both(1.0 + 1e-5, 1e-15)[0].primal - both(1.0 - 1e-5, 1e-15)[0].primal) / 2e-5
+    np.testing.assert_allclose(noisy[1].primal, differences, atol=1e-8)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(noisy), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
 
 
 @pytest.mark.slow
@@ -176,7 +260,35 @@ def test_statuses():
     nan = end(lambda x: jnp.sum(x) * jnp.nan)
     assert int(nan.state.status) == Status.NONFINITE
     np.testing.assert_array_equal(nan.params.primal, 1.0)
-    assert int(end(lambda x: jnp.sum(x)).state.status) in (Status.DIVERGED, Status.STALLED, Status.MAXITER)
+    assert int(end(lambda x: jnp.sum(x)).state.status) == Status.DIVERGED
+    along = end(lambda x: -x[0] - x[1], None, lambda x: (x[0] - x[1]) ** 2 - 1)
+    assert int(along.state.status) == Status.DIVERGED
+
+
+@pytest.mark.slow
+def test_how_far_a_program_must_be_from_feasible():
+    """A contradiction above what the stop test forgives is told from slow convergence and from a double root."""
+    solver = InteriorPointNLP(
+        lambda x, gap, power: jnp.sum((x - 2) ** 2),
+        lambda x, gap, power: jnp.stack([x[0] + x[1] - 1, (x[0] + x[1] - 1 - gap) ** power]),
+    )
+    run = jax.jit(lambda gap, power: solver.run(jnp.array([0.3, 0.2]), gap, power).state, static_argnums=1)
+    for gap in (1.0, 1e-4, 1e-5):
+        state = run(gap, 1)
+        assert int(state.status) == Status.LOCALLY_INFEASIBLE, gap
+        np.testing.assert_allclose(state.constr_violation, gap / 2, rtol=0.1)
+    assert int(run(1e-16, 1).status) == Status.CONVERGED
+    assert int(run(0.0, 2).status) != Status.LOCALLY_INFEASIBLE
+
+
+@pytest.mark.slow
+def test_constraints_that_curve_strongly():
+    """Steps along them stay short, and do not become so short that a run creeps."""
+    loss = lambda x: (x[0] - 1) ** 2 / 100 + (x[1] - x[0] ** 2) ** 2  # HS27
+    solver = InteriorPointNLP(loss, lambda x: x[0] + x[2] ** 2 + 1)
+    params, state = solver.run(jnp.full(3, 2.0))
+    assert int(state.status) == Status.CONVERGED and int(state.iter_num) <= 65
+    np.testing.assert_allclose(params.primal, [-1, 1, 0], atol=1e-5)
 
 
 @pytest.mark.slow
