@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.solvers.conic import _residuals
-from jaxsolve.solvers.conic._form import ConicForm, alike_on_cones
+from jaxsolve.solvers.conic._form import ConeRows, ConicForm
 from jaxsolve.solvers.conic._program import as_arrays
 from jaxsolve.solvers.conic._solution import ConicSolution
 from jaxsolve.solvers.conic._tangent import (
@@ -56,8 +56,7 @@ class ConicSolver(IterativeQP):
     def _problem(self, init_params: PyTree, *data: Any) -> Problem:
         problem = Problem(*self._form.program(None, *data))
         qp = self._wanted_form(problem.qp)
-        adjust = lambda scaling: alike_on_cones(self.cones, scaling, qp)  # noqa: E731
-        return problem.equilibrated(qp, shared=self._shares_scaling, adjust=adjust)
+        return problem.equilibrated(qp, shared=self._shares_scaling, blocks=ConeRows(self.cones))
 
     def init_params(self, init_x: PyTree, params_obj: Any, params_cone: Any = None) -> ConicSolution:
         """A starting point for ``run`` with the variables ``init_x`` (``None``: 0) and multipliers 0."""
