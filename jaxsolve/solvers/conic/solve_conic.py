@@ -215,9 +215,10 @@ def _without_absent_rows(A: Any, b: Any, cones: Cones) -> tuple[Any, Any, Array 
             )
         if not np.any(infinite):
             return A, b, None
-    if not np.any(may_be) or not (callable(A) or len(getattr(A, "shape", ())) == 2):
-        return A, b, None
     vector, unravel = flat(b), unraveled(b)
+    is_matrix = callable(A) or len(getattr(A, "shape", ())) == 2
+    if not (np.any(may_be) and is_matrix and jnp.issubdtype(vector.dtype, jnp.floating)):
+        return A, b, None
     absent = jnp.asarray(may_be) & (vector >= INFINITE)
     b = unravel(jnp.where(absent, 1, vector))
     if callable(A):
