@@ -105,8 +105,11 @@ def test_whole_numbers():
 @pytest.mark.parametrize("method", ["interior_point", "admm"])
 def test_the_unit_of_a_constant_row(method):
     """The radius of a disk is a constant in a second-order cone, and all that has the unit of x."""
-    radii = 2.0 ** np.arange(-40, 41, 8)
-    solve = jax.jit(jax.vmap(lambda r: jaxsolve.solve_conic(None, C, A, r * jnp.eye(3)[0], CONES, method=method)))
-    result = solve(radii)
-    assert len(set(result.iter_num.tolist())) == 1 and bool(jnp.all(result.success))
-    np.testing.assert_allclose(result.x / radii[:, None], np.tile([0.6, 0.8], (radii.size, 1)), rtol=1e-6)
+    solve = jax.jit(lambda r: jaxsolve.solve_conic(None, C, A, r * jnp.eye(3)[0], CONES, method=method))
+    iterations = set()
+    for radius in 2.0 ** np.arange(-40, 41, 8):
+        result = solve(radius)
+        assert bool(result.success)
+        iterations.add(int(result.iter_num))
+        np.testing.assert_allclose(result.x / radius, [0.6, 0.8], rtol=1e-6)
+    assert len(iterations) == 1
