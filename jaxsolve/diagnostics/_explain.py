@@ -1,4 +1,4 @@
-"""Why a run for a quadratic or linear program ended as it did."""
+"""Why a run for a quadratic, linear or conic program ended as it did."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, PyTree
 from jaxsolve.base import OptStep
 from jaxsolve.diagnostics._certificates import Program, downhill_direction, find_contradiction, negative_curvature
-from jaxsolve.diagnostics._explanation import ConstraintRow, Explanation, ResidualRow
+from jaxsolve.diagnostics._explain_conic import ConicCase, explain_conic
+from jaxsolve.diagnostics._explanation import ConstraintRow, Explanation, ResidualRow, residual_row
 from jaxsolve.solvers._data import by_name
+from jaxsolve.solvers.conic import ConicResult, ConicSolution, solve_conic
+from jaxsolve.solvers.conic._base import ConicSolver
+from jaxsolve.solvers.conic.solve_conic import planned_conic
 from jaxsolve.solvers.quadratic import BoxCDQP, BoxOSQP, LinprogResult, QPResult, linprog, solve_qp
 from jaxsolve.solvers.quadratic._base import QuadraticSolver
 from jaxsolve.solvers.quadratic._elastic import ElasticForm, as_weights, counts
@@ -28,23 +32,25 @@ __all__ = ["explain"]
 
 
 def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Explanation:
-    """Explain how a run for a quadratic or linear program ended.
+    """Explain how a run for a quadratic, linear or conic program ended.
 
     Of a solved program the table shows the rows that are active, their values, slacks and multipliers. Of an infeasible
     one it shows rows that contradict each other, as few as possible: without any one of them the others can be
     satisfied. Of an unbounded one it shows which variables go to infinity. Of a run that failed otherwise it shows
     which residual is the largest, and where. Contradictions and directions are computed anew, from the data alone, and
-    are checked in double precision: what is shown is a proof.
+    are checked in double precision: what is shown is a proof. Those of conic programs are their certificates, cone by
+    cone.
 
     Args:
-        result: what :func:`.solve_qp` or :func:`.linprog` returned, or the ``OptStep`` of a solver for quadratic
-            programs; of one run with concrete values, so outside ``jit``, and one element of a batch.
+        result: what :func:`.solve_qp`, :func:`.linprog` or :func:`.solve_conic` returned, or the ``OptStep`` of a
+            solver for quadratic or conic programs; of one run with concrete values, so outside ``jit``, and one element
+            of a batch.
         *args: the arguments of the call that returned it; for an ``OptStep`` those of ``solver.run``.
         solver: the solver, for an ``OptStep``.
         **kwargs: the keyword arguments of that call.
 
     Returns:
-        An :class:`Explanation`.
+        An :class:`Explanation`; for conic programs a :class:`ConicExplanation`.
 
     Raises:
         TypeError: ``result`` is of another kind, has no concrete values, or its solver is not given.
@@ -64,7 +70,10 @@ def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Expla
         x[1]        >=      0          -1
         Their sum reads 0 <= -1. Without any one of them the others can be satisfied.
     """
-    case = _case_of(result, args, kwargs, solver)
+    is_conic = isinstance(result, ConicResult) or isinstance(solver, ConicSolver)
+    case = (_conic_case_of if is_conic else _case_of)(result, args, kwargs, solver)
+    if isinstance(case, ConicCase):
+        return explain_conic(case)
     program, status = case.program, Status(int(case.state.status))
     rows, residuals = _constraint_rows(case), _residual_rows(case)
     contradiction, irreducible, direction = {}, False, {}
@@ -148,14 +157,7 @@ class _Given(NamedTuple):
 
 def _case_of(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> Case:
     solver, data, unknowns, state, names = _given(result, args, kwargs, solver)
-    if not all(map(is_concrete, jax.tree.leaves((unknowns, state.status, data)))):
-        raise TypeError("explain reads concrete values: call it outside jit, vmap and grad.")
-    if jnp.ndim(state.status):
-        shape = jnp.shape(state.status)
-        raise ValueError(
-            f"explain expects one run, got a batch of shape {shape}: pass jax.tree.map(lambda leaf: leaf[i], result), "
-            "and the data of that element."
-        )
+    _check_one_run(state.status, unknowns, data)
     form, data = solver._form, solver._read(tuple(data), {})[0]
     elastic = isinstance(form, ElasticForm)
     problem = form.without_slacks().program(unknowns[0], *data[:-1]) if elastic else form.program(unknowns[0], *data)
@@ -180,6 +182,59 @@ def _case_of(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> C
     )
     tol, rtol = (float(t) for t in solver._tolerances(dtype))
     return Case(program, x, y, weights, rows, variables, state, (tol, rtol))
+
+
+def _check_one_run(status: Any, *values: Any) -> None:
+    if not all(map(is_concrete, jax.tree.leaves((status, values)))):
+        raise TypeError("explain reads concrete values: call it outside jit, vmap and grad.")
+    if jnp.ndim(status):
+        raise ValueError(
+            f"explain expects one run, got a batch of shape {jnp.shape(status)}: pass "
+            "jax.tree.map(lambda leaf: leaf[i], result), and the data of that element."
+        )
+
+
+def _conic_case_of(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> ConicCase | Case:
+    """A conic program; one that was solved as a quadratic one is explained as such."""
+    if isinstance(result, ConicResult):
+        given = _arguments(solve_conic, args, kwargs) | {"method": result.method}
+        _check_one_run(result.status, result, *(given[name] for name in "PcAb"))
+        solver, data = planned_conic(given)
+        params, proof, state = ConicSolution(result.x, result.y, result.s), result.certificate, result
+    elif isinstance(result, OptStep):
+        behind = args if "init_params" in kwargs else args[1:]
+        kwargs = {name: value for name, value in kwargs.items() if name != "init_params"}
+        data = by_name(solver, tuple(solver._arguments), behind, kwargs)
+        _check_one_run(result.state.status, result.params, data)
+        params, proof, state = result.params, result.state.certificate, result.state
+    else:
+        raise TypeError(f"explain expects what solve_conic returned, or an OptStep, got {type(result).__name__}.")
+    data = solver._read(tuple(data), {})[0]
+    solver._check_arguments(None, *data)
+    problem = solver._form.program(None, *data)
+    qp, cones = problem.qp, solver.cones
+    arrays = [np.asarray(part, np.float64) for part in (qp.P.dense(), qp.q, qp.A.dense(), qp.upper)]
+    point = ConicSolution(*(np.asarray(flat(part, qp.q.dtype), np.float64) for part in params))
+    if (point.x.size, point.y.size) != (qp.q.size, qp.upper.size):
+        raise ValueError(
+            f"result has {point.x.size} variables and {point.y.size} multipliers, but the arguments are those of a "
+            f"program with {qp.q.size} and {qp.upper.size}; explain needs the arguments of the call that returned it."
+        )
+    variables, (tol, rtol) = _paths("x", problem.unravel_x(qp.q)), solver._tolerances(qp.q.dtype)
+    tols = float(tol), float(rtol)
+    if proof is None:
+        lower = np.asarray(qp.lower, np.float64)
+        names = [f"{kind}[{i}]" for kind, sizes in cones.sizes.items() for i in range(len(sizes))]
+        program = Program(arrays[0], arrays[1], arrays[2], lower, arrays[3])
+        weights = np.full(lower.shape, np.inf)
+        x, y = (jnp.asarray(part, qp.q.dtype) for part in point[:2])
+        return Case(program, x, y, weights, names, variables, state, tols)
+    P, c, *_ = arrays
+    value = 0.5 * point.x @ P @ point.x + c @ point.x
+    paid = 0.0 if getattr(result, "violation", None) is None else float(state.value) - value
+    proof = ConicSolution(*(np.asarray(flat(part, qp.q.dtype), np.float64) for part in proof))
+    status, eps = Status(int(state.status)), float(jnp.finfo(qp.q.dtype).eps)
+    return ConicCase(cones, tuple(arrays), point, proof, paid, variables, status, float(state.error), tols, eps)
 
 
 def _given(result: Any, args: tuple, kwargs: dict[str, Any], solver: Any) -> _Given:
@@ -278,19 +333,12 @@ def _residual_rows(case: Case) -> list[ResidualRow]:
     bounds = np.where(y > 0, upper, lower)
     support = y @ np.where(np.isfinite(bounds), bounds, 0)
     return [
-        _residual("primal", broken, (A * x, np.where(np.isfinite(bounds), bounds, 0)), case.rows),
-        _residual("dual", stationarity, (P * x, q, A.T * y), case.variables),
-        _residual(
+        residual_row("primal", broken, (A * x, np.where(np.isfinite(bounds), bounds, 0)), case.rows),
+        residual_row("dual", stationarity, (P * x, q, A.T * y), case.variables),
+        residual_row(
             "gap", np.array([quadratic + linear + penalty + support]), (quadratic, linear, penalty, support), [""]
         ),
     ]
-
-
-def _residual(name: str, entries: np.ndarray, terms: tuple, places: list[str]) -> ResidualRow:
-    largest = float(np.max(np.abs(entries), initial=0))
-    size = max(float(np.max(np.abs(term), initial=0)) for term in terms)
-    where = places[int(np.argmax(np.abs(entries)))] if largest > 0 else ""
-    return ResidualRow(name, largest, largest / size if size > 0 else 0.0, where)
 
 
 def _entries(names: list[str], vector: np.ndarray) -> dict[str, float]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import html
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from jaxsolve._status import Status
 
-__all__ = ["ConstraintRow", "Explanation", "ResidualRow"]
+__all__ = ["ConeRow", "ConicExplanation", "ConstraintRow", "Explanation", "ResidualRow", "residual_row"]
 
 # A table has so many lines at most.
 _LINES = 20
@@ -98,6 +100,9 @@ class Explanation:
     residuals: list[ResidualRow]
     notes: list[str]
 
+    _headers: ClassVar[dict[str, tuple[str, ...]]] = _HEADERS
+    _headlines: ClassVar[dict[str, str]] = _HEADLINES
+
     @property
     def active(self) -> list[ConstraintRow]:
         """The rows that hold with equality, or are violated."""
@@ -127,12 +132,12 @@ class Explanation:
         """Sentences above the table, its lines with the header, and sentences below."""
         lines = self._lines()
         above = [f"{self.status.name}: {self.status.sentence}"]
-        above += [_HEADLINES[self.kind]] if self.kind in _HEADLINES else []
+        above += [self._headlines[self.kind]] if self.kind in self._headlines else []
         below = [f"and {len(lines) - _LINES} more"] if len(lines) > _LINES else []
         if self.kind == "solved" and self.rows:
             slack = len(self.rows) - len(self.active)
             below.append(f"{len(self.active)} of {len(self.rows)} rows are active; {slack} have slack.")
-        return above, [_HEADERS[self.kind], *lines[:_LINES]] if lines else [], [*below, *self.notes]
+        return above, [self._headers[self.kind], *lines[:_LINES]] if lines else [], [*below, *self.notes]
 
     def __repr__(self) -> str:
         above, lines, below = self._parts()
@@ -151,6 +156,65 @@ class Explanation:
         table = f"<table><thead><tr>{names}</tr></thead><tbody><tr>{'</tr><tr>'.join(cells)}</tr></tbody></table>"
         before, behind = (f"<p>{'<br>'.join(map(html.escape, texts))}</p>" if texts else "" for texts in (above, below))
         return before + (table if lines else "") + behind
+
+
+@dataclasses.dataclass(frozen=True)
+class ConeRow:
+    """One equation, inequality or cone at the point that was returned.
+
+    Attributes:
+        name: its kind and its number among those of this kind, ``"soc[0]"``.
+        rows: its rows, ``"b[2:5]"``.
+        slack: how far the slacks ``b - A x`` may be moved without leaving the cone, negative outside of it: against 1
+            for an inequality, the unit of a second-order cone (the first entry minus the norm of the others) or of
+            semidefinite matrices (the least eigenvalue), the center of an exponential or power cone. Of an equation,
+            its violation.
+        multiplier: the product of the multipliers and that vector: above it, the weight of an elastic program is exact.
+        state: ``"equation"``, ``"active"``, ``"at the apex"`` (all slacks are 0), ``"weakly active"`` (on the boundary,
+            with multiplier 0), ``"inactive"``, ``"violated"``, or ``"unknown"`` if the point is not finite.
+    """
+
+    name: str
+    rows: str
+    slack: float
+    multiplier: float
+    state: str
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ConicExplanation(Explanation):
+    """What :func:`explain` found for a conic program: an :class:`Explanation` whose rows are :class:`ConeRow`.
+
+    Attributes:
+        shares: what each cone of a contradiction adds to ``b^T y``.
+    """
+
+    rows: list[ConeRow]  # type: ignore[assignment]  # rows of another kind
+    shares: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    _headers = {
+        **_HEADERS,
+        "solved": ("constraint", "rows", "slack", "multiplier", ""),
+        "infeasible": ("constraint", "rows", "multiplier", "part of b'y"),
+    }
+    _headlines = {
+        **_HEADLINES,
+        "infeasible": "These cones contradict each other; their sum with these multipliers is a contradiction:",
+    }
+
+    def _lines(self) -> list[tuple[str, ...]]:
+        if self.kind != "infeasible":
+            return super()._lines()
+        rows = {row.name: row.rows for row in self.rows}
+        return [(name, rows[name], *map(_number, (y, self.shares[name]))) for name, y in self.contradiction.items()]
+
+
+def residual_row(name: str, entries: np.ndarray, terms: tuple, places: list[str]) -> ResidualRow:
+    """The largest of some residuals, beside the terms that it is the sum of."""
+    largest = float(np.max(np.abs(entries), initial=0))
+    size = max(float(np.max(np.abs(term), initial=0)) for term in terms)
+    where = places[int(np.argmax(np.abs(entries)))] if largest > 0 else ""
+    return ResidualRow(name, largest, largest / size if size > 0 else 0.0, where)
 
 
 def _inequality(row: ConstraintRow, multiplier: float) -> tuple[str, ...]:

@@ -10,9 +10,12 @@ import jax.numpy as jnp
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.solvers.conic import _residuals
-from jaxsolve.solvers.conic._form import ConicForm, alike_on_cones
+from jaxsolve.solvers.conic._form import ConeRows, ConicForm
 from jaxsolve.solvers.conic._program import as_arrays
+from jaxsolve.solvers.conic._relaxed import relaxed_multipliers
+from jaxsolve.solvers.conic._slopes import weights_of
 from jaxsolve.solvers.conic._solution import ConicSolution
+from jaxsolve.solvers.conic._start import estimated_multipliers
 from jaxsolve.solvers.conic._tangent import (
     ConicTangent,
     ConicTangentByProducts,
@@ -20,7 +23,7 @@ from jaxsolve.solvers.conic._tangent import (
     balanced,
     factors_at,
     polish,
-    weights_of,
+    polish_on_path,
 )
 from jaxsolve.solvers.conic.cones import Cones
 from jaxsolve.solvers.quadratic._base import Problem, Solution
@@ -40,6 +43,9 @@ class ConicSolver(IterativeQP):
 
     cones: Cones
 
+    # An option of the interior-point method alone.
+    smoothing = 0.0
+
     _Form: ClassVar[type[ConicForm]] = ConicForm
 
     def _validate(self) -> None:
@@ -56,8 +62,7 @@ class ConicSolver(IterativeQP):
     def _problem(self, init_params: PyTree, *data: Any) -> Problem:
         problem = Problem(*self._form.program(None, *data))
         qp = self._wanted_form(problem.qp)
-        adjust = lambda scaling: alike_on_cones(self.cones, scaling, qp)  # noqa: E731
-        return problem.equilibrated(qp, shared=self._shares_scaling, adjust=adjust)
+        return problem.equilibrated(qp, shared=self._shares_scaling, blocks=ConeRows(self.cones))
 
     def init_params(self, init_x: PyTree, params_obj: Any, params_cone: Any = None) -> ConicSolution:
         """A starting point for ``run`` with the variables ``init_x`` (``None``: 0) and multipliers 0."""
@@ -69,9 +74,22 @@ class ConicSolver(IterativeQP):
     def _given(self, problem: Problem, init_params: PyTree) -> Solution | None:
         x, y = self._form.start(problem, init_params)  # names what does not fit
         primal, dual = self._form.parts(init_params)
-        if not jax.tree.leaves(primal) or not jax.tree.leaves(dual):
+        if not jax.tree.leaves(primal):
             return None
+        if problem.qp.has_factor and not jax.tree.leaves(dual):
+            scaled_x, _ = problem.scaling.to_scaled(x, y)
+            scaled_y = estimated_multipliers(as_arrays(problem.scaled), self.cones, scaled_x)
+            y = problem.scaling.rows / problem.scaling.cost * scaled_y
         return Solution(x, y, problem.qp.A.matvec(x))
+
+    @property
+    def _on_path(self) -> bool:
+        """Whether the solution is a point of the central path."""
+        return not (isinstance(self.smoothing, (int, float)) and self.smoothing == 0)
+
+    def _products(self, problem: Problem) -> Array:
+        """The complementary products at the solution, in scaled units."""
+        return jnp.asarray(self.smoothing).astype(problem.scaled.q.dtype) * problem.scaling.cost
 
     def _error(self, problem: Problem, x: Array, y: Array) -> tuple[Array, Any]:
         at = products(problem.qp, x, y)
@@ -79,6 +97,9 @@ class ConicSolver(IterativeQP):
         qp, at_scaled = problem.scaled, problem.scaling.products_to_scaled(at)
         s = self.cones.project(qp.upper - at_scaled.Ax)
         res = _residuals.residuals(qp.q, qp.upper, x, y, s, at_scaled)
+        if self._on_path:
+            off = y - relaxed_multipliers(self.cones, y - s, self._products(problem))
+            res = res._replace(gap=(norm(off), norm(y, s)))
         return optimality_error(res, *self._tolerances(x.dtype)), at
 
     def init_state(self, init_params: PyTree = None, params_obj: Any = None, params_cone: Any = None) -> Any:
@@ -107,8 +128,14 @@ class ConicSolver(IterativeQP):
         tol, _ = self._tolerances(error.dtype)
         lost = Status.PRIMAL_INFEASIBLE.holds(status) | Status.DUAL_INFEASIBLE.holds(status)
         lost |= Status.NONCONVEX.holds(status) | jnp.isnan(error)
-        x, v, factors = polish(scaled, scaling, self.cones, x, v, self.weak, ~lost)
-        x, y = scaling.variables * x, scaling.rows / scaling.cost * self.cones.project_dual(v)
+        if self._on_path:
+            smoothing = self._products(problem)
+            x, v, factors = polish_on_path(scaled, scaling, self.cones, x, v, smoothing, ~lost)
+            error, _ = self._error(problem, solution.x, solution.y)
+        else:
+            x, v, factors = polish(scaled, scaling, self.cones, x, v, self.weak, ~lost)
+        y = factors.multipliers(self.cones, v) if self._on_path else self.cones.project_dual(v)
+        x, y = scaling.variables * x, scaling.rows / scaling.cost * y
         new_error, at = self._error(problem, x, y)
         better = ~lost & (new_error <= jnp.maximum(error, tol))
         solution, error = tree_where(better, (Solution(x, y, at.Ax), new_error), (solution, error))
@@ -120,6 +147,9 @@ class ConicSolver(IterativeQP):
 
     def _factors_at(self, problem: Problem, solution: Solution) -> Factors:
         _, v = self._mapped(problem, solution)
+        if self._on_path:
+            scaled, nothing = as_arrays(problem.scaled), jnp.zeros_like(v)
+            return factors_at(scaled, problem.scaling, self.cones, v, nothing, self._products(problem))
         weights = weights_of(v, norm(v), self.weak)
         if not problem.qp.has_factor:
             return Factors(weights, problem.scaling)

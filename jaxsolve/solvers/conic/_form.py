@@ -29,7 +29,7 @@ from jaxsolve.solvers.quadratic._problem import (
 )
 from jaxsolve.solvers.quadratic._scaling import Scaling
 
-__all__ = ["ConicForm", "alike_on_cones"]
+__all__ = ["ConeRows", "ConicForm"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +54,15 @@ class ConicForm(Form):
                     f"params_cone, the pair (A, b), is missing: the cones have {self.cones.num_rows} rows."
                 )
             return
-        size = sum(np.size(leaf) for leaf in jax.tree.leaves(data[1][1]))
-        if size != self.cones.num_rows:
+        leaves, shape = jax.tree.leaves(data[1][1]), getattr(data[1][0], "shape", ())
+        is_number = len(leaves) == 1 and np.ndim(leaves[0]) == 0  # for all rows
+        size = sum(np.size(leaf) for leaf in leaves)
+        if size != self.cones.num_rows and not is_number:
             raise ValueError(f"b must have an entry for each of the {self.cones.num_rows} rows of cones, got {size}.")
+        if len(shape) == 2 and shape[0] != self.cones.num_rows:
+            raise ValueError(
+                f"A must have a row for each of the {self.cones.num_rows} rows of cones, got shape {tuple(shape)}."
+            )
 
     def constraints(self, size, params_cone=None):
         if params_cone is None:
@@ -107,27 +113,51 @@ class ConicForm(Form):
         return qp.P.matvec(x) + qp.A.rmatvec(y) + qp.q, qp.A.matvec(x) + y - v - qp.upper
 
 
-def alike_on_cones(cones: Cones, scaling: Scaling, qp: QuadraticProgram) -> Scaling:
-    """The scaling with one factor for all rows of a cone: the geometric mean of those of its rows.
+@dataclasses.dataclass(frozen=True)
+class ConeRows:
+    """Which rows have their unit in common: those of a cone, other than equations and inequalities.
 
-    Rows of zeros have no unit of their own, and do not count.
+    Attributes:
+        cones: those of the rows.
     """
-    if qp.has_entries:
-        sizes, _ = qp.A.largest(jnp.ones_like(qp.upper), jnp.ones_like(qp.q))
-        counts = (sizes > 0) & jnp.isfinite(sizes)
-    else:
-        counts = jnp.ones(qp.upper.shape, bool)
-    curved = jnp.arange(qp.upper.size) >= cones.offsets["soc"]
 
-    def mean(block, logs, counts):
-        number = jnp.sum(counts, axis=1, keepdims=True, dtype=jnp.int32)
-        total = jnp.sum(jnp.where(counts, logs, 0), axis=1, keepdims=True, dtype=jnp.int32)
-        # The power of two next to the mean, in whole numbers: where two are as near, always the same.
-        return jnp.broadcast_to((2 * total + number) // jnp.maximum(2 * number, 1), logs.shape)
+    cones: Cones
 
-    variables, rows, cost = scaling.common
-    logs = jnp.round(jnp.log2(rows)).astype(jnp.int32)
-    logs = jnp.where(curved, cones.map_blocks(mean, logs, counts), logs)
-    rows = jnp.where(curved, jnp.ldexp(jnp.ones_like(rows), logs), rows)
-    own = jnp.where(curved, rows / scaling.unit, scaling.rows)
-    return scaling._replace(rows=own, common=(variables, rows, cost))
+    def _curved(self) -> Array:
+        return jnp.arange(self.cones.num_rows) >= self.cones.offsets["soc"]
+
+    def together(self, numbers: Array) -> Array:
+        """The largest number of each cone, for all its rows."""
+
+        def largest(block, rows):
+            return jnp.broadcast_to(jnp.max(rows, axis=1, keepdims=True), rows.shape)
+
+        return jnp.where(self._curved(), self.cones.map_blocks(largest, numbers), numbers)
+
+    def alike(self, qp: QuadraticProgram, factors: Array) -> Array:
+        """The geometric mean of the factors of each cone, for all its rows.
+
+        Rows of zeros have no unit of their own, and do not count.
+        """
+        if qp.has_entries:
+            sizes, _ = qp.A.largest(jnp.ones_like(qp.upper), jnp.ones_like(qp.q))
+            counts = (sizes > 0) & jnp.isfinite(sizes)
+        else:
+            counts = jnp.ones(qp.upper.shape, bool)
+
+        def mean(block, logs, counts):
+            number = jnp.sum(counts, axis=1, keepdims=True, dtype=jnp.int32)
+            total = jnp.sum(jnp.where(counts, logs, 0), axis=1, keepdims=True, dtype=jnp.int32)
+            # The power of two next to the mean, in whole numbers: where two are as near, always the same.
+            return jnp.broadcast_to((2 * total + number) // jnp.maximum(2 * number, 1), logs.shape)
+
+        curved, logs = self._curved(), jnp.round(jnp.log2(factors)).astype(jnp.int32)
+        logs = jnp.where(curved, self.cones.map_blocks(mean, logs, counts), logs)
+        return jnp.where(curved, jnp.ldexp(jnp.ones_like(factors), logs), factors)
+
+    def adjusted(self, qp: QuadraticProgram, scaling: Scaling) -> Scaling:
+        """The scaling with one factor for all rows of a cone."""
+        variables, rows, cost = scaling.common
+        rows = self.alike(qp, rows)
+        own = jnp.where(self._curved(), rows / scaling.unit, scaling.rows)
+        return scaling._replace(rows=own, common=(variables, rows, cost))

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.solvers.conic._solution import ConicSolution
 from jaxsolve.solvers.quadratic._certificates import Forgiven
@@ -32,7 +33,7 @@ from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, Residuals, norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 
-__all__ = ["certificate", "is_dual_certificate", "is_primal_certificate", "residuals"]
+__all__ = ["is_dual_certificate", "is_primal_certificate", "proof", "residuals"]
 
 
 # The least unit in which the tolerance of dual residual and gap is meant.
@@ -93,10 +94,12 @@ def is_dual_certificate(c: Array, d: Array, s: Array, along: Products, forgiven:
     return (margin > 0) & (norm(along.Px, along.Ax + s) <= tol * margin) & jnp.isfinite(margin)
 
 
-def certificate(
+def proof(
     scaling: Scaling, qp: QuadraticProgram, directions: tuple[Array, Array, Array], infeasible: Array, unbounded: Array
-) -> ConicSolution:
-    """What proves that there is no solution, in the units of the user, with ``b^T y = -1`` or ``c^T x = -1``; else 0.
+) -> tuple[Array, ConicSolution]:
+    """The status, that of a run without a proof, and what proves that there is no solution.
+
+    The certificate is in the units of the user, with ``b^T y = -1`` or ``c^T x = -1``; it is 0 without a proof.
 
     Args:
         scaling: the scaling of the problem.
@@ -106,9 +109,12 @@ def certificate(
         unbounded: whether ``x`` and ``s`` are one.
     """
     (x, y, s), (variables, rows, cost, *_) = directions, scaling
+    unbounded &= ~infeasible
 
     def unit(slope, holds):
         return jnp.where(holds, cost / jnp.where(holds, -slope, 1), 0)
 
     of_y, of_x = unit(qp.upper @ y, infeasible), unit(qp.q @ x, unbounded)
-    return ConicSolution(of_x * variables * x, of_y * rows / cost * y, of_x * s / rows)
+    status = Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING))
+    status = Status.PRIMAL_INFEASIBLE.where(infeasible, status)
+    return status, ConicSolution(of_x * variables * x, of_y * rows / cost * y, of_x * s / rows)

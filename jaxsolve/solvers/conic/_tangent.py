@@ -25,13 +25,15 @@ neither slack nor multiplier
 other cones at a kink         that of one of the pieces of the projection (an element of its B-subdifferential)
 x is not unique               no movement along directions in which nothing holds x
 ============================  =====================================================================================
+
+With ``smoothing`` the solution is a point of the central path. There :math:`\Pi` is the smooth map of :mod:`._relaxed`,
+and all else is the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -45,9 +47,10 @@ from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat, unraveled
 from jaxsolve.implicit_diff import TangentSystem
 from jaxsolve.solvers.conic._program import Program, as_arrays
-from jaxsolve.solvers.conic._scalings import Spin, smat, spin, svec
+from jaxsolve.solvers.conic._relaxed import relaxed_multipliers, relaxed_slopes
+from jaxsolve.solvers.conic._slopes import multipliers, slopes_at, weights_of
 from jaxsolve.solvers.conic._solution import ConicSolution
-from jaxsolve.solvers.conic.cones import Block, Cones, project_block
+from jaxsolve.solvers.conic.cones import Cones
 from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite, tree_where, tree_zeros_like
 
@@ -56,136 +59,21 @@ __all__ = [
     "ConicTangentByProducts",
     "Factors",
     "balanced",
-    "Slopes",
     "factors_at",
     "polish",
-    "slopes_at",
+    "polish_on_path",
     "solve_tangent",
-    "weights_of",
 ]
 
 _MAX_REFINEMENTS = 6
 _MAX_NEWTON_STEPS, _OVER = 8, 100
+# On the central path steps are shortened where the residual does not fall, to this part at least.
+_MAX_TRIALS, _SHORTER, _SHORTEST = 60, 0.5, 1e-4
 
 
 def _softness(dtype) -> tuple[float, float]:
     """The parameters ``delta`` and ``epsilon`` of the system."""
     return (1e-8, 1e-12) if jnp.finfo(dtype).bits == 64 else (1e-3, 1e-6)
-
-
-# ---- The derivative of the projection, by its eigenvalues ------------------------------------------------------------
-
-
-class _Rows(NamedTuple):
-    values: Array
-
-    def apply(self, fun: Callable[[Array], Array], v: Array) -> Array:
-        return fun(self.values) * v
-
-
-class _SecondOrder(NamedTuple):
-    spin: Spin
-    values: tuple[Array, Array, Array]
-
-    def apply(self, fun: Callable[[Array], Array], v: Array) -> Array:
-        return self.spin.apply(v, *map(fun, self.values))
-
-
-class _Semidefinite(NamedTuple):
-    vectors: Array
-    values: Array
-
-    def apply(self, fun: Callable[[Array], Array], v: Array) -> Array:
-        Q, Qt = self.vectors, jnp.swapaxes(self.vectors, -1, -2)
-        return svec(Q @ (fun(self.values) * (Qt @ smat(v) @ Q)) @ Qt)
-
-
-class _Three(NamedTuple):
-    vectors: Array
-    values: Array
-
-    def apply(self, fun: Callable[[Array], Array], v: Array) -> Array:
-        inner = jnp.sum(self.vectors * v[:, :, None], axis=1)
-        return jnp.sum(self.vectors * (fun(self.values) * inner)[:, None, :], axis=2)
-
-
-class Slopes(NamedTuple):
-    """The derivative D of the projection on the dual cones at a point, a part for each block."""
-
-    cones: Cones
-    parts: tuple
-
-    def apply(self, fun: Callable[[Array], Array], v: Array) -> Array:
-        """``fun(D) v``, for a function of the eigenvalues; of a vector, or of all columns of a matrix."""
-        parts = iter(self.parts)
-
-        def of(block: Block, rows: Array) -> Array:
-            product = functools.partial(next(parts).apply, fun)
-            return product(rows) if v.ndim == 1 else jax.vmap(product, 2, 2)(rows)
-
-        return self.cones.map_blocks(of, v)
-
-
-def slopes_at(cones: Cones, v: Array, weights: Array) -> Slopes:
-    """The derivative of the projection on the dual cones.
-
-    Args:
-        cones: the cones.
-        v: shape ``(m,)``.
-        weights: the slopes of non-negative rows, shape ``(m,)``; those of others are not looked at.
-    """
-
-    def of(block: Block) -> Any:
-        rows = block.of(v)
-        if block.kind == "zero":
-            return _Rows(jnp.ones_like(rows))
-        if block.kind == "nonneg":
-            return _Rows(block.of(weights))
-        if block.kind == "soc":
-            directions, length = spin(rows[:, 1:])
-            along, against = rows[:, :1] + length, rows[:, :1] - length
-            up, down = ((part > 0).astype(v.dtype) for part in (along, against))
-            across = jnp.where(length > 0, along / jnp.where(length > 0, 2 * length, 1), up)
-            return _SecondOrder(directions, (up, down, jnp.clip(across, 0, 1)))
-        if block.kind == "psd":
-            values, vectors = jnp.linalg.eigh(smat(rows))
-            up, down = jnp.maximum(values, 0), jnp.maximum(-values, 0)
-            ups, downs = (part[:, :, None] + part[:, None, :] for part in (up, down))
-            total = ups + downs
-            return _Semidefinite(vectors, jnp.where(total > 0, ups / jnp.where(total > 0, total, 1), 0.5))
-        project = functools.partial(project_block, block, dual=True)
-        unit = jnp.eye(3, dtype=v.dtype)
-        columns = jax.vmap(lambda e: jax.jvp(project, (rows,), (jnp.broadcast_to(e, rows.shape),))[1])(unit)
-        jacobian = jnp.moveaxis(columns, 0, 2)
-        jacobian = jnp.where(jnp.isfinite(jacobian), jacobian, 0)
-        values, vectors = jnp.linalg.eigh((jacobian + jnp.swapaxes(jacobian, 1, 2)) / 2)
-        return _Three(vectors, jnp.clip(values, 0, 1))
-
-    return Slopes(cones, tuple(map(of, cones.blocks)))
-
-
-def multipliers(cones: Cones, v: Array, weights: Array) -> Array:
-    """The projection on the dual cones, in which non-negative rows have the slopes ``weights``."""
-
-    def of(block: Block, v: Array, weights: Array) -> Array:
-        return weights * v if block.kind == "nonneg" else project_block(block, v, dual=True)
-
-    return cones.map_blocks(of, v, weights)
-
-
-def weights_of(v: Array, size: Array, weak: str | None) -> Array:
-    """The slope of each row as one of a non-negative variable: 1 with a multiplier and 0 with a slack.
-
-    Args:
-        v: multipliers minus slacks, in scaled units.
-        size: what is small beside it is neither.
-        weak: what a row with neither is: ``"half"``, ``"active"`` or ``"inactive"``; ``None`` for the sign alone.
-    """
-    weights = (v > 0).astype(v.dtype)
-    if weak is None:
-        return weights
-    undecided = jnp.abs(v) <= float(jnp.finfo(v.dtype).eps) ** 0.5 * size
-    return jnp.where(undecided, {"half": 0.5, "active": 1.0, "inactive": 0.0}[weak], weights)
 
 
 # ---- The system ------------------------------------------------------------------------------------------------------
@@ -199,21 +87,33 @@ class Factors(NamedTuple):
         scaling: the scaling of the problem.
         slopes: the derivative of the projection; ``None`` without a factorization.
         cholesky: lower triangular factor of H, shape ``(n, n)``; likewise.
+        smoothing: the complementary products, in scaled units; ``None`` for a solution, where they are 0.
     """
 
     weights: Array
     scaling: Scaling
     slopes: Any = None
     cholesky: Any = None
+    smoothing: Any = None
+
+    def multipliers(self, cones: Cones, v: Array) -> Array:
+        """The multipliers as a function of ``v``."""
+        return _multipliers(cones, v, self.weights, self.smoothing)
 
 
-def factors_at(scaled: Program, scaling: Scaling, cones: Cones, v: Array, weights: Array) -> Factors:
+def _multipliers(cones: Cones, v: Array, weights: Array, smoothing: Any) -> Array:
+    return multipliers(cones, v, weights) if smoothing is None else relaxed_multipliers(cones, v, smoothing)
+
+
+def factors_at(
+    scaled: Program, scaling: Scaling, cones: Cones, v: Array, weights: Array, smoothing: Any = None
+) -> Factors:
     """The system at a point of the scaled program."""
     delta, epsilon = _softness(v.dtype)
-    slopes = slopes_at(cones, v, weights)
+    slopes = slopes_at(cones, v, weights) if smoothing is None else relaxed_slopes(cones, v, smoothing)
     half = slopes.apply(lambda d: jnp.sqrt(d / (1 - (1 - delta) * d)), scaled.A)
     H = scaled.P + half.T @ half
-    return Factors(weights, scaling, slopes, _cholesky(H, delta, epsilon))
+    return Factors(weights, scaling, slopes, _cholesky(H, delta, epsilon), smoothing)
 
 
 def balanced(scaled: Program, cones: Cones, v: Array, factors: Factors) -> Factors:
@@ -298,9 +198,11 @@ def solve_tangent(
     return lax.while_loop(lambda carry: carry[3] & (carry[4] < _MAX_REFINEMENTS), refine, carry)[0]
 
 
-def residual_map(scaled: Program, cones: Cones, x: Array, v: Array, weights: Array) -> tuple[Array, Array]:
+def residual_map(
+    scaled: Program, cones: Cones, x: Array, v: Array, weights: Array, smoothing: Any = None
+) -> tuple[Array, Array]:
     """The map F."""
-    (P, c, A, b), y = scaled, multipliers(cones, v, weights)
+    (P, c, A, b), y = scaled, _multipliers(cones, v, weights, smoothing)
     return P @ x + c + y @ A, A @ x + y - v - b
 
 
@@ -354,6 +256,50 @@ def polish(
     return x, v, balanced(scaled, cones, v, factors)
 
 
+def polish_on_path(
+    scaled: Program, scaling: Scaling, cones: Cones, x: Array, v: Array, smoothing: Array, wanted: Array | bool
+) -> tuple[Array, Array, Factors]:
+    """Newton's method for the point of the central path, with steps as long as the residual falls.
+
+    The arguments are those of :func:`polish`, and ``smoothing``, the complementary products in scaled units.
+
+    Returns:
+        The point, and the factors there.
+    """
+    enough = 2 * float(jnp.finfo(x.dtype).eps) * (1 + max_abs(scaled.b) + max_abs(scaled.c))
+    nothing = jnp.zeros_like(v)
+
+    def residual(x, v):
+        r1, r2 = residual_map(scaled, cones, x, v, nothing, smoothing)
+        return (r1, r2), jnp.sqrt(r1 @ r1 + r2 @ r2)
+
+    def at(v):
+        return factors_at(scaled, scaling, cones, v, nothing, smoothing)
+
+    def step(carry):
+        x, v, left, error, _, count = carry
+        dx, dv = solve_tangent(scaled, at(v), -left[0], -left[1])
+
+        def shorter(trial):
+            length, *_ = trial
+            new = x + _SHORTER * length * dx, v + _SHORTER * length * dv
+            return _SHORTER * length, new, *residual(*new)
+
+        one = jnp.ones_like(error)
+        trial = one / _SHORTER, (x, v), left, jnp.full_like(error, jnp.inf)
+        tried = lambda trial: ~(trial[3] < error) & (trial[0] > _SHORTEST)  # noqa: E731
+        _, new, new_left, new_error = lax.while_loop(tried, shorter, trial)
+        better = new_error < error
+        (x, v), left, least = tree_where(better, (new, new_left, new_error), ((x, v), left, error))
+        going = better & (least > enough) & (count + 1 < _MAX_TRIALS)
+        return x, v, left, least, going, count + 1
+
+    left, error = residual(x, v)
+    carry = (x, v, left, error, wanted & (error > enough), jnp.zeros((), jnp.int32))
+    x, v, *_ = lax.while_loop(lambda carry: carry[4], step, carry)
+    return x, v, at(v)
+
+
 # ---- Derivatives -----------------------------------------------------------------------------------------------------
 
 
@@ -384,14 +330,14 @@ class ConicTangent(TangentSystem):
     def complete(self, unknowns: tuple[PyTree, Array], *data: Any) -> ConicSolution:
         (x, v), (_, rows, cost, *_) = unknowns, self.factors.scaling
         program = self.form.program(x, *data)
-        y = multipliers(self.form.cones, v, self.factors.weights)
+        y = self.factors.multipliers(self.form.cones, v)
         of_rows = [next(iter(program.unravel_rows(part).values())) for part in (rows / cost * y, (y - v) / rows)]
         return ConicSolution(x, *of_rows)
 
     def residual(self, unknowns: tuple[PyTree, Array], *data: Any) -> tuple[PyTree, Array]:
         (variables, rows, cost, *_), v = self.factors.scaling, unknowns[1]
         qp = self.form.program(unknowns[0], *data).qp
-        x, y = flat(unknowns[0], qp.q.dtype), multipliers(self.form.cones, v, self.factors.weights)
+        x, y = flat(unknowns[0], qp.q.dtype), self.factors.multipliers(self.form.cones, v)
         slope = qp.P.matvec(x) + qp.q + qp.A.rmatvec(rows / cost * y)
         gap = qp.A.matvec(x) + (y - v) / rows - qp.upper
         return unraveled(unknowns[0])(cost * variables * slope), rows * gap

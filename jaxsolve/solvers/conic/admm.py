@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxsolve._status import Status
 from jaxsolve._types import Array
 from jaxsolve.base import option
 from jaxsolve.solvers.conic import _residuals
@@ -132,10 +131,8 @@ class ConicADMM(ConicSolver, OperatorSplitting):
         y_tol, d_tol = (jnp.asarray(t).astype(d.dtype) for t in (self.primal_infeasible_tol, self.dual_infeasible_tol))
         s = self.cones.project(-along.Ax)
         infeasible = _residuals.is_primal_certificate(qp.upper, dy, along.Aty, forgiven, y_tol) & wanted
-        unbounded = _residuals.is_dual_certificate(qp.q, d, s, along, forgiven, d_tol) & wanted & ~infeasible
-        status = Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING))
-        status = Status.PRIMAL_INFEASIBLE.where(infeasible, status)
-        return status, _residuals.certificate(problem.scaling, qp, (d, dy, s), infeasible, unbounded)
+        unbounded = _residuals.is_dual_certificate(qp.q, d, s, along, forgiven, d_tol) & wanted
+        return _residuals.proof(problem.scaling, qp, (d, dy, s), infeasible, unbounded)
 
     def _no_proof(self, problem: Problem) -> tuple[ConicSolution]:
         x, row = jnp.zeros_like(problem.qp.q), jnp.zeros_like(problem.qp.upper)

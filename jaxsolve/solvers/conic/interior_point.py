@@ -30,6 +30,7 @@ from jaxsolve.solvers.conic._base import ConicSolver
 from jaxsolve.solvers.conic._homogeneous import Point, cold_start, predictor_corrector
 from jaxsolve.solvers.conic._program import as_arrays
 from jaxsolve.solvers.conic._solution import ConicSolution
+from jaxsolve.solvers.conic._start import warm_start
 from jaxsolve.solvers.quadratic._base import Problem, Solution
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
 from jaxsolve.solvers.quadratic._residuals import Products, norm, optimality_error, products
@@ -37,6 +38,8 @@ from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["ConicInteriorPoint", "ConicInteriorPointState"]
 
+# A warm start is one if its error is less than that of a cold start by this factor. Otherwise it would cost more.
+_WARM = 0.5
 # A step that is shorter than this does nothing any more; nor do so many steps without a better point.
 _SHORTEST, _MOST_IDLE = 1e-4, 10
 
@@ -67,7 +70,7 @@ class ConicInteriorPointState(NamedTuple):
 
 
 class ConicInteriorPoint(ConicSolver):
-    """Interior-point solver for conic programs ``min 0.5 x^T P x + c^T x`` subject to ``A x + s = b, s in K``.
+    r"""Interior-point solver for conic programs ``min 0.5 x^T P x + c^T x`` subject to ``A x + s = b, s in K``.
 
     ``run(init_params=None, params_obj=(P, c), params_cone=(A, b))``. ``P`` (shape ``(n, n)``, positive semidefinite,
     may be ``None``) and ``A`` (shape ``(m, n)``, of any rank) are dense, or sparse and made dense. The rows come in the
@@ -77,8 +80,18 @@ class ConicInteriorPoint(ConicSolver):
 
     A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate.
 
+    An initial point, ``x`` alone or a whole :class:`jaxsolve.ConicSolution`, is tried first: by Newton's method for the
+    optimality conditions, and as the start of the iterations, on the central path next to it. A point that is of no use
+    is left for the cold start.
+
+    Attributes:
+        smoothing: find the point of the central path whose complementary products are this number instead of 0:
+            :math:`s = -\mu \nabla f_*(y)` with the barrier of the dual cones, so :math:`s_i y_i = \mu` for non-negative
+            rows. It is smooth in the data, where a linear program, say, jumps from vertex to vertex, and it is *its*
+            derivative that is returned. The unit is that of the objective.
+
     Raises:
-        ValueError: shapes do not fit each other or the cones.
+        ValueError: shapes do not fit each other or the cones, or ``smoothing`` without ``polish``.
         TypeError: ``cones`` is not a :class:`jaxsolve.Cones`, or ``params_obj`` or ``params_cone`` is no pair.
 
     Example:
@@ -97,17 +110,31 @@ class ConicInteriorPoint(ConicSolver):
     maxiter: int = option(100)
     tol: float | None = option(None)  # type: ignore[assignment]  # by dtype
 
+    smoothing: float = option(0.0, at_least=0)  # type: ignore[misc]  # an option here
+
     _State = ConicInteriorPointState
     _stages = (0.0, 1.0)
     _patience = (10_000, 1.0)
+
+    def _validate(self) -> None:
+        super()._validate()
+        if self._on_path and not (self.polish and self.implicit_diff):
+            raise ValueError("smoothing needs polish=True and implicit_diff=True: polishing finds its point.")
 
     def _wanted_form(self, qp: QuadraticProgram) -> QuadraticProgram:
         return qp.dense()
 
     def _begin(self, problem: Problem, init_params: PyTree) -> ConicInteriorPointState:
-        scaled = as_arrays(problem.scaled)
-        point = cold_start(scaled, self.cones)
-        infinite, zero = jnp.asarray(jnp.inf, scaled.c.dtype), jnp.zeros((), jnp.int32)
+        cold = self._start_at(problem, cold_start(as_arrays(problem.scaled), self.cones))
+        given = self._given(problem, init_params)
+        if given is None:
+            return cold
+        x, y = problem.scaling.to_scaled(given.x, given.y)
+        warm = self._start_at(problem, warm_start(as_arrays(problem.scaled), self.cones, x, y))
+        return tree_where(warm.error < _WARM * cold.error, warm, cold)
+
+    def _start_at(self, problem: Problem, point: Point) -> ConicInteriorPointState:
+        infinite, zero = jnp.asarray(jnp.inf, point.x.dtype), jnp.zeros((), jnp.int32)
         best = (point.x, point.z, point.s)
         nothing = jax.tree.map(jnp.zeros_like, ConicSolution(*best))
         before = self._State(zero, infinite, infinite, best, point, zero, nothing, zero)
@@ -133,21 +160,26 @@ class ConicInteriorPoint(ConicSolver):
         at = products(qp, point.x, point.z)
         x, y, s, of_solution = jax.tree.map(lambda part: part / tau, (point.x, point.z, point.s, at))
         error = optimality_error(_residuals.residuals(qp.q, qp.upper, x, y, s, of_solution), *self._tolerances(x.dtype))
+        if self._on_path:  # it is polishing that decides
+            error = jnp.maximum(error, 2 * self._tolerances(error.dtype)[0])
         value = (0.5 * (x @ of_solution.Px) + qp.q @ x) / problem.scaling.cost
-        better = error < before.error
+        # On the way to a point of the central path the last iterate is the nearest.
+        better = (error < before.error) | self._on_path
         new = (error, value, (x, y, s), jnp.zeros_like(before.idle))
         error, value, best, idle = tree_where(better, new, (before.error, before.value, before.best, before.idle + 1))
         # On the way to a certificate no point is better than the one before.
         failed = (length < _SHORTEST) | ((idle > _MOST_IDLE) & (point.kappa < tau))
+        if self._on_path:  # there, polishing takes over
+            failed |= s @ y <= self._products(problem) * max(self.cones.degree, 1)
         status = self._status_of(error, failed=failed)
-        certificate, proved = self._proof(problem, point, at)
+        proved, certificate = self._proof(problem, point, at)
         proved = jnp.where(Status.CONVERGED.holds(status), int(Status.RUNNING), proved)
         status = jnp.where(Status.RUNNING.holds(proved), status, proved)
         certificate = tree_where(Status.RUNNING.holds(proved), before.certificate, certificate)
         return self._State(iter_num, error, value, best, point, idle, certificate, status)
 
-    def _proof(self, problem: Problem, point: Point, at: Products) -> tuple[ConicSolution, Array]:
-        """What a point near ``tau = 0`` proves: the certificate, and the status or that of a run."""
+    def _proof(self, problem: Problem, point: Point, at: Products) -> tuple[Array, ConicSolution]:
+        """What a point near ``tau = 0`` proves: the status, or that of a run, and the certificate."""
         qp, forgiven, (tol, _) = problem.scaled, self._forgiven(problem), self._tolerances(point.x.dtype)
         ends = point.kappa > point.tau
         infeasible = ends & _residuals.is_primal_certificate(qp.upper, point.z, at.Aty, forgiven, tol)
@@ -156,8 +188,4 @@ class ConicInteriorPoint(ConicSolver):
         Ax = lax.stop_gradient(at.Ax)
         s = run_if_any(level, lambda s: self.cones.project(-Ax), lax.stop_gradient(point.s))
         unbounded = level & _residuals.is_dual_certificate(qp.q, point.x, s, at, forgiven, tol)
-        unbounded &= ~infeasible
-
-        proved = _residuals.certificate(problem.scaling, qp, (point.x, point.z, s), infeasible, unbounded)
-        status = Status.DUAL_INFEASIBLE.where(unbounded, int(Status.RUNNING))
-        return proved, Status.PRIMAL_INFEASIBLE.where(infeasible, status)
+        return _residuals.proof(problem.scaling, qp, (point.x, point.z, s), infeasible, unbounded)

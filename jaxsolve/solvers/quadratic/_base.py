@@ -63,11 +63,12 @@ class Problem(NamedTuple):
     convex: Any = True
     linear_system: Any = None
 
-    def equilibrated(
-        self, qp: QuadraticProgram, *, shared: bool = False, adjust: Callable[[Any], Any] = lambda scaling: scaling
-    ) -> Problem:
-        """This problem with its scaling, adjusted; ``qp`` are the same data with matrices of another kind."""
-        scaling, convex = adjust(equilibrate(qp, shared=shared)), jnp.asarray(True)
+    def equilibrated(self, qp: QuadraticProgram, *, shared: bool = False, blocks: Any = None) -> Problem:
+        """This problem with its scaling; ``qp`` are the same data with matrices of another kind.
+
+        The other arguments are those of :func:`._scaling.equilibrate`.
+        """
+        scaling, convex = equilibrate(qp, shared=shared, blocks=blocks), jnp.asarray(True)
         if qp.has_factor:
             # What follows must wait for the answer: batched calls of LAPACK that run at the same time can block each
             # other in the thread pool of jaxlib's CPU backend. XLA keeps an order only where there is something to

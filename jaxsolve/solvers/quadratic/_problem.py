@@ -33,6 +33,7 @@ from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = [
     "Constraints",
+    "INFINITE",
     "DenseMatrix",
     "QuadraticProgram",
     "as_matrix",
@@ -290,12 +291,12 @@ def assemble(
 
 
 #: From here on a bound means that there is none: HiGHS and qpOASES write 1e20 for infinity, OSQP writes 1e30.
-_INFINITE = 1e20
+INFINITE = 1e20
 
 
 def _unbounded(bound: Array) -> Array:
     """A bound with what other libraries write for infinity as infinity."""
-    return jnp.where(jnp.abs(bound) >= _INFINITE, jnp.sign(bound) * jnp.inf, bound)
+    return jnp.where(jnp.abs(bound) >= INFINITE, jnp.sign(bound) * jnp.inf, bound)
 
 
 def _identity(q: Array, others: list[Matrix]) -> Matrix:

@@ -23,7 +23,7 @@ Reference:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ class Scaling(NamedTuple):
         return x / self.unit, slope * y, Products(slope * at.Px, at.Ax / self.unit, slope * at.Aty)
 
 
-def equilibrate(qp: QuadraticProgram, *, shared: bool = False) -> Scaling:
+def equilibrate(qp: QuadraticProgram, *, shared: bool = False, blocks: Any = None) -> Scaling:
     """The scaling of a problem. Derivatives of iterations do not depend on it: it is a constant to them.
 
     Args:
@@ -101,9 +101,11 @@ def equilibrate(qp: QuadraticProgram, *, shared: bool = False) -> Scaling:
         shared: whether ``common`` is to be the same for a batch of problems with P and A in common. The sizes of their
             solutions are taken together, but for one unit of all variables; and they do without the third step, which
             depends on q.
+        blocks: which rows have one unit in common, a :class:`jaxsolve.solvers.conic._form.ConeRows`; ``None`` if each
+            has its own.
     """
     qp = jax.tree.map(lax.stop_gradient, qp)
-    n, parts = qp.q.size, _of_matrices(qp) if qp.has_entries else _of_products(qp)
+    n, parts = qp.q.size, _of_matrices(qp, blocks) if qp.has_entries else _of_products(qp)
     of_vectors = _of_vectors_unless_common if shared and qp.has_entries else _of_vectors
     factors, curvature, unit = of_vectors(qp, parts)
     variables, rows = factors[:n], factors[n:]
@@ -112,6 +114,7 @@ def equilibrate(qp: QuadraticProgram, *, shared: bool = False) -> Scaling:
     # A row of zeros has no unit that its entries could tell.
     own = jnp.where(parts.groups[n:] == 0, rows, rows / unit)
     scaling = Scaling(unit * variables, own, slope * parts.cost, unit, (variables, rows, parts.cost))
+    scaling = scaling if blocks is None else blocks.adjusted(qp, scaling)
     return jax.tree.map(lax.stop_gradient, scaling)
 
 
@@ -173,9 +176,9 @@ class _OfMatrices(NamedTuple):
     groups: Array
 
 
-def _of_matrices(qp):
+def _of_matrices(qp, blocks):
     n = qp.q.size
-    logs, log_cost, groups = _geometric(qp)
+    logs, log_cost, groups = _geometric(qp, blocks)
     factors, cost = _power_of_two(jnp.exp2(logs)), _power_of_two(jnp.exp2(log_cost))
 
     def norms(factors):
@@ -193,10 +196,12 @@ def _of_matrices(qp):
         return factors * jnp.where(unbalanced, _power_of_two(1 / jnp.sqrt(sizes)), 1), unbalanced
 
     factors, _ = loop(lambda carry: carry[1], one_pass, (factors, jnp.asarray(True)), maxiter=_MAX_PASSES)
+    if blocks is not None:
+        factors = factors.at[n:].set(blocks.alike(qp, factors[n:]))
     return _OfMatrices(factors, cost, norms(factors)[0], groups)
 
 
-def _geometric(qp):
+def _geometric(qp, blocks):
     """The logarithms of the factors with which those of the entries have the least sum of squares, and the groups.
 
     The normal equations are solved by conjugate gradients.
@@ -234,7 +239,7 @@ def _geometric(qp):
     zeros, inf = jnp.zeros_like(sums), jnp.asarray(jnp.inf, dtype)
     point, *_ = loop(lambda carry: carry[-1] > _CLOSE, step, (zeros, -sums, zeros, inf, inf), maxiter=_MAX_STEPS)
 
-    groups = _groups(count_P > 0, in_A, dtype)
+    groups = _groups(count_P > 0, in_A, dtype, blocks)
     # The unit of each group is open. It is a power of two times that of one of its variables.
     curved = point[jnp.argmax(count_P > 0)][None]
     ends = jnp.concatenate([jnp.zeros_like(curved), point[:n], curved])
@@ -243,7 +248,7 @@ def _geometric(qp):
     return point[:-1] + jnp.where(jnp.arange(n + m) < n, -each, each), point[-1] + 2 * ends[-1], groups
 
 
-def _groups(curved, in_A, dtype):
+def _groups(curved, in_A, dtype, blocks):
     """The groups of :class:`_OfMatrices`: the largest number that reaches each variable through the rows."""
     n, m = curved.size, in_A.shape[0]
     number = jnp.where(curved, n + 1, jnp.arange(1, n + 1)).astype(dtype)
@@ -252,6 +257,7 @@ def _groups(curved, in_A, dtype):
     def spread(carry):
         number, _, _ = carry
         of_rows, _ = in_A.largest(rows_of_ones, number)
+        of_rows = of_rows if blocks is None else blocks.together(of_rows)
         _, reached = in_A.largest(of_rows, ones)
         new = jnp.maximum(number, reached)
         # What has reached the variable of that number has reached this one too.
