@@ -97,10 +97,9 @@ def try_step(
     finite = finite & all_finite((jac, new_gradient))
     # Where costs differ by rounding the least gradient counts, in the units of the variables here: those of the
     # damping may come from a point far away.
+    lengths = scale if state.jac is None else column_lengths(state.jac)
     sizes = []
-    for at, g, matrix in ((model.x, gradient, state.jac), (point, new_gradient, jac)):
-        lengths = scale if matrix is None else column_lengths(matrix)
-        # In the unit of the residuals.
+    for at, g in ((model.x, gradient), (point, new_gradient)):
         scaled = jnp.where(method._held(at, g, box), 0, g) / jnp.where(lengths > 0, lengths, 1)
         sizes.append(jnp.vdot(scaled, scaled))
     accepted = candidate & finite & (~rounded | (sizes[1] < sizes[0]))
