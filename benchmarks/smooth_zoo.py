@@ -106,7 +106,7 @@ def runs(name):
 
     def made(library):
         def make():
-            solver = getattr(library, name)(lambda *a, **k: fun(*a, **k), **FEW, **options)
+            solver = getattr(library, name)(lambda w: fun(w), **FEW, **options)
             return lambda x: solver.run(x, *args).params
 
         return make

@@ -142,7 +142,8 @@ def _packing(tree):
     for i, leaf in enumerate(leaves if jax.sharding.get_abstract_mesh().empty else ()):
         if _is_small(leaf) and not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):
             groups.setdefault(jnp.result_type(_as_number(leaf)), []).append(i)
-    several = [group for group in groups.values() if len(group) > 1]
+    parts = (group[i : i + _MOST_IN_ONE] for group in groups.values() for i in range(0, len(group), _MOST_IN_ONE))
+    several = [part for part in parts if len(part) > 1]
     vectors = {i for group in several for i in group}
 
     def pack(tree):
@@ -166,6 +167,8 @@ def _packing(tree):
 
 # An array of at most so many entries is small: the copy costs less than one more kernel does.
 _SMALL = 8
+# XLA makes one kernel of so many arrays that are joined, and one for each if there are more.
+_MOST_IN_ONE = 8
 
 
 def _is_small(leaf):

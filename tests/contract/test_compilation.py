@@ -300,3 +300,28 @@ def test_kernels_of_an_iteration_of_lbfgs():
     trial, iteration = sorted(kernels(body) for body in bodies_of_loops(program))
     assert trial <= 24
     assert iteration <= 36
+
+
+def _tridiagonal(x):
+    padded = jnp.pad(x, 1)
+    return (3 - 2 * x) * x - padded[:-2] - 2 * padded[2:] + 1
+
+
+def _curve(x):
+    return jnp.concatenate([jnp.tanh(jnp.ones((50, 10)) @ x) - 0.3, 0.1 * x])
+
+
+@pytest.mark.parametrize(
+    ("solver", "fun", "most"),
+    [
+        (jaxsolve.Newton, _tridiagonal, 35),
+        pytest.param(jaxsolve.Chord, _tridiagonal, 24, marks=pytest.mark.slow),
+        pytest.param(jaxsolve.Broyden, _tridiagonal, 36, marks=pytest.mark.slow),
+        pytest.param(jaxsolve.LevenbergMarquardt, _curve, 53, marks=pytest.mark.slow),
+        pytest.param(jaxsolve.GaussNewton, _curve, 47, marks=pytest.mark.slow),
+        pytest.param(jaxsolve.Dogleg, _curve, 71, marks=pytest.mark.slow),
+    ],
+)
+def test_kernels_of_an_iteration_of_a_newton_like_method(solver, fun, most):
+    program = jax.jit(lambda x: solver(fun).run(x).params).lower(jnp.zeros(10)).compile().as_text()
+    assert max(kernels(body) for body in bodies_of_loops(program)) <= most

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
@@ -47,7 +48,9 @@ def least_damping(model: Model) -> float:
     return eps if model.residual.size < model.x.size else eps**1.5
 
 
-def damped_solver(model: Model, mu: Array, units: Array, solver: str | Callable | None) -> Callable[[Array], Array]:
+def damped_solver(
+    model: Model, mu: Array, units: Array, solver: str | Callable | None, *, several: bool = False
+) -> Callable[[Array], Array]:
     """The map from ``u`` to the step.
 
     Args:
@@ -55,6 +58,7 @@ def damped_solver(model: Model, mu: Array, units: Array, solver: str | Callable 
         mu: the damping.
         units: the diagonal of ``D``, or one number for all.
         solver: see :class:`~jaxsolve.LevenbergMarquardt`.
+        several: whether it is called more than once.
     """
     n = model.x.size
     free = ~model.held
@@ -62,8 +66,13 @@ def damped_solver(model: Model, mu: Array, units: Array, solver: str | Callable 
     if solver in (None, "qr") and model.jac is not None:
         jac = jnp.where(model.held[None, :], 0, model.jac)
         root = jnp.where(free, jnp.sqrt(mu), 1) * damping
-        q, r = jnp.linalg.qr(jnp.concatenate([jac, jnp.diag(root)]))
-        return lambda u: solve_triangular(r, product(u, q[: u.size]))
+        matrix, zeros = jnp.concatenate([jac, jnp.diag(root)]), jnp.zeros_like(root)
+        if model.root is not None:
+            return _of_unequal_rows(matrix, jac)
+        if several:
+            q, r = jnp.linalg.qr(matrix)
+            return lambda u: solve_triangular(r, product(u, q[: u.size]))
+        return lambda u: _least_squares(matrix, jnp.concatenate([u, zeros]))
     shift = jnp.where(free, mu * damping**2, 1)
 
     def normal(s):
@@ -79,3 +88,45 @@ def damped_solver(model: Model, mu: Array, units: Array, solver: str | Callable 
     if not callable(solver):
         solver = functools.partial(solve_cg, tol=_INEXACT, on_failure="ignore")
     return lambda u: solver(normal, right(u))
+
+
+def _of_unequal_rows(matrix: Array, jac: Array) -> Callable[[Array], Array]:
+    """The solver for a Jacobian, the upper part of ``matrix``, whose rows have factors of very different sizes.
+
+    Where a robust loss has no curvature, entries of ``u`` are as large as those of their rows are small, and the
+    products of an orthonormal factor with ``u`` lose what the others say. Those of the Jacobian do not: so the step
+    comes from the triangular factor alone, and is corrected once (Björck 1996, section 6.6.5).
+    """
+    r = jnp.linalg.qr(matrix, mode="r")
+
+    def times_inverse(right):
+        return solve_triangular(r, solve_triangular(r, right, trans="T"))
+
+    def solve(u):
+        right = product(u, jac)
+        s = times_inverse(right)
+        return s + times_inverse(right - product(product(matrix, s), matrix))
+
+    return solve
+
+
+@jax.custom_jvp
+def _least_squares(matrix: Array, rhs: Array) -> Array:
+    """The minimizer of ``|matrix x - rhs|``, for columns that are independent.
+
+    The right-hand side is one more column of what is factored: so the orthonormal factor is never formed.
+    """
+    n = matrix.shape[1]
+    factor = jnp.linalg.qr(jnp.column_stack([matrix, rhs]), mode="raw")[0].T
+    return solve_triangular(factor[:n, :n], factor[:n, n])
+
+
+@_least_squares.defjvp
+def _(primals, tangents):
+    matrix, rhs = primals
+    slope, change = tangents
+    x = _least_squares(matrix, rhs)
+    q, r = jnp.linalg.qr(matrix)
+    lost = rhs - product(matrix, x)
+    along = product(change - product(slope, x), q) + solve_triangular(r, product(lost, slope), trans="T")
+    return x, solve_triangular(r, along)

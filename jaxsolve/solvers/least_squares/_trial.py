@@ -12,7 +12,7 @@ from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat
 from jaxsolve.solvers._bounds import clip_to
 from jaxsolve.solvers.least_squares._losses import cost_decrease
-from jaxsolve.solvers.least_squares._model import Model, all_finite, column_lengths, safe_norm
+from jaxsolve.solvers.least_squares._model import Model, all_finite, column_lengths
 from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["Trial", "status_after", "try_step"]
@@ -70,7 +70,7 @@ def try_step(
         predicted: decrease of the model, if that is not the one at the end of the step.
     """
     dtype, box = model.x.dtype, method._box(params)
-    usable = jnp.all(jnp.isfinite(step))
+    usable = all_finite(step)
     point = model.x + jnp.where(usable, step, 0)
     point = point if box is None else clip_to(point, *box)
     new_params = model.unravel(point)
@@ -78,7 +78,7 @@ def try_step(
     step = point - model.x
     residual, aux = method._residuals(new_params, args, kwargs)
     old, new = flat(state.residual, dtype), flat(residual, dtype)
-    finite = jnp.all(jnp.isfinite(new))
+    finite = all_finite(new)
     # What is not used must be finite if it is to be differentiated.
     new = jnp.where(finite, new, old)
     actual = cost_decrease(method.loss, method._scale_of_loss(dtype), old, new)
@@ -99,10 +99,11 @@ def try_step(
     finite = finite & all_finite((jac, new_gradient))
     # Where costs differ by rounding the least gradient counts, in the units of the variables here: those of the
     # damping may come from a point far away.
+    lengths = scale if state.jac is None else column_lengths(state.jac)
     sizes = []
-    for at, g, matrix in ((model.x, gradient, state.jac), (point, new_gradient, jac)):
-        lengths = scale if matrix is None else column_lengths(matrix)
-        sizes.append(safe_norm(jnp.where(method._held(at, g, box), 0, g) / jnp.where(lengths > 0, lengths, 1)))
+    for at, g in ((model.x, gradient), (point, new_gradient)):
+        scaled = jnp.where(method._held(at, g, box), 0, g) / jnp.where(lengths > 0, lengths, 1)
+        sizes.append(jnp.vdot(scaled, scaled))
     accepted = candidate & finite & (~rounded | (sizes[1] < sizes[0]))
     ratio = actual / jnp.where(expected > 0, expected, 1)
     ratio = jnp.where(rounded | ~accepted, jnp.where(accepted, 1, 0).astype(dtype), ratio)

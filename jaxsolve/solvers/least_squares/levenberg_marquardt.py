@@ -176,7 +176,7 @@ class LevenbergMarquardt(LeastSquaresMethod):
         # A variable without effect so far has no unit, and does not move.
         units = jnp.where(scale > 0, scale, 1)
         mu = state.damping_factor
-        solve = damped_solver(model, mu, units, self.solver)
+        solve = damped_solver(model, mu, units, self.solver, several=self.geodesic)
         step, allowed, predicted = solve(-model.residual), True, None
         if self.geodesic:
             predicted = model.decrease(step)

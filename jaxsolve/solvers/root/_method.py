@@ -160,6 +160,7 @@ class RootMethod(IterativeSolver):
 
     _State: ClassVar[Any] = RootState
     _handles_nonfinite = True
+    _has_many_scalars = True
     _resumed_fields = ("iter_num", "first_error")
 
     def _stage(self, name: str, function: Callable) -> Callable:
@@ -186,10 +187,11 @@ class RootMethod(IterativeSolver):
         del step, change
         return state
 
-    def _forgotten(self, params: PyTree, state: Any, args: tuple, kwargs: dict) -> Any:
-        """The state with a fresh model."""
-        del params, args, kwargs
-        return state
+    def _forgotten(self, params: PyTree, state: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
+        """The fields of the memory, and ``num_jac_eval``, with a fresh model."""
+        memory = self._memory(params, flat(state.value), args, kwargs)
+        count = state.num_jac_eval + memory["num_jac_eval"]
+        return {**memory, "num_jac_eval": count.astype(jnp.int32)}
 
     def _is_fresh(self, state: Any) -> Array:
         """Whether the model is that of the current point, so that a search that fails is the last one."""
@@ -294,11 +296,15 @@ class RootMethod(IterativeSolver):
 
     def _anew(self, wanted: Array, params: PyTree, state: Any, args: tuple, kwargs: dict) -> Any:
         """The state with a fresh model where that is wanted."""
+        names = [name for name in type(state)._fields if name not in RootState._fields]
+        if not names:
+            return state
+        old = {name: getattr(state, name) for name in (*names, "num_jac_eval")}
 
-        def forget(state):
-            return self._forgotten(params, state, args, kwargs)
+        def forget(old):
+            return old | self._forgotten(params, state, args, kwargs)
 
-        return run_where(wanted, forget, state, self._loop_kind)
+        return state._replace(**run_where(wanted, forget, old, self._loop_kind))
 
     def _search(
         self, params: PyTree, direction: Array, state: Any, size: Array, relaxed: Array, args: tuple, kwargs: dict
@@ -340,6 +346,7 @@ class RootMethod(IterativeSolver):
             start,
             maxiter=most,
             kind=self._loop_kind,
+            packed=True,
         )
 
     def _inside(self, params: PyTree) -> PyTree:

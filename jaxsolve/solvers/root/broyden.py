@@ -160,11 +160,6 @@ class Broyden(RootMethod):
             num_pairs=number,
         )
 
-    def _forgotten(self, params: PyTree, state: Any, args: tuple, kwargs: dict) -> Any:
-        memory = self._memory(params, flat(state.value), args, kwargs)
-        count = state.num_jac_eval + memory["num_jac_eval"]
-        return state._replace(**{**memory, "num_jac_eval": count.astype(jnp.int32)})
-
     def _is_fresh(self, state: Any) -> Array:
         return state.num_pairs == 0
 

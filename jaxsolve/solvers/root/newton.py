@@ -122,12 +122,9 @@ class Chord(RootMethod):
 
     _State = ChordState
 
-    def _inverse(self, params: PyTree, args: tuple, kwargs: dict) -> Array:
-        jacobian = self._jacobian(params, args, kwargs)
-        return guarded_solve(jacobian, jnp.eye(len(jacobian), dtype=jacobian.dtype), self._loop_kind)
-
     def _memory(self, params: PyTree, residual: Array, args: tuple, kwargs: dict) -> dict[str, Any]:
-        inverse = self._inverse(params, args, kwargs)
+        jacobian = self._jacobian(params, args, kwargs)
+        inverse = guarded_solve(jacobian, jnp.eye(len(jacobian), dtype=jacobian.dtype), self._loop_kind)
         return {"inverse": inverse, "age": jnp.zeros((), jnp.int32), "num_jac_eval": jnp.ones((), jnp.int32)}
 
     def _direction(self, params: PyTree, state: Any, args: tuple, kwargs: dict) -> tuple[Array, dict[str, Any]]:
@@ -135,10 +132,6 @@ class Chord(RootMethod):
 
     def _is_fresh(self, state: Any) -> Array:
         return state.age == 0
-
-    def _forgotten(self, params: PyTree, state: Any, args: tuple, kwargs: dict) -> Any:
-        inverse = self._inverse(params, args, kwargs)
-        return state._replace(inverse=inverse, age=jnp.zeros_like(state.age), num_jac_eval=state.num_jac_eval + 1)
 
     def _remember(self, step: Array, change: Array, state: Any) -> Any:
         return state._replace(age=state.age + 1)

@@ -109,6 +109,12 @@ def test_robust_losses_are_those_of_scipy(loss):
     np.testing.assert_allclose(state.value, reference.cost, rtol=1e-10)
 
 
+def test_a_robust_loss_is_minimized_to_rounding_errors():
+    """Where Huber's loss has no curvature, residuals of the model are 1e8 times those of the other rows."""
+    state = jaxsolve.LevenbergMarquardt(decay, loss="huber", f_scale=0.2, tol=1e-13, maxiter=40).run(START, OUTLIERS)[1]
+    assert int(state.status) == Status.CONVERGED
+
+
 @pytest.mark.slow
 def test_a_loss_of_your_own_is_a_function_of_the_squares():
     given = jaxsolve.LevenbergMarquardt(decay, loss=jnp.log1p, tol=1e-10, maxiter=200).run(START, OUTLIERS)
@@ -321,3 +327,16 @@ def test_options_that_cannot_be_are_refused():
         jaxsolve.LevenbergMarquardt(decay, jac_fun=3)
     with pytest.raises(TypeError, match="floating-point residuals"):
         jaxsolve.LevenbergMarquardt(lambda x: (x, 3)).run(START)
+
+
+def test_a_least_squares_step_and_its_derivatives():
+    """Against the normal equations; at a right-hand side of 0 too, where that of the factored matrix is singular."""
+    from jaxsolve.solvers.least_squares._damped import _least_squares
+
+    A, b = np.random.default_rng(0).normal(size=(7, 3)), np.random.default_rng(1).normal(size=7)
+    by_normal_equations = lambda A, b: jnp.linalg.solve(A.T @ A, A.T @ b)
+    for rhs in (b, 0 * b):
+        data = (jnp.asarray(A), jnp.asarray(rhs))
+        for derivative in (jax.jacfwd, jax.jacrev, jax.hessian):
+            found, expected = (derivative(f, argnums=(0, 1))(*data) for f in (_least_squares, by_normal_equations))
+            jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-13), found, expected)
