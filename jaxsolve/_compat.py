@@ -11,11 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.core
-import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.experimental import io_callback
-from jax.extend import source_info_util
 from jax.interpreters import ad, batching, mlir
+
+try:  # importing `jax.extend`, which has the same, brings Pallas along and takes longer than all of this package
+    from jax._src import core as jex
+    from jax._src.source_info_util import current as current_source
+except ImportError:
+    import jax.extend.core as jex
+    from jax.extend.source_info_util import current as current_source
 
 try:  # without it errors merely show more lines
     from jax._src import traceback_util
@@ -52,11 +57,10 @@ __all__ = [
     "without_our_frames",
 ]
 
-ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
-Jaxpr, Literal = jex.Jaxpr, jex.Literal
+ClosedJaxpr, Jaxpr, Literal = jex.ClosedJaxpr, jex.Jaxpr, jex.Literal
 jaxpr_as_fun, subjaxprs = jex.jaxpr_as_fun, jex.subjaxprs
 # Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
-TRACE_NOTES = (jax.core.Trace, jex.DebugInfo, type(source_info_util.current().traceback))
+TRACE_NOTES = (jax.core.Trace, jex.DebugInfo, type(current_source().traceback))
 
 # The setting of :func:`jaxsolve.diagnostics.check_tangents`. A new setting belongs to what jax compiles programs for:
 # all that were compiled before it was made are compiled again. So it is made when the package is imported, and not at
