@@ -36,6 +36,7 @@ __all__ = [
     "calls",
     "contains_custom_vjp",
     "forward_only",
+    "gathered",
     "inside_shard_map",
     "io_callback",
     "is_concrete",
@@ -210,6 +211,13 @@ def place_like(x: jax.Array, aval: Any) -> jax.Array:
     if jax.typeof(x).sharding != aval.sharding:
         x = jax.sharding.reshard(x, aval.sharding)
     return x
+
+
+def gathered(x: jax.Array) -> jax.Array:
+    """``x`` with all of it on every device of an explicit mesh, for algorithms that go through it entry by entry."""
+    whole = jax.P(*[None] * jnp.ndim(x))
+    # Under vmap the batch may be sharded still.
+    return x if on_every_device() is None or jax.typeof(x).sharding.spec == whole else jax.sharding.reshard(x, whole)
 
 
 def outside_transformations() -> bool:

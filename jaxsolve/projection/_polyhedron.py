@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._compat import gathered, is_concrete
 from jaxsolve._inputs import as_inexact, power_of_two, unpack, widen
 from jaxsolve._loop import loop, run_if_any
 from jaxsolve._rules import derive_by
@@ -73,7 +73,7 @@ def projection_polyhedron(x: PyTree, hyperparams: tuple, check_feasible: bool = 
     vector = widen(vector)
     A, b = matrix_and_vector(A, b, vector, "projection_polyhedron", ("A", "b"))
     G, h = matrix_and_vector(G, h, vector, "projection_polyhedron", ("G", "h"))
-    out, feasible = _on_polyhedron(vector, A, b, G, h)
+    out, feasible = _on_polyhedron(*map(gathered, (vector, A, b, G, h)))
     if check_feasible and is_concrete(feasible) and not bool(np.asarray(feasible)):
         raise ValueError("projection_polyhedron: no point satisfies A z = b and G z <= h.")
     return unravel(out)

@@ -8,6 +8,7 @@ import scipy.optimize
 
 from jaxsolve import projection
 from jaxsolve.projection import projection_polyhedron
+from tests.programs import bodies_of_loops, kernels
 from tests.projection.checks import check_derivatives
 
 X = jnp.array([0.9, -1.3, 2.1, 0.3])
@@ -107,3 +108,21 @@ def test_float32_at_a_vertex():
     face = G[:, :6].astype(np.float64)
     exact = np.linalg.solve(face, h[:, :6, None].astype(np.float64))[..., 0]
     assert np.all(np.max(np.abs(np.asarray(out) - exact), axis=1) <= 1e-6 * np.linalg.cond(face))
+
+
+def test_kernels():
+    """Compilation takes as long as there are kernels: those of an exchange, and all others."""
+    text = project.lower(X, SIMPLEX).compile().as_text()
+    (exchange,) = bodies_of_loops(text)
+    rest = text.splitlines()
+    rest = rest[next(i for i, line in enumerate(rest) if line.startswith("ENTRY")) :]
+    assert kernels(exchange) <= 50 and kernels(rest) <= 42
+
+
+def test_explicit_mesh():
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        x, G = (jax.device_put(v, jax.NamedSharding(mesh, jax.P("d"))) for v in (X, SIMPLEX[2]))
+        np.testing.assert_allclose(
+            projection_polyhedron(x, (*SIMPLEX[:2], G, SIMPLEX[3])), project(X, SIMPLEX), atol=1e-15
+        )
