@@ -11,12 +11,15 @@ from typing import Any
 
 import jax
 import jax.core
-import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.experimental import io_callback
-from jax.extend import source_info_util
 
-from jaxsolve._primitives import with_tangents
+from jaxsolve._primitives import jax_core, with_tangents
+
+try:  # for the same reason as there
+    from jax._src.source_info_util import current as current_source
+except ImportError:
+    from jax.extend.source_info_util import current as current_source
 
 try:  # without it errors merely show more lines
     from jax._src import traceback_util
@@ -31,6 +34,7 @@ __all__ = [
     "Literal",
     "calls",
     "contains_custom_vjp",
+    "gathered",
     "inside_shard_map",
     "io_callback",
     "is_concrete",
@@ -50,15 +54,10 @@ __all__ = [
     "without_our_frames",
 ]
 
-ClosedJaxpr = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  # documented, not marked
-Jaxpr, Literal = jex.Jaxpr, jex.Literal
-jaxpr_as_fun = jex.jaxpr_as_fun
-if hasattr(jex, "subjaxprs"):
-    DebugInfo, get_opaque_trace_state, subjaxprs = jex.DebugInfo, jex.get_opaque_trace_state, jex.subjaxprs
-else:  # before jax 0.10
-    from jax._src.core import DebugInfo, get_opaque_trace_state, subjaxprs
+ClosedJaxpr, Jaxpr, Literal = jax_core.ClosedJaxpr, jax_core.Jaxpr, jax_core.Literal
+jaxpr_as_fun, subjaxprs = jax_core.jaxpr_as_fun, jax_core.subjaxprs
 # Classes of what jax notes down about a trace, and of what a trace leaves in the rules of custom derivatives.
-TRACE_NOTES = (jax.core.Trace, DebugInfo, type(source_info_util.current().traceback))
+TRACE_NOTES = (jax.core.Trace, jax_core.DebugInfo, type(current_source().traceback))
 
 # The setting of :func:`jaxsolve.diagnostics.check_tangents`. A new setting belongs to what jax compiles programs for:
 # all that were compiled before it was made are compiled again. So it is made when the package is imported, and not at
@@ -214,14 +213,21 @@ def place_like(x: jax.Array, aval: Any) -> jax.Array:
     return x
 
 
+def gathered(x: jax.Array) -> jax.Array:
+    """``x`` with all of it on every device of an explicit mesh, for algorithms that go through it entry by entry."""
+    whole = jax.P(*[None] * jnp.ndim(x))
+    # Under vmap the batch may be sharded still.
+    return x if on_every_device() is None or jax.typeof(x).sharding.spec == whole else jax.sharding.reshard(x, whole)
+
+
 def outside_transformations() -> bool:
     """Whether no jax transformation is being traced at this moment."""
-    return get_opaque_trace_state() == _OUTSIDE
+    return jax_core.get_opaque_trace_state() == _OUTSIDE
 
 
 # Importing happens outside of every transformation, except for a first import inside one; then the answer is merely
 # "inside" too often, which costs a trace and changes no result.
-_OUTSIDE = get_opaque_trace_state()
+_OUTSIDE = jax_core.get_opaque_trace_state()
 
 
 # ---- Maxima ---------------------------------------------------------------------------------------------------------

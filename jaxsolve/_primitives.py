@@ -11,11 +11,15 @@ from collections.abc import Callable
 
 import jax
 import jax.core
-import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-__all__ = ["forward_only", "reverse_only", "with_tangents"]
+try:  # importing `jax.extend`, which has the same, brings Pallas along and takes longer than all of this package
+    from jax._src import core as jax_core
+except ImportError:
+    import jax.extend.core as jax_core
+
+__all__ = ["forward_only", "jax_core", "reverse_only", "with_tangents"]
 
 # ---- Outputs with tangents of their own ---------------------------------------------------------------------------
 #
@@ -44,7 +48,7 @@ def with_tangents(outputs: list, data: list, rule: TangentRule) -> list:
     return _with_tangents_p.bind(*outputs, *data, num_out=len(outputs), rule=rule)
 
 
-_with_tangents_p = jex.Primitive("with_tangents")
+_with_tangents_p = jax_core.Primitive("with_tangents")
 _with_tangents_p.multiple_results = True
 
 
@@ -128,7 +132,7 @@ def reverse_only(like: list, args: list, tangents: list, rule: Callable[[list, l
     return _reverse_only_p.bind(*args, *tangents, avals=avals, num_args=len(args), rule=rule)
 
 
-_reverse_only_p = jex.Primitive("reverse_only")
+_reverse_only_p = jax_core.Primitive("reverse_only")
 _reverse_only_p.multiple_results = True
 
 
@@ -172,7 +176,7 @@ def forward_only(x: jax.Array, why: str) -> jax.Array:
     return _forward_only_p.bind(x, why=why)
 
 
-_forward_only_p = jex.Primitive("forward_only")
+_forward_only_p = jax_core.Primitive("forward_only")
 
 
 def _jvp_forward_only(primals, tangents, *, why):

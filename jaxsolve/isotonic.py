@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsolve._compat import is_concrete
+from jaxsolve._compat import gathered, is_concrete
 from jaxsolve._inputs import as_array, as_scalar, check_entries, check_nonnegative, nan_unless, power_of_two, widen
 from jaxsolve._pav import LOGARITHMIC, block_log_softmax, block_max, block_min, block_softmax, block_sum, pool
 from jaxsolve._primitives import with_tangents
@@ -220,7 +220,7 @@ def _as_vector(y, name):
     y = as_array(y, name)
     if y.ndim != 1:
         raise ValueError(f"{name} must be a vector, got shape {y.shape}; use jax.vmap for a batch.")
-    return y
+    return gathered(y)
 
 
 def _like(values, y, name):

@@ -396,3 +396,15 @@ def test_bad_input():
         soft_sort(jnp.ones(2), "l2", 0.0)
     with pytest.raises(ValueError, match="direction must be 'ASCENDING' or 'DESCENDING'"):
         soft_sort(jnp.ones(2), direction="up")
+
+
+def test_explicit_mesh():
+    """The result is on every device of the mesh, the derivative sharded like its argument."""
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    y = jnp.array([3.0, 1.0, 2.0, 4.0])
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(y, jax.NamedSharding(mesh, jax.P("d")))
+        for fun in (isotonic_l2_pav, functools.partial(isotonic_kl_pav, w=jnp.zeros(4)), soft_rank):
+            value, gradient = jax.value_and_grad(lambda y, fun=fun: (fun(y) ** 2).sum())(sharded)
+            assert jax.typeof(gradient).sharding == jax.typeof(sharded).sharding
+            np.testing.assert_array_equal(value, (fun(y) ** 2).sum())

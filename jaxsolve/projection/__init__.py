@@ -9,7 +9,6 @@ from jaxsolve.projection._affine import (
     projection_affine_set,
     projection_halfspace,
     projection_hyperplane,
-    projection_polyhedron,
 )
 from jaxsolve.projection._box import (
     projection_box,
@@ -37,6 +36,7 @@ from jaxsolve.projection._order import (
     projection_ordered_simplex,
     projection_permutahedron,
 )
+from jaxsolve.projection._polyhedron import projection_polyhedron
 from jaxsolve.projection._relaxed_transport import kl_partial_transport, kl_unbalanced_transport
 from jaxsolve.projection._simplex import (
     kl_projection_simplex,

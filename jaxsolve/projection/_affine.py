@@ -1,4 +1,4 @@
-"""Projections on sets that linear equations and inequalities describe."""
+"""Projections on sets that linear equations describe, and on halfspaces."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from jax import lax
 from jaxsolve._compat import is_concrete
 from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, power_of_two, scale_to_unit, unpack, widen
 from jaxsolve._rules import derive_by
-from jaxsolve._status import Status
 from jaxsolve._types import PyTree
 from jaxsolve._vectors import ravel
-from jaxsolve.solvers.quadratic import InteriorPointQP
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_map, tree_real_dtype, tree_vdot, tree_where
 
-__all__ = ["projection_affine_set", "projection_halfspace", "projection_hyperplane", "projection_polyhedron"]
+__all__ = ["projection_affine_set", "projection_halfspace", "projection_hyperplane"]
 
 
 def projection_hyperplane(x: PyTree, hyperparams: tuple) -> PyTree:
@@ -119,48 +117,7 @@ def projection_affine_set(x: PyTree, hyperparams: tuple) -> PyTree:
     A, b = unpack(hyperparams, ("A", "b"))
     x = as_inexact(x, "x")
     vector, unravel = ravel(x)
-    return unravel(_on_solutions(vector, *_matrix_and_vector(A, b, vector, "projection_affine_set", ("A", "b"))))
-
-
-def projection_polyhedron(x: PyTree, hyperparams: tuple, check_feasible: bool = True) -> PyTree:
-    r"""Project on the polyhedron :math:`\{z : A z = b, \; G z \le h\}`.
-
-    A quadratic program is solved. The derivative is that of the solution with the constraints that are active; one that
-    holds with equality and multiplier 0 counts half.
-
-    Args:
-        x: pytree of arrays with n entries in all.
-        hyperparams: the tuple ``(A, b, G, h)``: matrices of shapes ``(p, n)`` and ``(m, n)``, whose columns are in the
-            order of the leaves of ``x``, and vectors of shapes ``(p,)`` and ``(m,)``. Rows may be dependent, p or m may
-            be 0, entries of ``h`` may be infinite.
-        check_feasible: raise if the set is empty and everything is concrete. In any case, and under ``jit``, the result
-            for an empty set is NaN.
-
-    Returns:
-        The projection, with the structure, shapes and dtypes of ``x``.
-
-    Raises:
-        ValueError: ``hyperparams`` has not four entries, shapes do not fit, or the set is empty and ``check_feasible``
-            is set.
-        TypeError: an argument is not real.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxsolve.projection import projection_polyhedron
-        >>> A, b = jnp.array([[1.0, 1.0]]), jnp.array([1.0])
-        >>> G, h = -jnp.eye(2), jnp.zeros(2)
-        >>> (projection_polyhedron(jnp.array([2.0, -1.0]), (A, b, G, h)).round(3) + 0.0).tolist()
-        [1.0, 0.0]
-    """
-    A, b, G, h = unpack(hyperparams, ("A", "b", "G", "h"))
-    x = as_inexact(x, "x")
-    vector, unravel = ravel(x)
-    A, b = _matrix_and_vector(A, b, vector, "projection_polyhedron", ("A", "b"))
-    G, h = _matrix_and_vector(G, h, vector, "projection_polyhedron", ("G", "h"))
-    out, feasible = _on_polyhedron(vector, A, b, G, h)
-    if check_feasible and is_concrete(feasible) and not bool(np.asarray(feasible)):
-        raise ValueError("projection_polyhedron: no point satisfies A z = b and G z <= h.")
-    return unravel(out)
+    return unravel(on_solutions(vector, *matrix_and_vector(A, b, vector, "projection_affine_set", ("A", "b"))))
 
 
 def _prepare(x, hyperparams, name):
@@ -186,7 +143,7 @@ def _on_plane(x, a, b, *, halfspace):
     return tree_where(outside, moved, x) if halfspace else moved
 
 
-def _matrix_and_vector(A: Any, b: Any, vector: jax.Array, function: str, names: tuple[str, str]) -> tuple:
+def matrix_and_vector(A: Any, b: Any, vector: jax.Array, function: str, names: tuple[str, str]) -> tuple:
     """A matrix with a column for each entry of ``vector`` and a vector with an entry for each row, in its dtype."""
     out = []
     for value, name, ndim in ((A, names[0], 2), (b, names[1], 1)):
@@ -206,13 +163,18 @@ def _matrix_and_vector(A: Any, b: Any, vector: jax.Array, function: str, names: 
 
 
 @jax.jit
-def _on_solutions(x, A, b):
+def on_solutions(x, A, b):
     if A.size == 0:
         return x
     # In units of the largest entry of A, so that squares of its inverse neither overflow nor vanish.
     unit = power_of_two(jnp.max(jnp.abs(A)))
     A, b = A / unit, b / unit
-    inverse = derive_by(_tangent_of_inverse, jnp.linalg.pinv(lax.stop_gradient(A)), A)
+    return nearest_solution(x, A, b, jnp.linalg.pinv(lax.stop_gradient(A)))
+
+
+def nearest_solution(x: jax.Array, A: jax.Array, b: jax.Array, inverse: jax.Array) -> jax.Array:
+    """The nearest point with ``A z = b``, given the pseudo-inverse of ``A``, differentiable in the other arguments."""
+    inverse = derive_by(_tangent_of_inverse, inverse, A)
     x = x - inverse @ (A @ x - b)
     # Again, for the digits that were lost if x was far away; it changes nothing else, derivatives included.
     return x - inverse @ (A @ x - b)
@@ -224,58 +186,3 @@ def _tangent_of_inverse(inverse, data, tangents):
     to_left = inverse @ inverse.T @ A_dot.T @ (jnp.eye(m, dtype=A.dtype) - A @ inverse)
     to_right = (jnp.eye(n, dtype=A.dtype) - inverse @ A) @ A_dot.T @ inverse.T @ inverse
     return to_left + to_right - inverse @ A_dot @ inverse
-
-
-@jax.jit
-def _on_polyhedron(x, A, b, G, h):
-    """The projection, NaN where it is not one, and whether the set has a point."""
-    make: Any = InteriorPointQP
-    # As accurate as the dtype allows, and good enough if it is accurate to some digits.
-    tol, enough = (1e-8, 1e-8) if x.dtype == jnp.float64 else (2e-6, 1e-4)
-    eye = jnp.eye(x.size, dtype=x.dtype)
-    rows, bound = jnp.concatenate([A, G]), jnp.concatenate([b, h])
-    # Each row in a unit of its own, and all of it in units of about the distance, which the tolerance is relative to.
-    size = power_of_two(jnp.max(jnp.abs(rows), axis=1, initial=0))
-    rows, bound = rows / size[:, None], bound / size
-    lower = jnp.concatenate([bound[: b.size], jnp.full_like(h, -jnp.inf)])
-    # Around x: so the precision is that of the distance.
-    moved = rows @ x
-    lower, upper = lower - moved, bound - moved
-    unit = power_of_two(jnp.max(jnp.maximum(lower, -upper), initial=0))
-    bounds = lower / unit, upper / unit
-    params, state = make(tol=tol).run(None, (eye, jnp.zeros_like(x)), rows, bounds)
-    status, error = lax.stop_gradient((state.status, state.error))
-    close = (status == int(Status.MAXITER)) & (error <= enough)
-    solved = ((status == int(Status.CONVERGED)) | close) & jnp.all(jnp.isfinite(x))
-    step = params.primal[0]
-    if x.dtype != jnp.float64:
-        step = step + lax.stop_gradient(_on_face(step, params.dual_eq, rows, *bounds) - step)
-    out = jnp.where(solved, x + unit * step, jnp.full_like(x, jnp.nan))
-    return out, status != int(Status.PRIMAL_INFEASIBLE)
-
-
-def _on_face(z, multipliers, rows, lower, upper):
-    """The point nearest to 0 of the face that ``z`` is near, or ``z`` if that is not as good a solution.
-
-    In float32 the solver may stop at 1e-4. The rows that are active there tell the solution to rounding.
-    """
-    z, multipliers, rows, lower, upper = lax.stop_gradient((z, multipliers, rows, lower, upper))
-    # The push of a row against its slack, both in the unit of the bounds.
-    push = multipliers * jnp.sum(rows**2, axis=1)
-    active = (lower == upper) | (push > upper - rows @ z)
-    face = jnp.where(active[:, None], rows, 0), jnp.where(active, upper, 0)
-    new = _on_solutions(jnp.zeros_like(z), *face)
-
-    def excess(z):
-        moved = rows @ z
-        return jnp.max(jnp.maximum(moved - upper, lower - moved) / _lengths(rows), initial=0)
-
-    # Rounding of a product is forgiven.
-    rounding = 4 * z.size * jnp.finfo(z.dtype).eps * jnp.max(jnp.abs(new), initial=0)
-    nearer = jnp.linalg.norm(new) <= jnp.linalg.norm(z) + excess(z) + rounding
-    return jnp.where(nearer & (excess(new) <= jnp.maximum(excess(z), rounding)), new, z)
-
-
-def _lengths(rows):
-    lengths = jnp.linalg.norm(rows, axis=1)
-    return jnp.where(lengths > 0, lengths, 1)
