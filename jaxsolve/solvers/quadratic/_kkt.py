@@ -84,6 +84,11 @@ def _softness(dtype) -> float:
     return 1e-7 if jnp.finfo(dtype).bits == 64 else 1e-3
 
 
+def _negligible(dtype) -> float:
+    """The part of a right-hand side that may be left of it: rounding, and as little as that if digits are few."""
+    return (1e2 if jnp.finfo(dtype).bits == 64 else 5) * float(jnp.finfo(dtype).eps)
+
+
 def _regularized(H: Array) -> tuple[Array, Array, Array]:
     r"""The factor of :math:`H + \varepsilon I`, the parameter, and the curvature below which there is none.
 
@@ -263,7 +268,7 @@ def solve_kkt(
     else:
         eps, size = jnp.finfo(r1.dtype).eps, norm(r1, r2)
         start = (jnp.zeros_like(r1), jnp.zeros_like(r2))
-        (x, y), left, residual, before, count = _improve(step, start, 1e2 * eps * size, slowest=0.9)
+        (x, y), left, residual, before, count = _improve(step, start, _negligible(r1.dtype) * size, slowest=0.9)
         # What no step changes cannot be met: movements of dependent rows against each other, and forces along which
         # nothing holds x. Each step answered with its part over (or times) delta; without them least squares remain.
         stuck = (residual > 0.9 * before) & (residual > jnp.sqrt(eps) * size)
@@ -319,7 +324,7 @@ def polish(
         return (x - dx, y - dy), (cost * variables * F1, F2)
 
     size = 1 + norm(x / variables) + norm(cost * variables * qp.q)
-    wanted = 1e2 * jnp.finfo(x.dtype).eps * size
+    wanted = _negligible(x.dtype) * size
     return _improve(step, (x, y), wanted, slowest=0.2, moves=moves, foresees=True)[0]
 
 

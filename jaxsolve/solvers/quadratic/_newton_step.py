@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxsolve._loop import LoopKind, loop
@@ -236,7 +237,8 @@ def predictor_corrector(
     mu = jnp.sum(products) / rows.count
     # Complementarity must not run ahead of feasibility, or the iterates are stuck at the boundary: what the infeasible
     # parts may still contribute to the duality gap is a measure for it.
-    infeasible = jnp.sum(jnp.abs(residual.dual * x)) + jnp.sum(jnp.abs(residual.rows * z))
+    of_rows = jnp.sum(jnp.abs(residual.rows * z))
+    infeasible = jnp.sum(jnp.abs(residual.dual * x)) + of_rows
     behind = jnp.minimum(1e-2 * infeasible / rows.count, 10 * mu)
     per_s, per_z = (jnp.where(rows.bounded, 1 / part, 0) for part in (s, z))
     corrections, (lowest, highest) = _corrections(qp), _RANGE
@@ -248,6 +250,17 @@ def predictor_corrector(
         dz = pushed + system.stiffness * rows.signed(Adx)
         ds = per_z * (trial.change - s * dz)
         primal, dual = _length(ds * per_s), _length(dz * per_z)
+        Pdx = qp.P.matvec(dx)
+
+        def left(primal, dual):
+            slopes = (1 - dual) * residual.dual + (dual - primal) * Pdx
+            gap = jnp.sum((s + primal * ds) * (z + dual * dz))
+            return gap + jnp.sum(jnp.abs(slopes * x)) + (1 - primal) * of_rows
+
+        # Steps of two lengths are longer, but as slopes depend on x, they are not all that was aimed at.
+        shorter = jnp.minimum(primal, dual)
+        apart, together = jax.vmap(left)(jnp.stack([primal, shorter]), jnp.stack([dual, shorter]))
+        primal, dual = (jnp.where(together < 0.5 * apart, shorter, length) for length in (primal, dual))
         new = Point(x + primal * dx, z + dual * dz, s + primal * ds)
         after = jnp.sum(new.s * new.z) / rows.count
         centering = jnp.clip(after / jnp.maximum(mu, jnp.finfo(mu.dtype).tiny), 0, 1) ** 3

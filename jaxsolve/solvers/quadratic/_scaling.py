@@ -41,8 +41,9 @@ __all__ = ["Scaling", "equilibrate", "scale"]
 _MAX_PASSES = 10
 # Scaling stops as soon as the norms lie within this factor of each other: factors of two do no harm.
 _BALANCED = 4.0
-# Geometric means: the steps of conjugate gradients, and the logarithm to base 2 that is left over in the mean.
-_MAX_STEPS, _CLOSE = 40, 0.01
+# Geometric means: the steps of conjugate gradients, and the logarithm to base 2 that is left over in the mean. What is
+# left over depends on the units of the data, and decides where a factor is between two powers of two.
+_MAX_STEPS, _CLOSE = 40, 1e-3
 
 
 class Scaling(NamedTuple):
