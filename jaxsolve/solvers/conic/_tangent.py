@@ -334,8 +334,9 @@ def polish(
     def turn(carry):
         """Judge a candidate, factorize there, and make the next one; at the end, the factors that derivatives want."""
         (x, v, error), candidate, count, factors = carry
-        strict = weights_of(candidate[1], max_abs(candidate[1]), None)
-        left = residual_map(scaled, cones, *candidate, strict)
+        new_x, new_v = candidate
+        strict = weights_of(new_v, max_abs(new_v), None)
+        left = residual_map(scaled, cones, new_x, new_v, strict)
         new_error = jnp.maximum(*map(max_abs, left))
         better = (count < _OVER) & (new_error < error)
         (x, v), least = tree_where(better, (candidate, new_error), ((x, v), error))
