@@ -4,7 +4,8 @@ Each cone here has a barrier :math:`f_*` of its dual cone in closed form, and th
 :math:`f` takes one equation in one unknown. With the *shadows* :math:`\tilde z = -\nabla f(s)` and
 :math:`\tilde s = -\nabla f_*(z)` the scaling has :math:`H z = s` and :math:`H \tilde z = \tilde s`, and is near
 :math:`\mu \nabla^2 f_*(z)`, which it is on the central path. Where the two conditions are nearly dependent, it is that
-matrix. The corrector is the third derivative of :math:`f_*`.
+matrix. The corrector is the third derivative of :math:`f_*`. All these barriers are :math:`-\log \psi(z)` and
+logarithms of single entries; their derivatives are written in those of :math:`\psi`.
 
 The dual of such a cone is the same with slacks and multipliers exchanged.
 
@@ -15,6 +16,7 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +27,43 @@ from jaxsolve._types import Array
 
 __all__ = ["BarrierPath", "BarrierScaling", "DualBarrierScaling", "Exponential", "Power"]
 
-_NEWTON_STEPS = 8
+
+class Curve(NamedTuple):
+    r"""A function :math:`\psi` of three entries at a point, and the multiples of the logarithms beside it.
+
+    Attributes:
+        value: :math:`\psi`.
+        gradient: shape ``(3,)``.
+        product: the product of its second derivative with a vector.
+        third: the product of its third derivative with two vectors.
+        entries: the barrier is ``-log(psi) - entries @ log|z|``, shape ``(3,)``.
+    """
+
+    value: Array
+    gradient: Array
+    product: Callable[[Array], Array]
+    third: Callable[[Array, Array], Array]
+    entries: Array
+
+
+def _gradient(curve: Curve, z: Array) -> Array:
+    """The gradient of the barrier."""
+    return -curve.gradient / curve.value - curve.entries / z
+
+
+def _hessian(curve: Curve, z: Array) -> Array:
+    """Its second derivative, shape ``(3, 3)``."""
+    g, eye = curve.gradient / curve.value, jnp.eye(3, dtype=z.dtype)
+    bent = jax.vmap(curve.product)(eye) / curve.value
+    return jnp.outer(g, g) - bent + eye * (curve.entries / z**2)[None, :]
+
+
+def _third(curve: Curve, z: Array, a: Array, b: Array) -> Array:
+    """The product of its third derivative with two vectors."""
+    g, value = curve.gradient / curve.value, curve.value
+    ga, gb, Qa, Qb = jnp.sum(g * a), jnp.sum(g * b), curve.product(a) / value, curve.product(b) / value
+    along = gb * Qa + ga * Qb + (jnp.sum(a * Qb) - 2 * ga * gb) * g
+    return along - curve.third(a, b) / value - 2 * curve.entries * a * b / z**3
 
 
 class Exponential(NamedTuple):
@@ -42,6 +80,24 @@ class Exponential(NamedTuple):
         return -jnp.log(v - u - u * jnp.log(-w / u)) - jnp.log(-u) - jnp.log(w)
 
     @staticmethod
+    def curve(z: Array) -> Curve:
+        r""":math:`\psi = v - u - u \log(-w / u)`, whose second derivative is :math:`q q^T / u`."""
+        u, v, w = z
+        logarithm, one, zero = jnp.log(-w / u), jnp.ones_like(u), jnp.zeros_like(u)
+        q = jnp.stack([one, zero, -u / w])
+
+        def product(a):
+            return jnp.sum(q * a) / u * q
+
+        def third(a, b):
+            qa, qb = jnp.sum(q * a), jnp.sum(q * b)
+            turned = -(qa * b[2] + qb * a[2]) / w - qa * qb / u
+            return (turned * q - jnp.stack([zero, zero, qa * qb / w])) / u
+
+        gradient = jnp.stack([-logarithm, one, -u / w])
+        return Curve(v - u - u * logarithm, gradient, product, third, jnp.stack([one, zero, one]))
+
+    @staticmethod
     def is_inside(s: Array) -> Array:
         a, b, c = s
         return (b > 0) & (c > 0) & (a < b * jnp.log(c / b))
@@ -53,13 +109,13 @@ class Exponential(NamedTuple):
 
     @staticmethod
     def shadow(s: Array) -> Array:
-        """The dual point with the gradient ``-s``: one root of ``q + log(1 + q) = rho``, by Newton's method."""
+        """The dual point with the gradient ``-s``: one root of ``q + log(1 + q) = rho``, by Halley's method."""
         a, b, c = s
         ratio = a / b
         rho = jnp.log(c / b) - ratio
-        q = rho / 2
-        for _ in range(_NEWTON_STEPS):  # concave and increasing, and to the left of the root: all steps stay there
-            q = q + (rho - q - jnp.log1p(q)) * (1 + q) / (2 + q)
+        q = rho - jnp.log1p(rho / 2)  # to 0.1 of the root; a step leaves 1e-5, two of them rounding, whatever rho
+        for _ in range(2):
+            q = q + _halley(rho - q - jnp.log1p(q), (2 + q) / (1 + q), -1 / (1 + q) ** 2)
         u = -1 / (q * b)
         return jnp.stack([u, 2 / b + u * (1 - ratio), (1 + 1 / q) / c])
 
@@ -77,6 +133,28 @@ class Power(NamedTuple):
         (u, v, w), alpha = z, self.alpha
         product = jnp.exp(2 * alpha * jnp.log(u / alpha) + 2 * (1 - alpha) * jnp.log(v / (1 - alpha)))
         return -jnp.log(product - w**2) - (1 - alpha) * jnp.log(u) - alpha * jnp.log(v)
+
+    def curve(self, z: Array) -> Curve:
+        r""":math:`\psi = p - w^2` with :math:`p = (u / \alpha)^{2 \alpha} (v / (1 - \alpha))^{2 - 2 \alpha}`.
+
+        With the gradient :math:`h` of :math:`\log p` and :math:`-d` the diagonal of its second derivative, that of
+        :math:`p` is :math:`p (h h^T - d)`.
+        """
+        (u, v, w), alpha = z, self.alpha
+        zero = jnp.zeros_like(u)
+        powers = jnp.stack([2 * alpha, 2 * (1 - alpha), zero])
+        h, d, axis = powers / z, powers / z**2, jnp.stack([zero, zero, jnp.ones_like(u)])
+        p = jnp.exp(2 * alpha * jnp.log(u / alpha) + 2 * (1 - alpha) * jnp.log(v / (1 - alpha)))
+
+        def product(a):
+            return p * (jnp.sum(h * a) * h - d * a) - 2 * axis * a
+
+        def third(a, b):
+            ha, hb = jnp.sum(h * a), jnp.sum(h * b)
+            return p * ((ha * hb - jnp.sum(d * a * b)) * h - d * (ha * b + hb * a) + 2 * d * a * b / z)
+
+        entries = jnp.stack([1 - alpha, alpha, zero])
+        return Curve(p - w**2, p * h - 2 * axis * w, product, third, entries)
 
     def is_inside(self, s: Array) -> Array:
         (a, b, c), alpha = s, self.alpha
@@ -101,11 +179,12 @@ class Power(NamedTuple):
         rho = jnp.maximum(jnp.where(flat, 1, rho), tiny)
         first, second = 1 + 1 / alpha, (2 - alpha) / (1 - alpha)
         log_t = jnp.log(2.0) - rho - jnp.log(-jnp.expm1(-rho))
-        for _ in range(_NEWTON_STEPS):
+        for _ in range(3):  # to 0.03 of the root after one step, 1e-6 after two, and rounding after three
             t = jnp.exp(log_t)
             value = 2 * alpha * jnp.log(t + first) + 2 * (1 - alpha) * jnp.log(t + second) - log_t - jnp.log(t + 2)
-            slope = t * (2 * alpha / (t + first) + 2 * (1 - alpha) / (t + second) - 1 / (t + 2)) - 1
-            log_t = log_t + (rho - value) / slope
+            parts = jnp.stack([2 * alpha * t / (t + first), 2 * (1 - alpha) * t / (t + second), -t / (t + 2)])
+            shares = jnp.stack([first / (t + first), second / (t + second), 2 / (t + 2)])
+            log_t = log_t + _halley(rho - value, jnp.sum(parts) - 1, jnp.sum(parts * shares))
         t = jnp.where(flat, 0, jnp.exp(log_t))
         return jnp.stack([(1 + alpha + alpha * t) / a, (2 - alpha + (1 - alpha) * t) / b, -t / size])
 
@@ -139,16 +218,10 @@ class BarrierScaling(NamedTuple):
 
     def correction(self, s: Array, z: Array, ds: Array, dz: Array, target: Array) -> Array:
         def of_one(barrier, s, z, ds, dz):
-            gradient = jax.grad(barrier.dual_barrier)
-            hessian = jax.jacfwd(gradient)(z)
-            direction = _solve(hessian, ds)
-
-            def product(z):
-                return jax.jvp(gradient, (z,), (direction,))[1]
-
-            _, third = jax.jvp(product, (z,), (dz,))
+            curve = barrier.curve(z)
+            third = _third(curve, z, _solve(_hessian(curve, z), ds), dz)
             third = jnp.where(jnp.all(jnp.isfinite(third)), third, 0)
-            return s + target * gradient(z) - third / 2
+            return s + target * _gradient(curve, z) - third / 2
 
         return jax.vmap(of_one, in_axes=(_axis(self.barriers), 0, 0, 0, 0))(self.barriers, s, z, ds, dz)
 
@@ -206,6 +279,12 @@ class BarrierPath(NamedTuple):
         return jnp.sum(jax.vmap(of_one, in_axes=(_axis(self.barriers), 0, 0))(self.barriers, *points))
 
 
+def _halley(left: Array, slope: Array, bend: Array) -> Array:
+    """A step of Halley's method to where a function with these two derivatives has grown by ``left``."""
+    step = left / slope
+    return step / (1 + step * bend / (2 * slope))
+
+
 def _axis(barriers: Any) -> Any:
     return None if isinstance(barriers, Exponential) else 0
 
@@ -217,9 +296,8 @@ def _times(matrices: Array, v: Array, *, transposed: bool = False) -> Array:
 
 def _factors(barrier: Any, s: Array, z: Array) -> tuple[Array, Array]:
     """Factors of the scaling of one cone, and of its inverse."""
-    gradient = jax.grad(barrier.dual_barrier)
-    hessian = jax.jacfwd(gradient)(z)
-    s_shadow, z_shadow = -gradient(z), barrier.shadow(s)
+    curve = barrier.curve(z)
+    hessian, s_shadow, z_shadow = _hessian(curve, z), -_gradient(curve, z), barrier.shadow(s)
     mu, mu_shadow = jnp.sum(s * z) / 3, jnp.sum(s_shadow * z_shadow) / 3
     s_off, z_off = s - mu * s_shadow, z - mu * z_shadow
     off = jnp.sum(s_off * z_off)

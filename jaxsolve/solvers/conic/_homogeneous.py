@@ -23,7 +23,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from jaxsolve._loop import loop
 from jaxsolve._types import Array
 from jaxsolve.solvers.conic._newton_step import NewtonSystem, cone_center, factorize, scaling_at
 from jaxsolve.solvers.conic._program import Program
@@ -76,22 +78,28 @@ def predictor_corrector(program: Program, cones: Cones, point: Point, *, unrolls
     """The next point, and how much of the step to it was possible; ``unrolls``: derivatives of it are wanted."""
     res = residual(program, cones, point)
     system = factorize(program, scaling_at(cones, point.s, point.z), unrolls=unrolls)
-    # Both solutions that are known from the start: along tau, and of the affine direction.
-    rights = jnp.stack([-program.c, -res.x]), jnp.stack([program.b, point.s - res.z])
-    (along_x, affine_x), (along_z, affine_z) = jax.vmap(system.solve)(*rights)
-    along = along_x, along_z
+    rights = jnp.stack([-program.c, res.x]), jnp.stack([program.b, res.z])
 
-    affine = _direction(system, point, along, (affine_x, affine_z), res, 1.0, point.s, point.tau * point.kappa)
-    t = jnp.minimum(_longest(system, cones, point, affine, res.mu, centered=False), 1)
-    sigma = (1 - t) ** 3
+    def step(carry):
+        """One direction: the affine one, which takes all residuals away, then that which it suggests."""
+        turn, sigma, before, _ = carry
+        share, target = 1 - sigma, sigma * res.mu
+        slack = system.scaling.correction(point.s, point.z, before.s, before.z, target)
+        products = point.tau * point.kappa + before.tau * before.kappa - target
+        # The solution along tau is the same in both turns. It costs little beside the other.
+        first, second = rights
+        both = jnp.stack([first[0], -share * first[1]]), jnp.stack([second[0], slack - share * second[1]])
+        along, found = zip(*jax.vmap(system.solve)(*both), strict=True)
+        direction = _direction(system, point, along, found, res, share, slack, products)
+        affine = turn == 0
+        longest = _longest(system, cones, point, direction, centered=~affine)
+        length = jnp.minimum(jnp.where(affine, 1, _CAUTION) * longest, 1)
+        return turn + 1, (1 - length) ** 3, direction, length
 
-    target = sigma * res.mu
-    slack = system.scaling.correction(point.s, point.z, affine.s, affine.z, target)
-    products = point.tau * point.kappa + affine.tau * affine.kappa - target
-    found = system.solve((sigma - 1) * res.x, slack - (1 - sigma) * res.z)
-    combined = _direction(system, point, along, found, res, 1 - sigma, slack, products)
-    t = jnp.minimum(_CAUTION * _longest(system, cones, point, combined, res.mu, centered=True), 1)
-    return jax.tree.map(lambda u, du: u + t * du, point, combined), t
+    nothing = jnp.zeros_like(res.mu)
+    start = jnp.zeros((), jnp.int32), nothing, jax.tree.map(jnp.zeros_like, point), nothing
+    _, _, step, length = loop(lambda _: jnp.asarray(True), step, start, maxiter=2, kind="scan" if unrolls else "while")
+    return jax.tree.map(lambda u, du: u + length * du, point, step), length
 
 
 def _direction(
@@ -129,7 +137,7 @@ def _direction(
     return Point(dx, dz, ds, dtau, -(products + kappa * dtau) / tau)
 
 
-def _longest(system: NewtonSystem, cones: Cones, point: Point, step: Point, mu: Array, *, centered: bool) -> Array:
+def _longest(system: NewtonSystem, cones: Cones, point: Point, step: Point, *, centered: Array) -> Array:
     """The longest step that stays inside of the cones and, if wanted, near the central path."""
     paths = system.scaling.paths(point.s, point.z, step.s, step.z)
 
@@ -141,17 +149,24 @@ def _longest(system: NewtonSystem, cones: Cones, point: Point, step: Point, mu: 
         t = t if path.longest is None else jnp.minimum(t, path.longest)
     if all(path.longest is not None for path in paths):
         return t
-    trials = jnp.minimum(t, 1) * jnp.asarray(_TRIALS, t.dtype)
+    t = jnp.minimum(t, 1)
+    # Which trial is good is no function to be differentiated.
+    point, step, paths, longest = lax.stop_gradient((point, step, paths, t))
+    trials = jnp.asarray(_TRIALS, t.dtype)
 
     def is_good(t):
-        inner = _CAUTION * t
-        if not centered:
-            return jnp.all(jnp.stack([path.barrier(t) < jnp.inf for path in paths if path.longest is None]))
-        tau, kappa = point.tau + inner * step.tau, point.kappa + inner * step.kappa
-        s, z = point.s + inner * step.s, point.z + inner * step.z
+        inner = jnp.where(centered, _CAUTION, 1) * t
+        tau, kappa, s, z = (getattr(point, name) + inner * getattr(step, name) for name in ("tau", "kappa", "s", "z"))
         mu = (s @ z + tau * kappa) / (cones.degree + 1)
-        barrier = sum(path.barrier(inner) for path in paths)
-        return (cones.degree + 1) * jnp.log(mu) - jnp.log(tau) - jnp.log(kappa) + barrier < _FAR
+        barriers = [path.barrier(inner) for path in paths]
+        inside = [barrier < jnp.inf for path, barrier in zip(paths, barriers, strict=True) if path.longest is None]
+        centrality = (cones.degree + 1) * jnp.log(mu) - jnp.log(tau) - jnp.log(kappa) + sum(barriers)
+        return jnp.where(centered, centrality < _FAR, jnp.all(jnp.stack(inside)))
 
-    good = jax.vmap(is_good)(trials)
-    return jnp.where(jnp.any(good), trials[jnp.argmax(good)], 0)
+    def shorter(carry):
+        count, _ = carry
+        return count + 1, is_good(trials[count] * longest)
+
+    start = jnp.zeros((), jnp.int32), jnp.zeros_like(centered)
+    count, good = lax.while_loop(lambda carry: ~carry[1] & (carry[0] < trials.size), shorter, start)
+    return jnp.where(good, trials[count - 1] * t, 0)

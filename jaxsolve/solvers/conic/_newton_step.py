@@ -26,7 +26,7 @@ from jaxsolve.solvers.conic._barriers import BarrierScaling, DualBarrierScaling,
 from jaxsolve.solvers.conic._program import Program
 from jaxsolve.solvers.conic._scalings import NonnegScaling, SemidefiniteScaling, SocScaling, ZeroScaling
 from jaxsolve.solvers.conic.cones import Block, Cones
-from jaxsolve.tree_util import tree_all_finite
+from jaxsolve.tree_util import tree_all_finite, tree_where
 
 __all__ = ["BlockScaling", "NewtonSystem", "cone_center", "factorize", "scaling_at"]
 
@@ -141,21 +141,19 @@ class NewtonSystem(NamedTuple):
             new_left = left_over(*new)
             new_error = jnp.maximum(*map(max_abs, new_left))
             better = new_error < error
-            x, z, left, error_out = jax.tree.map(
-                lambda a, b: jnp.where(better, a, b), (*new, new_left, new_error), (x, z, left, error)
-            )
-            return x, z, left, error_out, better & (new_error < 0.5 * error) & (error_out > wanted), count + 1
+            x, z, left, least = tree_where(better, (*new, new_left, new_error), (x, z, left, error))
+            return x, z, left, least, better & (new_error < 0.5 * error) & (least > wanted), count + 1
 
-        x, z = self._once(r1, r2)
         if self.unrolls:
+            x, z = self._once(r1, r2)
             for _ in range(_REFINEMENTS):
                 dx, dz = self._once(*left_over(x, z))
                 x, z = x + dx, z + dz
             return x, z
-        left = left_over(x, z)
-        error = jnp.maximum(*map(max_abs, left))
-        carry = (x, z, left, error, error > wanted, jnp.zeros((), jnp.int32))
-        x, z, *_ = lax.while_loop(lambda carry: carry[4] & (carry[5] < _MAX_REFINEMENTS), refine, carry)
+        # The first turn finds the solution to be refined: what is in the loop is compiled once.
+        nothing, far = (jnp.zeros_like(r1), jnp.zeros_like(r2)), jnp.full_like(r1[0], jnp.inf)
+        carry = (*nothing, (r1, r2), far, jnp.asarray(True), jnp.zeros((), jnp.int32))
+        x, z, *_ = lax.while_loop(lambda carry: carry[4] & (carry[5] <= _MAX_REFINEMENTS), refine, carry)
         return x, z
 
 

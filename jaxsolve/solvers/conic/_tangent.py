@@ -122,15 +122,21 @@ def balanced(scaled: Program, cones: Cones, v: Array, factors: Factors) -> Facto
     Between a row that is inactive and one that is active lies a spring at the row, whose stiffness has to be the
     inverse of the compliance there, see :func:`jaxsolve.solvers.quadratic._kkt.balanced_weight`. Exact for one row.
     """
-    weights, delta = factors.weights, _softness(v.dtype)[0]
-    weak = (weights > 0) & (weights < 1)
 
     def balance(factors):
-        compliance = jnp.sum(solve_triangular(factors.cholesky, scaled.A.T, lower=True) ** 2, axis=0)
-        means = jnp.where(weak, jnp.clip(1 - compliance, delta, 1 - delta), weights)
-        return factors_at(scaled, factors.scaling, cones, v, means)
+        return factors_at(scaled, factors.scaling, cones, v, _balanced_weights(scaled, factors))
 
-    return run_if_any(jnp.any(weak), balance, factors)
+    return run_if_any(jnp.any(_is_weak(factors.weights)), balance, factors)
+
+
+def _is_weak(weights: Array) -> Array:
+    return (weights > 0) & (weights < 1)
+
+
+def _balanced_weights(scaled: Program, factors: Factors) -> Array:
+    weights, delta = factors.weights, _softness(scaled.c.dtype)[0]
+    compliance = jnp.sum(solve_triangular(factors.cholesky, scaled.A.T, lower=True) ** 2, axis=0)
+    return jnp.where(_is_weak(weights), jnp.clip(1 - compliance, delta, 1 - delta), weights)
 
 
 def _cholesky(H: Array, delta: float, least: float) -> Array:
@@ -191,11 +197,10 @@ def solve_tangent(
         return point, left, least, better & (new_error > wanted), count + 1
 
     wanted = 4 * float(jnp.finfo(r1.dtype).eps) * jnp.maximum(max_abs(r1), max_abs(r2))
-    point = once(r1, r2)
-    left = left_over(*point)
-    error = jnp.maximum(*map(max_abs, left))
-    carry = (point, left, error, error > wanted, jnp.zeros((), jnp.int32))
-    return lax.while_loop(lambda carry: carry[3] & (carry[4] < _MAX_REFINEMENTS), refine, carry)[0]
+    # The first turn finds the solution to be refined: what is in the loop is compiled once.
+    point, far = (jnp.zeros_like(r1), jnp.zeros_like(r2)), jnp.full_like(wanted, jnp.inf)
+    carry = (point, (r1, r2), far, jnp.asarray(True), jnp.zeros((), jnp.int32))
+    return lax.while_loop(lambda carry: carry[3] & (carry[4] <= _MAX_REFINEMENTS), refine, carry)[0]
 
 
 def residual_map(
@@ -228,32 +233,35 @@ def polish(
     """
     enough = 2 * float(jnp.finfo(x.dtype).eps) * (1 + max_abs(scaled.b) + max_abs(scaled.c))
 
-    def size(x, v):
-        return jnp.maximum(*map(max_abs, residual_map(scaled, cones, x, v, weights_of(v, max_abs(v), None))))
+    def turn(carry):
+        """Judge a candidate, factorize there, and make the next one; at the end, the factors that derivatives want."""
+        (x, v, error), candidate, count, factors = carry
+        new_x, new_v = candidate
+        strict = weights_of(new_v, max_abs(new_v), None)
+        left = residual_map(scaled, cones, new_x, new_v, strict)
+        new_error = jnp.maximum(*map(max_abs, left))
+        better = (count < _OVER) & (new_error < error)
+        (x, v), least = tree_where(better, (candidate, new_error), ((x, v), error))
+        going = better & wanted & (least > enough) & (count < _MAX_NEWTON_STEPS)
 
-    def body(carry):
-        """One step; the last turn is for the factors alone."""
-        x, v, error, going, count, _ = carry
-        weights = weights_of(v, max_abs(v), None)
-        factors = factors_at(scaled, scaling, cones, v, jnp.where(going, weights, weights_of(v, max_abs(v), weak)))
+        def balance(_):
+            return _balanced_weights(scaled, factors)
 
-        def step(_):
-            r1, r2 = residual_map(scaled, cones, x, v, weights)
-            dx, dv = solve_tangent(scaled, factors, -r1, -r2)
-            return x + dx, v + dv
+        weights = jnp.where(going, strict, weights_of(v, max_abs(v), weak))
+        weights = run_if_any(count == _OVER, balance, weights)
+        factors = factors_at(scaled, scaling, cones, v, weights)
 
-        new = run_if_any(going, step, (x, v))
-        new_error = size(*new)
-        better = going & (new_error < error)
-        (x, v), least = tree_where(better, (new, new_error), ((x, v), error))
-        go_on = better & (least > enough) & (count + 1 < _MAX_NEWTON_STEPS)
-        return x, v, least, go_on, jnp.where(going, count + 1, _OVER), factors
+        def step(candidate):
+            change = solve_tangent(scaled, factors, *jax.tree.map(jnp.negative, left))
+            return jax.tree.map(jnp.add, candidate, change)
 
-    error = size(x, v)
+        last = jnp.where((count < _OVER) & jnp.any(_is_weak(weights)), _OVER, _OVER + 1)
+        return (x, v, least), run_if_any(going, step, candidate), jnp.where(going, count + 1, last), factors
+
     none = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: factors_at(scaled, scaling, cones, v, v)))
-    carry = (x, v, error, wanted & (error > enough), jnp.zeros((), jnp.int32), none)
-    x, v, _, _, _, factors = lax.while_loop(lambda carry: carry[4] < _OVER, body, carry)
-    return x, v, balanced(scaled, cones, v, factors)
+    carry = ((x, v, jnp.full_like(enough, jnp.inf)), (x, v), jnp.zeros((), jnp.int32), none)
+    (x, v, _), _, _, factors = lax.while_loop(lambda carry: carry[2] <= _OVER, turn, carry)
+    return x, v, factors
 
 
 def polish_on_path(

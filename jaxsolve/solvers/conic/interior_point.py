@@ -138,7 +138,7 @@ class ConicInteriorPoint(ConicSolver):
         best = (point.x, point.z, point.s)
         nothing = jax.tree.map(jnp.zeros_like, ConicSolution(*best))
         before = self._State(zero, infinite, infinite, best, point, zero, nothing, zero)
-        return self._judged_state(problem, before, point, jnp.ones_like(infinite), zero)
+        return self._judged_state(problem, before, point, None, zero)
 
     def _advance(self, problem: Problem, state: ConicInteriorPointState) -> ConicInteriorPointState:
         """One predictor-corrector step."""
@@ -153,9 +153,12 @@ class ConicInteriorPoint(ConicSolver):
         return Solution(x, y, at.Ax)
 
     def _judged_state(
-        self, problem: Problem, before: ConicInteriorPointState, point: Point, length: Array, iter_num: Array
+        self, problem: Problem, before: ConicInteriorPointState, point: Point, length: Array | None, iter_num: Array
     ) -> ConicInteriorPointState:
-        """The state at a point of the embedding: its error, certificates, and whether the run is over."""
+        """The state at a point of the embedding: its error, certificates, and whether the run is over.
+
+        ``length`` is that of the step to it; a point to start from has ``None``, and proves nothing.
+        """
         qp, tau = problem.scaled, point.tau
         at = products(qp, point.x, point.z)
         x, y, s, of_solution = jax.tree.map(lambda part: part / tau, (point.x, point.z, point.s, at))
@@ -167,6 +170,8 @@ class ConicInteriorPoint(ConicSolver):
         better = (error < before.error) | self._on_path
         new = (error, value, (x, y, s), jnp.zeros_like(before.idle))
         error, value, best, idle = tree_where(better, new, (before.error, before.value, before.best, before.idle + 1))
+        if length is None:
+            return self._State(iter_num, error, value, best, point, idle, before.certificate, self._status_of(error))
         # On the way to a certificate no point is better than the one before.
         failed = (length < _SHORTEST) | ((idle > _MOST_IDLE) & (point.kappa < tau))
         if self._on_path:  # there, polishing takes over
