@@ -4,6 +4,7 @@ An example writes its pictures into ``output`` beside it, and ends by ``sys.exit
 claims holds. A status other than 0 fails the build.
 """
 
+import builtins
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from shutil import copyfile
 import jax
 from sphinx_gallery.scrapers import figure_rst
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 _exit = sys.exit
 
 
@@ -38,9 +40,14 @@ class Pictures:
 
 
 def start_anew(gallery_conf, name, when):
-    """Every example starts in float32, and may end by ``sys.exit``."""
+    """Every example starts in float32, knows its file, and may end by ``sys.exit``."""
     jax.config.update("jax_enable_x64", False)
-    sys.exit = _finish if when == "before" else _exit
+    running = when == "before" and name is not None
+    sys.exit = _finish if running else _exit
+    # sphinx-gallery gives scripts no __file__; what is not among the globals is looked up here.
+    vars(builtins).pop("__file__", None)
+    if running:
+        builtins.__file__ = str(EXAMPLES / Path(name).name)
 
 
 def _finish(status=None):
