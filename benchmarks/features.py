@@ -95,7 +95,7 @@ def of_a_number(minimize):
 
 def compiles_nothing(minimize):
     """Whether a second eager run compiles nothing."""
-    count = []
+    count, other = [], THETA + 1
     minimize(fun, THETA)
 
     def listen(event, duration, **_):
@@ -103,7 +103,7 @@ def compiles_nothing(minimize):
             count.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    minimize(fun, THETA + 1)
+    minimize(fun, other)
     jax.monitoring.unregister_event_duration_listener(listen)
     return 0 if count else 1
 
