@@ -108,7 +108,7 @@ def run_ours(problem, label, derivatives):
 
     def solution(t):
         params, state = solver.run(problem.x0, t, bounds=problem.bounds)
-        duals = [jnp.ravel(d) for d in (params.dual_ineq, state.dual_bounds) if d is not None]
+        duals = [jnp.zeros(0) if d is None else jnp.ravel(d) for d in (params.dual_ineq, state.dual_bounds)]
         return params.primal, (duals, *(getattr(state, name) for name in FIELDS))
 
     if derivatives:
@@ -136,7 +136,7 @@ def difference(problem, program, x, slope, duals):
         lower, upper = (jnp.broadcast_to(side, x.shape) for side in problem.bounds)
         sides.append((jnp.maximum(lower - x, x - upper), jnp.eye(x.size)))
         margins += [jnp.ones(0)]
-    for (row, slopes), dual in zip(sides, duals if rows[1].size else [jnp.zeros(0), *duals], strict=True):
+    for (row, slopes), dual in zip(sides, duals[: len(sides)], strict=True):
         size = jnp.maximum(jnp.max(jnp.abs(slopes), axis=1, initial=0), 1e-12)
         slack, dual = jnp.abs(row) / size, jnp.abs(dual) * size
         margins.append(jnp.maximum(slack, dual / (1 + jnp.max(dual, initial=0))))

@@ -283,12 +283,17 @@ def test_how_far_a_program_must_be_from_feasible():
 
 @pytest.mark.slow
 def test_constraints_that_curve_strongly():
-    """Steps along them stay short, and do not become so short that a run creeps."""
-    loss = lambda x: (x[0] - 1) ** 2 / 100 + (x[1] - x[0] ** 2) ** 2  # HS27
-    solver = InteriorPointNLP(loss, lambda x: x[0] + x[2] ** 2 + 1)
-    params, state = solver.run(jnp.full(3, 2.0))
-    assert int(state.status) == Status.CONVERGED and int(state.iter_num) <= 65
-    np.testing.assert_allclose(params.primal, [-1, 1, 0], atol=1e-5)
+    """Steps along them are short, but not so short that a run creeps to its last iteration; problem 46."""
+
+    def loss(x):
+        return (x[0] - x[1]) ** 2 + (x[2] - 1) ** 2 + (x[3] - 1) ** 4 + (x[4] - 1) ** 6
+
+    def curves(x):
+        return jnp.stack([x[0] ** 2 * x[3] + jnp.sin(x[3] - x[4]) - 1, x[1] + x[2] ** 4 * x[3] ** 2 - 2])
+
+    state = InteriorPointNLP(loss, curves).run(jnp.array([0.5**0.5, 1.75, 0.5, 2, 2])).state
+    assert int(state.status) == Status.CONVERGED and int(state.iter_num) <= 50
+    assert float(state.value) <= 1e-5 and float(state.constr_violation) <= 1e-6
 
 
 @pytest.mark.slow
