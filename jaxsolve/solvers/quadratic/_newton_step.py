@@ -140,10 +140,15 @@ def condense(
     left = jnp.maximum(norm(residual.dual), (1e-7 if dtype == jnp.float64 else 1e-3) * norm(qp.q, at.Aty))
     rounding = 10 * jnp.finfo(dtype).eps * norm(at.Ax) / jnp.maximum(left, jnp.finfo(dtype).tiny)
     rho, delta = regularization * rho, regularization * jnp.clip(rounding, delta, 1e3 * rho)
-    inverse = jnp.where(rows.bounded, 1 / (s + delta * z), 0)
+    inverse = _reciprocal(s + delta * z, rows.bounded)
     stiffness = jnp.where(rows.fixed, 1 / delta, z * inverse)
     weight = jnp.sum(stiffness, axis=0)
     return Condensed(stiffness, inverse, weight, rho, factorize(qp, weight, rho))
+
+
+def _reciprocal(x: Array, where: Array) -> Array:
+    """``1 / x`` there and 0 elsewhere, differentiable where that is a division by 0."""
+    return jnp.where(where, 1 / jnp.where(where, x, 1), 0)
 
 
 def factorize(qp: QuadraticProgram, weight: Array, rho: Array | float) -> Array:
@@ -240,7 +245,7 @@ def predictor_corrector(
     of_rows = jnp.sum(jnp.abs(residual.rows * z))
     infeasible = jnp.sum(jnp.abs(residual.dual * x)) + of_rows
     behind = jnp.minimum(1e-2 * infeasible / rows.count, 10 * mu)
-    per_s, per_z = (jnp.where(rows.bounded, 1 / part, 0) for part in (s, z))
+    per_s, per_z = (_reciprocal(part, rows.bounded) for part in (s, z))
     corrections, (lowest, highest) = _corrections(qp), _RANGE
 
     def step(trial):
