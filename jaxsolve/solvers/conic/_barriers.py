@@ -46,16 +46,21 @@ class Curve(NamedTuple):
     entries: Array
 
 
+def _nonzero(z: Array) -> Array:
+    """Entries to divide by; the last one of a power cone may be 0, and is divided into 0 alone."""
+    return jnp.where(z == 0, 1, z)
+
+
 def _gradient(curve: Curve, z: Array) -> Array:
     """The gradient of the barrier."""
-    return -curve.gradient / curve.value - curve.entries / z
+    return -curve.gradient / curve.value - curve.entries / _nonzero(z)
 
 
 def _hessian(curve: Curve, z: Array) -> Array:
     """Its second derivative, shape ``(3, 3)``."""
     g, eye = curve.gradient / curve.value, jnp.eye(3, dtype=z.dtype)
     bent = jax.vmap(curve.product)(eye) / curve.value
-    return jnp.outer(g, g) - bent + eye * (curve.entries / z**2)[None, :]
+    return jnp.outer(g, g) - bent + eye * (curve.entries / _nonzero(z) ** 2)[None, :]
 
 
 def _third(curve: Curve, z: Array, a: Array, b: Array) -> Array:
@@ -63,7 +68,7 @@ def _third(curve: Curve, z: Array, a: Array, b: Array) -> Array:
     g, value = curve.gradient / curve.value, curve.value
     ga, gb, Qa, Qb = jnp.sum(g * a), jnp.sum(g * b), curve.product(a) / value, curve.product(b) / value
     along = gb * Qa + ga * Qb + (jnp.sum(a * Qb) - 2 * ga * gb) * g
-    return along - curve.third(a, b) / value - 2 * curve.entries * a * b / z**3
+    return along - curve.third(a, b) / value - 2 * curve.entries * a * b / _nonzero(z) ** 3
 
 
 class Exponential(NamedTuple):
@@ -143,6 +148,7 @@ class Power(NamedTuple):
         (u, v, w), alpha = z, self.alpha
         zero = jnp.zeros_like(u)
         powers = jnp.stack([2 * alpha, 2 * (1 - alpha), zero])
+        z = _nonzero(z)
         h, d, axis = powers / z, powers / z**2, jnp.stack([zero, zero, jnp.ones_like(u)])
         p = jnp.exp(2 * alpha * jnp.log(u / alpha) + 2 * (1 - alpha) * jnp.log(v / (1 - alpha)))
 
