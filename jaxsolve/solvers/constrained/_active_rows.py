@@ -108,7 +108,7 @@ def polished(
         factors = Factors(weight, active.at_upper, own, factorize(scaled, weight))
         residual = (_slope(program, *point), row_residual(rows, point.y, (qp.lower, qp.upper), factors))
         dx, dy = solve_kkt(qp, *residual, factors)
-        x, y = jnp.clip(point.x - dx, program.lower, program.upper), point.y - dy
+        x, y = _on_bounds(program, point.x - dx, factors), point.y - dy
         new = Point(x, y, program.local(x, y[: point.at.values.size - 1]))
         new_error = optimality_error(program, scaling, new)
         better = (phase == _IMPROVING) & (new_error < error)
@@ -128,6 +128,15 @@ def polished(
     carry = (jnp.zeros((), jnp.int32), start, error, factors, qp, phase)
     _, point, error, factors, qp, _ = loop(lambda carry: carry[-1] != _OVER, turn, carry, maxiter=_MOST_STEPS + 4)
     return point, error, factors, qp
+
+
+def _on_bounds(program: NonlinearProgram, x: Array, factors: Factors) -> Array:
+    """The point within the bounds, and where they are active on them, not merely near."""
+    if program.bounded:
+        weight, at_upper = factors.weight[-x.size :], factors.at_upper[-x.size :]
+        bound = jnp.where(at_upper, program.upper, program.lower)
+        x = jnp.where((weight == 1) & jnp.isfinite(bound), bound, x)
+    return jnp.clip(x, program.lower, program.upper)
 
 
 def _scaled_system(
