@@ -1,10 +1,15 @@
-r"""Prices of an exchange economy, and their derivatives with respect to what everybody owns.
+r"""Prices of an exchange economy
+=============================
+
+Prices of an exchange economy, and their derivatives with respect to what everybody owns.
 
 Agent i owns e_ij of good j and has the utility u_i(x) = (sum_j a_ij x_j^r)^(1/r), with constant elasticity of
 substitution 1 / (1 - r). At an equilibrium (Arrow and Debreu 1954) everybody buys what is best for the value of what he
 owns, and all that exists is bought.
 
 For given budgets B the equilibrium is a convex program (Eisenberg and Gale 1959),
+
+::
 
     maximize  sum_i B_i log u_i(x_i)    subject to    sum_i x_ij <= sum_i e_ij,   x >= 0,
 

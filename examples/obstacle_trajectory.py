@@ -1,7 +1,12 @@
-r"""A trajectory around obstacles, and what it says about the model behind it.
+r"""A trajectory around obstacles
+=============================
+
+A trajectory around obstacles, and what it says about the model behind it.
 
 A vehicle in the plane with position p, velocity v and thrust u loses speed by drag. Between rest at the start and rest
 at the goal it spends as little thrust as possible, and stays out of round obstacles:
+
+::
 
     minimize  dt sum_t |u_t|^2
     subject to  p_{t+1} = p_t + dt v_t,  v_{t+1} = v_t + dt (u_t - drag |v_t| v_t),
