@@ -15,7 +15,7 @@ at the goal it spends as little thrust as possible, and stays out of round obsta
 All states are variables (multiple shooting), so that the equations of motion are equality constraints, and nothing is
 integrated over the whole time. The derivative of the solution tells how the best trajectory moves with the drag and
 with the obstacles; the derivative of its cost is the price of each. With it the model is found from a trajectory that
-was seen: the drag, and the radius of an obstacle, for which the best trajectory is that one, by Gauss-Newton steps.
+was seen: the drag, and the radius of an obstacle, for which the best trajectory is that one, by Levenberg-Marquardt.
 """
 
 import sys
@@ -78,22 +78,13 @@ def best(model, num):
     return params.primal, state
 
 
-def identified(seen, model, num, steps=6):
-    """The model whose best trajectory comes nearest to positions that were seen, and all iterates on the way."""
+def identified(seen, model, num):
+    """The model whose best trajectory comes nearest to positions that were seen, and how the search for it ended."""
 
-    @jax.jit
-    def step(model):
-        def residual(model):
-            r = (best(model, num)[0]["p"] - seen).ravel()
-            return r, r
+    def residual(model, seen):
+        return (best(model, num)[0]["p"] - seen).ravel()
 
-        J, r = jax.jacfwd(residual, has_aux=True)(model)
-        return model - jnp.linalg.lstsq(J, r)[0]
-
-    models = [model]
-    for _ in range(steps):
-        models.append(step(models[-1]))
-    return np.stack(models)
+    return jaxsolve.LevenbergMarquardt(residual, tol=1e-10, materialize_jac=True).run(model, seen)
 
 
 def plot(paths, model, move, path):
@@ -117,7 +108,7 @@ def plot(paths, model, move, path):
 
 
 def main(num=24, path=OUTPUT / "obstacle_trajectory.png"):
-    """Solve, differentiate, and identify; returns the trajectory, its state, two errors, and the models on the way."""
+    """Solve, differentiate, identify; returns the trajectory, its state, two errors, and the model that was found."""
     model = jnp.asarray(MODEL)
 
     def solved(model):
@@ -139,13 +130,14 @@ def main(num=24, path=OUTPUT / "obstacle_trajectory.png"):
     ]
     print(f"against differences: trajectory {errors[0]:.0e}, cost {errors[1]:.0e}")
 
-    models = identified(found["p"], jnp.array([0.1, 0.5, 0.4]), num)
-    print("identified: drag and radii", " ".join(f"{value:.6f}" for value in models[-1]), "of", *MODEL)
+    guess, search = identified(found["p"], jnp.array([0.2, 0.55, 0.45]), num)
+    print(search)
+    print("identified: drag and radii", " ".join(f"{value:.6f}" for value in guess), "of", *MODEL)
     drags = [(drag, np.asarray(everything(model.at[0].set(drag))[1][0]["p"])) for drag in (0.0, MODEL[0], 0.6)]
     plot(drags, MODEL, 0.3 * np.asarray(moves[..., 0]), path)
-    return found, state, errors, models
+    return found, state, errors, np.asarray(guess)
 
 
 if __name__ == "__main__":
-    _, state, errors, models = main()
-    sys.exit(max(errors) > 1e-5 or np.max(np.abs(models[-1] - MODEL)) > 1e-6)
+    _, _, errors, guess = main()
+    sys.exit(max(errors) > 1e-5 or np.max(np.abs(guess - MODEL)) > 1e-6)

@@ -190,6 +190,7 @@ def test_steps_run_again_for_the_derivative_are_not_reported():
     assert history["iter_num"].tolist() == list(range(21))
 
 
+@pytest.mark.slow
 def test_history_of_stages_under_vmap():
     """A quadratic program is solved in stages; a lane waits for the others at the end of each."""
     history = jaxsolve.History("error")

@@ -8,10 +8,10 @@ from jaxsolve import Status
 
 @pytest.mark.slow
 def test_the_whole_script(example, tmp_path):
-    found, state, errors, models = example.main(num=8, path=tmp_path / "figure.png")
+    found, state, errors, guess = example.main(path=tmp_path / "figure.png")
     assert int(state.status) == Status.CONVERGED and bool(state.is_minimum)
     assert max(errors) < 1e-5
-    np.testing.assert_allclose(models[-1], example.MODEL, atol=1e-7)
+    np.testing.assert_allclose(guess, example.MODEL, atol=1e-7)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     # Integrated by itself, the thrust leads from rest at the start to rest at the goal, around the obstacles.
     p, v, dt = np.array(example.START), np.zeros(2), example.DURATION / len(found["u"])
