@@ -202,7 +202,9 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
         x = jnp.clip(flat(params, program.lower.dtype), program.lower, program.upper)
         zeros = jnp.zeros(size_of(program), x.dtype)
         at = program.local(x, zeros)
-        scaling = scaling_at(program, x, *at)
+        # Units are those of the initial point: in a solution a variable may be of the size of rounding.
+        given = flat(parts_of(init_params)[0], x.dtype)
+        scaling = scaling_at(program, given, *program.local(given, zeros))
         # The multipliers that come nearest to stationarity, of the local program in scaled units.
         rows = program.rows_at(1 / scaling.variables, scaling.rows)
         qp = program.quadratic(at._replace(hessian=jnp.zeros_like(at.hessian)), at.jacobian[0])
