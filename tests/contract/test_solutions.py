@@ -159,7 +159,7 @@ def test_maxiter_zero_and_one(case):
         jaxsolve.check(one)
 
 
-@each(THREE)
+@each(THREE, where=lambda case: case.iterates)
 def test_maxiter_as_a_python_number(case):
     for maxiter in (0, 1):
         state = case.run(case.make(maxiter=maxiter, tol=0.0), case.theta).state
