@@ -1,4 +1,4 @@
-"""Fails the build if a page would ask for anything that is not beside it: scripts, styles, fonts and pictures."""
+"""Fails the build if a page would ask for anything that is not beside it, or has a text that Python made up."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ from sphinx.errors import ExtensionError
 _LOADED = re.compile(r"<(?:script|img|iframe|source|audio|video)\b[^>]*?\ssrc=[\"']((?:https?:)?//[^\"']*)", re.I)
 _LINKED = re.compile(r"<link\b[^>]*>", re.I)
 _TARGET = re.compile(r"\shref=[\"']((?:https?:)?//[^\"']*)", re.I)
+_MADE_UP = "Alias for field number"
 _IN_STYLE = re.compile(r"(?:@import\s+|url\()[\"']?((?:https?:)?//[^\"')]*)", re.I)
 
 
@@ -22,14 +23,18 @@ def external_requests(text, is_style=False):
 def _check(app, exception):
     if exception or app.builder.format != "html":
         return
-    found = {}
+    found, made_up = {}, []
     for path in Path(app.outdir).rglob("*"):
         if path.suffix in (".html", ".css"):
-            asked = external_requests(path.read_text(errors="replace"), path.suffix == ".css")
+            text = path.read_text(errors="replace")
+            asked = external_requests(text, path.suffix == ".css")
+            made_up += [path.name] if _MADE_UP in text else []
             if asked:
                 found[path.name] = sorted(set(asked))
     if found:
         raise ExtensionError(f"pages that need a network: {found}")
+    if made_up:
+        raise ExtensionError(f"pages with {_MADE_UP!r} in place of a description: {made_up}")
 
 
 def setup(app):

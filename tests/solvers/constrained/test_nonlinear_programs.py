@@ -83,8 +83,9 @@ def test_scipy_on_a_program_with_everything(method):
     check_multipliers(problem, params, state)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cyipopt") is not None, reason="cyipopt is installed")
-def test_ipopt_that_is_not_installed():
+def test_ipopt_that_is_not_installed(monkeypatch):
+    monkeypatch.delitem(sys.modules, "cyipopt", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="cyipopt"):
         jaxsolve.ScipyConstrainedMinimize(jnp.sum, method="ipopt")
 
