@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
-__all__ = ["Option", "field_texts", "options_of", "split_fields", "with_options"]
+__all__ = ["Option", "field_texts", "options_of", "split_fields", "with_fields_of", "with_options"]
 
 _HEADING = re.compile(r"\w[\w ]*:")
 _ENTRY = re.compile(r" {4}(\w[\w, ]*):\s*(.*)")
 _SECTIONS = ("Attributes:", "Args:")
+_Tuple = TypeVar("_Tuple", bound=type)
 
 
 def split_fields(doc: str | None) -> tuple[list[str], dict[str, str], list[str]]:
@@ -90,6 +92,23 @@ def with_options(cls: type, doc: str) -> str:
     while before and not before[-1]:
         before.pop()
     return "\n".join([*before, "", *lines, *([""] if after else []), *after])
+
+
+def with_fields_of(base: type) -> Callable[[_Tuple], _Tuple]:
+    """A decorator that takes texts of fields from another named tuple, as named tuples do not inherit.
+
+    Args:
+        base: a named tuple with a section "Attributes", of which every field is one of the decorated class.
+    """
+
+    def decorate(cls: _Tuple) -> _Tuple:
+        before, texts, after = split_fields(cls.__doc__)
+        texts = split_fields(base.__doc__)[1] | texts
+        lines = [f"    {name}: {texts[name]}".replace("\n", "\n        ") for name in cls._fields if name in texts]  # type: ignore[attr-defined]  # a tuple
+        cls.__doc__ = "\n".join([*before, "Attributes:", *lines, *([""] if after else []), *after])
+        return cls
+
+    return decorate
 
 
 def _type(field) -> str:

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxsolve._docstrings import with_fields_of
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat
 from jaxsolve.base import option
-from jaxsolve.solvers.root._method import RootMethod, guarded_solve
+from jaxsolve.solvers.root._method import RootMethod, RootState, guarded_solve
 
 __all__ = ["Broyden", "BroydenState"]
 
@@ -34,22 +35,11 @@ _LEAST = 0.1
 _HISTORY = 30
 
 
+@with_fields_of(RootState)
 class BroydenState(NamedTuple):
     """State of Broyden's method: the fields of :class:`RootState`, and those of the model.
 
     Attributes:
-        iter_num: number of iterations done, int32.
-        value: the residual ``fun`` at the current parameters, a pytree like them.
-        error: its Euclidean norm.
-        stepsize: last step size.
-        aux: auxiliary output of ``fun``.
-        failed_linesearch: whether the last search failed.
-        num_fun_eval: evaluations of ``fun``, int32.
-        num_jac_eval: evaluations of its Jacobian, int32.
-        num_linesearch_iter: trial steps of all searches, int32.
-        status: a :class:`jaxsolve.Status`, int32.
-        first_error: ``error`` at the initial point.
-        scout: the point from which the next step goes.
         d_history: of a model of limited memory the vectors :math:`H^T s`, one a row, shape (history_size, n).
         c_history: the vectors :math:`(s - H y) / s^T H y`, likewise.
         gamma: multiple of the identity in it.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxsolve._docstrings import with_fields_of
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat
 from jaxsolve.base import option
@@ -63,22 +64,11 @@ class Newton(RootMethod):
         return -guarded_solve(self._jacobian(params, args, kwargs), residual, self._loop_kind), counted
 
 
+@with_fields_of(RootState)
 class ChordState(NamedTuple):
     """State of the chord method: the fields of :class:`RootState`, and two more.
 
     Attributes:
-        iter_num: number of iterations done, int32.
-        value: the residual ``fun`` at the current parameters, a pytree like them.
-        error: its Euclidean norm.
-        stepsize: last step size.
-        aux: auxiliary output of ``fun``.
-        failed_linesearch: whether the last search failed.
-        num_fun_eval: evaluations of ``fun``, int32.
-        num_jac_eval: evaluations of its Jacobian, int32.
-        num_linesearch_iter: trial steps of all searches, int32.
-        status: a :class:`jaxsolve.Status`, int32.
-        first_error: ``error`` at the initial point.
-        scout: the point from which the next step goes.
         inverse: inverse of the Jacobian where it was last computed, shape (n, n).
         age: steps since then, int32.
     """
