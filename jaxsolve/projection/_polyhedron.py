@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 
 from jaxsolve._compat import gathered, is_concrete
-from jaxsolve._inputs import as_inexact, power_of_two, unpack, widen
+from jaxsolve._inputs import as_inexact, nan_unless, power_of_two, unpack, widen
 from jaxsolve._loop import loop, run_if_any
 from jaxsolve._rules import derive_by
 from jaxsolve._types import Array, PyTree
@@ -87,9 +87,10 @@ def _on_polyhedron(x: Array, A: Array, b: Array, G: Array, h: Array) -> tuple[Ar
         return x, jnp.asarray(True)
     end = _nearest(*lax.stop_gradient((x, rows, bound)), num_eq)
     rule = functools.partial(_tangent, num_eq=num_eq)
+    # Where there is no solution the derivative is NaN too, also in what rows hold that are not active.
+    rows, bound = nan_unless(end.solved, rows), nan_unless(end.solved, bound)
     value = derive_by(rule, end.value, x, rows, bound, *end.active)
-    # A product, so that the derivative is NaN where the value is.
-    return value * jnp.where(end.solved, 1, jnp.nan).astype(x.dtype), ~end.empty
+    return nan_unless(end.solved, value), ~end.empty
 
 
 class _Set(NamedTuple):

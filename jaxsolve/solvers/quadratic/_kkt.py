@@ -126,7 +126,7 @@ def estimate_multipliers(scaled: QuadraticProgram, x: Array) -> Array:
     below, above = Ax - scaled.lower, scaled.upper - Ax
     # The unknowns are the multipliers: found from A'WA, those of near rows would be lost to rounding in float32.
     cost = jnp.maximum(jnp.minimum(below, above), 0) ** 2 + near**2
-    cost = jnp.minimum(cost, 1 / near**2)  # of rows without bounds
+    cost = jnp.minimum(cost, 1 / near**2)  # rows without bounds must not make it infinite
 
     def matvec(y):
         return scaled.A.matvec(scaled.A.rmatvec(y)) + cost * y
@@ -135,7 +135,7 @@ def estimate_multipliers(scaled: QuadraticProgram, x: Array) -> Array:
     slope = scaled.P.matvec(x) + scaled.q
     limits = {"tol": _ESTIMATE_TOL, "maxiter": _ESTIMATE_MAXITER}
     y = -solve_cg(matvec, scaled.A.matvec(slope), preconditioner=lambda y: y / (1 + cost), **limits)
-    right = (scaled.lower == scaled.upper) | ((y > 0) == (above < below))
+    right = (scaled.lower == scaled.upper) | (((y > 0) == (above < below)) & (jnp.minimum(above, below) < jnp.inf))
     return jnp.where(right & jnp.isfinite(y), y, 0)
 
 
