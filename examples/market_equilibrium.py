@@ -152,4 +152,4 @@ def main(num=7, path=OUTPUT / "market_equilibrium.png"):
 
 if __name__ == "__main__":
     _, _, errors, own = main()
-    sys.exit(errors[0] > 1e-9 or errors[1] > 1e-6 or own[0, 0] > 0)
+    sys.exit(bool(errors[0] > 1e-9 or errors[1] > 1e-6 or own[0, 0] > 0))

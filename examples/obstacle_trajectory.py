@@ -140,4 +140,4 @@ def main(num=24, path=OUTPUT / "obstacle_trajectory.png"):
 
 if __name__ == "__main__":
     _, _, errors, guess = main()
-    sys.exit(max(errors) > 1e-5 or np.max(np.abs(guess - MODEL)) > 1e-6)
+    sys.exit(bool(max(errors) > 1e-5 or np.max(np.abs(guess - MODEL)) > 1e-6))
