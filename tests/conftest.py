@@ -74,6 +74,9 @@ def pytest_collection_modifyitems(items):
 
     Docstring examples run in float64, where compiling is cheap, and tests of single precision in float32.
     """
+    # Several processes run together only tests that have the same names in each.
+    if addressed := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"names of tests must not contain addresses of memory; give ids: {addressed}")
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.float32)

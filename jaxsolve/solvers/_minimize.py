@@ -161,12 +161,12 @@ def minimize(
         ...     return (a - x[0]) ** 2 + 100.0 * (x[1] - x[0] ** 2) ** 2
         >>> disk = {"type": "ineq", "fun": lambda x: 1.0 - x @ x}
         >>> result = jaxsolve.minimize(rosenbrock, jnp.zeros(2), (1.0,), constraints=disk)
-        >>> result.x.round(3).tolist(), bool(result.success), result.method
-        ([0.786, 0.618], True, 'InteriorPointNLP')
+        >>> [round(float(v), 2) for v in result.x], bool(result.success), result.method
+        ([0.79, 0.62], True, 'InteriorPointNLP')
         >>> def solution(a):
         ...     return jaxsolve.minimize(rosenbrock, jnp.zeros(2), (a,), constraints=disk).x
-        >>> jax.jacobian(solution)(1.0).round(3).tolist()
-        [0.001, -0.002]
+        >>> [round(float(v), 2) for v in jax.jacobian(solution)(0.5)]
+        [1.0, 1.0]
     """
     check_callable("fun", fun, "a function of the parameters")
     if options is not None and not isinstance(options, dict):

@@ -142,7 +142,7 @@ def test_entropic_transport_at_small_strengths_is_a_plan_near_the_best(dtype):
     rng = np.random.default_rng(0)
     costs = np.sum((rng.normal(size=(8, 1, 2)) - rng.normal(size=(1, 8, 2))) ** 2, axis=-1)
     rows, columns = scipy.optimize.linear_sum_assignment(costs)
-    best, marginals = costs[rows, columns].sum() / 8, (jnp.full(8, 1 / 8, dtype), jnp.full(8, 1 / 8, dtype))
+    best, marginals = costs[rows, columns].sum() / 8, (np.full(8, 1 / 8, dtype), np.full(8, 1 / 8, dtype))
     for strength in (1e-2, 1e-4, 1e-6, 1e-9):
         plan = np.asarray(jaxsolve.projection.kl_projection_transport((-costs / strength).astype(dtype), marginals))
         off = np.abs(plan.sum(0) - 1 / 8).sum() + np.abs(plan.sum(1) - 1 / 8).sum()

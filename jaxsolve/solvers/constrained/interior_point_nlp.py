@@ -103,9 +103,10 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         ...     return jnp.sum(x**2) - radius**2
         >>> solver = jaxsolve.InteriorPointNLP(cost, ineq_fun=outside)
         >>> params, state = solver.run(jnp.zeros(2), 1.0)
-        >>> params.primal.round(3).tolist(), round(float(params.dual_ineq), 3)
-        ([0.894, 0.447], 1.236)
-        >>> jax.jacobian(lambda r: solver.run(jnp.zeros(2), r).params.primal)(1.0).round(3).tolist()
+        >>> [round(float(v), 3) for v in (*params.primal, params.dual_ineq)]
+        [0.894, 0.447, 1.236]
+        >>> slope = jax.jacobian(lambda r: solver.run(jnp.zeros(2), r).params.primal)(1.0)
+        >>> [round(float(v), 3) for v in slope]
         [0.894, 0.447]
     """
 

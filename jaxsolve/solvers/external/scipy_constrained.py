@@ -102,9 +102,10 @@ class ScipyConstrainedMinimize(ConstrainedSolver, ScipySolver):
         >>> import jax, jax.numpy as jnp, jaxsolve
         >>> solver = jaxsolve.ScipyConstrainedMinimize(
         ...     lambda x, r: jnp.sum((x - jnp.array([2.0, 1.0])) ** 2), ineq_fun=lambda x, r: jnp.sum(x**2) - r**2)
-        >>> solver.run(jnp.ones(2), 1.0).params.primal.round(3).tolist()
+        >>> solution = lambda r: solver.run(jnp.ones(2), r).params.primal
+        >>> [round(float(v), 3) for v in solution(1.0)]
         [0.894, 0.447]
-        >>> jax.jacobian(lambda r: solver.run(jnp.ones(2), r).params.primal)(1.0).round(3).tolist()
+        >>> [round(float(v), 3) for v in jax.jacobian(solution)(1.0)]
         [0.894, 0.447]
     """
 

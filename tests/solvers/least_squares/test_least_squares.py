@@ -198,7 +198,7 @@ def test_derivatives_at_nonzero_residuals_and_bounds(loss):
         {"solver": solve_cg, "materialize_jac": True, "loss": "huber", "f_scale": 100.0},
         {"jac_fun": jax.jacrev(decay)},
     ],
-    ids=str,
+    ids=["qr", "lu", "cholesky", "inv", "cg", "matrix-free", "cg-huber", "jac_fun"],
 )
 def test_every_way_to_compute_a_step_ends_at_the_same_point(options):
     params, state = jaxsolve.LevenbergMarquardt(decay, tol=1e-9, maxiter=100, **options).run(START)
