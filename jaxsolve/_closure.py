@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve._compat import ClosedJaxpr, jaxpr_as_fun, without_consts
+from jaxsolve._precision import precision_of_user
 
 __all__ = [
     "DYNAMIC",
@@ -204,7 +205,8 @@ class Staged:
             if known == key:
                 return hoisted
         check_signature(self._name, self._fun, args, kwargs)
-        hoisted = hoist(self._fun, *args, **kwargs)
+        with precision_of_user():
+            hoisted = hoist(self._fun, *args, **kwargs)
         hoisted = hoisted.as_call() if self._as_call else hoisted
         _check_no_reference(self._name, hoisted)
         if self._check is not None:

@@ -37,6 +37,7 @@ from jaxsolve._compat import (
     trace_context,
 )
 from jaxsolve._fingerprint import calls_back, fingerprint
+from jaxsolve._precision import precision_of
 from jaxsolve._types import PyTree
 
 __all__ = ["Call", "compiled_call", "have_values", "traced_call"]
@@ -127,7 +128,8 @@ def traced_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> Ca
 
         call.__name__ = f"{name}_{function.__name__.strip('_')}"
         try:
-            hoisted = hoist(call, *leaves)
+            with precision_of(owner):
+                hoisted = hoist(call, *leaves)
         except Exception as error:
             if type(error).__module__.partition(".")[0] == "flax":
                 error.add_note(f"This happened while {name} traced a function that it was given. {_REMEDY}")

@@ -45,6 +45,7 @@ from jax import lax
 
 from jaxsolve._inputs import nan_unless, power_of_two, scale_to_unit, widen
 from jaxsolve._loop import loop
+from jaxsolve._precision import at_full_precision
 from jaxsolve._rules import derive_by
 from jaxsolve._types import Array, PyTree
 from jaxsolve.tree_util import tree_cast_like, tree_l2_norm, tree_scalar_mul, tree_where
@@ -88,6 +89,7 @@ def matrix_unit(x: Array, *sizes: Array) -> Array:
 
 
 @jax.jit
+@at_full_precision
 def positive_semidefinite(x: Array) -> Array:
     """The projection of the symmetric part of a matrix on the positive semidefinite ones, in the Frobenius norm."""
     unit = matrix_unit(x)

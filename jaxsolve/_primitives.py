@@ -14,6 +14,8 @@ import jax.core
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
+from jaxsolve._precision import full_precision
+
 try:  # importing `jax.extend`, which has the same, brings Pallas along and takes longer than all of this package
     from jax._src import core as jax_core
 except ImportError:
@@ -62,7 +64,8 @@ def _jvp(primals, tangents, *, num_out, rule):
     outputs = _with_tangents_p.bind(*primals, num_out=num_out, rule=rule)
     active = tuple(i for i, t in enumerate(tangents) if i >= num_out and not _is_zero(t))
     if active:
-        out_tangents = rule([*outputs, *primals[num_out:]], active, [tangents[i] for i in active])
+        with full_precision():
+            out_tangents = rule([*outputs, *primals[num_out:]], active, [tangents[i] for i in active])
     else:
         out_tangents = [None] * num_out
     return outputs, [_zero(x) if t is None else t for x, t in zip(outputs, out_tangents, strict=True)]
@@ -146,7 +149,8 @@ def _refuse(*args, **params):
 
 def _transpose_reverse_only(cotangents, *operands, avals, num_args, rule):
     full = [jnp.zeros(a.shape, a.dtype) if type(c) is ad.Zero else c for c, a in zip(cotangents, avals, strict=True)]
-    return [*[None] * num_args, *rule(list(operands[:num_args]), full)]
+    with full_precision():
+        return [*[None] * num_args, *rule(list(operands[:num_args]), full)]
 
 
 def _batch_reverse_only(operands, dims, *, avals, num_args, rule):

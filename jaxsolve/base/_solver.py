@@ -21,6 +21,7 @@ from jaxsolve._closure import Staged, hoist
 from jaxsolve._compat import outside_transformations, without_our_frames
 from jaxsolve._compile import compiled_call, have_values, traced_call
 from jaxsolve._options import Configured, check_callable, option
+from jaxsolve._precision import precision_of
 from jaxsolve._results import is_named, report_failure, show_as_line
 from jaxsolve._types import Array, OptStep, PyTree, Structure
 from jaxsolve._vectors import is_spread
@@ -81,14 +82,18 @@ class Solver(Configured):
     _optimality_is_gradient: ClassVar[bool] = False
     #: Whether a run needs a point to start from.
     _needs_init_params: ClassVar[bool] = True
+    #: Whether products are computed at full precision, see :mod:`jaxsolve._precision`.
+    _is_precise: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         for name in ("init_state", "update"):
             if name in cls.__dict__:
                 setattr(cls, name, _compiled_when_eager(cls.__dict__[name]))
-        if cls._splits_complex and "optimality_fun" in cls.__dict__:
-            cls.optimality_fun = with_complex(cls.__dict__["optimality_fun"])
+        if "optimality_fun" in cls.__dict__:
+            cls.optimality_fun = _at_precision(cls.__dict__["optimality_fun"])
+            if cls._splits_complex:
+                cls.optimality_fun = with_complex(cls.optimality_fun)
         if cls._State is not None:
             # Named for its solver. One that has a name keeps it; what is local could not be pickled.
             if is_named(cls._State) and "<locals>" not in cls.__qualname__:
@@ -184,7 +189,7 @@ class Solver(Configured):
 
     def _run(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
         if not self.jit:
-            return _run(self, init_params, *args, **kwargs)
+            return call_directly(_run, self, init_params, *args, **kwargs)
         solver = copy.copy(self)
         solver.on_failure = "ignore"  # the program is the same
         solver._spread = is_spread(init_params)
@@ -212,7 +217,8 @@ class Solver(Configured):
 
     def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
         """Euclidean norm of the optimality residual at ``params``; a scalar."""
-        return tree_l2_norm(self._residual(params, *args, **kwargs))
+        with precision_of(self):
+            return tree_l2_norm(self._residual(params, *args, **kwargs))
 
     # ---- The functions of the user --------------------------------------------------------------------------------
 
@@ -246,6 +252,17 @@ class Solver(Configured):
         return Objective(fun, staged=staged, **flags)
 
 
+def _at_precision(method: Callable) -> Callable:
+    """A method of a solver, whose products have the precision of the solver."""
+
+    @functools.wraps(method)
+    def call(self, *args, **kwargs):
+        with precision_of(self):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 def _subclass(state: type, solver: type) -> type:
     """A type of states that is found as ``solver._State``."""
     places = {"__module__": solver.__module__, "__qualname__": f"{solver.__qualname__}._State"}
@@ -270,8 +287,9 @@ def _warn_if_kept_by_module(solver: Solver) -> None:
         )
 
 
-def call_directly(function: Callable, *args: Any, **kwargs: Any) -> Any:
-    return function(*args, **kwargs)
+def call_directly(function: Callable, solver: Solver, *args: Any, **kwargs: Any) -> Any:
+    with precision_of(solver):
+        return function(solver, *args, **kwargs)
 
 
 def _check_init_params(init_params: PyTree, kwargs: dict) -> None:

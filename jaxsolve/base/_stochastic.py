@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxsolve._compat import is_concrete
 from jaxsolve._compile import compiled_call
@@ -22,6 +22,8 @@ class StochasticSolver(IterativeSolver):
 
     ``run`` treats the data as fixed; :meth:`run_iterator` draws them from an iterator.
     """
+
+    _is_precise: ClassVar[bool] = False
 
     def run_iterator(self, init_params: PyTree, iterator: Iterable, *args: Any, **kwargs: Any) -> OptStep:
         """Iterate over batches of data, in a Python loop around one compiled step.

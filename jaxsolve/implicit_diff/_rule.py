@@ -23,6 +23,7 @@ from jax import lax
 
 from jaxsolve._closure import Hoisted, hoist, is_dynamic, merge_static, split_static
 from jaxsolve._compat import contains_custom_vjp
+from jaxsolve._precision import at_full_precision
 from jaxsolve._primitives import reverse_only, with_tangents
 from jaxsolve._types import Structure
 from jaxsolve.implicit_diff._check import TangentCheck
@@ -39,6 +40,7 @@ def _nothing(*args, **kwargs):
     return {}
 
 
+@at_full_precision
 def attach_derivative(
     system: TangentSystem,
     sol: Any,

@@ -18,6 +18,7 @@ from jax import lax
 from jaxsolve._closure import hoist
 from jaxsolve._compat import max_abs, outside_transformations
 from jaxsolve._compile import compiled_call
+from jaxsolve._precision import at_full_precision
 from jaxsolve._vectors import flat, ravel
 from jaxsolve.linear_solve._operators import Codec, LinearMap, Operator, check_sizes, is_multicolumn, make_operator
 
@@ -110,6 +111,7 @@ def enter(function: Callable, *args: Any) -> Any:
     return compiled_call(_solve, None, function, *args) if outside_transformations() else _solve(function, *args)
 
 
+@at_full_precision
 def _solve(function, matvec, b, init, info, *rest):
     if not is_multicolumn(matvec, b):
         return function(matvec, b, init, info, *rest)

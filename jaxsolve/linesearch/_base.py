@@ -30,6 +30,7 @@ from jaxsolve._compat import is_concrete, outside_transformations, without_our_f
 from jaxsolve._compile import compiled_call
 from jaxsolve._loop import LoopKind, loop, run_where
 from jaxsolve._options import Configured, check_callable, option
+from jaxsolve._precision import at_full_precision
 from jaxsolve._types import Array, PyTree
 from jaxsolve.linesearch._state import LineSearchState, LineSearchStep, Trial, Verdict
 from jaxsolve.tree_util import (
@@ -211,6 +212,7 @@ class LineSearch(Configured):
 
     # ---- The loop ----------------------------------------------------------------------------------------------------
 
+    @at_full_precision
     def _run(self, init_stepsize, params, value, grad, direction, fun_args, fun_kwargs, aux):
         aux = aux if self.has_aux else None
         search = self

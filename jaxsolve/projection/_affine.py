@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxsolve._compat import is_concrete
 from jaxsolve._inputs import as_inexact, as_scalar, broadcast_like, power_of_two, scale_to_unit, unpack, widen
+from jaxsolve._precision import at_full_precision
 from jaxsolve._rules import derive_by
 from jaxsolve._types import PyTree
 from jaxsolve._vectors import ravel
@@ -80,6 +81,7 @@ def projection_halfspace(x: PyTree, hyperparams: tuple) -> PyTree:
     return _on_plane(*_prepare(x, hyperparams, "projection_halfspace"), halfspace=True)
 
 
+@at_full_precision
 def projection_affine_set(x: PyTree, hyperparams: tuple) -> PyTree:
     r"""Project on the affine set :math:`\{z : A z = b\}`.
 

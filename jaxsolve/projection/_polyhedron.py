@@ -28,6 +28,7 @@ from jax import lax
 from jaxsolve._compat import gathered, is_concrete
 from jaxsolve._inputs import as_inexact, nan_unless, power_of_two, unpack, widen
 from jaxsolve._loop import loop, run_if_any
+from jaxsolve._precision import at_full_precision
 from jaxsolve._rules import derive_by
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import ravel
@@ -37,6 +38,7 @@ from jaxsolve.tree_util import tree_where
 __all__ = ["projection_polyhedron"]
 
 
+@at_full_precision
 def projection_polyhedron(x: PyTree, hyperparams: tuple, check_feasible: bool = True) -> PyTree:
     r"""Project on the polyhedron :math:`\{z : A z = b, \; G z \le h\}`.
 

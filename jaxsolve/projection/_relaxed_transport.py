@@ -34,6 +34,7 @@ from jax import lax
 from jaxsolve._compat import is_concrete
 from jaxsolve._inputs import as_inexact, as_scalar, check_entries, check_nonnegative, power_of_two, unpack, widen
 from jaxsolve._loop import loop
+from jaxsolve._precision import at_full_precision
 from jaxsolve._rules import derive_by
 from jaxsolve.linear_solve import solve as linear_solve
 from jaxsolve.projection._plans import reciprocal, to_marginals
@@ -50,6 +51,7 @@ _GROWTH = 4.0
 _SWEEPS_A_LEVEL = 200
 
 
+@at_full_precision
 def kl_unbalanced_transport(
     sim_matrix: Any,
     marginals: tuple,
@@ -117,6 +119,7 @@ def kl_unbalanced_transport(
     return (plan.astype(dtype), duals) if return_duals else plan.astype(dtype)
 
 
+@at_full_precision
 def kl_partial_transport(
     sim_matrix: Any,
     marginals: tuple,

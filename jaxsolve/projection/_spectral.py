@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxsolve._cones import matrix_unit, positive_part, positive_semidefinite
 from jaxsolve._inputs import as_inexact, nonnegative_scalar, widen
+from jaxsolve._precision import at_full_precision
 from jaxsolve._rules import derive_by, scalar_root
 from jaxsolve._types import Array, PyTree
 from jaxsolve.projection._simplex import projection_l1_ball, projection_simplex
@@ -55,6 +56,7 @@ def projection_psd_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
     return tree_cast_like(tree_map(positive_semidefinite, widen(x)), x)
 
 
+@at_full_precision
 def projection_spectrahedron(x: PyTree, value: Any = 1.0) -> PyTree:
     r"""Project on the spectrahedron: the positive semidefinite matrices of the given trace.
 
@@ -86,6 +88,7 @@ def projection_spectrahedron(x: PyTree, value: Any = 1.0) -> PyTree:
     return tree_cast_like(blocks(_spectrahedron(whole, value)), x)
 
 
+@at_full_precision
 def projection_nuclear_norm_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     r"""Project on the ball of the nuclear norm, the sum of singular values.
 

@@ -30,6 +30,7 @@ from jax import lax
 
 from jaxsolve._compat import is_concrete
 from jaxsolve._inputs import as_inexact, check_nonnegative, power_of_two, unpack, widen
+from jaxsolve._precision import at_full_precision
 from jaxsolve._rules import derive_by
 from jaxsolve._types import PyTree
 from jaxsolve.linear_solve import solve as linear_solve
@@ -40,6 +41,7 @@ from jaxsolve.projection._transport_duals import solve_transport, tolerance
 __all__ = ["kl_projection_birkhoff", "kl_projection_transport", "projection_birkhoff", "projection_transport"]
 
 
+@at_full_precision
 def projection_transport(
     sim_matrix: PyTree, marginals: tuple, make_solver: Callable | None = None, use_semi_dual: bool = True
 ) -> PyTree:
@@ -88,6 +90,7 @@ def projection_transport(
     return _transport("euclidean", "projection_transport", sim_matrix, marginals, make_solver, use_semi_dual)
 
 
+@at_full_precision
 def kl_projection_transport(
     sim_matrix: PyTree, marginals: tuple, make_solver: Callable | None = None, use_semi_dual: bool = True
 ) -> PyTree:

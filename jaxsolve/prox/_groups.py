@@ -18,6 +18,7 @@ from jaxsolve._inputs import (
     unpack,
     widen,
 )
+from jaxsolve._precision import at_full_precision
 from jaxsolve._types import PyTree
 from jaxsolve._vectors import ravel
 from jaxsolve.isotonic import isotonic_l2_pav, sort_descending
@@ -170,6 +171,7 @@ def prox_linf(x: PyTree, reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
     return tree_cast_like(tree_sub(wide, projection_l1_ball(wide, radius)), x)
 
 
+@at_full_precision
 def prox_nuclear_norm(x: PyTree, reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
     r"""Singular value thresholding, the proximity operator of :math:`g(y) = \text{reg} \sum_i \sigma_i(y)`.
 
@@ -321,6 +323,7 @@ def prox_l1inf(x: PyTree, weights: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
     return _of_rows(_cut_largest, as_inexact(x, "x"), weights, scaling, "prox_l1inf")
 
 
+@at_full_precision
 def prox_spectral_norm(x: PyTree, reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
     r"""Proximity operator of the spectral norm :math:`g(y) = \text{reg} \, \sigma_{\max}(y)`.
 
