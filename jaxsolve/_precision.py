@@ -31,7 +31,8 @@ _of_user: ContextVar[str | None] = ContextVar("_of_user", default=None)
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Products that are traced inside are computed at full precision."""
-    token = _of_user.set(_of_user.get() or jax.config.jax_default_matmul_precision or _HIGHEST)
+    setting = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # defined when jax is imported
+    token = _of_user.set(_of_user.get() or setting or _HIGHEST)
     try:
         with jax.default_matmul_precision(_HIGHEST):
             yield

@@ -322,7 +322,8 @@ def _scipy(solver, fun, tol=1e-10, maxiter=2000, **options):
     if solver is jaxsolve.ScipyMinimize:  # below, differences of values are rounding errors
         return solver(fun, maxiter=maxiter, options={"gtol": min(300 * tol, 1e-2)}, **options)
     if "LeastSquares" in solver.__name__:
-        return solver(fun, options={"gtol": tol, "xtol": tol, "ftol": tol}, **options)
+        # SciPy warns of a tolerance below rounding.
+        return solver(fun, options=dict.fromkeys(("gtol", "xtol", "ftol"), max(tol, 1e-15)), **options)
     named = {"maxiter": maxiter} if solver is jaxsolve.ScipyBoundedMinimize else {}
     return solver(fun, tol=tol if double else 1e-4, **named, **options)
 

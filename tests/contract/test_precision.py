@@ -53,7 +53,7 @@ def test_solvers(case):
 
 @registry.each_quadratic(quick=["InteriorPointQP"])
 def test_quadratic_programs(case):
-    check(lambda theta: case.run(case.solver(), theta).params.primal, case.theta)
+    check(lambda theta: case.primal(case.run(case.make(), theta).params), case.theta)
 
 
 def test_the_function_has_the_precision_that_its_user_has_set():
