@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from jaxsolve.linesearch import HagerZhangLineSearch as HagerZhangLineSearch
     from jaxsolve.linesearch import ZoomLineSearch as ZoomLineSearch
     from jaxsolve.solvers._minimize import minimize as minimize
+    from jaxsolve.solvers._batched import solve_batched as solve_batched
     from jaxsolve.solvers._multistart import multistart as multistart
     from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
     from jaxsolve.solvers.composite import PrimalDual as PrimalDual
@@ -106,6 +107,7 @@ _SUBMODULES = (
 _HOMES = {
     "base": "History IterativeSolver KKTSolution OptStep Solver SolverError Status StochasticSolver check",
     "linesearch": "BacktrackingLineSearch HagerZhangLineSearch ZoomLineSearch",
+    "solvers._batched": "solve_batched",
     "solvers._minimize": "minimize",
     "solvers._multistart": "multistart",
     "solvers.composite": "BlockCoordinateDescent PrimalDual ProximalGradient",
