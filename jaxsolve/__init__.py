@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from jaxsolve.linesearch import BacktrackingLineSearch as BacktrackingLineSearch
     from jaxsolve.linesearch import HagerZhangLineSearch as HagerZhangLineSearch
     from jaxsolve.linesearch import ZoomLineSearch as ZoomLineSearch
-    from jaxsolve.solvers._minimize import minimize as minimize
     from jaxsolve.solvers._batched import solve_batched as solve_batched
+    from jaxsolve.solvers._minimize import minimize as minimize
     from jaxsolve.solvers._multistart import multistart as multistart
     from jaxsolve.solvers.composite import BlockCoordinateDescent as BlockCoordinateDescent
     from jaxsolve.solvers.composite import PrimalDual as PrimalDual

@@ -14,6 +14,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxsolve
+from jaxsolve.projection import projection_l2_ball
+from jaxsolve.prox import prox_lasso, prox_none
 from tests import conftest
 
 SOLVERS = {
@@ -21,6 +23,23 @@ SOLVERS = {
     "gradient": lambda fun: jaxsolve.GradientDescent(fun, tol=1e-10, maxiter=2000),
     "fixed_point": lambda fun: jaxsolve.FixedPointIteration(
         lambda w, *args: w - 0.1 * jax.grad(fun)(w, *args), tol=1e-10, maxiter=2000
+    ),
+}
+# Every gradient and proximal method, and what comes between the initial point and the data.
+OF_ROWS = {
+    **{
+        name: lambda fun, name=name: (getattr(jaxsolve, name)(fun, tol=1e-8, maxiter=2000), ())
+        for name in ("GradientDescent", "LBFGS", "BFGS", "NonlinearCG", "NewtonCG")
+    },
+    "LBFGSB": lambda fun: (jaxsolve.LBFGSB(fun, tol=1e-8), ((-jnp.ones(3), jnp.ones(3)),)),
+    "ProximalGradient": lambda fun: (jaxsolve.ProximalGradient(fun, prox_lasso, tol=1e-8, maxiter=2000), (0.01,)),
+    "ProjectedGradient": lambda fun: (
+        jaxsolve.ProjectedGradient(fun, projection_l2_ball, tol=1e-8, maxiter=2000),
+        (0.1,),
+    ),
+    "PrimalDual": lambda fun: (
+        jaxsolve.PrimalDual(fun, prox_none, prox_lasso, jnp.eye(3), tol=1e-8, maxiter=5000),
+        (None, 0.01),
     ),
 }
 close = functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8)
@@ -78,6 +97,22 @@ def explicit_ridge(w, X, y):
     return ridge(w, X, y)
 
 
+def one_iteration_one_sum(make):
+    """Rows spread over the devices: iterations and results are those of one device, and devices do nothing but sum."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    solver, before = make(ridge)
+    X, y = data()
+    rows = jax.device_put(X, NamedSharding(mesh, P("d", None))), jax.device_put(y, NamedSharding(mesh, P("d")))
+    alone, step = solver.run(jnp.zeros(3), *before, X, y), jax.jit(solver.run)(jnp.zeros(3), *before, *rows)
+    assert int(step.state.iter_num) == int(alone.state.iter_num)
+    jax.tree.map(close, step.params, alone.params)
+    close(step.state.error, alone.state.error)
+    program = jax.jit(solver.run).lower(jnp.zeros(3), *before, *rows).compile().as_text()
+    assert "all-reduce" in program
+    for other in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert other not in program, other
+
+
 def a_problem_on_each_device(make, check_vma):
     """Eight problems inside ``shard_map``; they need not take equally many iterations."""
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
@@ -118,13 +153,39 @@ def a_sum_over_devices(make):
     close(jax.jvp(lambda y: solve(X, y), (y,), (y,))[1], ridge_solution(X, y)[0])
 
 
+def a_batch(make, kind):
+    """A batch that does not divide evenly: each device stops when its own part has converged."""
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(kind, kind))
+    # Contraction maps of different rates take different numbers of iterations.
+    solver = jaxsolve.FixedPointIteration(lambda x, rate, c: rate * x + c, tol=1e-10, maxiter=2000)
+    rates, weights = np.linspace(0.1, 0.9, 13), np.cos(np.arange(13.0))
+
+    def loss(rates, c):
+        step = jaxsolve.solve_batched(solver, mesh, np.zeros(13), rates, c, in_axes=(0, 0, None))
+        return jnp.sum(weights * step.params), step.state.iter_num
+
+    (value, iterations), gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(jnp.asarray(rates), 2.0)
+    close(value, np.sum(weights * 2 / (1 - rates)))
+    close(gradient[0], weights * 2 / (1 - rates) ** 2)
+    close(gradient[1], np.sum(weights / (1 - rates)))
+    alone = jax.vmap(solver.run, in_axes=(0, 0, None))(jnp.zeros(13), rates, 2.0).state.iter_num
+    np.testing.assert_array_equal(iterations, alone)
+    program = jax.jit(lambda rates: loss(rates, 2.0)[0]).lower(jnp.zeros(16)[:13]).compile().as_text()
+    loops = [body for body in program.split("\n\n") if "while" in body.partition("\n")[0] or "body" in body[:80]]
+    assert loops and not any("all-reduce" in body or "all-gather" in body for body in loops)
+
+
+MAKERS = {a_batch: {"": None}, one_iteration_one_sum: OF_ROWS}
 CHECKS = {
+    "one_iteration_one_sum": (one_iteration_one_sum, {}),
     "parameters_on_an_explicit_mesh": (parameters_on_an_explicit_mesh, {}),
     "rows_on_an_automatic_mesh": (rows_on_a_mesh, {"kind": AxisType.Auto}),
     "rows_on_an_explicit_mesh": (rows_on_a_mesh, {"kind": AxisType.Explicit}),
     "a_problem_on_each_device": (a_problem_on_each_device, {"check_vma": False}),
     "a_problem_on_each_device_checked": (a_problem_on_each_device, {"check_vma": True}),
     "a_sum_over_devices": (a_sum_over_devices, {}),
+    "a_batch_on_an_automatic_mesh": (a_batch, {"kind": AxisType.Auto}),
+    "a_batch_on_an_explicit_mesh": (a_batch, {"kind": AxisType.Explicit}),
 }
 
 
@@ -132,7 +193,7 @@ def main():
     assert conftest.X64 and jax.device_count() == 8
     failures = {}
     for check, (function, options) in CHECKS.items():
-        for name, make in SOLVERS.items():
+        for name, make in MAKERS.get(function, SOLVERS).items():
             try:
                 function(make, **options)
             except Exception:
