@@ -33,19 +33,19 @@ class IterativeSolver(Solver):
 
     A subclass defines ``init_state(init_params, *args, **kwargs) -> state``,
     ``update(params, state, *args, **kwargs) -> OptStep`` and ``optimality_fun``. The state is a named tuple of arrays
-    with at least ``iter_num`` and ``error``, and ``status`` if the result is to have one; ``update`` keeps its
-    structure and shapes.
+    with at least ``iter_num`` and ``error``, and ``status`` if the result should say how the run ended; ``update``
+    keeps its structure and shapes.
 
     Attributes:
         maxiter: largest number of iterations; may be traced, unless the iterations are unrolled.
         tol: the run has converged when ``state.error`` is at most ``tol``; may be traced.
-        unroll: how iterations are run when they are to be differentiated. ``"auto"`` unrolls them if ``implicit_diff``
-            is ``False``; ``True`` always does; ``"checkpoint"`` does with memory that grows like the square root of
-            ``maxiter``; ``False`` never does (then only forward mode differentiates them).
-        verbose: print a line an iteration and one at the end, under ``jit`` too; ``"bar"`` shows a progress bar
+        unroll: whether the loop can be differentiated in reverse mode. ``"auto"`` unrolls the iterations if
+            ``implicit_diff`` is ``False``, ``True`` always, and ``False`` never (forward mode still works).
+            ``"checkpoint"`` unrolls with memory that grows like the square root of ``maxiter``.
+        verbose: print one line per iteration and one at the end, also under ``jit``; ``"bar"`` shows a progress bar
             instead, for which the package tqdm must be installed (the extra ``progress``).
-        callback: called as ``callback(params, state)`` on the host after every iteration, under ``jit`` too; also
-            before the first one, if it has an attribute ``from_start`` that is true. See :class:`History`.
+        callback: called as ``callback(params, state)`` on the host after every iteration, also under ``jit``. If it
+            has a true attribute ``from_start``, it is also called before the first iteration. See :class:`History`.
     """
 
     maxiter: int = option(500, at_least=0)

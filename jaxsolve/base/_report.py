@@ -157,17 +157,17 @@ def _elements(tree, active):
 
 @jax.tree_util.register_static
 class History:
-    """Records fields of the state at every iteration, also of a run under ``jit``.
+    """Records fields of the state at every iteration, also under ``jit``.
 
-    Hand one to a solver as its ``callback``; :func:`jaxsolve.diagnostics.trace` makes one and runs the solver. The
+    Pass it to a solver as its ``callback``; :func:`jaxsolve.diagnostics.trace` makes one and runs the solver. The
     first record, number 0, is that of the initial point. Records are kept in the order of the iterations. A new run
-    starts the record again; one that goes on from an earlier result continues it. Value and error are those of the
-    recorded point; solvers that do not know them before the next iteration evaluate them for the record. Under
-    ``vmap`` each record has a leading axis of batch elements; one that has finished keeps its last record.
+    deletes the earlier records; a run that continues from an earlier result adds to them. Value and error are those
+    of the recorded point; solvers that compute them only in the next iteration evaluate them for the record. Under
+    ``vmap`` each record has a leading axis of batch elements; an element that has finished keeps its last record.
 
     Args:
         *names: fields of the state to record. ``"params"`` records the iterate, ``"time"`` the seconds since the first
-            record, as the host sees them.
+            record, by the clock of the host.
         optional: leave out the fields that the state does not have, instead of raising.
 
     Example:
@@ -219,7 +219,7 @@ class History:
         return self._names
 
     def __getitem__(self, name: str) -> Any:
-        """The record of one field: an array with one entry a record (a list for pytrees)."""
+        """The records of one field: an array with one entry per record (a list for pytrees)."""
         jax.effects_barrier()
         if name not in self._names:
             raise KeyError(f"{name!r} is not recorded; recorded are {', '.join(self._names)}.")
@@ -237,15 +237,15 @@ class History:
         return f"History({', '.join(self._names)}: {len(self)} records{last})"
 
     def plot(self, *names: str, axes: Any = None) -> Any:
-        """Plot fields against the iterations, a panel each; needs matplotlib.
+        """Plot fields against the iterations, one panel for each; needs matplotlib.
 
         Args:
-            *names: what to plot; by default every scalar field but ``time``. Of a batch every element is a line.
-                ``error`` has a logarithmic axis.
-            axes: matplotlib axes to draw on, one a name, or ``None`` for a new figure.
+            *names: what to plot; by default every scalar field but ``time``. For a batch there is one line per
+                element. ``error`` has a logarithmic axis.
+            axes: matplotlib axes to draw on, one per name, or ``None`` for a new figure.
 
         Returns:
-            The axes, an array with one entry a name.
+            The axes, an array with one entry per name.
 
         Raises:
             ImportError: matplotlib is not installed.

@@ -38,23 +38,25 @@ __all__ = ["Solver", "call_directly", "differentiated"]
 class Solver(Configured):
     """A mapping from problem data to a solution that behaves like any other jax function.
 
-    A subclass defines ``optimality_fun(params, *args, **kwargs)``, zero at a solution, and ``_solve``; iterative ones
-    derive from :class:`IterativeSolver` instead. What else a subclass may define starts with an underscore and is
-    described where it is declared.
+    A subclass defines ``optimality_fun(params, *args, **kwargs)``, which is zero at a solution, and ``_solve``;
+    iterative solvers derive from :class:`IterativeSolver` instead. The names of the other methods that a subclass may
+    define start with an underscore; they are described where they are declared.
 
     Attributes:
-        on_failure: what ``run`` does when it did not converge: ``"ignore"``, ``"warn"`` (a ``RuntimeWarning``) or
-            ``"raise"`` (:class:`jaxsolve.SolverError`). Inside ``jit`` and ``vmap`` the values are not known, and only
-            ``state.status`` tells. The compiled program is the same.
-        implicit_diff: differentiate the solution implicitly, through the optimality conditions (the default), or else
-            by unrolling the iterations.
+        on_failure: what to do at the end of a ``run`` that did not converge: ``"ignore"``, ``"warn"`` (a
+            ``RuntimeWarning``) or ``"raise"`` (:class:`jaxsolve.SolverError`). Inside ``jit`` and ``vmap`` this option
+            has no effect, because values are not known there: look at ``state.status``. The compiled program is the
+            same.
+        implicit_diff: differentiate the solution implicitly, through the optimality conditions (the default), or by
+            unrolling the iterations (``False``).
         implicit_diff_solve: linear solver ``solve(matvec, b) -> x`` of the implicit derivative, where ``b`` and ``x``
             are pytrees like the parameters: one of :mod:`jaxsolve.linear_solve`, a ``functools.partial`` of one, a
             function of your own, or a lineax solver. ``None`` chooses by structure and size.
-        jit: compile ``run``. ``False`` runs a Python loop over concrete values, which host functions need.
+        jit: compile ``run``. ``False`` runs a Python loop over concrete values; use it if the functions run on the
+            host.
         check_tangents: what to do when a linear solve of the implicit derivative is inaccurate: ``"warn"``, or
-            ``"raise"`` from the compiled program, as a ``jax.errors.JaxRuntimeError``. ``None`` leaves it to
-            :func:`jaxsolve.diagnostics.check_tangents`, and is off without.
+            ``"raise"`` from the compiled program, as a ``jax.errors.JaxRuntimeError``. With ``None`` solves are
+            checked only inside a block of :func:`jaxsolve.diagnostics.check_tangents`.
     """
 
     implicit_diff: bool = option(True)
@@ -156,19 +158,20 @@ class Solver(Configured):
 
         Args:
             init_params: initial point, a pytree with floating-point or complex leaves; other leaves (counters, random
-                keys, functions) are held as they are. An ``OptStep`` of an earlier run goes on from its state.
+                keys, functions) are not changed. With the ``OptStep`` of an earlier run, the new run continues from
+                its state.
             *args: data of the problem, passed on to the functions of the solver. Arrays and numbers are traced; flags,
                 strings and callables are static.
-            **kwargs: likewise.
+            **kwargs: more data, passed on by name.
 
         Returns:
             ``OptStep(params, state)``. ``params`` is differentiable with respect to ``args``, ``kwargs``, array-valued
             fields and everything that the functions capture. With ``implicit_diff=True`` its derivative with respect to
-            ``init_params`` is zero, for a solution does not know where the search for it began.
+            ``init_params`` is zero, because the solution does not depend on where the search began.
 
         Raises:
             TypeError: a function has the wrong signature.
-            ValueError: there is nothing to start from, or a shape is wrong. Both are raised before anything is
+            ValueError: there is no initial point, or a shape is wrong. Both errors are raised before anything is
                 compiled.
             SolverError: the run did not converge, and ``on_failure`` is ``"raise"``.
         """

@@ -34,17 +34,16 @@ __all__ = ["explain"]
 def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Explanation:
     """Explain how a run for a quadratic, linear or conic program ended.
 
-    Of a solved program the table shows the rows that are active, their values, slacks and multipliers. Of an infeasible
-    one it shows rows that contradict each other, as few as possible: without any one of them the others can be
-    satisfied. Of an unbounded one it shows which variables go to infinity. Of a run that failed otherwise it shows
-    which residual is the largest, and where. Contradictions and directions are computed anew, from the data alone, and
-    are checked in double precision: what is shown is a proof. Those of conic programs are their certificates, cone by
-    cone.
+    For a solved program the table shows the active rows with values, slacks and multipliers. For an infeasible program
+    it shows rows that contradict each other, as few as possible: if any one of them is left out, the others can be
+    satisfied. For an unbounded program it shows which variables go to infinity. For a run that failed in another way it
+    shows which residual is the largest, and where. Contradictions and directions are computed again from the data, and
+    checked in double precision, so they are proofs. For conic programs they are the certificates, cone by cone.
 
     Args:
-        result: what :func:`.solve_qp`, :func:`.linprog` or :func:`.solve_conic` returned, or the ``OptStep`` of a
-            solver for quadratic or conic programs; of one run with concrete values, so outside ``jit``, and one element
-            of a batch.
+        result: the result of :func:`.solve_qp`, :func:`.linprog` or :func:`.solve_conic`, or the ``OptStep`` of a
+            solver for quadratic or conic programs. It must have concrete values, so call ``explain`` outside of
+            ``jit``, and it must be one run, so pass one element of a batch.
         *args: the arguments of the call that returned it; for an ``OptStep`` those of ``solver.run``.
         solver: the solver, for an ``OptStep``.
         **kwargs: the keyword arguments of that call.
@@ -53,7 +52,7 @@ def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Expla
         An :class:`Explanation`; for conic programs a :class:`ConicExplanation`.
 
     Raises:
-        TypeError: ``result`` is of another kind, has no concrete values, or its solver is not given.
+        TypeError: ``result`` has another type, has no concrete values, or its solver is not given.
         ValueError: ``result`` is a batch.
 
     Example:

@@ -27,12 +27,12 @@ PyTree = Any
 
 
 class SolveInfo(NamedTuple):
-    """What a solve can say about its result; nothing in it is differentiable.
+    """Information about the result of a solve; its fields are not differentiable.
 
     Attributes:
         residual_norm: Euclidean norm of ``b - A x``, a real scalar.
-        relative_residual: the same divided by the norm of ``b``; 0 for ``b = 0``.
-        num_iter: iterations of an iterative method, 0 for a direct one, -1 if it is not known.
+        relative_residual: ``residual_norm`` divided by the norm of ``b``; 0 for ``b = 0``.
+        num_iter: iterations of an iterative method, 0 for a direct one, -1 if the number is not known.
         rank_deficient: whether a direct method found ``A`` singular to working precision and returned the
             least-squares solution of minimal norm.
     """

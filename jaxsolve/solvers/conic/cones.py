@@ -56,8 +56,8 @@ class Block(NamedTuple):
 class Cones:
     r"""A product of cones, :math:`K = K_1 \times K_2 \times \dots`: the rows of a conic program, kind by kind.
 
-    An object is immutable and hashable; it has no array inside, and is a static part of a program that is compiled. The
-    rows come in the order of the attributes.
+    An object is immutable and hashable. It contains no arrays, and is a static part of a compiled program. The rows
+    come in the order of the attributes.
 
     Attributes:
         zero: the number of rows that are 0 (equations). Their dual is free.
@@ -127,7 +127,7 @@ class Cones:
 
     @functools.cached_property
     def offsets(self) -> dict[str, int]:
-        """The first row of each kind, whether there are cones of that kind or not."""
+        """The first row of each kind, also for kinds without cones."""
         totals = np.cumsum([0, *(sum(sizes) for sizes in self.sizes.values())]).tolist()
         return dict(zip(self.sizes, totals, strict=False))
 
@@ -334,7 +334,7 @@ def svec(matrix: Any) -> Array:
     r"""The lower triangle of a symmetric matrix, column by column, what is off the diagonal times :math:`\sqrt 2`.
 
     Args:
-        matrix: shape ``(k, k)``; of one that is not symmetric, the symmetric part.
+        matrix: shape ``(k, k)``; if it is not symmetric, its symmetric part is used.
 
     Returns:
         A vector of shape ``(k (k + 1) / 2,)``. Inner products of such vectors are those of the matrices.
