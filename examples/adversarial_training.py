@@ -208,7 +208,7 @@ def plot(models, image, label, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(num_epochs=40, num_train=1000, num_test=400, seed=0):

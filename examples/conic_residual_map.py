@@ -135,7 +135,7 @@ def plot(rows, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(tolerances=(1e-3, 1e-5, 1e-9), path=OUTPUT / "conic_residual_map.png"):

@@ -132,7 +132,7 @@ def plot(losses, grid, found, truth, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(num_steps=150, batch_size=64, num_train=2000, num_test=500, path=OUTPUT / "cvxpy_layer.png"):

@@ -199,7 +199,7 @@ def plot(rows, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"\nfigure: {path}")
+    print(f"\nfigure: {path.parent.name}/{path.name}")
 
 
 def main(name="digits", num_images=None, report=(0, 5, 15, 50), repeats=11, path=None):

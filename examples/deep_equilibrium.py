@@ -226,7 +226,7 @@ def plot(rows, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}\n")
+    print(f"figure: {path.parent.name}/{path.name}\n")
 
 
 def main(num_hidden=64, num_steps=150, maxiter=40, tol=1e-4):

@@ -227,7 +227,7 @@ def plot(iterations, rows, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"\nfigure: {path}")
+    print(f"\nfigure: {path.parent.name}/{path.name}")
 
 
 def main(iterations=(10, 100, 200, 400, 800), with_costs=False):

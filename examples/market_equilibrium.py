@@ -111,7 +111,7 @@ def plot(amounts, prices, slopes, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(num=7, path=OUTPUT / "market_equilibrium.png"):

@@ -134,7 +134,7 @@ def plot(points, weights, X, cut, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(count=16, num_vertices=10, path=OUTPUT / "max_cut.png"):

@@ -160,7 +160,7 @@ def plot(means, found, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(num_samples=40, path=OUTPUT / "maximum_entropy.png"):

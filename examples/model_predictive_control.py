@@ -242,7 +242,7 @@ def plot(runs, losses, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(batch=16, num_times=20, horizon=10, path=OUTPUT / "model_predictive_control.png"):

@@ -270,7 +270,7 @@ def plot(x, tangent, theta, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"\nfigure: {path}")
+    print(f"\nfigure: {path.parent.name}/{path.name}")
 
 
 def main(num_particles=128, seed=0, steps=(100, 1000, 3000, 10_000, 30_000, 1_000_000)):

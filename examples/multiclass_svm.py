@@ -241,7 +241,7 @@ def main(grid_size=20, file=OUTPUT, **sizes):
     rows = compare(data, path[0].theta)
     (implicit, *_), (unrolled, *_) = rows["implicit"], rows["unrolled"]
     plot(grid, path, file)
-    print(f"\nfigure: {file}")
+    print(f"\nfigure: {file.parent.name}/{file.name}")
 
     vanished, least = abs(end.gradient) <= TOL, end.loss <= 1.001 * best.loss
     agree = abs(implicit - unrolled) <= 1e-3 * abs(implicit)

@@ -104,7 +104,7 @@ def plot(paths, model, move, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(num=24, path=OUTPUT / "obstacle_trajectory.png"):

@@ -159,7 +159,7 @@ def plot(total_variation, learned, noisy, clean, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(size=40, num_train=2000, num_test=500, num_steps=600, every=100, path=OUTPUT / "optnet_denoising.png"):

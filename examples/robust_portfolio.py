@@ -146,7 +146,7 @@ def plot(groups, learned, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(count=64, path=OUTPUT / "robust_portfolio.png"):

@@ -322,7 +322,7 @@ def plot(rows, memory, iterations, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"\nfigure: {path}")
+    print(f"\nfigure: {path.parent.name}/{path.name}")
 
 
 def main(
