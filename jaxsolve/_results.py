@@ -203,7 +203,7 @@ class SolverError(RuntimeError):
     """Raised for a run that did not converge, by :func:`check`, or by ``run`` with ``on_failure="raise"``.
 
     Attributes:
-        status: the :class:`Status` of the run; of a batch, that of the run whose result is worth least.
+        status: the :class:`Status` of the run; for a batch, that of the run with the worst status.
     """
 
     def __init__(self, status: Status, message: str):
@@ -212,17 +212,16 @@ class SolverError(RuntimeError):
 
 
 def check(state: Any, solver: Any = None) -> None:
-    """Raise if a run did not converge; call it outside compiled code.
+    """Raise an error if a run did not converge; call it outside of compiled code.
 
     Args:
         state: the state that ``run`` returned, or an ``OptStep``. Its ``status`` is a scalar, or an array of any shape
             after ``vmap``.
-        solver: the solver that ran; the message then says what the error was compared with, and what the likely cause
-            is.
+        solver: the solver of the run. With it, the message also has the tolerance and the likely cause.
 
     Raises:
-        SolverError: some run has a status other than ``CONVERGED``. The message has the sentence of the status, the
-            error, the number of iterations and the dtype; of a batch, those of the run whose result is worth least.
+        SolverError: a run has a status other than ``CONVERGED``. The message has the sentence of the status, the error,
+            the number of iterations and the dtype; for a batch, those of the run with the worst status.
         TypeError: ``state`` has no status, or a traced one.
 
     Example:
@@ -281,7 +280,7 @@ def _cause(status, error, tol, dtype) -> str:
         return ""
     if error <= 100 * tol:
         return " It was close: raise maxiter."
-    return " It was far from done: maxiter may be small, the problem badly scaled, or the step size short."
+    return " It was far from converged: maxiter may be too small, the problem badly scaled, or the step size too short."
 
 
 def report_failure(solver: Any, state: Any) -> None:

@@ -248,8 +248,8 @@ class IterativeSolver(Solver):
             if shapes != jax.tree.map(jnp.shape, resumed):
                 raise ValueError(
                     f"an OptStep as init_params must fit the solver, but its {name} has shapes "
-                    f"{jax.tree.map(jnp.shape, resumed)} in place of {shapes}: another option of "
-                    f"{type(self).__name__}, or other parameters. Pass its params alone."
+                    f"{jax.tree.map(jnp.shape, resumed)} in place of {shapes}: it belongs to a {type(self).__name__} "
+                    "with other options, or to other parameters. Pass only its params."
                 )
             state = state._replace(**{name: tree_cast_like(packed_like(resumed, new), new)})
         return state

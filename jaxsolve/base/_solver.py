@@ -266,9 +266,10 @@ def _warn_if_kept_by_module(solver: Solver) -> None:
     modules = [o for o in owners if any(c.__module__.startswith(("flax.nnx", "equinox")) for c in type(o).__mro__)]
     if any(kept is solver for module in modules for kept in vars(module).values()):
         warnings.warn(
-            f"this {type(solver).__name__} is an attribute of a module and solves with a method of it. Transformations "
-            "(nnx.grad, nnx.jit, eqx.filter_grad) copy the module, but not what the solver calls: gradients are zero, "
-            "updates go unseen. Make the solver in the method that runs it; that costs nothing, it is compiled once.",
+            f"this {type(solver).__name__} is an attribute of a module and calls a method of that module. "
+            "Transformations (nnx.grad, nnx.jit, eqx.filter_grad) copy the module, but the solver still calls the "
+            "original: gradients are zero, and updates are not seen. Make the solver in the method that runs it; this "
+            "costs nothing, because it is compiled once.",
             stacklevel=4,
         )
 

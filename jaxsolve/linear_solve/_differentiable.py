@@ -175,11 +175,11 @@ def describe(outcome: Outcome, vector: jax.Array, matvec: Callable) -> SolveInfo
 
 
 def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callable) -> PyTree:
-    """Solve ``A x = b`` by means of the caller's, differentiably.
+    """Solve ``A x = b`` by functions of the caller; the solution is differentiable.
 
-    For systems whose structure the caller knows: a factorization made elsewhere, say. Derivatives are solves with
-    ``matvec`` differentiated and ``forward`` or ``transposed`` as they are, so arrays that these two capture are
-    constants.
+    Use it for systems whose structure the caller knows, for example with a factorization that was made elsewhere. In
+    derivatives ``matvec`` is differentiated, while ``forward`` and ``transposed`` are used as they are, so arrays that
+    these two capture are constants.
 
     Args:
         matvec: the linear map ``A`` on pytrees like ``b``.

@@ -154,7 +154,7 @@ def call_on_trees(solve: Callable, operator: Operator, vector: jax.Array, **kwar
     """Call ``solve(matvec, b, **kwargs)`` on pytrees; of a pair such as ``(x, info)`` the first entry counts.
 
     Raises:
-        ValueError: the value is no pytree like ``b``.
+        ValueError: the value is not a pytree like ``b``.
     """
     codec = operator.codec
     found = solve(operator.tree_matvec, codec.unravel(vector), **kwargs)

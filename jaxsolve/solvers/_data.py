@@ -208,7 +208,7 @@ def _array(name: str, leaf: Any) -> Any:
         return _checked(name, leaf)
     if isinstance(leaf, np.ma.MaskedArray):
         if np.any(np.ma.getmaskarray(leaf)):
-            raise ValueError(f"{name} is a masked array with masked entries; replace them, as by filled().")
+            raise ValueError(f"{name} is a masked array with masked entries; replace them, for example by filled().")
         leaf = leaf.data
     if isinstance(leaf, str) or not hasattr(leaf, "__array__"):
         raise TypeError(f"{name} must be {_expected(name)}, got {type(leaf).__name__}.")

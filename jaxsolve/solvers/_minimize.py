@@ -257,7 +257,7 @@ def _limits_like(bounds: Any, x0: PyTree) -> tuple[PyTree, PyTree] | None:
         return bounds.lb, bounds.ub
     size, pairs = tree_size(x0), list(bounds)
     if len(jax.tree.leaves(x0)) != 1:
-        raise ValueError("bounds of an x0 that is no array must be an object with the fields lb and ub.")
+        raise ValueError("bounds of an x0 that is not an array must be an object with the fields lb and ub.")
     if len(pairs) != size or any(len(pair) != 2 for pair in pairs):
         raise ValueError(
             "bounds must be an object with the fields lb and ub, or one pair (min, max) for each entry of x0, of which "

@@ -32,7 +32,7 @@ class Block(NamedTuple):
     """All cones of one kind and size.
 
     Attributes:
-        kind: the name of the field of :class:`Cones`, ``"soc"`` say.
+        kind: the name of the field of :class:`Cones`, for example ``"soc"``.
         rows: the rows of each cone, integers of shape ``(count, size)``.
         order: the order of a semidefinite matrix; for the other kinds as many as a cone has rows.
         exponents: those of power cones, of shape ``(count,)``; else None.
@@ -220,9 +220,7 @@ class Cones:
         known = {"f", "z", "l", "q", "s", "ep", "ed", "p"}
         cone = {key: value for key, value in cone.items() if value is not None and np.size(value)}
         if unknown := sorted(key for key in set(cone) - known if np.any(cone[key])):
-            raise ValueError(
-                f"cone has the keys {unknown}, for which there are no cones here; {sorted(known)} are known."
-            )
+            raise ValueError(f"cone has the unknown keys {unknown}; supported are {sorted(known)}.")
         exponents = np.atleast_1d(np.asarray(cone.get("p", ()), dtype=float))
         if np.any(np.diff(np.sign(exponents)) > 0):
             raise ValueError(
@@ -275,9 +273,7 @@ class Cones:
         for cone in cones:
             name = type(cone).__name__
             if name not in _FROM_CLARABEL:
-                raise ValueError(
-                    f"cones has {name}, for which there is no cone here; {sorted(_FROM_CLARABEL)} are known."
-                )
+                raise ValueError(f"cones has the unsupported cone {name}; supported are {sorted(_FROM_CLARABEL)}.")
             kind, value = _FROM_CLARABEL[name](cone)
             size, order = value, np.arange(value if kind in ("zero", "nonneg", "soc") else 3)
             if kind == "psd":

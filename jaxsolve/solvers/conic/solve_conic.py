@@ -211,8 +211,8 @@ def _without_absent_rows(A: Any, b: Any, cones: Cones) -> tuple[Any, Any, Array 
         if np.any(infinite & ~(may_be & (numbers > 0))):
             where = int(np.argmax(infinite & ~(may_be & (numbers > 0))))
             raise ValueError(
-                f"b must be finite, but for +inf in rows of nonneg, which are absent then; got {numbers[where]} in row "
-                f"{where}."
+                "b must be finite, except for +inf in rows of nonneg, which means that the row is absent; got "
+                f"{numbers[where]} in row {where}."
             )
         if not np.any(infinite):
             return A, b, None

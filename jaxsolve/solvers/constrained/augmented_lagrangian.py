@@ -115,7 +115,7 @@ class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
     def _validate(self) -> None:
         super()._validate()
         if self.solver is not None and not (isinstance(self.solver, IterativeSolver) and hasattr(self.solver, "fun")):
-            raise TypeError(f"solver must be an iterative solver of an objective, LBFGS say, got {self.solver!r}.")
+            raise TypeError(f"solver must be an iterative solver of an objective, such as LBFGS, got {self.solver!r}.")
 
     def _check_arguments(self, init_params: PyTree, *args: Any, bounds: Any = None, **kwargs: Any) -> None:
         """Raise for arguments that cannot be right."""

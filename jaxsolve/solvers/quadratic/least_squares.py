@@ -135,9 +135,7 @@ class BoundedLeastSquares(IterativeSolver):
     def _validate(self) -> None:
         super()._validate()
         if not self.implicit_diff:
-            raise ValueError(
-                "implicit_diff=False means unrolled iterations, and those of BoundedLeastSquares choose between sets."
-            )
+            raise ValueError("BoundedLeastSquares has implicit_diff=True only: its iterations cannot be unrolled.")
 
     # ---- The data -------------------------------------------------------------------------------------------------
 
@@ -292,8 +290,8 @@ def real_array(name: str, value: Any) -> Array:
     if hasattr(value, "shape") and (is_sparse(value) or hasattr(value, "toarray")):
         if np.prod(value.shape) > _MAX_ENTRIES:
             raise ValueError(
-                f"{name} would be made dense, and has more than {_MAX_ENTRIES} entries then: shape {value.shape}. Give "
-                "jaxsolve.solve_qp the product x -> A^T A x."
+                f"{name} would be made dense, but its shape {value.shape} has more than {_MAX_ENTRIES} entries. Pass "
+                "the product x -> A^T A x to jaxsolve.solve_qp."
             )
         if is_sparse(value):
             return as_matrix(name, value, value.shape[1], _floating(name, value.dtype)).dense()

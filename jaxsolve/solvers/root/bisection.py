@@ -181,7 +181,7 @@ class Bisection(IterativeSolver):
         value, aux = out if self.has_aux else (out, None)
         if jnp.shape(value) != jnp.shape(x):
             raise ValueError(
-                f"optimality_fun must return one value an entry: given shape {jnp.shape(x)}, it returned "
+                f"optimality_fun must return one value per entry: given shape {jnp.shape(x)}, it returned "
                 f"{jnp.shape(value)}."
             )
         return jnp.asarray(value).astype(x.dtype), aux
