@@ -1,7 +1,7 @@
 r"""A CVXPY layer in a Flax model
 =============================
 
-A layer that is written in CVXPY, inside a Flax model: correlation matrices that depend on features.
+A layer written in CVXPY, inside a Flax model: correlation matrices that depend on features.
 
 The correlations of four quantities change with two features u. A network maps u to a symmetric matrix M(u), which need
 not be a correlation matrix; the layer finds the nearest one whose eigenvalues are at least 0.02,
