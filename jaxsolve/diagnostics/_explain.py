@@ -67,7 +67,7 @@ def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Expla
         G[0]        <=      1           1
         G[1]        <=     -2           1
         x[1]        >=      0          -1
-        Their sum reads 0 <= -1. Without any one of them the others can be satisfied.
+        Their sum reads 0 <= -1. If any one of them is left out, the others can be satisfied.
     """
     is_conic = isinstance(result, ConicResult) or isinstance(solver, ConicSolver)
     case = (_conic_case_of if is_conic else _case_of)(result, args, kwargs, solver)
@@ -83,7 +83,7 @@ def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Expla
             contradiction = {case.rows[i]: float(y) for i, y in zip(found.rows, found.multipliers, strict=True)}
             notes.append(f"Their sum reads 0 <= {found.sum:.4g}.")
             if irreducible:
-                notes[-1] += " Without any one of them the others can be satisfied."
+                notes[-1] += " If any one of them is left out, the others can be satisfied."
     if kind == "failed" and status is not Status.PRIMAL_INFEASIBLE:
         ray, curvature = downhill_direction(case.hard), negative_curvature(program)
         if curvature is not None:
@@ -351,7 +351,7 @@ def _notes_on_failure(case: Case, status: Status, residuals: list[ResidualRow]) 
     if wrong:
         notes.append(f"NaN or infinite entries in {' and in '.join(wrong)}.")
     elif status in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE):
-        notes.append("No proof of it was found in double precision: the data may be close to such a program.")
+        notes.append("This was not confirmed in double precision: the data may be close to such a program.")
     if not wrong:
         worst = max(residuals, key=lambda row: row.relative)
         where = f", at {worst.where}" if worst.where else ""

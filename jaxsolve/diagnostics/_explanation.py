@@ -18,8 +18,8 @@ _LINES = 20
 
 _HEADLINES = {
     "infeasible": "These rows contradict each other; their sum with these multipliers is a contradiction:",
-    "unbounded": "Along this direction the objective falls forever, and no constraint ends it:",
-    "nonconvex": "Along this direction the objective curves downwards:",
+    "unbounded": "Along this direction the objective decreases without bound, and the constraints hold:",
+    "nonconvex": "Along this direction the objective has negative curvature:",
 }
 _HEADERS = {
     "solved": ("constraint", "lower", "value", "upper", "slack", "multiplier", ""),

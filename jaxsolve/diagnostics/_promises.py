@@ -227,7 +227,7 @@ _PROMISES = (
     ("jax.jit changes nothing", _compiles),
     ("jax.vmap changes nothing", _batches),
     ("the dtype is kept", _keeps_dtype),
-    ("NaN is no solution", _reports_nonfinite),
+    ("NaN in the data is reported", _reports_nonfinite),
     ("the gradient is right", _differentiates),
     ("forward and reverse mode agree", _has_both_modes),
     ("unrolled and implicit gradients agree", _unrolls),
