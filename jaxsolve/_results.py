@@ -36,7 +36,7 @@ _BY_HARM = (
 def show_as_line(cls: type, solver: str | None = None, state_of: Callable[[Any], Any] = lambda state: state) -> None:
     """Give a class of records a repr of one line, and a table for notebooks, unless it has a repr of its own.
 
-    What is no state with arrays (shapes, axes or shardings in the place of a state's fields) shows as before.
+    An instance without arrays (with shapes, axes or shardings in place of the fields of a state) is shown as before.
 
     Args:
         cls: a named tuple or dataclass: states, results that have a state's fields, or what holds a state.
@@ -79,7 +79,7 @@ def is_named(cls: type) -> bool:
 
 
 def summary(state: Any, tol: Any = None, name: str | None = None) -> str | None:
-    """A state in one line of at most 120 characters; ``None`` for what is no state with arrays.
+    """A state in one line of at most 120 characters; ``None`` for an object that is not a state with arrays.
 
     Args:
         state: with ``iter_num`` and ``error``; ``status``, ``value`` and counts of evaluations are shown if it has

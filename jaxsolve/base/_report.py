@@ -1,4 +1,4 @@
-"""What a run tells while it runs: lines or a progress bar, and a callback for histories. Off, they leave no trace."""
+"""Reports during a run: lines or a progress bar, and a callback for histories. Off, they add nothing to the program."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ _SHOWN = ("error", "value", "stepsize")
 
 
 class Lines:
-    """Prints a line an iteration, and one at the end.
+    """Prints one line per iteration, and one at the end.
 
     Like all reporters it is called as ``reporter((tol, maxiter, over), state)``, and at the end once for a whole batch.
 
     Args:
-        name: of the solver. Of the state ``iter_num`` is shown, and those of ``error``, ``value`` and ``stepsize`` that
-            it has.
+        name: of the solver. A line shows ``iter_num``, and ``error``, ``value`` and ``stepsize`` if the state has them.
     """
 
     def __init__(self, name: str):
@@ -58,8 +57,8 @@ class Lines:
 class ProgressBar(Lines):
     """Shows a bar of tqdm that moves with the iterations, and a line at the end.
 
-    Of a batch it shows the iterations of the element that has done most of them, how many elements are still running,
-    and the largest of their errors.
+    For a batch it shows the largest number of iterations of an element, how many elements are still running, and the
+    largest of their errors.
     """
 
     def __call__(self, run: tuple, state: Any) -> None:
@@ -104,8 +103,8 @@ def call_back(callback: Callable, params: Any, state: Any, active: jax.Array) ->
     """Call ``callback(params, state)`` on the host if ``active``; works inside compiled code, which holds the callback.
 
     Under ``vmap`` the callback is called once for each active batch element, in order; or once for all of them, as
-    ``callback.batch(params, state, active)``, if it has such a method. Steps that run again for the derivative of a
-    checkpointed loop do not call.
+    ``callback.batch(params, state, active)``, if it has such a method. It is not called for steps that are computed
+    again for the derivative of a checkpointed loop.
     """
     _teller(callback, 0)(*lax.stop_gradient((active, params, state)))
 

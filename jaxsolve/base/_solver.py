@@ -120,7 +120,7 @@ class Solver(Configured):
         """
 
     def _solve_and_tell(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, TangentSystem | None]:
-        """``_solve``, and a report of its end if that is wanted."""
+        """``_solve``, and a report of its end if it is asked for."""
         return self._solve(init_params, *args, **kwargs)
 
     @property
@@ -142,13 +142,13 @@ class Solver(Configured):
         return args, kwargs
 
     def _check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
-        """Raise for arguments of ``run`` that cannot be right; called before anything is compiled.
+        """Raise an error for invalid arguments of ``run``; called before anything is compiled.
 
-        Shapes and dtypes may as well be checked where they are used; this is the place to look at concrete values.
+        Shapes and dtypes may also be checked where they are used; concrete values are checked here.
         """
 
     def _check_result(self, state: Any) -> None:
-        """Raise for a concrete final state, if the user asked for it."""
+        """Raise an error for a failed final state with known values, if an option asks for it."""
 
     # ---- What every solver has ------------------------------------------------------------------------------------
 
@@ -258,8 +258,8 @@ def _subclass(state: type, solver: type) -> type:
 def _warn_if_kept_by_module(solver: Solver) -> None:
     """Warn of a solver that is an attribute of a module of Flax NNX or Equinox and has a method of that module.
 
-    Transformations copy the module. The solver of the copy still has the method of the original, which knows nothing of
-    the arrays of the copy.
+    Transformations copy the module. The solver of the copy still has the method of the original, which does not use the
+    arrays of the copy.
     """
     functions = [] if outside_transformations() else [getattr(solver, name) for name in solver._functions()]
     owners = [f.__self__ for f in functions if hasattr(f, "__self__")]
