@@ -1,4 +1,4 @@
-"""What the solvers with general constraints share: the program, the end of a run, and the derivative."""
+"""Shared by the solvers with general constraints: the program, the state, the end of a run, and the derivative."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AT_BOUND = 1e-4
 
 
 class ConstrainedState(NamedTuple):
-    """What the states of these solvers have in common.
+    """The fields that the states of all these solvers have.
 
     Attributes:
         iter_num: number of iterations done, int32.

@@ -7,8 +7,8 @@ Problem: minimize a smooth function :math:`f(x, \theta)`. Method: with gradient 
 
     \min_{\|z\| \le \Delta} m(z), \qquad m(z) = g^T z + \tfrac12 z^T B z,
 
-and the radius :math:`\Delta` follows how well the model foretells the value (Nocedal and Wright 2006, algorithm 4.1).
-``NewtonCG`` goes towards the minimizer by conjugate gradients, with products with the Hessian alone (Steihaug 1983;
+and the radius :math:`\Delta` depends on how well the model predicts the value (Nocedal and Wright 2006, algorithm 4.1).
+``NewtonCG`` goes towards the minimizer by conjugate gradients, with products with the Hessian only (Steihaug 1983;
 algorithm 7.2). ``TrustNewton`` computes the Hessian and the minimizer itself, from one eigenvalue decomposition for all
 radii (Moré and Sorensen 1983). Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
 """
