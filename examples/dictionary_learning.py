@@ -293,7 +293,7 @@ def main(num_splits=10, num_atoms=10, more_atoms=None, num_steps=40, num_feature
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="2 splits, fewer features and steps")
     parser.add_argument("--full", action="store_true", help="40 splits")
     options = parser.parse_args()

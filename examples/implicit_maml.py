@@ -271,7 +271,7 @@ def main(num_steps=200, num_test=200, seed=0):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="ten times as many outer steps")
     full = parser.parse_args().full
     sys.exit(not (main(num_steps=2000) if full else main()))

@@ -250,6 +250,6 @@ def main(iterations=(10, 100, 200, 400, 800), with_costs=False):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--compare", action="store_true", help="also measure time and memory of each method")
     sys.exit(not main(with_costs=parser.parse_args().compare))

@@ -280,7 +280,7 @@ def main(batch=16, num_times=20, horizon=10, path=OUTPUT / "model_predictive_con
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="more initial states, longer motions and plans")
     sizes = {"batch": 64, "num_times": 50, "horizon": 25} if parser.parse_args().full else {}
     sys.exit(not main(**sizes))

@@ -295,6 +295,6 @@ def main(num_particles=128, seed=0, steps=(100, 1000, 3000, 10_000, 30_000, 1_00
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--particles", type=int, default=128)
     sys.exit(not main(parser.parse_args().particles))

@@ -190,7 +190,7 @@ def main(size=40, num_train=2000, num_test=500, num_steps=600, every=100, path=O
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="signals of 100 values, more steps")
     sizes = {"size": 100, "num_steps": 1000} if parser.parse_args().full else {}
     (*_, total_variation, learned), _ = main(**sizes)

@@ -246,7 +246,7 @@ def main(num_seeds=3, num_train=200, num_test=500, num_epochs=60):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="ten seeds")
     full = parser.parse_args().full
     sys.exit(not (main(num_seeds=10) if full else main()))

@@ -369,7 +369,7 @@ def main(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="the published sizes; hours on a CPU")
     parser.add_argument("--features", type=int, nargs="+", help="numbers of features")
     parser.add_argument("--steps", type=int, help="outer steps of the third table")
