@@ -144,8 +144,8 @@ def minimize(
             ``LinearConstraint``, or dictionaries with ``type`` (``"eq"`` for ``fun(x, *args) == 0``, ``"ineq"`` for
             ``fun(x, *args) >= 0``), ``fun`` and perhaps ``args``. As in SciPy only dictionaries have arguments of their
             own; what functions capture is differentiated too. Entries with equal limits are equalities.
-        tol: tolerance of the solver; by default 1e-5 for a gradient (1e-3 in float32), and that of the solver with
-            constraints.
+        tol: tolerance of the solver; by default 1e-5 for a gradient (1e-3 in float32), and with constraints the default
+            of the solver.
         options: options of the solver, by its own names; ``gtol`` is ``tol`` and ``disp`` is ``verbose``.
 
     Returns:

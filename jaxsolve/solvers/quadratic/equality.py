@@ -57,7 +57,8 @@ class EqualityConstrainedQP(DirectQP):
     Attributes:
         matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric matrix of the objective; needed only if the
             matrix is not given by its entries. ``params_obj`` is then ``(params_Q, c)``.
-        matvec_A: ``matvec_A(params_A, x)``, a linear function; ``params_eq`` is then ``(params_A, b)``.
+        matvec_A: ``matvec_A(params_A, x)``, the product with the matrix of the rows, likewise. ``params_eq`` is then
+            ``(params_A, b)``.
         fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; it needs ``init_params``.
         solve: solver of the linear system, ``solve(matvec, b) -> x``, on pairs ``(x, y)`` of pytrees: one of
             :mod:`jaxsolve.linear_solve`, or a ``functools.partial`` of one, for example with a preconditioner.

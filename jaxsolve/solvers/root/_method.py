@@ -126,8 +126,8 @@ class RootMethod(IterativeSolver):
             mean a search.
         linesearch: ``"backtracking"`` shortens steps until the norm of the residual decreases; ``None`` takes full
             steps.
-        stop_if_linesearch_fails: end the run at the first search that fails, rather than at the first one with a fresh
-            model of the Jacobian.
+        stop_if_linesearch_fails: end the run at the first failed search. Otherwise the Jacobian, or its model, is
+            computed anew, and the search is tried once more.
         maxls: largest number of trial steps in a search.
         decrease_factor: largest factor by which a search shortens a step; interpolation may choose a smaller factor,
             down to a tenth.
