@@ -116,7 +116,7 @@ class OperatorSplitting(IterativeQP):
         rho_start: first penalty.
         rho_min: smallest penalty.
         rho_max: largest penalty.
-        stepsize_updates_frequency: number of iterations between two updates of the penalty.
+        stepsize_updates_frequency: number of iterations between two checks of the penalty.
         primal_infeasible_tol: how closely a direction must satisfy the conditions of a certificate of primal
             infeasibility, relative to its size, before it is refined and tested; this is loosened during a run.
         dual_infeasible_tol: likewise, for unbounded problems.
