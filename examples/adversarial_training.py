@@ -10,18 +10,18 @@ may change every pixel by at most epsilon::
 
 The constraints of the inner problem are a box, so ``ProjectedGradient`` with ``projection_box`` solves it, for a batch
 of images by ``vmap``. What is the gradient of the outer problem? By Danskin's (the envelope) theorem the derivative of
-a maximum is the derivative of the loss *at the maximizer, held fixed*. There are three ways to write that::
+a maximum is the derivative of the loss *at the fixed maximizer*. There are three ways to write that::
 
     fixed       the loss at ``stop_gradient(z*)``;
     value       ``state.value`` of the solver, which is differentiable;
     implicit    the loss at z*, differentiated through the solver too: the extra term is 0 at an exact maximizer.
 
-All three are compared for attacks of growing accuracy: they agree at an exact maximizer, and differ widely at a rough
-one, where what the theorem drops is not 0. Training uses the first, which solves no linear system.
+All three are compared for attacks of growing accuracy. They agree at an exact maximizer. At an inexact one they differ
+widely, because the term that the theorem drops is not 0 there. Training uses the first, which solves no linear system.
 
 The loss is not concave in z: the solver finds a local maximum, and a stronger attack may find a worse one. So the table
-counts as robust only images that withstand both the solver started at the image and one started at random in the box,
-and the sign-gradient attack of the paper, of 40 steps, which shares no code with the solver.
+counts an image as robust only if it withstands the solver started at the image, the solver started at random in the
+box, and the sign-gradient attack of the paper with 40 steps, which shares no code with the solver.
 
 The classifier is an Equinox model, passed to ``run`` as an argument of the function that is minimized.
 
@@ -208,7 +208,7 @@ def plot(models, image, label, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(num_epochs=40, num_train=1000, num_test=400, seed=0):
@@ -243,7 +243,7 @@ def main(num_epochs=40, num_train=1000, num_test=400, seed=0):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="four times as many epochs")
     full = parser.parse_args().full
     sys.exit(not (main(num_epochs=160) if full else main()))

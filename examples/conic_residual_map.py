@@ -3,16 +3,16 @@ r"""Derivatives for SCS and Clarabel
 
 Derivatives of SCS and Clarabel through the residual map of a conic program, and what their accuracy costs.
 
-A conic program with four kinds of cones, min c'x subject to A x + s = b with s in K, is given to two solvers that know
-nothing about derivatives: SCS in C and Clarabel in Rust. A solution is a root of the residual map of the homogeneous
-self-dual embedding, which needs nothing but the projection onto the dual cones, ``Cones.project_dual``. So
+A conic program with four kinds of cones, min c'x subject to A x + s = b with s in K, is given to two solvers that do
+not compute derivatives: SCS in C and Clarabel in Rust. A solution is a root of the residual map of the homogeneous
+self-dual embedding, which needs only the projection onto the dual cones, ``Cones.project_dual``. So
 ``custom_root`` with ``jaxsolve.implicit_diff.optimality.conic_residual`` differentiates both. They are called under
 ``jax.jit`` by ``jax.pure_callback``.
 
-Near a solution the error of such a derivative is proportional to its error (theorem 1 of Blondel et al.), and the table
-shows both. At a tolerance of 1e-3 it is wrong altogether: roots form rays, and far from a root the Jacobian is not
-singular enough along the ray for this to be noticed. ``ConicInteriorPoint`` ends with Newton steps on the same residual
-map, so its solutions, and its derivatives, are right to rounding.
+Near a solution the error of such a derivative is proportional to the error of the solution (theorem 1 of Blondel et
+al.), and the table shows both. At a tolerance of 1e-3 the derivative is completely wrong: roots form rays, along which
+the Jacobian is singular, but far from a root it is not singular enough for this to be noticed. ``ConicInteriorPoint``
+ends with Newton steps on the same residual map, so its solutions, and its derivatives, are right to rounding.
 
 Reference: Busseti, Moursi and Boyd (2019), "Solution refinement at regular points of conic problems"; Agrawal et al.
 (2019), "Differentiating through a cone program"; Blondel et al. (2021), "Efficient and modular implicit
@@ -135,7 +135,7 @@ def plot(rows, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(tolerances=(1e-3, 1e-5, 1e-9), path=OUTPUT / "conic_residual_map.png"):

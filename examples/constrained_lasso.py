@@ -10,8 +10,9 @@ The constrained lasso, and how its solution changes with the data: coefficients 
 The two constraints are h(K w), with K w the differences of neighbors and the sum, and h the indicator function of a
 box; the penalty is g(w). ``PrimalDual`` needs the proximity operators of g and h, and K as a matrix.
 
-The dual variables are the multipliers of the constraints: by them the optimal value changes when a bound does. The
-second column of the table checks that; the third compares the derivative of the solution in ``l1`` with differences.
+The dual variables are the multipliers of the constraints: the derivatives of the optimal value with respect to the
+bounds. The second column of the table checks this; the third compares the derivative of the solution in ``l1`` with
+differences.
 
 Reference: Gaines, Kim, Zhou (2018), "Algorithms for fitting the constrained lasso", JCGS 27.
 """

@@ -3,17 +3,17 @@
 
 Maximum likelihood under constraints, with standard errors by derivatives.
 
-Waiting times come from a mixture of two exponential distributions. What is known from elsewhere is their mean, so the
+Waiting times come from a mixture of two exponential distributions. Their mean is known from another source, so the
 weight w and the rates a > b maximize
 
 ::
 
     sum_i v_i log(w a exp(-a t_i) + (1 - w) b exp(-b t_i))    subject to    w / a + (1 - w) / b = mean,  b <= a,
 
-with a weight v_i = 1 for each observation. The derivative of the estimate with respect to v_i says what observation i
-contributes to it: without it the estimate would be less by that much, to first order. The sum of the squares of these
-contributions is the variance by the infinitesimal jackknife (Jaeckel 1972). Nobody has to work out the information
-matrix under the constraints. Leaving out every observation in turn, in a batch, confirms it.
+with a weight v_i = 1 for each observation. The derivative of the estimate with respect to v_i is the contribution of
+observation i: without this observation the estimate would be smaller by this amount, to first order. The sum of the
+squares of these contributions is the variance by the infinitesimal jackknife (Jaeckel 1972). The information matrix
+under the constraints need not be derived. For comparison every observation is left out in turn, in a batch.
 """
 
 import sys

@@ -13,18 +13,18 @@ two parameters whose sizes differ by a factor of 400,000. NIST publishes the fit
 
 Part 1 fits by ``LevenbergMarquardt``, and finds the standard errors in three ways: from the Jacobian J of the residuals
 at the solution, s^2 (J'J)^-1, as SciPy's ``curve_fit`` and NIST do; from the derivative S of the fit with respect to
-the readings, s^2 S S', which knows the curvature of the model; and from a thousand fits to simulated readings, in one
-``jax.vmap``.
+the readings, s^2 S S', which accounts for the curvature of the model; and from a thousand fits to simulated readings,
+in one ``jax.vmap``.
 
-Part 2 spoils two readings. A fit by least squares follows them; one with a robust loss does not, and is the same as
-SciPy's.
+Part 2 makes two readings wrong. A fit by least squares follows them; a fit with a robust loss does not, and is the same
+as SciPy's.
 
 Part 3 gives every reading a weight. The derivative of the fit with respect to the weight of a reading (the
-infinitesimal jackknife, Jaeckel 1972), divided by one minus the reading's leverage, says what leaving that reading out
-would do, without a second fit. The leverage is a derivative too: that of the fitted curve at a reading with respect to
-that reading.
+infinitesimal jackknife, Jaeckel 1972), divided by one minus the leverage of the reading, estimates how the fit changes
+if this reading is left out, without a second fit. The leverage is a derivative too: that of the fitted curve at a
+reading with respect to this reading.
 
-The picture has the curve with its standard error, and both fits to the spoiled readings.
+The figure shows the curve with its standard error, and both fits to the wrong readings.
 
 References: Misra (1978), NIST StRD data set Misra1a; Jaeckel (1972), "The infinitesimal jackknife".
 

@@ -1,7 +1,7 @@
 r"""A CVXPY layer in a Flax model
 =============================
 
-A layer that is written in CVXPY, inside a Flax model: correlation matrices that depend on features.
+A layer written in CVXPY, inside a Flax model: correlation matrices that depend on features.
 
 The correlations of four quantities change with two features u. A network maps u to a symmetric matrix M(u), which need
 not be a correlation matrix; the layer finds the nearest one whose eigenvalues are at least 0.02,
@@ -132,7 +132,7 @@ def plot(losses, grid, found, truth, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(num_steps=150, batch_size=64, num_train=2000, num_test=500, path=OUTPUT / "cvxpy_layer.png"):

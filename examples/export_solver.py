@@ -8,14 +8,14 @@ Two layers take a batch of b inputs, one row each, and return the solutions of b
     logistic   x*(a) = argmin_x  sum_i log(1 + exp(-y_i z_i' x)) + 1/2 |x - a|^2        L-BFGS under ``jax.vmap``
     portfolio  x*(r) = argmin_x  gamma/2 x' S x - r' x    s. t.  sum(x) = 1, x >= 0      an interior-point method
 
-``jax.export`` turns each into a file. The size b is symbolic, so one file serves every batch size, and with
-``vjp_order=1`` the file also holds the gradient, which is that of the optimality conditions: no iteration is
-differentiated. A second Python process reads the files with nothing but jax and numpy. Its solutions and gradients are
+``jax.export`` turns each into a file. The size b is symbolic, so one file works for every batch size. With
+``vjp_order=1`` the file also contains the gradient, which comes from the optimality conditions: no iteration is
+differentiated. A second Python process reads the files with only jax and numpy. Its solutions and gradients are
 compared with those of this process.
 
 The layers return dictionaries of arrays. A named tuple, such as a state of a solver, would have to be registered with
 ``jax.export.register_namedtuple_serialization`` in both processes. All solvers of jaxsolve can be exported with a
-symbolic batch size but ``CvxpyQP`` and ``ExternalOSQP``: they call programs outside of JAX.
+symbolic batch size, except ``CvxpyQP`` and ``ExternalOSQP``, which call programs outside of JAX.
 
 The files are for the platform "cpu" and, as jax promises, for versions of jax of the next six months. Writing them
 takes the package flatbuffers (``pip install flatbuffers``, or the extra ``export`` of jaxsolve).

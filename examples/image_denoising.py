@@ -1,7 +1,7 @@
 r"""Total-variation denoising
 =========================
 
-Total-variation denoising of an image, and the best weight by the gradient through the solver.
+Total-variation denoising of an image, and the best weight, found by the gradient through the solver.
 
 The image y is a picture u, made of flat regions, plus noise. The model is
 
@@ -11,7 +11,7 @@ The image y is a picture u, made of flat regions, plus noise. The model is
 
 with D x the differences of neighbors, two at each pixel, and \|.\| the Euclidean norm of the two. The differences are a
 function; no matrix of size n^2 times 2 n^2 is made. ``PrimalDual`` needs the proximity operator of the norms, which is
-``prox_l12``, and chooses its step sizes itself.
+``prox_l12``, and chooses its step sizes automatically.
 
 How far the result is from u depends on the weight. The derivative of the distance in the weight goes through the fixed
 point of the method, and a few steps of a secant method on it find the best weight.

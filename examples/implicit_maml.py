@@ -8,7 +8,8 @@ A task is a sine curve of random amplitude and phase, of which 10 points are giv
 
     w_t(meta) = argmin_w  1/2 mean (net(w, x) - y)^2  +  lambda/2 ||w - meta||^2.
 
-The outer problem asks for weights ``meta`` from which every task is learned well, judged by other points of its curve::
+The outer problem looks for weights ``meta`` from which every task is learned well, measured on other points of its
+curve::
 
     min_meta  mean over t of  1/2 mean (net(w_t(meta), x') - y')^2.
 
@@ -18,14 +19,14 @@ The gradient goes through ``solver.run`` under ``vmap`` over the tasks. By the i
 
     d w_t / d meta = lambda (lambda I + H_t)^{-1},    H_t the Hessian of the loss of task t at w_t.
 
-That is one linear system a task. It needs the solution, but not the iterations that led there. MAML (Finn et al. 2017)
-takes a few gradient steps from ``meta`` instead, without the penalty, and differentiates them one by one: a solver with
-``implicit_diff=False``. The memory of its gradient grows with the number of steps.
+This is one linear system per task. It needs the solution, but not the iterations that led there. MAML (Finn et al.
+2017) takes a few gradient steps from ``meta`` instead, without the penalty, and differentiates them one by one: a
+solver with ``implicit_diff=False``. The memory of its gradient grows with the number of steps.
 
-The first table is the loss on new tasks after training on their 10 points. The trained weights are those of the inner
-problem, from four starting points: random weights, weights of one network trained on all tasks at once, MAML and
-implicit MAML. Each has the lambda of a grid that is best for it on validation tasks. The second table is the memory and
-the error of the gradient against the number of inner steps.
+The first table shows the loss on new tasks after training on their 10 points. The inner problem is solved from four
+starting points: random weights, weights of one network trained on all tasks at once, MAML and implicit MAML. For each
+of them lambda is chosen from a grid by validation tasks. The second table shows the memory and the error of the
+gradient against the number of inner steps.
 
 The network is a Haiku model. Its parameters are a nested dictionary, which a solver takes as it is.
 
@@ -270,7 +271,7 @@ def main(num_steps=200, num_test=200, seed=0):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="ten times as many outer steps")
     full = parser.parse_args().full
     sys.exit(not (main(num_steps=2000) if full else main()))

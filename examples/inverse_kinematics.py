@@ -3,16 +3,16 @@
 
 Inverse kinematics of a robot arm with joint limits, for a batch of targets.
 
-An arm in the plane has four joints with angles q. Its hand is at p(q); wanted are the angles that bring it to a target
-and are nearest to a posture of rest,
+An arm in the plane has four joints with angles q. Its hand is at p(q). The problem is to find the angles that bring the
+hand to a target and are nearest to a posture of rest,
 
 ::
 
     minimize  ||q - rest||^2    subject to    p(q) = target,   -limit <= q <= limit.
 
-All targets are solved in one batch. A target out of reach ends with a status that says so, and disturbs no other. The
-derivative of the angles with respect to the target gives the velocities of the joints that move the hand at a given
-velocity, along the joint limits where these are reached; following it predicts where the joints are a moment later.
+All targets are solved in one batch. A target out of reach ends with a status that says so, and does not affect the
+others. The derivative of the angles with respect to the target gives the velocities of the joints that move the hand at
+a given velocity; joints at a limit stay there. With it the script predicts the angles a moment later.
 """
 
 import sys

@@ -1,9 +1,9 @@
 r"""How precise is the Jacobian?
 ============================
 
-How precise is the Jacobian of a solution that is not quite one?
+How precise is the Jacobian at a point that is only near the solution?
 
-Ridge regression with one weight a coefficient, on scikit-learn's diabetes data (442 patients, 10 features)::
+Ridge regression with one weight per coefficient, on scikit-learn's diabetes data (442 patients, 10 features)::
 
     x*(theta) = argmin  f(x, theta) = 1/2 ||X x - y||^2 + 1/2 sum_i theta_i x_i^2,        theta_i = 0.1,
 
@@ -24,7 +24,7 @@ is larger by a factor that grows linearly in k: x* - x_k is (I - H/L)^k x*, and 
 matrix has the factor k.
 
 The second table is about methods that replace the linear solve by a few terms of its Neumann series. One term is
-one-step differentiation: the derivative of the last step alone, with the iterate before it held constant. Its error is
+one-step differentiation: the derivative of the last step only, with the iterate before it as a constant. Its error is
 of the order of the contraction factor of that step: near 1 for gradient descent, 0 for Newton's method.
 
 Reference: Blondel et al. (2021), "Efficient and Modular Implicit Differentiation", theorem 1; Bolte,
@@ -227,7 +227,7 @@ def plot(iterations, rows, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"\nfigure: {path}")
+    print(f"\nfigure: {path.parent.name}/{path.name}")
 
 
 def main(iterations=(10, 100, 200, 400, 800), with_costs=False):
@@ -250,6 +250,6 @@ def main(iterations=(10, 100, 200, 400, 800), with_costs=False):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--compare", action="store_true", help="also measure time and memory of each method")
     sys.exit(not main(with_costs=parser.parse_args().compare))

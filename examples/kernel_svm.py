@@ -9,9 +9,9 @@ The dual of the binary SVM, with labels y of -1 and 1 and a kernel matrix K, is
 
     beta* = argmin  1/2 beta' K beta - beta' y      subject to  0 <= beta_i y_i <= C,   sum(beta) = 0.
 
-The set is a *box section*, onto which there is a projection, so projected gradient solves the problem. The decision
-function is K beta + intercept. Then one thing that a solver of C code cannot do: the width of the kernel is tuned by
-the gradient of the loss on other data, through the solution.
+The set is a *box section*, for which there is a projection, so projected gradient solves the problem. The decision
+function is K beta + intercept. Then the width of the kernel is tuned by the gradient of the loss on other data, through
+the solution, which is not possible with a solver in C.
 """
 
 import sys

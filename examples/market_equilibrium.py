@@ -4,8 +4,8 @@ r"""Prices of an exchange economy
 Prices of an exchange economy, and their derivatives with respect to what everybody owns.
 
 Agent i owns e_ij of good j and has the utility u_i(x) = (sum_j a_ij x_j^r)^(1/r), with constant elasticity of
-substitution 1 / (1 - r). At an equilibrium (Arrow and Debreu 1954) everybody buys what is best for the value of what he
-owns, and all that exists is bought.
+substitution 1 / (1 - r). At an equilibrium (Arrow and Debreu 1954) all agents buy the goods with the largest utility
+that they can pay for by selling what they own, and all existing goods are bought.
 
 For given budgets B the equilibrium is a convex program (Eisenberg and Gale 1959),
 
@@ -13,10 +13,11 @@ For given budgets B the equilibrium is a convex program (Eisenberg and Gale 1959
 
     maximize  sum_i B_i log u_i(x_i)    subject to    sum_i x_ij <= sum_i e_ij,   x >= 0,
 
-whose multipliers are the prices p. The budgets are worth what is owned, B_i = sum_j p_j e_ij: a fixed point, which is
-found by a solver around that solver. Both differentiate, so the prices do: what happens to them, and to everybody's
-utility, when somebody owns more of something. With goods that can hardly replace each other more is not better for its
-owner (immiserizing growth, Bhagwati 1958): the price falls by more than the amount grows.
+whose multipliers are the prices p. Each budget is the value of what the agent owns, B_i = sum_j p_j e_ij. This is a
+fixed-point equation, solved by an outer solver around the inner one. Both solutions are differentiable, and so are the
+prices: the derivatives say how prices and utilities change if an agent owns more of a good. If goods can hardly replace
+each other, owning more is not better for the owner (immiserizing growth, Bhagwati 1958): the price falls by more than
+the amount grows.
 
 For these utilities demand has a closed form, by which the prices and their derivatives are checked.
 """
@@ -111,7 +112,7 @@ def plot(amounts, prices, slopes, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(num=7, path=OUTPUT / "market_equilibrium.png"):

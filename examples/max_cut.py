@@ -3,8 +3,9 @@ r"""Maximum cut
 
 The semidefinite relaxation of maximum cut: a bound, a cut that comes near it, and the derivatives of both.
 
-A cut splits the vertices of a graph in two, and is worth the weights W_ij of the edges between the parts. The best cut
-is hard to find. Goemans and Williamson (1995) replace signs x_i x_j by a matrix X, and get a bound
+A cut splits the vertices of a graph into two parts; its value is the sum of the weights W_ij of the edges between them.
+The best cut is hard to find. Goemans and Williamson (1995) replace the products x_i x_j of signs by a matrix X, and get
+a bound
 
 ::
 
@@ -12,12 +13,12 @@ is hard to find. Goemans and Williamson (1995) replace signs x_i x_j by a matrix
       =  min sum(y)  subject to  diag(y) - L / 4 positive semidefinite.
 
 The second program is the smaller one, and is solved here. Its multiplier is X. The signs of X^(1/2) g, with g random,
-are a cut that is worth at least 0.878 of the bound on average.
+are a cut whose value is on average at least 0.878 times the bound.
 
-What is the bound's derivative with respect to the weight of an edge? (1 - X_ij) / 2, a number from 0 to 1 that says how
-far apart the relaxation puts the two ends; JAX finds that by itself. The derivative of X tells how this changes with
-the weights, and is compared with differences. All graphs are solved in one batch. They are small enough to try every
-cut.
+The derivative of the bound with respect to the weight of an edge is (1 - X_ij) / 2, a number from 0 to 1 that says how
+far apart the two ends are in the relaxation; automatic differentiation gives the same. The derivative of X says how
+this changes with the weights, and is compared with differences. All graphs are solved in one batch. They are small
+enough to try every cut.
 
 Reference: Goemans and Williamson (1995), "Improved approximation algorithms for maximum cut and satisfiability problems
 using semidefinite programming".
@@ -134,7 +135,7 @@ def plot(points, weights, X, cut, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(count=16, num_vertices=10, path=OUTPUT / "max_cut.png"):

@@ -3,20 +3,20 @@ r"""Maximum entropy
 
 Maximum entropy, and logistic regression, as programs over exponential cones.
 
-The loaded die of Jaynes (1962): the mean of many throws is m = 4.5, not 3.5. What else is known of the probabilities p
-of the faces z? Of all distributions with that mean, take the one with the largest entropy,
+The loaded die of Jaynes (1962): the mean of many throws is m = 4.5, not 3.5. What are the probabilities p of the faces
+z? Of all distributions with this mean, take the one with the largest entropy,
 
 ::
 
     S(m) = max  -sum_i p_i log p_i    subject to  sum_i p_i = 1,  sum_i z_i p_i = m.
 
-The cone K = cl {(a, b, c): b exp(a / b) <= c, b > 0} says that t_i <= -p_i log p_i, as (t_i, p_i, 1) in K. Theory knows
-the answer: p_i is proportional to exp(lambda z_i), and the derivatives of S in m are S' = -lambda and S'' = -1 / var(z)
-under p. Here all of them come from the solver and from JAX, S'' by differentiating the solution twice.
+With the cone K = cl {(a, b, c): b exp(a / b) <= c, b > 0}, the inequality t_i <= -p_i log p_i is (t_i, p_i, 1) in K. In
+theory p_i is proportional to exp(lambda z_i), and the derivatives of S in m are S' = -lambda and S'' = -1 / var(z)
+under p. Here all of them are computed by the solver and JAX, S'' by differentiating the solution twice.
 
-Logistic regression is a program over the same cones: log(1 + exp(u)) <= t says exp(-t) + exp(u - t) <= 1. Its weights,
-and their derivative in the penalty, are compared with those of L-BFGS, which knows nothing about cones. As a conic
-program it takes constraints, one here: the scores of one group are on average no higher than those of another.
+Logistic regression is a program over the same cones: log(1 + exp(u)) <= t means exp(-t) + exp(u - t) <= 1. Its weights,
+and their derivative in the penalty, are compared with those of L-BFGS without cones. A conic program may also have
+constraints; here, that the scores of one group are on average not higher than those of another.
 
 Reference: Jaynes (1963), "Information theory and statistical mechanics", Brandeis lectures.
 """
@@ -160,7 +160,7 @@ def plot(means, found, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(num_samples=40, path=OUTPUT / "maximum_entropy.png"):

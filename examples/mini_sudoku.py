@@ -9,12 +9,12 @@ The network is one layer: it maps a puzzle p, the 64 one-hot entries of a 4 x 4 
 
     z*(p) = argmin  eps/2 ||z||^2 - p^T z    subject to  A z = A z0,  z >= 0.
 
-Nobody tells it the rules. A and z0 are its parameters, learned by Adam from solved boards; the gradient of the loss
-goes through the solution of the program with respect to A. The better it has learned, the closer the rows of A come to
-the rules: every row, column, block and cell holds each digit once.
+The rules are not given. A and z0 are parameters, learned by Adam from solved boards; the gradient of the loss with
+respect to A goes through the solution of the program. During learning the rows of A come close to the rules: each row,
+column and block contains each digit once, and each cell contains one digit.
 
-Of an exact solution most entries are 0, and as they do not move nothing can be learned from them. So the layer returns
-the point at which the products of entries and their multipliers are 0.01 instead of 0, and the derivative of that.
+Most entries of an exact solution are 0. They do not move, so nothing can be learned from them. The layer therefore
+returns the point at which the products of entries and their multipliers are 0.01 instead of 0, and its derivative.
 """
 
 import itertools

@@ -5,11 +5,11 @@ Differentiable model-predictive control: learn the cost of a controller from the
 
 Two carts are connected by a spring and a damper; a bounded force u acts on the first. The state x holds the positions
 and velocities of both, and with a time step of 0.25 the motion is x_{t+1} = A x_t + B u_t + w_t, where w_t is a
-disturbance that nobody foresees. At every time a model-predictive controller plans H forces,
+disturbance that is not known in advance. At every time a model-predictive controller plans H forces,
 
 ::
 
-    min   sum_{k=1..H} x_k' diag(q) x_k + sum_{k=0..H-1} u_k^2   subject to   |u_k| <= 1,   x_0 = the state of now,
+    min   sum_{k=1..H} x_k' diag(q) x_k + sum_{k=0..H-1} u_k^2   subject to   |u_k| <= 1,   x_0 = the current state,
 
 and applies the first of them. Written in the forces alone this is a quadratic program over a box, with the matrix
 P(q) in common for all states, and the gradient c(q, x_0).
@@ -19,11 +19,11 @@ weights by the gradient of the squared difference of the forces, through the who
 ``jax.lax.scan`` over time of a ``jax.vmap`` over initial states of a quadratic program. Nothing but the weights is
 learned, so the learned q can be compared with q*. The outer solver is ``jaxsolve.LBFGS``.
 
-Each program starts from the plan of the time before, shifted by one step (``warm``). The gradient does not depend on
-where a solver starts, so warm starts need no care in the backward pass. A table counts what they save. Operator
-splitting (``BoxOSQP``) looks at the active set of a given point first, and at this size it needs no iteration. The
-learner uses coordinate descent (``BoxCDQP``), which compiles faster; it converges linearly to a tight tolerance, and a
-better start saves only the first of its sweeps.
+Each program starts from the plan of the previous time, shifted by one step (``warm``). The gradient does not depend on
+where a solver starts, so warm starts do not affect the backward pass. A table counts the iterations that they save.
+Operator splitting (``BoxOSQP``) first tries the active set of a given point, and at this size it needs no iteration.
+The learner uses coordinate descent (``BoxCDQP``), which compiles faster; it converges linearly to a tight tolerance,
+and a better initial point saves only few sweeps.
 
 Reference: Amos, Rodriguez, Sacks, Boots and Kolter (2018), "Differentiable MPC for End-to-end Planning and Control".
 
@@ -242,7 +242,7 @@ def plot(runs, losses, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(batch=16, num_times=20, horizon=10, path=OUTPUT / "model_predictive_control.png"):
@@ -280,7 +280,7 @@ def main(batch=16, num_times=20, horizon=10, path=OUTPUT / "model_predictive_con
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="more initial states, longer motions and plans")
     sizes = {"batch": 64, "num_times": 50, "horizon": 25} if parser.parse_args().full else {}
     sys.exit(not main(**sizes))

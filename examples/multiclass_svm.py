@@ -3,7 +3,8 @@ r"""Tuning a multiclass SVM
 
 Tune the regularization of a multiclass support vector machine by differentiating its solution.
 
-The inner problem is the dual of a linear SVM (Crammer and Singer) on m training images, one row of ``x`` an image::
+The inner problem is the dual of a linear SVM (Crammer and Singer) on m training images, with one row of ``x`` per
+image::
 
     x*(theta) = argmin  theta / 2 ||W(x, theta)||^2 + <x, Y>    over rows of x in the simplex,
     W(x, theta) = X' (Y - x) / theta                            the weights that go with x.
@@ -15,8 +16,9 @@ The outer problem fits the scores of unseen images to their labels, over lambda 
     min  1/2 ||X_val W(x*(theta), theta) - Y_val||^2            as a mean over the images.
 
 ``jax.grad`` of the outer loss goes *through the solver*. Nothing is derived by hand: the solver differentiates its own
-optimality conditions. The first part follows this gradient until it vanishes, and compares with a search on a grid. The
-second part compares it with the alternative, to unroll the iterations of the solver and differentiate them one by one.
+optimality conditions. The first part follows this gradient until it vanishes, and compares the result with a grid
+search. The second part compares this gradient with the alternative: to unroll the iterations of the solver and
+differentiate them one by one.
 
 ::
 
@@ -241,7 +243,7 @@ def main(grid_size=20, file=OUTPUT, **sizes):
     rows = compare(data, path[0].theta)
     (implicit, *_), (unrolled, *_) = rows["implicit"], rows["unrolled"]
     plot(grid, path, file)
-    print(f"\nfigure: {file}")
+    print(f"\nfigure: {file.parent.name}/{file.name}")
 
     vanished, least = abs(end.gradient) <= TOL, end.loss <= 1.001 * best.loss
     agree = abs(implicit - unrolled) <= 1e-3 * abs(implicit)

@@ -3,8 +3,8 @@ r"""A trajectory around obstacles
 
 A trajectory around obstacles, and what it says about the model behind it.
 
-A vehicle in the plane with position p, velocity v and thrust u loses speed by drag. Between rest at the start and rest
-at the goal it spends as little thrust as possible, and stays out of round obstacles:
+A vehicle in the plane with position p, velocity v and thrust u loses speed by drag. It starts and ends at rest, uses as
+little thrust as possible, and stays out of round obstacles:
 
 ::
 
@@ -13,9 +13,9 @@ at the goal it spends as little thrust as possible, and stays out of round obsta
                 |p_t - c_k| >= r_k,  |u_t| <= most,  and both ends.
 
 All states are variables (multiple shooting), so that the equations of motion are equality constraints, and nothing is
-integrated over the whole time. The derivative of the solution tells how the best trajectory moves with the drag and
-with the obstacles; the derivative of its cost is the price of each. With it the model is found from a trajectory that
-was seen: the drag, and the radius of an obstacle, for which the best trajectory is that one, by Levenberg-Marquardt.
+integrated over the whole time. The derivative of the solution says how the best trajectory moves with the drag and with
+the obstacles; the derivative of the cost is the price of each. Finally the model is estimated from an observed
+trajectory: Levenberg-Marquardt finds the drag and the radius of an obstacle for which this trajectory is the best one.
 """
 
 import sys
@@ -104,7 +104,7 @@ def plot(paths, model, move, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(num=24, path=OUTPUT / "obstacle_trajectory.png"):

@@ -1,12 +1,12 @@
 r"""The catalog of optimality mappings
 ===================================
 
-The catalog of optimality mappings, each with a solver that somebody else wrote.
+The catalog of optimality mappings, each with a solver of another project.
 
-Whoever solves a problem, its solution meets conditions that can be written down: a root F(x, theta) = 0, or a fixed
-point T(x, theta) = x. They are all that implicit differentiation needs. Below, the solvers are programs in C, C++,
-Fortran, Rust and Cython, none of which knows about derivatives in theta. ``custom_root`` and ``custom_fixed_point`` add
-those, with a mapping from ``jaxsolve.implicit_diff.optimality``::
+The solution of a problem satisfies conditions that do not depend on the solver: a root F(x, theta) = 0, or a fixed
+point T(x, theta) = x. Implicit differentiation needs nothing else. Below, the solvers are programs in C, C++, Fortran,
+Rust and Cython, none of which computes derivatives in theta. ``custom_root`` and ``custom_fixed_point`` add them, with
+a mapping from ``jaxsolve.implicit_diff.optimality``::
 
     mapping                 of    which is                                              needed
     stationary                F   grad f                                                grad f
@@ -21,8 +21,8 @@ those, with a mapping from ``jaxsolve.implicit_diff.optimality``::
 
 Every step size eta gives the same derivative, so each mapping with one is tried with several.
 
-The solvers work on NumPy arrays. ``jax.jacfwd`` and ``jax.jacrev`` call them as they are: the arguments are concrete.
-Inside ``jax.jit`` they are not, and the call goes through ``jax.pure_callback``; the last part shows that.
+The solvers work on NumPy arrays. ``jax.jacfwd`` and ``jax.jacrev`` can call them directly, because the arguments are
+concrete. Inside ``jax.jit`` they are not, and the call goes through ``jax.pure_callback``, as the last part shows.
 
 The script compares each Jacobian, in forward and in reverse mode, with a closed form where there is one, or else with
 central differences of the outside solver.

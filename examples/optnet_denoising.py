@@ -1,7 +1,7 @@
 r"""An OptNet layer for denoising
 =============================
 
-An OptNet layer that denoises signals: total variation whose differences are learned.
+An OptNet layer that denoises signals: total variation with learned differences.
 
 A signal z of n values is piecewise constant; y is z with noise. Total variation denoising is the quadratic program
 
@@ -15,13 +15,14 @@ same for all signals of a batch. As a layer of a network its parameter is D, wit
 layer starts as total variation with the lambda that is best on the training signals, and Adam changes all entries of D
 by the gradient of the mean squared error, through the solution of the program.
 
-The signals here jump near a few places only, which total variation cannot know and the layer can learn: where there are
-jumps, differences should cost less. (With jumps that are equally likely everywhere there is little to learn. Total
-variation is then hard to improve on.) The table has the errors on signals not seen before, with the best linear filter
-for comparison. Amos and Kolter also report that a layer that starts as total variation improves on it; the signals of
-their experiment are others, so its figures are not those of this script.
+The signals here jump only near a few places. Total variation cannot use this, but the layer can learn it: where jumps
+occur, the penalty should be smaller. (If jumps are equally likely everywhere, there is little to learn, and total
+variation is hard to improve on.) The table shows the errors on new signals, with the best linear filter for comparison.
+Amos and Kolter also report that a layer that starts as total variation improves on it; they use other signals, so their
+figures cannot be compared with those of this script.
 
-``Denoiser`` is a module of Equinox. It makes its solver where it runs, so that the solver sees the D of the moment.
+``Denoiser`` is a module of Equinox. It makes its solver in the method that runs it, so that the solver uses the current
+D.
 
 Reference: Amos and Kolter (2017), "OptNet: Differentiable Optimization as a Layer in Neural Networks", section 4.2;
 Rudin, Osher and Fatemi (1992) for total variation.
@@ -159,7 +160,7 @@ def plot(total_variation, learned, noisy, clean, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(size=40, num_train=2000, num_test=500, num_steps=600, every=100, path=OUTPUT / "optnet_denoising.png"):
@@ -189,7 +190,7 @@ def main(size=40, num_train=2000, num_test=500, num_steps=600, every=100, path=O
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="signals of 100 values, more steps")
     sizes = {"size": 100, "num_steps": 1000} if parser.parse_args().full else {}
     (*_, total_variation, learned), _ = main(**sizes)

@@ -1,7 +1,7 @@
 """Portfolios learned end to end
 =============================
 
-Portfolio optimization learned end to end: returns predicted for the decision that is taken with them.
+Portfolio optimization learned end to end: the prediction of returns is trained for the decision that is based on it.
 
 Every day a linear model predicts the returns r of ten assets from features, and the portfolio is
 
@@ -9,14 +9,14 @@ Every day a linear model predicts the returns r of ten assets from features, and
 
     w*(r) = argmin  gamma/2 w^T Sigma w - r^T w    subject to  sum(w) = 1,  0 <= w <= 0.4,
 
-one quadratic program a day, solved for all days at once under ``jax.vmap``. Two ways to fit the model::
+one quadratic program per day, solved for all days at once under ``jax.vmap``. Two ways to fit the model::
 
     predict, then optimize: least squares on the returns,
     end to end: Adam on the realized utility r^T w* - gamma/2 w*^T Sigma w* itself, through the solution w*.
 
-The true returns are no linear function of the features: one feature warns of losses, which are large, and says nothing
-about gains. Least squares spends the model on the losses, for they are most of the variance. A portfolio needs no more
-than to stay away from them, and chooses among the others; that is what the end-to-end model learns.
+The true returns are not a linear function of the features: one feature announces losses, which are large, and has no
+information on gains. Least squares fits mainly the losses, because they make up most of the variance. A portfolio only
+has to avoid the assets with losses, and then choose among the others; this is what the end-to-end model learns.
 """
 
 import sys

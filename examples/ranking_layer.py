@@ -3,8 +3,8 @@ r"""A network that ends in ranks
 
 A network that ends in ranks: soft ranking as a layer, trained to order lists.
 
-A query comes with a list of n items with features x_i, and a rater has graded them. Every rater has a scale of their
-own, so only the *order* of the grades within a list can be learned. A network gives each item a score, and the layer
+A query comes with a list of n items with features x_i, and a rater has graded them. Every rater has their own scale, so
+only the *order* of the grades within a list can be learned. A network gives each item a score, and the layer
 turns the scores s of one list into ranks with a derivative, the projection on the permutahedron P of (1, ..., n)::
 
     soft_rank(s) = argmin_{r in P}  ||r - s / epsilon||^2.
@@ -12,7 +12,7 @@ turns the scores s of one list into ranks with a derivative, the projection on t
 As epsilon goes to 0 these are the ranks. With the ranks known, measures of order become losses (r_i is the rank of
 item i by its grade, g_i its gain, d_i its soft rank from the top)::
 
-    Spearman:  6 / (n (n^2 - 1))  sum (soft_rank(s)_i - r_i)^2           1 less the rank correlation, up to epsilon,
+    Spearman:  6 / (n (n^2 - 1))  sum (soft_rank(s)_i - r_i)^2           1 minus the rank correlation, up to epsilon,
     NDCG:      1 - sum g_i / log2(1 + d_i) / (the same of the best order).
 
 The table compares them with three losses on the scores: the squared distance to the grades and to the ranks, item by
@@ -246,7 +246,7 @@ def main(num_seeds=3, num_train=200, num_test=500, num_epochs=60):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="ten seeds")
     full = parser.parse_args().full
     sys.exit(not (main(num_seeds=10) if full else main()))

@@ -1,7 +1,7 @@
 r"""Robust portfolios
 =================
 
-Robust portfolios by second-order cone programming, and how much robustness pays.
+Robust portfolios by second-order cone programming, and how much robustness is best.
 
 The mean returns of assets are estimated from few months, as mu, and their covariance, as L L^T. The true means are
 somewhere in an ellipsoid around mu, and a robust portfolio is the best one for the worst of them::
@@ -10,10 +10,11 @@ somewhere in an ellipsoid around mu, and a robust portfolio is the best one for 
 
 with sum(w) = 1 and w >= 0. The norm makes it a second-order cone program (Goldfarb and Iyengar 2003).
 
-How large should the ellipsoid be? That is learned: of the growth rate m^T w*(kappa) - \|L^T w*(kappa)\|^2 / 2 under the
-true means and covariances, averaged over 64 simulated markets that are solved in one batch, JAX knows the derivative in
-kappa, and the best kappa is a root of it. Markets that were not used judge the result, beside a portfolio that believes
-the estimates (kappa = 0) and one that ignores them (equal weights).
+How large should the ellipsoid be? This is learned. The objective is the growth rate
+m^T w*(kappa) - \|L^T w*(kappa)\|^2 / 2 under the true means and covariances, averaged over 64 simulated markets that
+are solved in one batch. JAX computes its derivative in kappa, and the best kappa is a root of it. The result is tested
+on new markets, together with a portfolio that trusts the estimates (kappa = 0) and one that ignores them (equal
+weights).
 
 Reference: Goldfarb and Iyengar (2003), "Robust portfolio selection problems".
 """
@@ -146,7 +147,7 @@ def plot(groups, learned, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"figure: {path}")
+    print(f"figure: {path.parent.name}/{path.name}")
 
 
 def main(count=64, path=OUTPUT / "robust_portfolio.png"):

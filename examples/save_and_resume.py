@@ -3,8 +3,8 @@ r"""Saving and resuming
 
 Save in the middle and resume in another process: the result is the same to the last bit.
 
-Everything that a loop needs to go on is a pytree of arrays, so any library that stores arrays can save it: here orbax,
-and ``numpy.savez``. What has to be in the tree depends on the loop.
+Everything that a loop needs to continue is a pytree of arrays, so any library that stores arrays can save it: here
+orbax and ``numpy.savez``. The contents of the tree depend on the loop.
 
 Training. A penalty for each feature of a logistic regression is learned (Bengio 2000),
 
@@ -13,16 +13,16 @@ Training. A penalty for each feature of a logistic regression is learned (Bengio
     w*(theta) = argmin_w  mean logistic(y, X w) + 1/2 sum_j exp(theta_j) w_j^2,      min_theta  loss of validation data,
 
 by Adam on mini-batches of the validation data; jax.grad goes through the solution. Each solve starts from the last
-one. To be saved: theta, the state of Adam, the last solution with the state of L-BFGS, and the random key.
+one. What has to be saved: theta, the state of Adam, the last solution with the state of L-BFGS, and the random key.
 
-Runs of a solver. ``run`` returns an ``OptStep(params, state)``; given one instead of an initial point it goes on from
-there, with the history of L-BFGS, the momentum of accelerated gradient descent, the step size and the iteration count.
-A loop over ``update`` needs the same two. Its random mini-batches follow from the seed and ``state.iter_num``, so there
-is nothing more to save. The last row shows what is lost when only ``params`` are saved.
+Runs of a solver. ``run`` returns an ``OptStep(params, state)``. If it is passed in place of an initial point, the run
+continues from there, with the history of L-BFGS, the momentum of accelerated gradient descent, the step size and the
+iteration count. A loop over ``update`` needs the same two. Its random mini-batches follow from the seed and
+``state.iter_num``, so nothing more has to be saved. The last row shows the difference if only ``params`` are saved.
 
-This process does all of the work once without a break, and once up to the middle, where it saves. A fresh process loads
-and does the rest. Both must run the same compiled programs: with other versions, devices or compiler options (such as
-XLA_FLAGS) the last bits differ. The data are scikit-learn's breast cancer data (569 x 30).
+This process does all of the work once without interruption, and once up to the middle, where it saves. A fresh process
+loads and does the rest. Both must run the same compiled programs: with other versions, devices or compiler options
+(such as XLA_FLAGS) the last bits differ. The data are scikit-learn's breast cancer data (569 x 30).
 
 ::
 

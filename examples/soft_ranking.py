@@ -3,15 +3,15 @@ r"""Soft ranking
 
 Learn to rank by differentiating ranks: a linear model trained on its Spearman correlation.
 
-On scikit-learn's diabetes data, where only the *order* of the patients by the progression of their disease is to be
+The data are scikit-learn's diabetes data. Only the *order* of the patients by the progression of their disease is to be
 predicted, and one training target in ten is an outlier. The ranks of the predictions are piecewise constant, so their
 correlation with the ranks of the targets has no useful gradient. ``soft_rank`` replaces them by a projection on the
-permutahedron, which has one, and which tends to the ranks as the regularization goes to 0::
+permutahedron, which has a useful gradient, and which tends to the ranks as the regularization goes to 0::
 
     min_w  6 mean (soft_rank(X w) - rank(y))^2 / n^2  +  l2reg / 2 |w|^2
 
-Up to the regularization, the first term is 1 less Spearman's correlation. The squared loss of ridge regression is shown
-beside it. Ranks do not see how far out an outlier is; squares do.
+Up to the regularization, the first term is 1 minus Spearman's correlation. It is compared with the squared loss of
+ridge regression. The size of an outlier affects its square, but not its rank.
 
 Reference: Blondel, Teboul, Berthet, Djolonga (2020), "Fast Differentiable Sorting and Ranking".
 """

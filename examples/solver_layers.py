@@ -1,7 +1,7 @@
 r"""Solver layers in four libraries
 ===============================
 
-The same solver layer in Flax linen, Flax nnx, Haiku and Equinox, each in two spellings.
+The same solver layer in Flax linen, Flax nnx, Haiku and Equinox, each written in two ways.
 
 The layer removes noise from images x by a learned convex regularizer,
 
@@ -13,20 +13,20 @@ The term in the sum is a smooth absolute value, so the problem is strongly conve
 whole batch at once. The weights W and b are those of an ordinary affine layer of each library. They are learned by Adam
 such that z* is close to the clean image; the gradient goes through the solution by implicit differentiation.
 
-The two spellings differ in how the function that is minimized gets the weights::
+The two ways differ in how the function that is minimized gets the weights::
 
     arguments   solver.run(init, params, x): they are data of the solver's function fun(z, params, x);
-    closure     solver.run(init, x): fun calls the module, which is a variable around it, as one does without solvers.
+    closure     solver.run(init, x): fun calls the module, a variable of the enclosing function.
 
-Both are differentiated alike. All eight start from the same weights, so they must have the same losses, under the
-transformations of each library (nnx.jit, nnx.value_and_grad, eqx.filter_jit, hk.transform, ...) and without jit. There,
-nothing is compiled again either, but a gradient with respect to captured weights has their function traced in each
-call, which costs a few milliseconds or more; one with respect to arguments does not.
+Both are differentiated in the same way. All eight start from the same weights, so they must have the same losses, under
+the transformations of each library (nnx.jit, nnx.value_and_grad, eqx.filter_jit, hk.transform, ...) and without jit.
+Without jit nothing is compiled again either. But for a gradient with respect to captured weights the function is traced
+in each call, which takes a few milliseconds or more; for a gradient with respect to arguments it is not.
 
-The solver is always made where it runs. That costs nothing, because equal solvers share one compiled program, and the
-solver then sees the module of this very call. The data are scikit-learn's digits with Gaussian noise. The table has the
-losses of all variants at some steps, how much they differ from the first one, and how many programs were compiled after
-the first step: none.
+The solver is always made in the method that runs it. This costs nothing, because equal solvers share one compiled
+program, and the solver then uses the module of the current call. The data are scikit-learn's digits with Gaussian
+noise. The table has the losses of all variants at some steps, how much they differ from the first one, and how many
+programs were compiled after the first step: none.
 
 References: Amos, Xu and Kolter (2017), "Input convex neural networks"; Mukherjee et al. (2020), "Learned convex
 regularizers for inverse problems".

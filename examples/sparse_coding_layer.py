@@ -14,11 +14,11 @@ go through a dense layer and a linear classifier::
 
 Everything is trained end to end on the classification loss. The gradient with respect to D goes through the solution of
 the elastic net by implicit differentiation. The table compares three layers in the same network, trained on few
-labeled images: a dictionary learned without labels and kept, the same dictionary trained further with labels, and as
-many ReLU units with weights trained from the same dictionary.
+labeled images: a fixed dictionary learned without labels, the same dictionary trained further with labels, and as many
+ReLU units whose weights start from the same dictionary.
 
-(``dictionary_learning.py`` has the experiment of the literature: one code a sample and a linear classifier on it. Here
-the code is a layer among others.)
+(``dictionary_learning.py`` has the experiment of the literature: one code per sample and a linear classifier on it.
+Here the code is one of several layers.)
 
 The second table compares the implicit gradient with that of unrolled iterations. The network is a Flax (nnx) module,
 and the function that the solver minimizes captures the dictionary of the module: captured arrays have gradients too.
@@ -277,7 +277,7 @@ def main(num_seeds=3, num_train=200, num_epochs=30, num_atoms=24):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="ten seeds, longer training")
     full = parser.parse_args().full
     sys.exit(not (main(num_seeds=10, num_epochs=100) if full else main()))

@@ -14,7 +14,7 @@ mu. Training never sees a label, only rankings. For a smoothed maximum F the los
 with a prediction inside the convex hull of the rankings, and it is convex in the scores. Two ways to smooth:
 
 - regularization: the prediction is the Euclidean projection on the permutahedron;
-- perturbation: it is the mean of the rankings of perturbed scores, which takes nothing but a sort.
+- perturbation: it is the mean of the rankings of perturbed scores, which needs only a sort.
 
 References: Blondel, Martins, Niculae (2020), "Learning with Fenchel-Young losses"; Berthet et al. (2020), "Learning
 with differentiable perturbed optimizers".

@@ -4,7 +4,7 @@ r"""SVM hypergradients: implicit or unrolled
 Hyperparameters of a multiclass linear SVM: implicit differentiation against unrolling, for three inner solvers.
 
 The inner problem is the dual of a linear SVM (Crammer and Singer) on m training points with one-hot labels Y, over m
-copies of the simplex, one row of x a point::
+copies of the simplex, with one row of x per point::
 
     x*(theta) = argmin  theta / 2 ||W(x, theta)||^2 + <x, Y>     W(x, theta) = X' (Y - x) / theta.
 
@@ -13,8 +13,8 @@ predictions X_val W on other points to their labels, as a mean over these points
 
     min over lambda  1/2 ||X_val W(x*(theta), theta) - Y_val||^2.
 
-An *optimality mapping* T is a function whose fixed point is the solution. Implicit differentiation needs nothing of the
-solver but its result, so solver and mapping may be combined at will::
+An *optimality mapping* T is a function whose fixed point is the solution. Implicit differentiation uses only the result
+of the solver, so any solver can be combined with any mapping::
 
     mirror descent           T = a mirror step (a softmax)
     projected gradient       T = a projected gradient step
@@ -24,11 +24,11 @@ The script prints three tables, and draws the first two of them:
 
 1. seconds and temporary memory of one gradient as the number p of features grows;
 2. temporary memory as the number of inner iterations grows: constant for implicit differentiation, linear for
-   unrolling, like the square root with checkpoints;
-3. gradient descent on the outer problem by both: the validation loss is the same.
+   unrolling, and like the square root with checkpoints;
+3. gradient descent on the outer problem with both gradients: the validation loss is the same.
 
 Setting: ``make_classification``, 700 training, 200 validation and 100 test points, 5 classes. The published comparison
-(p from 100 to 10,000, 150 outer steps) consists of curves; there are no figures to print beside these.
+(p from 100 to 10,000, 150 outer steps) consists of curves, so there are no figures to compare with.
 
 ::
 
@@ -322,7 +322,7 @@ def plot(rows, memory, iterations, path):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    print(f"\nfigure: {path}")
+    print(f"\nfigure: {path.parent.name}/{path.name}")
 
 
 def main(
@@ -369,7 +369,7 @@ def main(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="the published sizes; hours on a CPU")
     parser.add_argument("--features", type=int, nargs="+", help="numbers of features")
     parser.add_argument("--steps", type=int, help="outer steps of the third table")

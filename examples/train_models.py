@@ -1,7 +1,7 @@
 r"""Training models in Flax and Haiku
 =================================
 
-A classifier in Flax and one in Haiku, trained by three solvers; and a layer that SciPy solves.
+A classifier in Flax and one in Haiku, trained by three solvers; and a layer that calls SciPy.
 
 The model is a small network for scikit-learn's digits (1797 images of 64 pixels), in two libraries::
 
@@ -10,12 +10,13 @@ The model is a small network for scikit-learn's digits (1797 images of 64 pixels
 Its parameters are a pytree, so they are the parameters of a solver, and the training loss is its function::
 
     OptaxSolver   Adam, on batches that an iterator draws, as are all stochastic solvers here;
-    PolyakSGD     no step size to choose: the loss of a batch can become 0, which is all that the method wants to know;
+    PolyakSGD     without a step size to choose: the method only needs to know that the loss of a batch can become 0;
     LBFGS         all images at once.
 
 The layer is temperature scaling (Guo et al. 2017): the scores of test images are divided by the temperature T at which
 the log-likelihood of held-out images is best, a minimum in one variable that ``scipy.optimize.minimize`` finds on the
-host. Multiplied by s the scores have s times the temperature, so the derivative of T in s is T: the table compares.
+host. If the scores are multiplied by s, the temperature is s times as large, so its derivative in s at s = 1 is T. The
+table compares the two.
 
 Reference: Guo, Pleiss, Sun and Weinberger (2017), "On calibration of modern neural networks".
 

@@ -1,7 +1,7 @@
 r"""A barycenter of distributions
 =============================
 
-A barycenter of distributions under entropic transport, by its smooth dual.
+A barycenter of distributions under entropic transport, computed by its smooth dual.
 
 For distributions b_1, ..., b_k on a grid and weights w_k the barycenter minimizes, over distributions a,
 
@@ -15,7 +15,7 @@ over plans T with the marginals a and b. The dual problem has variables alpha_k 
 
 smooth and without constraints once the last of them is eliminated: L-BFGS solves it. At its minimum all plans have the
 same row sums, the barycenter. ``kl_unbalanced_transport`` with an infinite penalty, started from these dual variables,
-has the plans to the targets after one sweep.
+finds the plans to the targets in one sweep.
 
 Reference: Cuturi and Peyre (2016), "A smoothed dual approach for variational Wasserstein problems"; Benamou et al.
 (2015), "Iterative Bregman projections for regularized transportation problems", with whose result it is compared.

@@ -1,4 +1,4 @@
-"""Differentiable optimization in JAX: solvers whose solutions differentiate like any other function."""
+"""Differentiable optimization in JAX: solutions of solvers can be differentiated like any other function."""
 
 from __future__ import annotations
 

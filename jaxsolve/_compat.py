@@ -1,4 +1,4 @@
-"""Semi-public jax APIs, so that a change of jax is mended in one place; ``_primitives`` has the rest of them."""
+"""Semi-public jax APIs, so that a change of jax is handled in one place; ``_primitives`` has the others."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """Compile once, and never be stale: the mechanism behind every call that is compiled.
 
-A call is compiled in two steps. First the function is *traced*: Python runs it, and what it does to arrays is written
-down as a jaxpr, in which every captured array is an argument. Then the jaxpr becomes a *program*. Both are kept:
+A call is compiled in two steps. First the function is *traced*: Python runs it, and its array operations are recorded
+as a jaxpr, in which every captured array is an argument. Then the jaxpr becomes a *program*. Both are kept:
 
-* A trace serves again if everything that the functions of the call read is as it was (:mod:`jaxsolve._capture`). Where
-  that cannot be known the function is traced again.
-* A program serves again for every trace that differs in the values of arrays only (:mod:`jaxsolve._fingerprint`).
+* A trace is used again if nothing that the functions of the call read has changed (:mod:`jaxsolve._capture`). If this
+  cannot be known, the function is traced again.
+* A program is used again for every trace that differs only in the values of arrays (:mod:`jaxsolve._fingerprint`).
 
-A program that calls back to Python calls the objects that it was traced with. It serves for the very same objects only.
+A program that calls back to Python calls the objects with which it was traced. It is used again for these objects only.
 
 Nothing here keeps arrays, solvers or functions of the user alive for long: a trace holds what it captured weakly, and
 the tables are bounded.
@@ -56,7 +56,7 @@ def compiled_call(function: Callable, owner: Any, *args: Any, **kwargs: Any) -> 
 
 
 class Call(NamedTuple):
-    """A call that has been traced and waits to be made."""
+    """A call that has been traced, but not made yet."""
 
     trace: _Trace
     consts: list

@@ -33,16 +33,16 @@ def option(
 ) -> Any:
     """A field that is given by its name, with its limits; without a default it is required.
 
-    Limits are looked at when an instance is made. They also hold in subclasses that give the option another default or
-    narrower limits. ``None`` passes where the type of the option has it. An option of type ``bool`` is ``True`` or
-    ``False``.
+    Limits are checked when an instance is made. They also hold in subclasses that declare the option again, with
+    another default or narrower limits. ``None`` is allowed if the type of the option includes it. An option of type
+    ``bool`` must be ``True`` or ``False``.
 
     Args:
-        default: value of an option that is not given.
-        at_least: smallest value of a number; this and the next two as in :func:`check_number`.
+        default: value of the option if it is not given.
+        at_least: smallest value of a number; for this and the next two see :func:`check_number`.
         above: bound that a number must exceed.
         below: bound that a number must stay under.
-        among: all allowed values, of an option that is no number.
+        among: all allowed values, for an option that is not a number.
     """
     limits = {"at_least": at_least, "above": above, "below": below, "among": among}
     limits = {name: limit for name, limit in limits.items() if limit is not None}

@@ -1,7 +1,7 @@
-"""Primitives of our own: what jax's custom derivatives cannot say.
+"""Our own primitives, for derivatives that jax's custom derivatives cannot express.
 
-Outputs with tangents of their own, linear maps that are known by their transpose alone, and values that are
-differentiated in forward mode only. Beside ``_compat`` the only module that touches semi-public jax APIs.
+They are: outputs with given tangents, linear maps of which only the transpose is known, and values that can be
+differentiated in forward mode only. Apart from ``_compat`` this is the only module that uses semi-public jax APIs.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ _reverse_only_p.multiple_results = True
 def _refuse(*args, **params):
     del args, params
     raise TypeError(
-        "the optimality function contains a jax.custom_vjp function, which has no forward mode: use jax.grad, jax.vjp "
-        "or jax.jacrev, once, or define the function by jax.custom_jvp."
+        "the optimality function contains a jax.custom_vjp function, which has no forward mode: take first derivatives "
+        "only, by jax.grad, jax.vjp or jax.jacrev, or define the function by jax.custom_jvp."
     )
 
 

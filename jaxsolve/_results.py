@@ -36,7 +36,7 @@ _BY_HARM = (
 def show_as_line(cls: type, solver: str | None = None, state_of: Callable[[Any], Any] = lambda state: state) -> None:
     """Give a class of records a repr of one line, and a table for notebooks, unless it has a repr of its own.
 
-    What is no state with arrays (shapes, axes or shardings in the place of a state's fields) shows as before.
+    An instance without arrays (with shapes, axes or shardings in place of the fields of a state) is shown as before.
 
     Args:
         cls: a named tuple or dataclass: states, results that have a state's fields, or what holds a state.
@@ -79,7 +79,7 @@ def is_named(cls: type) -> bool:
 
 
 def summary(state: Any, tol: Any = None, name: str | None = None) -> str | None:
-    """A state in one line of at most 120 characters; ``None`` for what is no state with arrays.
+    """A state in one line of at most 120 characters; ``None`` for an object that is not a state with arrays.
 
     Args:
         state: with ``iter_num`` and ``error``; ``status``, ``value`` and counts of evaluations are shown if it has
@@ -203,7 +203,7 @@ class SolverError(RuntimeError):
     """Raised for a run that did not converge, by :func:`check`, or by ``run`` with ``on_failure="raise"``.
 
     Attributes:
-        status: the :class:`Status` of the run; of a batch, that of the run whose result is worth least.
+        status: the :class:`Status` of the run; for a batch, that of the run with the worst status.
     """
 
     def __init__(self, status: Status, message: str):
@@ -212,17 +212,16 @@ class SolverError(RuntimeError):
 
 
 def check(state: Any, solver: Any = None) -> None:
-    """Raise if a run did not converge; call it outside compiled code.
+    """Raise an error if a run did not converge; call it outside of compiled code.
 
     Args:
         state: the state that ``run`` returned, or an ``OptStep``. Its ``status`` is a scalar, or an array of any shape
             after ``vmap``.
-        solver: the solver that ran; the message then says what the error was compared with, and what the likely cause
-            is.
+        solver: the solver of the run. With it, the message also has the tolerance and the likely cause.
 
     Raises:
-        SolverError: some run has a status other than ``CONVERGED``. The message has the sentence of the status, the
-            error, the number of iterations and the dtype; of a batch, those of the run whose result is worth least.
+        SolverError: a run has a status other than ``CONVERGED``. The message has the sentence of the status, the error,
+            the number of iterations and the dtype; for a batch, those of the run with the worst status.
         TypeError: ``state`` has no status, or a traced one.
 
     Example:
@@ -281,7 +280,7 @@ def _cause(status, error, tol, dtype) -> str:
         return ""
     if error <= 100 * tol:
         return " It was close: raise maxiter."
-    return " It was far from done: maxiter may be small, the problem badly scaled, or the step size short."
+    return " It was far from converged: maxiter may be too small, the problem badly scaled, or the step size too short."
 
 
 def report_failure(solver: Any, state: Any) -> None:

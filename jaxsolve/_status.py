@@ -12,11 +12,11 @@ __all__ = ["Status"]
 
 
 class Status(enum.IntEnum):
-    """How a run ended, held in ``state.status`` as an int32 scalar.
+    """How a run ended; ``state.status`` has it as an int32 scalar.
 
-    The values 0 to 3 agree with the status codes of the QP solvers that the field's users know.
+    The values 0 to 3 are the status codes of JAXopt's OSQP.
 
-    ``Status(state.status)`` is the status of a state whose values are known.
+    ``Status(state.status)`` gives the name and the sentence of a state outside of ``jit``.
 
     Example:
         >>> from jaxsolve import Status
@@ -60,14 +60,14 @@ class Status(enum.IntEnum):
 
     NONCONVEX = (
         10,
-        "The objective of the quadratic program is not convex: it has negative curvature where the equality "
-        "constraints leave room. What was returned need not be a minimum.",
+        "The objective of the quadratic program is not convex: it has negative curvature in a direction that the "
+        "equality constraints allow. The returned point need not be a minimum.",
     )
 
     LOCALLY_INFEASIBLE = (
         11,
-        "The iterates came to a point from which no small movement makes the violation of the constraints less, and "
-        "which is not feasible: the constraints may contradict each other, or another initial point may help.",
+        "The iterates came to an infeasible point from which no small movement reduces the violation of the "
+        "constraints: the constraints may contradict each other, or another initial point may help.",
     )
 
     #: One sentence on what the code means and what to do about it.

@@ -19,7 +19,7 @@ Structure = Literal["general", "symmetric", "psd"]
 
 
 class OptStep(NamedTuple):
-    """What ``update`` and ``run`` return. It prints as one line; its parts print by themselves.
+    """The result of ``update`` and ``run``. It is printed as one line; print its fields to see all values.
 
     Attributes:
         params: the iterate or solution, a pytree.

@@ -1,4 +1,4 @@
-"""A branch that can be left to Python."""
+"""A branch, compiled or in Python."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def cond(
         if_fun: called with the operands.
         else_fun: called with the operands; its result has the structure, shapes and dtypes of that of ``if_fun``.
         *operands: pytrees.
-        jit: compile both branches, by ``jax.lax.cond``. Otherwise Python chooses one, which may do anything.
+        jit: compile both branches, by ``jax.lax.cond``. Otherwise it is an ``if`` of Python, and the branches may
+            contain any Python code.
 
     Returns:
         The result of the branch.

@@ -1,9 +1,10 @@
 r"""Isotonic regression, and sorting and ranking made differentiable by it.
 
-Everything here is computed in JAX, on any device, from one algorithm that pools violators in parallel. Derivatives are
-those of the block means, or block ``logsumexp``, with the blocks fixed: exact wherever the blocks do not change, in
-both modes and to any order. Where they do, *a constraint that holds with equality is active*: neighbors whose values
-are equal form one block, and share the derivative. A non-finite entry makes the whole result and its derivative NaN.
+Everything here is computed in JAX, on any device, by one algorithm that pools violators in parallel. Derivatives are
+those of the block means, or block ``logsumexp``, for fixed blocks. They are exact where the blocks do not change, in
+both modes and of any order. Where the blocks change, *a constraint that holds with equality is active*: neighbors with
+equal values form one block, and the derivative is averaged over it. A non-finite entry makes the whole result and its
+derivative NaN.
 
 Sequences are vectors of shape ``(n,)``. For a batch use ``jax.vmap``.
 """
@@ -49,13 +50,14 @@ def isotonic_l2_pav(
         y: real array of shape ``(n,)``.
         y_min: lower bound of the solution, a scalar.
         y_max: upper bound, a scalar.
-        increasing: nondecreasing if true, else nonincreasing.
-        weights: non-negative array of shape ``(n,)``; None weighs all entries alike. What ``y`` has where the weight
-            is 0 does not matter: the solution has the value of the entry before there, at the start that of the first
-            entry with weight. If traced and negative, or all 0, the result is NaN.
+        increasing: nondecreasing if true, nonincreasing if false.
+        weights: non-negative array of shape ``(n,)``; None gives all entries the same weight. Entries of ``y`` with
+            weight 0 are ignored: the solution there is equal to that of the entry before, or, at the start, to that of
+            the first entry with a positive weight. If traced and negative, or all 0, the result is NaN.
 
     Returns:
-        The solution, of the shape and dtype of ``y``. It is monotone and within the bounds whatever the rounding.
+        The solution, of the shape and dtype of ``y``. It is monotone and within the bounds exactly, in spite of
+        rounding.
 
     Raises:
         ValueError: ``y`` is not a vector, ``weights`` has another shape or a negative entry, a bound is
@@ -95,12 +97,12 @@ def isotonic_kl_pav(
 
     Args:
         y: real array of shape ``(n,)``; ``-inf`` is the logarithm of 0.
-        w: real array of shape ``(n,)``; None is zeros. Where ``y`` is ``-inf`` it may be ``-inf``, too: such an entry
-            has no weight, and the solution there has the value of the entry before, at the start that of the first
-            entry with weight.
+        w: real array of shape ``(n,)``; None means zeros. Where ``y`` is ``-inf``, ``w`` may be ``-inf``, too: such an
+            entry has no weight, and the solution there is equal to that of the entry before, or, at the start, to that
+            of the first entry with a weight.
         y_min: lower bound of the solution, a scalar.
         y_max: upper bound, a scalar.
-        increasing: nondecreasing if true, else nonincreasing.
+        increasing: nondecreasing if true, nonincreasing if false.
 
     Returns:
         The solution, of the shape and dtype of ``y``.
@@ -152,7 +154,7 @@ def soft_sort(
 
     Raises:
         ValueError: ``values`` is not a vector, ``regularization_strength`` is not a positive scalar, or another
-            argument is none of its choices.
+            argument has an unknown value.
         TypeError: an argument is not real.
 
     References:
@@ -180,10 +182,10 @@ def soft_rank(
     The ranks of the values in ascending order maximize :math:`\langle \theta, \mu \rangle` over the permutahedron of
     :math:`(1, \dots, n)`. The result here is the projection of :math:`\theta / \varepsilon` on it: in the Euclidean
     sense for ``"l2"``, and for ``"kl"`` the projection of :math:`e^{\theta / \varepsilon}` in the sense of the
-    Kullback-Leibler divergence. Either way the ranks add up to :math:`n (n + 1) / 2`, equal values have equal ranks,
-    and larger values do not have smaller ones.
+    Kullback-Leibler divergence. In both cases the ranks add up to :math:`n (n + 1) / 2`, equal values have equal ranks,
+    and larger values do not have smaller ranks.
 
-    As :math:`\varepsilon \to 0` the result tends to the ranks, where ties share the mean of theirs.
+    As :math:`\varepsilon \to 0` the result tends to the ranks, with mean ranks for ties.
 
     Args:
         values: real array of shape ``(n,)``.
@@ -196,7 +198,7 @@ def soft_rank(
 
     Raises:
         ValueError: ``values`` is not a vector, ``regularization_strength`` is not a positive scalar, or another
-            argument is none of its choices.
+            argument has an unknown value.
         TypeError: an argument is not real.
 
     References:

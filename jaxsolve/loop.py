@@ -34,8 +34,8 @@ def while_loop(
         maxiter: bound on the number of steps. It must not be traced if ``unroll`` and ``jit`` are set.
         unroll: with ``jit``, whether the loop can be differentiated in reverse mode, at the price of memory for
             ``maxiter`` values.
-        jit: compile the loop. Otherwise it is a loop of Python: the functions may do anything, are called at every
-            step, and reverse mode works.
+        jit: compile the loop. Otherwise it is a loop of Python: the functions may contain any Python code, are called
+            at every step, and reverse mode works.
 
     Returns:
         The last value.

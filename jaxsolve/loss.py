@@ -74,7 +74,7 @@ def binary_logistic_loss(label: Any, logit: Any) -> jax.Array:
 def binary_sparsemax_loss(label: Any, logit: Any) -> jax.Array:
     r"""Binary sparsemax loss: :func:`sparse_plus` of :math:`-s t`, with :math:`s = 2 \cdot \text{label} - 1`.
 
-    It is 0 exactly where :func:`sparse_sigmoid` of the logit is the label.
+    It is exactly 0 where :func:`sparse_sigmoid` of the logit is equal to the label.
 
     Args:
         label: 0 or 1, of the shape of ``logit``.
@@ -206,7 +206,7 @@ def multiclass_logistic_loss(label: Any, logits: Any) -> jax.Array:
 def multiclass_hinge_loss(label: Any, scores: Any) -> jax.Array:
     r"""Multiclass hinge loss :math:`\max_j \, (t_j + [j \ne \text{label}]) - t_{\text{label}}`.
 
-    Where several classes attain the maximum, the subgradient is the mean of theirs.
+    If several classes attain the maximum, the subgradient is the mean of their gradients.
 
     Args:
         label: integers of shape ``(...)``, from 0 to ``k - 1``.
@@ -236,7 +236,7 @@ def multiclass_hinge_loss(label: Any, scores: Any) -> jax.Array:
 def multiclass_perceptron_loss(label: Any, scores: Any) -> jax.Array:
     r"""Multiclass perceptron loss :math:`\max_j t_j - t_{\text{label}}`.
 
-    Where several classes attain the maximum, the subgradient is the mean of theirs.
+    If several classes attain the maximum, the subgradient is the mean of their gradients.
 
     Args:
         label: integers of shape ``(...)``, from 0 to ``k - 1``.
@@ -305,7 +305,7 @@ def multiclass_entmax_loss(label: Any, scores: Any, alpha: Any = 1.5) -> jax.Arr
         \max_{p \in \Delta} \Bigl( \langle p, t \rangle + \frac{1}{\alpha (\alpha - 1)} \sum_j p_j - p_j^\alpha \Bigr)
         - t_{\text{label}}
 
-    Its gradient is the prediction less :math:`e_{\text{label}}`. For :math:`\alpha = 1` it is
+    Its gradient is the prediction minus :math:`e_{\text{label}}`. For :math:`\alpha = 1` it is
     :func:`multiclass_logistic_loss`, for :math:`\alpha = 2` :func:`multiclass_sparsemax_loss`. For
     :math:`\alpha > 1` it is 0 once the score of the label exceeds the others by :math:`1 / (\alpha - 1)`.
 

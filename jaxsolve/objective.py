@@ -1,4 +1,4 @@
-r"""Objective functions of common linear models, in the form that coordinate methods can take apart.
+r"""Objective functions of common linear models, in a form that coordinate methods can use.
 
 Every function here takes ``data = (X, y)`` with ``X`` of shape ``(n, d)`` last. ``X`` may be dense or a
 ``jax.experimental.sparse.BCOO`` matrix. Averages are over samples, so the value does not grow with ``n``.
@@ -38,8 +38,8 @@ def __dir__() -> list[str]:
 class CompositeLinearFunction(abc.ABC):
     r"""A function of the form :math:`f(w) = h(A w) + \langle w, b \rangle`.
 
-    A subclass gives :math:`h`, :math:`A` and, if there is one, :math:`b`; calling it gives :math:`f`. Coordinate
-    methods use the parts: they keep :math:`A w` up to date and take one column of :math:`A` at a time.
+    A subclass defines :math:`h`, :math:`A` and, if there is one, :math:`b`; calling the object gives :math:`f`.
+    Coordinate methods use the parts: they keep :math:`A w` up to date and take one column of :math:`A` at a time.
 
     Example:
         >>> import jax.numpy as jnp

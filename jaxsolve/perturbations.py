@@ -4,9 +4,9 @@ For noise :math:`Z` with density :math:`p` and a scale :math:`\sigma`, the mean 
 is smooth whatever :math:`f` is. It is estimated from samples, and so are its derivatives, from the same *values* of
 :math:`f` weighted by derivatives of :math:`\log p`: :math:`f` is never differentiated with respect to its input.
 
-The returned functions are called as ``fun(inputs, rng)``, or ``fun(inputs, rng=key)``, and differentiate with respect
-to the inputs, a pytree, in forward and reverse mode. The same key gives the same perturbations, so the result is a
-deterministic function of the two. ``sigma`` is a constant for derivatives.
+The returned functions are called as ``fun(inputs, rng)``, or ``fun(inputs, rng=key)``. They are differentiable with
+respect to the inputs, a pytree, in forward and reverse mode. The same key gives the same perturbations, so the result
+is a deterministic function of inputs and key. ``sigma`` is a constant for derivatives.
 
 Reference: Q. Berthet, M. Blondel, O. Teboul, M. Cuturi, J.-P. Vert, F. Bach, *Learning with differentiable perturbed
 optimizers*, NeurIPS 2020.
@@ -93,13 +93,14 @@ def make_perturbed_argmax(
     Args:
         argmax_fun: ``argmax_fun(inputs, *args, **kwargs)``, a pytree with the structure and shapes of ``inputs``. It
             must be traceable by jax, and gets one sample at a time, under ``jax.vmap``.
-        num_samples: how many perturbations the mean is over; the standard error is in proportion to its inverse root.
-        sigma: scale of the perturbations, positive. Larger is smoother, with derivatives of less variance.
+        num_samples: number of perturbations in the mean; the standard error is proportional to ``num_samples ** -0.5``.
+        sigma: scale of the perturbations, positive. Larger values make the function smoother and reduce the variance of
+            derivatives.
         noise: an object with ``sample(key, shape)``, or ``sample(seed=key, sample_shape=shape)``, and ``log_prob(z)``,
             for independent entries.
-        control_variate: subtract the unperturbed solution where the derivative is estimated, at the price of one more
-            evaluation. The mean of the estimate stays the same, and its variance is lower if the values vary little
-            about that solution; the values themselves do not change.
+        control_variate: subtract the unperturbed solution in the estimate of the derivative, which takes one more
+            evaluation. The mean of the estimate stays the same; its variance is lower if the values vary little around
+            the unperturbed solution. The value of the function does not change.
 
     Returns:
         ``fun(inputs, rng, *args, **kwargs)``, with a result of the structure of ``argmax_fun``'s.
@@ -136,7 +137,7 @@ def make_perturbed_max(
     Args:
         argmax_fun: ``argmax_fun(inputs, *args, **kwargs)``, the maximizer, a pytree with the structure and shapes of
             ``inputs``. It is a constant for derivatives.
-        num_samples: how many perturbations the mean is over.
+        num_samples: number of perturbations in the mean.
         sigma: scale of the perturbations, positive.
         noise: an object with ``sample(key, shape)``, or ``sample(seed=key, sample_shape=shape)``, and ``log_prob(z)``,
             for independent entries.
@@ -194,13 +195,13 @@ def make_perturbed_fun(
 
     Args:
         fun: ``fun(inputs, *args, **kwargs)``, a pytree of arrays. It must be traceable by jax, and gets one sample at a
-            time, under ``jax.vmap``. With respect to its other arguments and captured arrays it is differentiated as
-            it is.
-        num_samples: how many perturbations the mean is over.
+            time, under ``jax.vmap``. With respect to its other arguments and captured arrays it is differentiated
+            directly.
+        num_samples: number of perturbations in the mean.
         sigma: scale of the perturbations, positive.
         noise: an object with ``sample(key, shape)``, or ``sample(seed=key, sample_shape=shape)``, and ``log_prob(z)``,
             for independent entries.
-        control_variate: subtract the unperturbed value where the derivative is estimated, see
+        control_variate: subtract the unperturbed value in the estimate of the derivative, see
             :func:`make_perturbed_argmax`.
 
     Returns:

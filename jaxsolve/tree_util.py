@@ -1,7 +1,7 @@
 """Arithmetic on pytrees: ``optax.tree`` under the names of the field, plus the few functions it lacks.
 
-Leaves may be real, complex or integer. A leaf that is no number (a key, a string, a function) is kept as it came, and
-does not count in sums and norms.
+Leaves may be real, complex or integer. A leaf that is not a number (a key, a string, a function) is not changed, and is
+left out of sums and norms.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def tree_add_scalar_mul(tree_x: PyTree, scalar, tree_y: PyTree) -> PyTree:
 
     Args:
         tree_x: pytree of arrays.
-        scalar: a number or a 0-d array of any dtype. A real one promotes no leaf.
+        scalar: a number or a 0-d array of any dtype. A real scalar does not change the dtype of any leaf.
         tree_y: pytree with the structure and shapes of ``tree_x``.
 
     Example:
@@ -250,15 +250,15 @@ def tree_inf_norm(tree_x: PyTree) -> jax.Array:
 
 
 def tree_where(cond, a: PyTree, b: PyTree) -> PyTree:
-    """Leafwise ``jnp.where(cond, a, b)``: the one way in which whole states are selected.
+    """Leafwise ``jnp.where(cond, a, b)``.
 
     Each of the three is a pytree of a common structure, or a scalar or array that broadcasts against every leaf of the
     others.
 
     Args:
         cond: booleans.
-        a: taken where ``cond`` holds. Leaves that are neither numbers nor keys are taken from it everywhere.
-        b: taken elsewhere.
+        a: result where ``cond`` holds. Leaves that are neither numbers nor keys always come from ``a``.
+        b: result elsewhere.
 
     Raises:
         ValueError: two of them have different structures.

@@ -234,7 +234,7 @@ def test_eager_runs_warn_or_raise_if_asked_to(solver, step):
         got = warning.run(x, theta)
     assert caught[0].filename == __file__
     jax.tree.map(np.testing.assert_array_equal, got, step)
-    with pytest.raises(SolverError, match="far from done") as info:
+    with pytest.raises(SolverError, match="far from converged") as info:
         raising.run(x, theta)
     assert info.value.status is Status.MAXITER
     # Inside a transformation nothing is known; nor is there anything to say of a run that converges.

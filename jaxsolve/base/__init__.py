@@ -1,4 +1,4 @@
-"""What every solver is built from: ``run``, options, reports, and the types of results."""
+"""The base of all solvers: ``run``, options, reports, and the types of results."""
 
 from jaxsolve._options import check_callable, check_choice, check_number, option
 from jaxsolve._results import SolverError, check

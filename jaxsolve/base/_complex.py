@@ -1,9 +1,9 @@
-r"""Complex parameters as solvers see them: real and imaginary parts.
+r"""Complex parameters as pairs of real and imaginary parts, the form in which solvers work.
 
-A real function of complex parameters is one of their real and imaginary parts, and so a solver treats it. A complex
-leaf :math:`z = x + i y` becomes a pair of real ones before the solver sees it; the functions of the user, the result
-and the state have complex leaves. Gradients that go to or come from the user follow the convention of jax,
-:math:`\partial_x f - i \partial_y f`, so that steepest descent goes along the negative conjugate.
+A real function of complex parameters is a function of their real and imaginary parts. A complex leaf
+:math:`z = x + i y` becomes a pair of real leaves before the solver gets it; the functions of the user, the result and
+the state have complex leaves. Gradients that are passed to or come from the user follow the convention of jax,
+:math:`\partial_x f - i \partial_y f`, so that the direction of steepest descent is the negative conjugate.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def has_complex(tree: PyTree) -> bool:
 
 
 def conjugate(tree: PyTree) -> PyTree:
-    """The conjugate of every leaf; real ones as they are."""
+    """The conjugate of every leaf; real leaves do not change."""
     return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
 
 
@@ -56,7 +56,7 @@ def join_parts(tree: PyTree) -> PyTree:
 
 
 def split_state(state: Any) -> Any:
-    """A state of the user as one of the solver."""
+    """The state of the solver for a state of the user."""
     return _by_field(state, split_parts, lambda gradient: split_parts(conjugate(gradient)))
 
 
@@ -74,10 +74,10 @@ def _by_field(state, change, change_gradient):
 
 
 def of_parts(name: str, function: Callable, *, gives_grad: bool = False) -> Callable:
-    """A function of the user as one of parameters whose complex leaves are pairs.
+    """A function of the user as a function of parameters whose complex leaves are pairs.
 
     Args:
-        name: the field that it is: ``"fun"`` has a value, any other something like the parameters.
+        name: the name of its field: ``"fun"`` returns a value, other functions return something like the parameters.
         function: the function.
         gives_grad: whether the value comes with a gradient.
     """

@@ -33,19 +33,19 @@ class IterativeSolver(Solver):
 
     A subclass defines ``init_state(init_params, *args, **kwargs) -> state``,
     ``update(params, state, *args, **kwargs) -> OptStep`` and ``optimality_fun``. The state is a named tuple of arrays
-    with at least ``iter_num`` and ``error``, and ``status`` if the result is to have one; ``update`` keeps its
-    structure and shapes.
+    with at least ``iter_num`` and ``error``, and ``status`` if the result should say how the run ended; ``update``
+    keeps its structure and shapes.
 
     Attributes:
         maxiter: largest number of iterations; may be traced, unless the iterations are unrolled.
         tol: the run has converged when ``state.error`` is at most ``tol``; may be traced.
-        unroll: how iterations are run when they are to be differentiated. ``"auto"`` unrolls them if ``implicit_diff``
-            is ``False``; ``True`` always does; ``"checkpoint"`` does with memory that grows like the square root of
-            ``maxiter``; ``False`` never does (then only forward mode differentiates them).
-        verbose: print a line an iteration and one at the end, under ``jit`` too; ``"bar"`` shows a progress bar
+        unroll: whether the loop can be differentiated in reverse mode. ``"auto"`` unrolls the iterations if
+            ``implicit_diff`` is ``False``, ``True`` always, and ``False`` never (forward mode still works).
+            ``"checkpoint"`` unrolls with memory that grows like the square root of ``maxiter``.
+        verbose: print one line per iteration and one at the end, also under ``jit``; ``"bar"`` shows a progress bar
             instead, for which the package tqdm must be installed (the extra ``progress``).
-        callback: called as ``callback(params, state)`` on the host after every iteration, under ``jit`` too; also
-            before the first one, if it has an attribute ``from_start`` that is true. See :class:`History`.
+        callback: called as ``callback(params, state)`` on the host after every iteration, also under ``jit``. If it
+            has a true attribute ``from_start``, it is also called before the first iteration. See :class:`History`.
     """
 
     maxiter: int = option(500, at_least=0)
@@ -96,16 +96,17 @@ class IterativeSolver(Solver):
 
     @property
     def _is_relative(self) -> bool:
-        """Whether there is a relative tolerance; without one, nothing is computed or kept for it.
+        """Whether there is a relative tolerance; without one, nothing is computed or stored for it.
 
-        A solver that has one declares it as the option ``rtol``, says what it is relative to, in the unit of the error,
-        and gives that to ``_status_of``; where it is the first error, it is the field ``first_error`` of the state.
+        A solver with a relative tolerance declares it as the option ``rtol``, and passes the size to which it is
+        relative, in the unit of the error, to ``_status_of``. If this is the first error, it is stored in the field
+        ``first_error`` of the state.
         """
         rtol = getattr(self, "rtol", 0)
         return not (isinstance(rtol, (int, float)) and rtol == 0)
 
     def _tolerance(self, dtype: Any, size: Array | None = None) -> Array:
-        """What an error may be: ``tol + rtol * size``, a scalar; ``tol`` alone where there is no size."""
+        """The largest allowed error: ``tol + rtol * size``, a scalar; ``tol`` if there is no size."""
         tol = jnp.asarray(self.tol).astype(dtype)
         if size is None or not self._is_relative:
             return tol
@@ -114,7 +115,7 @@ class IterativeSolver(Solver):
         return tol + jnp.asarray(rtol).astype(dtype) * jnp.where(jnp.isfinite(size), size, 0).astype(dtype)
 
     def _where(self, condition: Array, new: Any, old: Any) -> Any:
-        """One of two results of a step; with ``jit=False`` they may have parts that are no arrays."""
+        """Select one of two results of a step; with ``jit=False`` they may have parts that are not arrays."""
         if self.jit:
             return tree_where(condition, new, old)
         return new if condition else old
@@ -124,7 +125,7 @@ class IterativeSolver(Solver):
         return jnp.asarray(jnp.inf, dtype) if self._is_relative else None
 
     def _first_error(self, state: Any, error: Array) -> Array | None:
-        """The field ``first_error`` after an iteration that found ``error``: once known it stays."""
+        """The field ``first_error`` after an iteration with ``error``: it is set once and then kept."""
         old = state.first_error
         return None if old is None else jnp.where(jnp.isfinite(old), old, lax.stop_gradient(error).astype(old.dtype))
 
@@ -136,20 +137,20 @@ class IterativeSolver(Solver):
         failed: Array | bool = False,
         failure: Status = Status.STALLED,
     ) -> Array:
-        """The status that an optimality error stands for; an int32 scalar.
+        """The status for an optimality error; an int32 scalar.
 
         Args:
             error: optimality error of the current iterate.
-            size: what ``rtol`` is relative to, in the unit of ``error``.
-            failed: whether the algorithm cannot go on; convergence takes precedence.
-            failure: the status if it cannot.
+            size: the size to which ``rtol`` is relative, in the unit of ``error``.
+            failed: whether the algorithm cannot continue; convergence takes precedence.
+            failure: the status in this case.
         """
         status = failure.where(failed, int(Status.RUNNING))
         status = Status.CONVERGED.where(error <= self._tolerance(error.dtype, size), status)
         return Status.NONFINITE.where(~jnp.isfinite(error), status)
 
     def _status_in(self, state: Any) -> Array:
-        """The status of a state; of one without that field, what its error says."""
+        """The status of a state; for a state without this field, the status for its error."""
         if hasattr(state, "status"):
             return state.status
         error = jnp.asarray(state.error)
@@ -177,7 +178,7 @@ class IterativeSolver(Solver):
         return alike and self._loop_kind != "python" and not self._spread
 
     def _on_packed(self, name: str, function: Callable) -> Callable:
-        """A function of the user as one of packed parameters."""
+        """A function of the user as a function of packed parameters."""
         if isinstance(function, Objective):
             return function.on_packed()
 
@@ -239,7 +240,7 @@ class IterativeSolver(Solver):
         return init_params
 
     def _resumed(self, state: Any, old: Any) -> Any:
-        """A new state that goes on from an old one, if that is of the same kind."""
+        """A new state that continues from an old one, if that has the same type."""
         if _kind_of(old) is not _kind_of(state):
             return state
         for name in self._resumed_fields:
@@ -248,14 +249,14 @@ class IterativeSolver(Solver):
             if shapes != jax.tree.map(jnp.shape, resumed):
                 raise ValueError(
                     f"an OptStep as init_params must fit the solver, but its {name} has shapes "
-                    f"{jax.tree.map(jnp.shape, resumed)} in place of {shapes}: another option of "
-                    f"{type(self).__name__}, or other parameters. Pass its params alone."
+                    f"{jax.tree.map(jnp.shape, resumed)} in place of {shapes}: it belongs to a {type(self).__name__} "
+                    "with other options, or to other parameters. Pass only its params."
                 )
             state = state._replace(**{name: tree_cast_like(packed_like(resumed, new), new)})
         return state
 
     def _next_step(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
-        """``update``, and what every solver's update is followed by: checks and reports."""
+        """``update``, and then the checks and reports that follow it in every solver."""
         new = self.update(step.params, step.state, *args, **kwargs)
         new = _keep_types(type(self).__name__, new, step) if self.jit else OptStep(*new)
         if self._error_is_estimate:
@@ -268,7 +269,7 @@ class IterativeSolver(Solver):
         return new
 
     def _report(self, old: OptStep, new: OptStep, active: Any) -> None:
-        """Tell of a step. A loop over a batch goes on for elements that have finished; these are not active."""
+        """Report a step. A loop over a batch also runs for elements that have finished; these are not active."""
         if self.verbose or self.callback is not None:
             params, state = tree_where(active, new, old)
             self._tell(state, active)
@@ -276,7 +277,7 @@ class IterativeSolver(Solver):
                 call_back(self.callback, *self._shown(params, state), active)
 
     def _tell(self, state: Any, active: Any = True, *, over: bool = False) -> None:
-        """Print a line about an iteration, or about the end of a run, if that is wanted."""
+        """Print a line about an iteration, or about the end of a run, if ``verbose`` asks for it."""
         if self.verbose:
             reporter = (ProgressBar if self.verbose == "bar" else Lines)(type(self).__name__)
             size = getattr(state, "first_error", None)
@@ -285,11 +286,11 @@ class IterativeSolver(Solver):
 
     @property
     def _reports_start(self) -> bool:
-        """Whether the callback wants to hear of the initial point."""
+        """Whether the callback is also called with the initial point."""
         return getattr(self.callback, "from_start", False)
 
     def _judged(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
-        """A step with the value and the error of its point, where the state has estimates or nothing yet."""
+        """A step with the exact value and error of its point, if the state has only estimates or nothing yet."""
         params, args, kwargs = stop_gradient((step.params, args, kwargs))
         state = step.state
         error = self.l2_optimality_error(params, *args, **kwargs).astype(jnp.result_type(state.error))
@@ -299,19 +300,19 @@ class IterativeSolver(Solver):
         return OptStep(params, state._replace(**judged))
 
     def _report_start(self, step: OptStep, state: Any) -> Any:
-        """Tell of the initial point; returns the state, on which this makes it depend: iterations come afterwards."""
+        """Report the initial point. Returns the state, which then depends on the report, so iterations come later."""
         if self.callback is None:
             return state
         told = call_back_first(self.callback, *self._shown(*step))
         return state._replace(iter_num=state.iter_num + told.astype(state.iter_num.dtype))
 
     def _shown(self, params: PyTree, state: Any) -> tuple[PyTree, Any]:
-        """Parameters and state as the user knows them."""
+        """Parameters and state in the form of the user."""
         params, state = unpacked((params, state))
         return (join_parts(params), join_state(state)) if self._is_split else (params, state)
 
     def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
-        """Replace the error of a step that claims convergence by the true one, and judge again."""
+        """Replace the error of a step that claims convergence by the true error, and compute the status again."""
         params, state, args, kwargs = stop_gradient((step.params, step.state, args, kwargs))
         error, claimed = lax.stop_gradient(step.state.error), Status.CONVERGED.holds(step.state.status)
 
@@ -334,7 +335,7 @@ class IterativeSolver(Solver):
         return self.l2_optimality_error(params, *args, **kwargs)
 
     def _last_finite(self, old: OptStep, new: OptStep) -> OptStep:
-        """Keep the last finite iterate, with its state, when a step leads out of the finite numbers."""
+        """Keep the last finite iterate, with its state, if a step leads to values that are not finite."""
         if self._handles_nonfinite or not hasattr(new.state, "status"):
             return new
         finite = ~loses_finite(old.params, new.params) & ~Status.NONFINITE.holds(new.state.status)

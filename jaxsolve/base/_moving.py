@@ -1,4 +1,4 @@
-"""The parameters as a solver sees them: the leaves that move, as real numbers. And the way back to the user's."""
+"""The parameters as a solver gets them: only the leaves that move, as real numbers; and the way back to the user's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Restore(NamedTuple):
     """The way from the parameters and states of a solver back to those of the user.
 
     Attributes:
-        held: the leaves that no solver can move.
+        held: the leaves that solvers do not change.
         splits: whether complex leaves are pairs of real ones.
     """
 
@@ -44,7 +44,7 @@ class Restore(NamedTuple):
 
 
 def for_moving(solver: Any, params: PyTree) -> tuple[Any, PyTree, Restore]:
-    """The solver as one of real parameters that move, those parameters, and the way back."""
+    """The solver for real parameters that move, these parameters, and the way back."""
     params, held = split_params(params) if solver._needs_init_params else (params, None)
     if held is not None:
         solver = solver._with_functions(lambda name, function: with_held(function, held))

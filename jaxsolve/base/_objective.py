@@ -1,4 +1,4 @@
-"""The objective as solvers use it: values, gradients and auxiliary output, whatever form the user gave."""
+"""The objective as solvers use it: values, gradients and auxiliary output, for every form of the user's function."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Objective:
     """A function to minimize, seen through three callables that share one trace of it.
 
     Args:
-        fun: ``fun(params, *args, **kwargs)`` returning a real scalar, or what the two flags say.
+        fun: ``fun(params, *args, **kwargs)``, which returns a real scalar ``value``; the next two options change this.
         value_and_grad: whether ``fun`` returns ``(value, grad)`` rather than ``value``.
-        has_aux: whether in place of ``value`` there stands ``(value, aux)``.
+        has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         staged: trace ``fun`` once and evaluate its jaxpr from then on; ``False`` calls it, for host functions.
     """
 

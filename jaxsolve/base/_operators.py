@@ -1,4 +1,4 @@
-"""Small types of the field's older libraries that code in the wild mentions."""
+"""Small types that programs written for JAXopt use."""
 
 from __future__ import annotations
 

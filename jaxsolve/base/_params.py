@@ -1,7 +1,8 @@
-"""Parameters as solvers see them: what moves, and what is held.
+"""Leaves of parameters that solvers change, and leaves that they do not.
 
-A pytree of parameters may hold leaves that no solver can move: a step counter, a random key, an activation function.
-They are taken out before a solver sees the parameters, and put back for the functions of the user and in the result.
+A pytree of parameters may contain leaves that a solver cannot change: a step counter, a random key, an activation
+function. They are taken out before a solver gets the parameters, and put back for the functions of the user and in the
+result.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["as_like", "merge_params", "split_params", "with_held", "with_held_of
 
 
 def split_params(tree: PyTree, *, strong: bool = True) -> tuple[PyTree, PyTree]:
-    """The leaves that move, and those that are held, each with ``None`` in place of the others.
+    """The leaves that move, and the leaves that are held, each with ``None`` in place of the others.
 
     Args:
         tree: pytree. Floating-point and complex leaves move, Python floats among them.
@@ -63,7 +64,7 @@ def with_held_of(given: PyTree, params: PyTree) -> PyTree:
 
 
 def with_held(function: Callable, held: PyTree) -> Callable:
-    """A function of the parameters as one of those that move. Functions of this package take these as they are."""
+    """A function of the parameters as a function of those that move. Functions of this package take these directly."""
     origin = function
     while isinstance(origin, functools.partial):
         origin = origin.func
@@ -81,8 +82,8 @@ def as_like(name: str, image: Any, like: Any) -> Any:
     """The output of a function that maps parameters to something like them, in the dtypes of ``like``.
 
     Args:
-        name: what the solver calls the function, for the message.
-        image: what it returned.
+        name: name of the function in the solver, for the message.
+        image: the output of the function.
         like: the parameters that move.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: lines or a progress bar, and a callback for histories. Off, they leave no trace."""
+"""Reports during a run: lines or a progress bar, and a callback for histories. Off, they add nothing to the program."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ _SHOWN = ("error", "value", "stepsize")
 
 
 class Lines:
-    """Prints a line an iteration, and one at the end.
+    """Prints one line per iteration, and one at the end.
 
     Like all reporters it is called as ``reporter((tol, maxiter, over), state)``, and at the end once for a whole batch.
 
     Args:
-        name: of the solver. Of the state ``iter_num`` is shown, and those of ``error``, ``value`` and ``stepsize`` that
-            it has.
+        name: of the solver. A line shows ``iter_num``, and ``error``, ``value`` and ``stepsize`` if the state has them.
     """
 
     def __init__(self, name: str):
@@ -58,8 +57,8 @@ class Lines:
 class ProgressBar(Lines):
     """Shows a bar of tqdm that moves with the iterations, and a line at the end.
 
-    Of a batch it shows the iterations of the element that has done most of them, how many elements are still running,
-    and the largest of their errors.
+    For a batch it shows the largest number of iterations of an element, how many elements are still running, and the
+    largest of their errors.
     """
 
     def __call__(self, run: tuple, state: Any) -> None:
@@ -104,8 +103,8 @@ def call_back(callback: Callable, params: Any, state: Any, active: jax.Array) ->
     """Call ``callback(params, state)`` on the host if ``active``; works inside compiled code, which holds the callback.
 
     Under ``vmap`` the callback is called once for each active batch element, in order; or once for all of them, as
-    ``callback.batch(params, state, active)``, if it has such a method. Steps that run again for the derivative of a
-    checkpointed loop do not call.
+    ``callback.batch(params, state, active)``, if it has such a method. It is not called for steps that are computed
+    again for the derivative of a checkpointed loop.
     """
     _teller(callback, 0)(*lax.stop_gradient((active, params, state)))
 
@@ -157,17 +156,17 @@ def _elements(tree, active):
 
 @jax.tree_util.register_static
 class History:
-    """Records fields of the state at every iteration, also of a run under ``jit``.
+    """Records fields of the state at every iteration, also under ``jit``.
 
-    Hand one to a solver as its ``callback``; :func:`jaxsolve.diagnostics.trace` makes one and runs the solver. The
+    Pass it to a solver as its ``callback``; :func:`jaxsolve.diagnostics.trace` makes one and runs the solver. The
     first record, number 0, is that of the initial point. Records are kept in the order of the iterations. A new run
-    starts the record again; one that goes on from an earlier result continues it. Value and error are those of the
-    recorded point; solvers that do not know them before the next iteration evaluate them for the record. Under
-    ``vmap`` each record has a leading axis of batch elements; one that has finished keeps its last record.
+    deletes the earlier records; a run that continues from an earlier result adds to them. Value and error are those
+    of the recorded point; solvers that compute them only in the next iteration evaluate them for the record. Under
+    ``vmap`` each record has a leading axis of batch elements; an element that has finished keeps its last record.
 
     Args:
         *names: fields of the state to record. ``"params"`` records the iterate, ``"time"`` the seconds since the first
-            record, as the host sees them.
+            record, by the clock of the host.
         optional: leave out the fields that the state does not have, instead of raising.
 
     Example:
@@ -219,7 +218,7 @@ class History:
         return self._names
 
     def __getitem__(self, name: str) -> Any:
-        """The record of one field: an array with one entry a record (a list for pytrees)."""
+        """The records of one field: an array with one entry per record (a list for pytrees)."""
         jax.effects_barrier()
         if name not in self._names:
             raise KeyError(f"{name!r} is not recorded; recorded are {', '.join(self._names)}.")
@@ -237,15 +236,15 @@ class History:
         return f"History({', '.join(self._names)}: {len(self)} records{last})"
 
     def plot(self, *names: str, axes: Any = None) -> Any:
-        """Plot fields against the iterations, a panel each; needs matplotlib.
+        """Plot fields against the iterations, one panel for each; needs matplotlib.
 
         Args:
-            *names: what to plot; by default every scalar field but ``time``. Of a batch every element is a line.
-                ``error`` has a logarithmic axis.
-            axes: matplotlib axes to draw on, one a name, or ``None`` for a new figure.
+            *names: what to plot; by default every scalar field but ``time``. For a batch there is one line per
+                element. ``error`` has a logarithmic axis.
+            axes: matplotlib axes to draw on, one per name, or ``None`` for a new figure.
 
         Returns:
-            The axes, an array with one entry a name.
+            The axes, an array with one entry per name.
 
         Raises:
             ImportError: matplotlib is not installed.

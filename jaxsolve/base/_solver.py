@@ -39,23 +39,25 @@ __all__ = ["Solver", "call_directly", "differentiated"]
 class Solver(Configured):
     """A mapping from problem data to a solution that behaves like any other jax function.
 
-    A subclass defines ``optimality_fun(params, *args, **kwargs)``, zero at a solution, and ``_solve``; iterative ones
-    derive from :class:`IterativeSolver` instead. What else a subclass may define starts with an underscore and is
-    described where it is declared.
+    A subclass defines ``optimality_fun(params, *args, **kwargs)``, which is zero at a solution, and ``_solve``;
+    iterative solvers derive from :class:`IterativeSolver` instead. The names of the other methods that a subclass may
+    define start with an underscore; they are described where they are declared.
 
     Attributes:
-        on_failure: what ``run`` does when it did not converge: ``"ignore"``, ``"warn"`` (a ``RuntimeWarning``) or
-            ``"raise"`` (:class:`jaxsolve.SolverError`). Inside ``jit`` and ``vmap`` the values are not known, and only
-            ``state.status`` tells. The compiled program is the same.
-        implicit_diff: differentiate the solution implicitly, through the optimality conditions (the default), or else
-            by unrolling the iterations.
+        on_failure: what to do at the end of a ``run`` that did not converge: ``"ignore"``, ``"warn"`` (a
+            ``RuntimeWarning``) or ``"raise"`` (:class:`jaxsolve.SolverError`). Inside ``jit`` and ``vmap`` this option
+            has no effect, because values are not known there: look at ``state.status``. The compiled program is the
+            same.
+        implicit_diff: differentiate the solution implicitly, through the optimality conditions (the default), or by
+            unrolling the iterations (``False``).
         implicit_diff_solve: linear solver ``solve(matvec, b) -> x`` of the implicit derivative, where ``b`` and ``x``
             are pytrees like the parameters: one of :mod:`jaxsolve.linear_solve`, a ``functools.partial`` of one, a
             function of your own, or a lineax solver. ``None`` chooses by structure and size.
-        jit: compile ``run``. ``False`` runs a Python loop over concrete values, which host functions need.
+        jit: compile ``run``. ``False`` runs a Python loop over concrete values; use it if the functions run on the
+            host.
         check_tangents: what to do when a linear solve of the implicit derivative is inaccurate: ``"warn"``, or
-            ``"raise"`` from the compiled program, as a ``jax.errors.JaxRuntimeError``. ``None`` leaves it to
-            :func:`jaxsolve.diagnostics.check_tangents`, and is off without.
+            ``"raise"`` from the compiled program, as a ``jax.errors.JaxRuntimeError``. With ``None`` solves are
+            checked only inside a block of :func:`jaxsolve.diagnostics.check_tangents`.
     """
 
     implicit_diff: bool = option(True)
@@ -123,7 +125,7 @@ class Solver(Configured):
         """
 
     def _solve_and_tell(self, init_params: PyTree, *args: Any, **kwargs: Any) -> tuple[OptStep, TangentSystem | None]:
-        """``_solve``, and a report of its end if that is wanted."""
+        """``_solve``, and a report of its end if it is asked for."""
         return self._solve(init_params, *args, **kwargs)
 
     @property
@@ -145,13 +147,13 @@ class Solver(Configured):
         return args, kwargs
 
     def _check_arguments(self, init_params: PyTree, *args: Any, **kwargs: Any) -> None:
-        """Raise for arguments of ``run`` that cannot be right; called before anything is compiled.
+        """Raise an error for invalid arguments of ``run``; called before anything is compiled.
 
-        Shapes and dtypes may as well be checked where they are used; this is the place to look at concrete values.
+        Shapes and dtypes may also be checked where they are used; concrete values are checked here.
         """
 
     def _check_result(self, state: Any) -> None:
-        """Raise for a concrete final state, if the user asked for it."""
+        """Raise an error for a failed final state with known values, if an option asks for it."""
 
     # ---- What every solver has ------------------------------------------------------------------------------------
 
@@ -161,19 +163,20 @@ class Solver(Configured):
 
         Args:
             init_params: initial point, a pytree with floating-point or complex leaves; other leaves (counters, random
-                keys, functions) are held as they are. An ``OptStep`` of an earlier run goes on from its state.
+                keys, functions) are not changed. With the ``OptStep`` of an earlier run, the new run continues from
+                its state.
             *args: data of the problem, passed on to the functions of the solver. Arrays and numbers are traced; flags,
                 strings and callables are static.
-            **kwargs: likewise.
+            **kwargs: more data, passed on by name.
 
         Returns:
             ``OptStep(params, state)``. ``params`` is differentiable with respect to ``args``, ``kwargs``, array-valued
             fields and everything that the functions capture. With ``implicit_diff=True`` its derivative with respect to
-            ``init_params`` is zero, for a solution does not know where the search for it began.
+            ``init_params`` is zero, because the solution does not depend on where the search began.
 
         Raises:
             TypeError: a function has the wrong signature.
-            ValueError: there is nothing to start from, or a shape is wrong. Both are raised before anything is
+            ValueError: there is no initial point, or a shape is wrong. Both errors are raised before anything is
                 compiled.
             SolverError: the run did not converge, and ``on_failure`` is ``"raise"``.
         """
@@ -272,17 +275,18 @@ def _subclass(state: type, solver: type) -> type:
 def _warn_if_kept_by_module(solver: Solver) -> None:
     """Warn of a solver that is an attribute of a module of Flax NNX or Equinox and has a method of that module.
 
-    Transformations copy the module. The solver of the copy still has the method of the original, which knows nothing of
-    the arrays of the copy.
+    Transformations copy the module. The solver of the copy still has the method of the original, which does not use the
+    arrays of the copy.
     """
     functions = [] if outside_transformations() else [getattr(solver, name) for name in solver._functions()]
     owners = [f.__self__ for f in functions if hasattr(f, "__self__")]
     modules = [o for o in owners if any(c.__module__.startswith(("flax.nnx", "equinox")) for c in type(o).__mro__)]
     if any(kept is solver for module in modules for kept in vars(module).values()):
         warnings.warn(
-            f"this {type(solver).__name__} is an attribute of a module and solves with a method of it. Transformations "
-            "(nnx.grad, nnx.jit, eqx.filter_grad) copy the module, but not what the solver calls: gradients are zero, "
-            "updates go unseen. Make the solver in the method that runs it; that costs nothing, it is compiled once.",
+            f"this {type(solver).__name__} is an attribute of a module and calls a method of that module. "
+            "Transformations (nnx.grad, nnx.jit, eqx.filter_grad) copy the module, but the solver still calls the "
+            "original: gradients are zero, and updates are not seen. Make the solver in the method that runs it; this "
+            "costs nothing, because it is compiled once.",
             stacklevel=4,
         )
 

@@ -1,4 +1,4 @@
-"""``StochasticSolver``: iterative solvers that can be fed one batch of data an iteration."""
+"""``StochasticSolver``: iterative solvers that can take one batch of data per iteration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StochasticSolver"]
 
 
 class StochasticSolver(IterativeSolver):
-    """An iterative solver whose ``update`` may see other data at every iteration.
+    """An iterative solver whose ``update`` may get different data at every iteration.
 
     ``run`` treats the data as fixed; :meth:`run_iterator` draws them from an iterator.
     """
@@ -33,13 +33,13 @@ class StochasticSolver(IterativeSolver):
             iterator: yields pytrees of arrays, all of the same shapes, each of which is passed on as the keyword
                 argument ``data``. At most ``maxiter`` of them are drawn.
             *args: further data, the same at every iteration.
-            **kwargs: likewise.
+            **kwargs: more such data, passed on by name.
 
         Returns:
-            ``OptStep(params, state)``. After ``maxiter`` batches without convergence the status is ``MAXITER``; where
-            the iterator ends before that it is still ``RUNNING``. Either way a call with the result as ``init_params``
-            and further batches goes on from there. The loop is differentiated by unrolling it, if at all: there is no
-            data set at which the parameters are a solution.
+            ``OptStep(params, state)``. After ``maxiter`` batches without convergence the status is ``MAXITER``; if the
+            iterator ends before that, it is still ``RUNNING``. In both cases a call with the result as ``init_params``
+            and further batches continues from there. The loop can only be differentiated by unrolling it, because the
+            parameters are not the exact solution for any one data set.
 
         Raises:
             TypeError: ``init_params`` is not floating point, or ``data`` is given twice.

@@ -55,7 +55,7 @@ def implicit_error_bound(
     lipschitz_of_B: float | None = None,
     **kwargs: Any,
 ) -> ImplicitErrorBound:
-    r"""Bound the error of the implicit Jacobian at a point that is not quite the solution.
+    r"""Bound the error of the implicit Jacobian at a point near the solution.
 
     Let :math:`J` solve :math:`A J = -B` with :math:`A = \partial_1 F`, :math:`B = \partial_2 F` at a point
     :math:`\hat x` near the solution :math:`x^\star`. Then
@@ -70,18 +70,18 @@ def implicit_error_bound(
     otherwise.
 
     Args:
-        solver: the solver whose optimality conditions are meant.
+        solver: the solver whose optimality conditions are used.
         params: the point, or the ``OptStep`` that ``run`` returned.
-        *args: data of the problem, as for ``solver.run``. The Jacobian is that in all floating-point leaves of the
-            data; arrays that the functions capture are constants.
+        *args: data of the problem, as for ``solver.run``. The Jacobian is with respect to all floating-point leaves of
+            the data; arrays that the functions capture are constants.
         strong_convexity: the constant :math:`\alpha`, if it is known.
         lipschitz_of_A: the constant :math:`\gamma`, if it is known.
         lipschitz_of_B: the constant :math:`\beta`, if it is known.
         **kwargs: further data.
 
     Returns:
-        An :class:`ImplicitErrorBound`. Where the problem is not smooth and strongly convex (constraints, penalties,
-        fixed points, indefinite Hessians) its ``bound`` is NaN; its ``condition`` says how sensitive the derivative is.
+        An :class:`ImplicitErrorBound`. If the problem is not smooth and strongly convex (constraints, penalties, fixed
+        points, indefinite Hessians), its ``bound`` is NaN; ``condition`` still says how sensitive the derivative is.
 
     Raises:
         ValueError: the parameters are too many for dense matrices, or the data have no floating-point leaf.

@@ -57,22 +57,23 @@ def compare_gradients(
 ) -> GradientComparison:
     """Compute the gradient of a loss of the solution by every method that applies.
 
-    The methods are implicit differentiation with the solver's own choice of a linear solver and with each one that
-    applies, one-step and truncated Neumann derivatives where there is a fixed point or a gradient, and unrolling,
-    plain and checkpointed. Each is compared with central differences of the loss. These take runs with a tolerance
-    near the precision of the dtype and ten times the iterations, so an error is that of the method and of a run that
-    stopped early.
+    The methods are implicit differentiation, with the linear solver that the solver chooses and with every other one
+    that applies; one-step and truncated Neumann derivatives, if there is a fixed point or a gradient; and unrolling,
+    plain and checkpointed. Each is compared with central differences of the loss. The differences use runs with a
+    tolerance near the precision of the dtype and ten times the iterations. So an error comes from the method, or from a
+    run that stopped early.
 
     Args:
         solver: the solver, with its options.
         init_params: initial point, as for ``solver.run``.
-        *args: data of the problem. The gradient is that with respect to all their floating-point leaves.
+        *args: data of the problem. The gradient is with respect to all their floating-point leaves.
         loss: ``loss(params)``, a scalar function of the solution; by default half the sum of its squares.
-        arguments: ``arguments(*args, **kwargs)`` returns the tuple of positional arguments of ``run`` behind the
-            initial point, where these are functions of the parameters that are to be differentiated, as the bounds of
-            an equality are. ``None``: they are ``args`` and ``kwargs`` themselves.
-        reference: what errors are relative to: the name of a method, as ``"implicit"``, or the right gradient, a pytree
-            with one array for each floating-point leaf of the data, in their order. ``None`` means finite differences.
+        arguments: ``arguments(*args, **kwargs)`` returns the tuple of positional arguments of ``run`` after the initial
+            point. Use it if these are functions of the data, for example two equal bounds made from one array. With
+            ``None`` they are ``args`` and ``kwargs`` themselves.
+        reference: the gradient with which the others are compared: the name of a method, such as ``"implicit"``, or the
+            right gradient, a pytree with one array for each floating-point leaf of the data, in their order. ``None``
+            means finite differences.
         iterations: numbers of inner iterations at which to compare, with a tolerance of 0; ``None`` compares once,
             with the options of the solver.
         linear_solvers: the linear solvers to try, ``solve(matvec, b)``; ``None`` tries those of

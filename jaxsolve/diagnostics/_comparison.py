@@ -27,7 +27,7 @@ class GradientRow:
         residual: largest relative residual of the linear solves of the derivative; ``None`` if there is none.
         seconds: time of one run with its gradient, the best of a few; ``None`` if not measured.
         compile_seconds: time of tracing and compiling it.
-        memory: temporary memory of the compiled program in bytes, where the backend tells.
+        memory: temporary memory of the compiled program in bytes, if the backend reports it.
         gradient: the gradient, a list of arrays, one for each floating-point leaf of the data.
     """
 
@@ -43,13 +43,13 @@ class GradientRow:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class GradientComparison:
-    """What :func:`compare_gradients` found. It prints as a table, also in a notebook.
+    """The result of :func:`compare_gradients`. It is printed as a table, also in a notebook.
 
     Attributes:
         rows: one :class:`GradientRow` for each method and number of iterations.
-        reference: what the errors are relative to.
-        uncertainty: relative uncertainty of finite differences, if these are the reference: smaller errors than this
-            mean nothing.
+        reference: the gradient to which errors are relative.
+        uncertainty: relative uncertainty of finite differences, if these are the reference. Errors smaller than this
+            have no meaning.
         skipped: the methods that do not apply, and why.
     """
 
@@ -97,7 +97,7 @@ class GradientComparison:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{notes}</p>"
 
     def plot(self, ax: Any = None) -> Any:
-        """Plot the errors: against the iterations if there are several numbers of them, else a bar a method.
+        """Plot the errors: against the number of iterations if there are several, else as one bar per method.
 
         Args:
             ax: matplotlib axes to draw on, or ``None`` for a new figure.

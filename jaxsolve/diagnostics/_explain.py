@@ -34,17 +34,16 @@ __all__ = ["explain"]
 def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Explanation:
     """Explain how a run for a quadratic, linear or conic program ended.
 
-    Of a solved program the table shows the rows that are active, their values, slacks and multipliers. Of an infeasible
-    one it shows rows that contradict each other, as few as possible: without any one of them the others can be
-    satisfied. Of an unbounded one it shows which variables go to infinity. Of a run that failed otherwise it shows
-    which residual is the largest, and where. Contradictions and directions are computed anew, from the data alone, and
-    are checked in double precision: what is shown is a proof. Those of conic programs are their certificates, cone by
-    cone.
+    For a solved program the table shows the active rows with values, slacks and multipliers. For an infeasible program
+    it shows rows that contradict each other, as few as possible: if any one of them is left out, the others can be
+    satisfied. For an unbounded program it shows which variables go to infinity. For a run that failed in another way it
+    shows which residual is the largest, and where. Contradictions and directions are computed again from the data, and
+    checked in double precision, so they are proofs. For conic programs they are the certificates, cone by cone.
 
     Args:
-        result: what :func:`.solve_qp`, :func:`.linprog` or :func:`.solve_conic` returned, or the ``OptStep`` of a
-            solver for quadratic or conic programs; of one run with concrete values, so outside ``jit``, and one element
-            of a batch.
+        result: the result of :func:`.solve_qp`, :func:`.linprog` or :func:`.solve_conic`, or the ``OptStep`` of a
+            solver for quadratic or conic programs. It must have concrete values, so call ``explain`` outside of
+            ``jit``, and it must be one run, so pass one element of a batch.
         *args: the arguments of the call that returned it; for an ``OptStep`` those of ``solver.run``.
         solver: the solver, for an ``OptStep``.
         **kwargs: the keyword arguments of that call.
@@ -53,7 +52,7 @@ def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Expla
         An :class:`Explanation`; for conic programs a :class:`ConicExplanation`.
 
     Raises:
-        TypeError: ``result`` is of another kind, has no concrete values, or its solver is not given.
+        TypeError: ``result`` has another type, has no concrete values, or its solver is not given.
         ValueError: ``result`` is a batch.
 
     Example:
@@ -68,7 +67,7 @@ def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Expla
         G[0]        <=      1           1
         G[1]        <=     -2           1
         x[1]        >=      0          -1
-        Their sum reads 0 <= -1. Without any one of them the others can be satisfied.
+        Their sum reads 0 <= -1. If any one of them is left out, the others can be satisfied.
     """
     is_conic = isinstance(result, ConicResult) or isinstance(solver, ConicSolver)
     case = (_conic_case_of if is_conic else _case_of)(result, args, kwargs, solver)
@@ -84,7 +83,7 @@ def explain(result: Any, *args: Any, solver: Any = None, **kwargs: Any) -> Expla
             contradiction = {case.rows[i]: float(y) for i, y in zip(found.rows, found.multipliers, strict=True)}
             notes.append(f"Their sum reads 0 <= {found.sum:.4g}.")
             if irreducible:
-                notes[-1] += " Without any one of them the others can be satisfied."
+                notes[-1] += " If any one of them is left out, the others can be satisfied."
     if kind == "failed" and status is not Status.PRIMAL_INFEASIBLE:
         ray, curvature = downhill_direction(case.hard), negative_curvature(program)
         if curvature is not None:
@@ -352,7 +351,7 @@ def _notes_on_failure(case: Case, status: Status, residuals: list[ResidualRow]) 
     if wrong:
         notes.append(f"NaN or infinite entries in {' and in '.join(wrong)}.")
     elif status in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE):
-        notes.append("No proof of it was found in double precision: the data may be close to such a program.")
+        notes.append("This was not confirmed in double precision: the data may be close to such a program.")
     if not wrong:
         worst = max(residuals, key=lambda row: row.relative)
         where = f", at {worst.where}" if worst.where else ""

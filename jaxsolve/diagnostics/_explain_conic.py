@@ -62,7 +62,7 @@ def explain_conic(case: ConicCase) -> ConicExplanation:
             if np.max(np.abs(y[part]), initial=0) > least:
                 contradiction[name], shares[name] = price, float(b[part] @ y[part])
         left = np.max(np.abs(A.T @ y), initial=0) / max(np.max(np.abs(A) * np.abs(y)[:, None], initial=0), _LEAST)
-        notes.append(f"Their sum reads 0 <= {b @ y:.4g}; what is left of A^T y is {left:.1g} of its largest term.")
+        notes.append(f"Their sum reads 0 <= {b @ y:.4g}; A^T y is 0 up to {left:.1g} of its largest term.")
     elif case.status is Status.DUAL_INFEASIBLE:
         kind, ray = "unbounded", case.certificate.x / np.max(np.abs(case.certificate.x))
         direction = {name: float(d) for name, d in zip(case.variables, ray, strict=True) if abs(d) > _TINY}

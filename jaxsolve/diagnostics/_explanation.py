@@ -18,8 +18,8 @@ _LINES = 20
 
 _HEADLINES = {
     "infeasible": "These rows contradict each other; their sum with these multipliers is a contradiction:",
-    "unbounded": "Along this direction the objective falls forever, and no constraint ends it:",
-    "nonconvex": "Along this direction the objective curves downwards:",
+    "unbounded": "Along this direction the objective decreases without bound, and the constraints hold:",
+    "nonconvex": "Along this direction the objective has negative curvature:",
 }
 _HEADERS = {
     "solved": ("constraint", "lower", "value", "upper", "slack", "multiplier", ""),
@@ -35,8 +35,8 @@ class ConstraintRow:
     """One row of the constraints at the point that was returned.
 
     Attributes:
-        name: the matrix with the index of the row, ``"G[3]"``; where rows are pytrees the path, ``"G['power'][2]"``; of
-            a bound the variable, ``"x[2]"``.
+        name: the matrix with the index of the row, ``"G[3]"``; if rows are pytrees the path, ``"G['power'][2]"``; for a
+            bound the variable, ``"x[2]"``.
         lower: its lower bound.
         value: the row at the point.
         upper: its upper bound.
@@ -75,7 +75,7 @@ class ResidualRow:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Explanation:
-    """What :func:`explain` found. It prints as a table, also in a notebook.
+    """The result of :func:`explain`. It is printed as a table, also in a notebook.
 
     Attributes:
         status: how the run ended.
@@ -84,9 +84,9 @@ class Explanation:
         contradiction: multipliers of rows that contradict each other, by their names. A positive one stands for
             ``row <= upper``, a negative one for ``row >= lower``. In the sum of the rows with these multipliers no
             variable is left, and the sum of the bounds is negative.
-        irreducible: whether without any one of these rows the others can be satisfied.
-        direction: entries of a direction along which the objective falls forever, or curves downwards, by the names of
-            the variables; those that are 0 are left out.
+        irreducible: whether the others can be satisfied if any one of these rows is left out.
+        direction: entries of a direction along which the objective is unbounded below, or has negative curvature, by
+            the names of the variables; entries that are 0 are left out.
         residuals: three :class:`ResidualRow`.
         notes: sentences.
     """
@@ -165,11 +165,12 @@ class ConeRow:
     Attributes:
         name: its kind and its number among those of this kind, ``"soc[0]"``.
         rows: its rows, ``"b[2:5]"``.
-        slack: how far the slacks ``b - A x`` may be moved without leaving the cone, negative outside of it: against 1
-            for an inequality, the unit of a second-order cone (the first entry minus the norm of the others) or of
-            semidefinite matrices (the least eigenvalue), the center of an exponential or power cone. Of an equation,
-            its violation.
-        multiplier: the product of the multipliers and that vector: above it, the weight of an elastic program is exact.
+        slack: how far the slacks ``b - A x`` may be moved before they leave the cone, negative outside of it, along a
+            vector: 1 for an inequality, the unit of a second-order cone (so it is the first entry minus the norm of the
+            others) or of a semidefinite cone (so it is the least eigenvalue), the center of an exponential or power
+            cone. For an equation it is the violation.
+        multiplier: the inner product of the multipliers and that vector. With a larger weight the penalty of an elastic
+            program is exact.
         state: ``"equation"``, ``"active"``, ``"at the apex"`` (all slacks are 0), ``"weakly active"`` (on the boundary,
             with multiplier 0), ``"inactive"``, ``"violated"``, or ``"unknown"`` if the point is not finite.
     """
@@ -183,10 +184,10 @@ class ConeRow:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ConicExplanation(Explanation):
-    """What :func:`explain` found for a conic program: an :class:`Explanation` whose rows are :class:`ConeRow`.
+    """The result of :func:`explain` for a conic program: an :class:`Explanation` whose rows are :class:`ConeRow`.
 
     Attributes:
-        shares: what each cone of a contradiction adds to ``b^T y``.
+        shares: the part of each cone of a contradiction in ``b^T y``.
     """
 
     rows: list[ConeRow]  # type: ignore[assignment]  # rows of another kind

@@ -37,7 +37,7 @@ class Promise:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SolverReport:
-    """What :func:`check_solver` found; it prints a line a promise.
+    """The result of :func:`check_solver`; it is printed as one line per promise.
 
     Attributes:
         solver: name of the solver's class.
@@ -49,7 +49,7 @@ class SolverReport:
 
     @property
     def holds(self) -> bool:
-        """Whether every promise holds that applies."""
+        """Whether every applicable promise holds."""
         return all(promise.holds is not False for promise in self.promises)
 
     def __getitem__(self, name: str) -> Promise:
@@ -65,10 +65,10 @@ class SolverReport:
 def check_solver(
     solver: Solver, init_params: PyTree = None, *args: Any, loss: Callable | None = None, **kwargs: Any
 ) -> SolverReport:
-    """Try on a solver of your own what this package promises of its solvers.
+    """Check on your own solver what this package promises of its solvers.
 
-    The solver runs on one problem, with its own tolerance, and for derivatives with one near the precision of the
-    dtype. Choose a small problem with a smooth solution, at least a few iterations from the initial point.
+    The solver runs on one problem, with its own tolerance, and for derivatives with a tolerance near the precision of
+    the dtype. Choose a small problem with a smooth solution that takes at least a few iterations.
 
     Args:
         solver: the solver.
@@ -78,7 +78,8 @@ def check_solver(
         **kwargs: further data.
 
     Returns:
-        A :class:`SolverReport`: print it. A promise that raises an exception fails, and the line has its message.
+        A :class:`SolverReport`; print it. If the check of a promise raises an exception, the promise fails, and the
+        line has the message.
 
     Raises:
         ValueError: the data have no floating-point leaf.
@@ -226,7 +227,7 @@ _PROMISES = (
     ("jax.jit changes nothing", _compiles),
     ("jax.vmap changes nothing", _batches),
     ("the dtype is kept", _keeps_dtype),
-    ("NaN is no solution", _reports_nonfinite),
+    ("NaN in the data is reported", _reports_nonfinite),
     ("the gradient is right", _differentiates),
     ("forward and reverse mode agree", _has_both_modes),
     ("unrolled and implicit gradients agree", _unrolls),

@@ -13,14 +13,14 @@ __all__ = ["trace"]
 def trace(solver: IterativeSolver, init_params: Any = None, *args: Any, **kwargs: Any) -> History:
     """Run a solver and record value, error, step size and time of every iterate.
 
-    It is a run with a :class:`jaxsolve.History` as callback, in place of the callback that the solver has. Under
+    It runs the solver with a :class:`jaxsolve.History` as callback, in place of the solver's own callback. Under
     ``jax.vmap`` the records have a leading axis of batch elements.
 
     Args:
         solver: an iterative solver.
         init_params: initial point, as for ``solver.run``.
         *args: data of the problem, as for ``solver.run``.
-        **kwargs: likewise.
+        **kwargs: more data, passed on by name.
 
     Returns:
         The history. Its fields are ``iter_num``, ``time`` in seconds, and those of ``value``, ``error`` and

@@ -1,4 +1,4 @@
-"""Implicit differentiation: the derivative rule, decorators for solvers of one's own, and optimality mappings."""
+"""Implicit differentiation: the derivative rule, decorators for your own solvers, and optimality mappings."""
 
 from jaxsolve.implicit_diff import optimality
 from jaxsolve.implicit_diff._custom import custom_fixed_point, custom_root, root_jvp, root_vjp, run_without_derivative

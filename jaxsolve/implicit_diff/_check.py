@@ -25,7 +25,7 @@ _FOUND: list[str] = []
 
 
 class TangentError(RuntimeError):
-    """Raised at the end of a block :func:`check_tangents` in which a derivative was inaccurate."""
+    """Raised at the end of a :func:`check_tangents` block in which a derivative was inaccurate."""
 
 
 class TangentCheck(NamedTuple):
@@ -77,20 +77,19 @@ class TangentCheck(NamedTuple):
 def check_tangents(action: str = "warn", tol: float | None = None) -> Iterator[None]:
     """Check the linear solves of all implicit derivatives that are computed in a block.
 
-    In forward and reverse mode, and to every order, the relative residual of each solve is computed, by one more
-    product, and compared with ``tol``. The message names the solver. Programs that were compiled without the check are
-    compiled again; outside of the block there is no trace of it. For one solver only, use its option
-    ``check_tangents``.
+    The relative residual of each solve, in both modes and of every order, is computed by one more product, and compared
+    with ``tol``. The message names the solver. Programs that were compiled without the check are compiled again;
+    outside of the block nothing is checked. To check one solver only, use its option ``check_tangents``.
 
     Args:
         action: ``"warn"``: a ``RuntimeWarning``. ``"raise"``: an error when the block ends.
-        tol: largest relative residual that passes. By default ten times the square root of the spacing of the dtype:
+        tol: largest allowed relative residual. By default ten times the square root of the spacing of the dtype:
             1.5e-7 in float64, 3.5e-3 in float32.
 
     Raises:
         TangentError: at the end of the block, if ``action`` is ``"raise"`` and a residual was too large; the message is
-            that of the first.
-        ValueError: ``action`` or ``tol`` is impossible.
+            that of the first such solve.
+        ValueError: ``action`` or ``tol`` is invalid.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve

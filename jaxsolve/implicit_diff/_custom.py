@@ -37,19 +37,20 @@ def custom_root(
 ) -> Callable[[Callable], Callable]:
     r"""Decorate a solver of :math:`F(x, \theta) = 0` with implicit differentiation.
 
-    The solver may be anything: a closed form, a loop, another package, a call of host code. It is never differentiated,
-    only run; the derivative is that of the root, see :mod:`jaxsolve.implicit_diff`. Host code gets concrete arrays if
-    the caller has them, as in ``jax.grad`` outside of ``jax.jit``; under ``jit`` and ``vmap`` it has to be called
-    through ``jax.pure_callback``.
+    The solver may be anything: a closed form, a loop, another package, a call of host code. It is only run and never
+    differentiated; the derivative is computed from ``optimality_fun``, see :mod:`jaxsolve.implicit_diff`. Host code
+    gets concrete arrays if the caller has them, as in ``jax.grad`` outside of ``jax.jit``; under ``jit`` and
+    ``vmap`` it must be called through ``jax.pure_callback``.
 
-    **Which argument is which.** ``optimality_fun(x, *args, **kwargs)`` takes the solution first. The decorated solver
-    is called as the user wrote it, and the arguments of ``optimality_fun`` after the first are found like this:
+    **Matching of arguments.** The first argument of ``optimality_fun(x, *args, **kwargs)`` is the solution. The other
+    arguments are taken from the call of the decorated solver by these rules:
 
-    1. by name, if each of them that has no default has a namesake among the solver's parameters, and at least one has;
-       parameters of the solver without a namesake (an initial point, a tolerance) are left out;
-    2. else by position, aligned at the end: ``solver(init_x, *args)`` and ``solver(*args)`` both work. If
-       ``optimality_fun`` takes ``*args``, the first argument of the solver is taken for the initial point;
-    3. keyword arguments that neither rule uses are passed on if ``optimality_fun`` accepts them, and dropped if not.
+    1. By name, if the solver has a parameter of the same name for every argument of ``optimality_fun`` without a
+       default, and for at least one argument. Other parameters of the solver (an initial point, a tolerance) are left
+       out.
+    2. Otherwise by position, aligned at the end: ``solver(init_x, *args)`` and ``solver(*args)`` both work. If
+       ``optimality_fun`` takes ``*args``, the first argument of the solver is taken as the initial point.
+    3. Keyword arguments that neither rule uses are passed on if ``optimality_fun`` accepts them, and dropped if not.
 
     Args:
         optimality_fun: ``F(x, *args, **kwargs)``; a pytree with the leaf shapes of ``x``. It must be traceable by jax,
@@ -58,10 +59,10 @@ def custom_root(
         solve: linear solver ``solve(matvec, b) -> x`` of the tangent system: one of :mod:`jaxsolve.linear_solve`, a
             ``functools.partial`` of one, a callable of your own, or a lineax solver. ``None`` chooses by size and
             ``structure``.
-        reference_signature: a function or signature to use in place of the solver's own, where that says nothing
-            (``*args``).
-        structure: what is known of the Jacobian of ``F`` in ``x``: ``"psd"`` if ``F`` is a gradient at a minimum,
-            ``"symmetric"`` if it is a gradient, ``"general"`` otherwise.
+        reference_signature: a function or signature to use in place of that of the solver, if the latter is only
+            ``*args``.
+        structure: the structure of the Jacobian of ``F`` with respect to ``x``: ``"psd"`` if ``F`` is a gradient at a
+            minimum, ``"symmetric"`` if it is a gradient, ``"general"`` otherwise.
 
     Returns:
         A decorator. The decorated solver returns what the solver returns.
@@ -178,7 +179,7 @@ def root_jvp(
         args: tuple of the further arguments of ``F``.
         tangents: tuple of their tangents, of the same structure.
         solve: linear solver of the tangent system, see :func:`custom_root`.
-        structure: what is known of the Jacobian, see :func:`custom_root`.
+        structure: the structure of the Jacobian, see :func:`custom_root`.
 
     Returns:
         The tangent of the root, a pytree like ``sol``.
@@ -213,7 +214,7 @@ def root_vjp(
         args: tuple of the further arguments of ``F``.
         cotangent: cotangent of the root, a pytree like ``sol``.
         solve: linear solver of the (transposed) tangent system, see :func:`custom_root`.
-        structure: what is known of the Jacobian, see :func:`custom_root`.
+        structure: the structure of the Jacobian, see :func:`custom_root`.
 
     Returns:
         A tuple of one cotangent for each of ``args``; float0 zeros for integer ones.

@@ -2,8 +2,8 @@ r"""The catalog of optimality mappings.
 
 Each function builds, from those of a problem, a mapping that characterizes its solutions: either a residual ``F`` with
 ``F(x, ...) = 0``, to be used with ``custom_root``, or a map ``T`` with ``T(x, ...) = x``, to be used with
-``custom_fixed_point``. They decouple the derivative of a solution from the algorithm that found it: any solver may be
-combined with any mapping its solutions satisfy.
+``custom_fixed_point``. With them the derivative of a solution does not depend on the algorithm that found it: any
+solver may be combined with any mapping that its solutions satisfy.
 
 ============================================  =======  ============================================
 builder                                       gives    made from
@@ -19,7 +19,7 @@ builder                                       gives    made from
 :func:`block_proximal_gradient_fixed_point`   ``T``    gradient, proximity operator of a block
 ============================================  =======  ============================================
 
-At a solution every step size gives the same derivative, which is why they default to 1.
+At a solution every step size gives the same derivative; therefore the default is 1.
 
 Reference:
     Blondel et al. (2021), "Efficient and Modular Implicit Differentiation", table 1 and appendix A.
@@ -108,8 +108,8 @@ def stationary(fun: Callable, has_aux: bool = False, *, value_and_grad: bool = F
     Args:
         fun: ``fun(x, *args, **kwargs)``, a real scalar.
         has_aux: whether ``fun`` returns ``(value, aux)``.
-        value_and_grad: whether ``fun`` returns ``(value, grad)``, with ``(value, aux)`` in place of ``value`` if it has
-            auxiliary output; then ``has_aux`` does not matter.
+        value_and_grad: whether ``fun`` returns ``(value, grad)``, or ``((value, aux), grad)``; then ``has_aux`` is not
+            used.
 
     Returns:
         ``F(x, *args, **kwargs)``, a pytree like ``x``. Its Jacobian is symmetric, at a minimum positive semidefinite.

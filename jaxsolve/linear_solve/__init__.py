@@ -1,4 +1,4 @@
-"""Linear solvers for pytrees: differentiable, guarded against singular systems, with the residual at hand."""
+"""Linear solvers for pytrees: differentiable, safe for singular systems, with the residual on request."""
 
 from jaxsolve.linear_solve._differentiable import SolveInfo
 from jaxsolve.linear_solve._direct import solve_cholesky, solve_inv, solve_lstsq, solve_lu, solve_qr

@@ -28,12 +28,12 @@ PyTree = Any
 
 
 class SolveInfo(NamedTuple):
-    """What a solve can say about its result; nothing in it is differentiable.
+    """Information about the result of a solve; its fields are not differentiable.
 
     Attributes:
         residual_norm: Euclidean norm of ``b - A x``, a real scalar.
-        relative_residual: the same divided by the norm of ``b``; 0 for ``b = 0``.
-        num_iter: iterations of an iterative method, 0 for a direct one, -1 if it is not known.
+        relative_residual: ``residual_norm`` divided by the norm of ``b``; 0 for ``b = 0``.
+        num_iter: iterations of an iterative method, 0 for a direct one, -1 if the number is not known.
         rank_deficient: whether a direct method found ``A`` singular to working precision and returned the
             least-squares solution of minimal norm.
     """
@@ -177,11 +177,11 @@ def describe(outcome: Outcome, vector: jax.Array, matvec: Callable) -> SolveInfo
 
 
 def solve_by(matvec: Callable, b: PyTree, forward: Callable, transposed: Callable) -> PyTree:
-    """Solve ``A x = b`` by means of the caller's, differentiably.
+    """Solve ``A x = b`` by functions of the caller; the solution is differentiable.
 
-    For systems whose structure the caller knows: a factorization made elsewhere, say. Derivatives are solves with
-    ``matvec`` differentiated and ``forward`` or ``transposed`` as they are, so arrays that these two capture are
-    constants.
+    Use it for systems whose structure the caller knows, for example with a factorization that was made elsewhere. In
+    derivatives ``matvec`` is differentiated, while ``forward`` and ``transposed`` are used as they are, so arrays that
+    these two capture are constants.
 
     Args:
         matvec: the linear map ``A`` on pytrees like ``b``.

@@ -79,7 +79,7 @@ def solve_lu(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = Fa
 
 
 def solve_qr(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
-    """Solve any square system by a QR factorization: slower than LU, stable without a growth factor.
+    """Solve any square system by a QR factorization, which is slower than LU and more stable.
 
     Args:
         matvec: linear map from pytrees like ``b`` to pytrees with the same leaf shapes, or a dense matrix.
@@ -104,7 +104,7 @@ def solve_qr(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = Fa
 
 
 def solve_inv(matvec: LinearMap, b: PyTree, ridge: Any = None, *, info: bool = False) -> Any:
-    """Solve any square system through the explicit inverse; for comparisons, LU is as general and more accurate.
+    """Solve any square system by the explicit inverse. Meant for comparisons: LU is as general and more accurate.
 
     Args:
         matvec: linear map from pytrees like ``b`` to pytrees with the same leaf shapes, or a dense matrix.
@@ -143,9 +143,9 @@ def solve_lstsq(
         matvec: linear map from pytrees like ``b`` to pytrees with the same leaf shapes, or a dense matrix.
         b: pytree of floating point arrays with n entries in all.
         ridge: non-negative multiple of the identity to add, a scalar.
-        rcond: singular values below ``rcond`` times the largest are taken for 0. By default
+        rcond: singular values below ``rcond`` times the largest one are treated as 0. By default
             ``10 * sqrt(n) * eps`` of the working dtype.
-        symmetric: whether the map is symmetric, so that eigenvalues serve (less work).
+        symmetric: whether the map is symmetric; then eigenvalues are used, which is less work.
         info: return ``(x, SolveInfo)``.
 
     Returns:

@@ -29,20 +29,20 @@ _ON_FAILURE = (None, "nan", "warn", "ignore")
 class KrylovOptions(NamedTuple):
     """Options that all iterative methods take, as keywords.
 
-    A solve *fails* if its relative residual is larger than ``10 * tol`` and than the square root of the spacing of the
-    dtype (1e-8 in float64, 3e-4 in float32): a residual below that is worth having, and a loose ``tol`` is meant. A
-    least-squares solution of a singular system, where the method finds one, is no failure.
+    A solve *fails* if its relative residual is larger than ``10 * tol`` and also larger than the square root of the
+    spacing of the dtype (1e-8 in float64, 3e-4 in float32). If the system is singular and the method finds a
+    least-squares solution, this is not a failure.
 
     Attributes:
-        tol: relative tolerance on the residual; by default 10 spacings of the working dtype, because gradients are
-            to be as accurate as the dtype allows.
+        tol: relative tolerance on the residual; by default 10 spacings of the working dtype, so that gradients are as
+            accurate as the dtype allows.
         atol: absolute tolerance on the residual.
-        maxiter: bound on the iterations; ``10 n`` by default.
-        preconditioner: map that approximates the inverse, callable on pytrees or dense matrix.
-        on_failure: what a failed solve gives. ``"nan"``: NaN. ``"warn"``: the best iterate, and a Python warning, which
-            takes a callback from the compiled program. ``"ignore"``: the best iterate, and ``info=True`` tells its
-            residual. By default the value is the best iterate, but in the solves of its derivatives NaN, as a wrong
-            gradient could not be seen; ``solve``, and so the derivatives of solvers, has the default ``"nan"``.
+        maxiter: largest number of iterations; ``10 n`` by default.
+        preconditioner: a map that approximates the inverse: a function of pytrees, or a dense matrix.
+        on_failure: the result of a failed solve. ``"nan"``: NaN. ``"warn"``: the best iterate, with a Python warning by
+            a callback from the compiled program. ``"ignore"``: the best iterate; ``info=True`` gives its residual. By
+            default a failed solve gives the best iterate, but NaN when it belongs to a derivative, because a wrong
+            gradient would not be noticed. In ``solve``, which the derivatives of solvers use, the default is ``"nan"``.
     """
 
     tol: Any = None

@@ -42,11 +42,12 @@ def solve_gmres(
         b: pytree of floating point arrays.
         ridge: non-negative multiple of the identity to add, a scalar.
         init: starting point like ``b``; 0 by default.
-        tol: relative tolerance on the residual; ``None`` means 10 spacings of the working dtype, which ``solve`` asks
-            for when it is given this function.
-        restart: iterations after which the space is built anew; it takes ``restart`` vectors of memory.
-        solve_method: ``"batched"`` or ``"incremental"``, which elsewhere are two ways to the same result. There is one
-            way here, which ends a cycle as soon as it is accurate enough.
+        tol: relative tolerance on the residual; ``None`` means 10 spacings of the working dtype, as ``solve`` does when
+            it calls this function.
+        restart: number of iterations after which the Krylov space is built anew; memory for ``restart`` vectors is
+            needed.
+        solve_method: ``"batched"`` or ``"incremental"``, accepted for compatibility. Both do the same here: a cycle
+            ends as soon as it is accurate enough.
         info: return ``(x, SolveInfo)``.
         **options: ``tol``, ``atol``, ``maxiter``, ``preconditioner`` (or ``M``), ``on_failure``: see
             :class:`KrylovOptions`. ``maxiter`` bounds the number of cycles of ``restart`` iterations.
@@ -143,8 +144,8 @@ def solve_bicgstab(
             :class:`KrylovOptions`.
 
     Returns:
-        The iterate with the smallest residual, like ``b``. The method may break down (it does for skew-symmetric maps):
-        the residual tells.
+        The iterate with the smallest residual, like ``b``. The method may break down (it does for skew-symmetric maps);
+        the residual shows whether it did.
 
     Raises:
         ValueError: the map is not square, or an option is out of range.
@@ -214,7 +215,8 @@ def solve_lsqr(
     Args:
         matvec: linear map from pytrees like ``b`` to pytrees with the same leaf shapes, or a dense matrix.
         b: pytree of floating point arrays.
-        ridge: non-negative multiple of the identity to add to the map itself (``solve_normal_cg`` has Tikhonov's).
+        ridge: non-negative multiple of the identity to add to the map itself (``solve_normal_cg`` adds it to the normal
+            matrix).
         init: starting point like ``b``; 0 by default.
         info: return ``(x, SolveInfo)``.
         **options: ``tol``, ``atol``, ``maxiter``, ``preconditioner`` (or ``M``), ``on_failure``: see

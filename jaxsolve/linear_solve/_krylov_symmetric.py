@@ -98,9 +98,9 @@ def solve_minres(
             :class:`KrylovOptions`.
 
     Returns:
-        The solution, like ``b``. For a singular system it is the least-squares solution of minimal norm: MINRES finds
-        it if the system is consistent (without a preconditioner), and else hands over to LSQR, because its iterates
-        grow without bound in the null space.
+        The solution, like ``b``. For a singular system it is the least-squares solution of minimal norm. MINRES finds
+        it if the system is consistent and there is no preconditioner. Otherwise its iterates would grow without bound
+        in the null space, and LSQR is used.
 
     Raises:
         ValueError: the map is not square, or an option is out of range.
@@ -196,8 +196,8 @@ def solve_normal_cg(
     r"""Least squares for any map, square or not, by conjugate gradient on the normal equations.
 
     It solves :math:`(A^* A + \rho I) x = A^* b`: the ridge :math:`\rho` is added to the *normal* matrix, which is
-    Tikhonov regularization. The convergence goes with the square of the condition number; ``solve_gmres`` or a direct
-    method is the better choice for most square maps that are not singular.
+    Tikhonov regularization. The number of iterations depends on the square of the condition number; ``solve_gmres`` or
+    a direct method is the better choice for most square maps that are not singular.
 
     Args:
         matvec: linear map from pytrees like ``init`` to pytrees with the leaf shapes of ``b``, or a dense matrix of
@@ -208,7 +208,7 @@ def solve_normal_cg(
             matrix, shape ``(n,)``).
         info: return ``(x, SolveInfo)``. With ``ridge`` the residual is that of the normal equations.
         **options: ``tol``, ``atol``, ``maxiter``, ``preconditioner`` (or ``M``), ``on_failure``: see
-            :class:`KrylovOptions`. They concern the normal equations, and so the preconditioner approximates the
+            :class:`KrylovOptions`. They refer to the normal equations, so the preconditioner must approximate the
             inverse of the *normal* matrix.
 
     Returns:

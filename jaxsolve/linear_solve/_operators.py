@@ -262,7 +262,7 @@ def transpose(matvec: Callable, like: PyTree) -> Callable[[PyTree], PyTree]:
 
 
 def residual(matvec: LinearMap, x: PyTree, b: PyTree, ridge: Any = None) -> PyTree:
-    """What is left of the right-hand side: ``b - matvec(x) - ridge * x``.
+    """The residual of a linear system: ``b - matvec(x) - ridge * x``.
 
     Args:
         matvec: linear map on pytrees like ``b``, or a dense matrix.
@@ -290,7 +290,7 @@ def residual(matvec: LinearMap, x: PyTree, b: PyTree, ridge: Any = None) -> PyTr
 
 
 def diagonal(matvec: LinearMap, like: PyTree, ridge: Any = None) -> PyTree:
-    """The diagonal of a linear map, exactly: the map is materialized, which suits up to some thousand unknowns.
+    """The exact diagonal of a linear map. The map is materialized, so use it for up to some thousand unknowns.
 
     Args:
         matvec: linear map on pytrees like ``like``, or a dense matrix.
@@ -317,7 +317,7 @@ def diagonal(matvec: LinearMap, like: PyTree, ridge: Any = None) -> PyTree:
 def jacobi_preconditioner(
     matvec: LinearMap | None, like: PyTree, ridge: Any = None, *, diag: PyTree = None
 ) -> Callable[[PyTree], PyTree]:
-    """Division by the diagonal.
+    """A preconditioner that divides by the diagonal.
 
     Args:
         matvec: linear map whose diagonal is taken; may be ``None`` if ``diag`` is given.
@@ -327,7 +327,7 @@ def jacobi_preconditioner(
 
     Returns:
         Callable on pytrees like ``like``, for the argument ``preconditioner`` of the iterative solvers. Entries of the
-        diagonal that are 0 are taken for 1.
+        diagonal that are 0 are replaced by 1.
 
     Raises:
         ValueError: neither ``matvec`` nor ``diag`` is given, or shapes do not fit.

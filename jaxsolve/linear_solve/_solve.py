@@ -55,10 +55,10 @@ def solve(
     info: bool = False,
     **options: Any,
 ) -> Any:
-    """Solve the linear system ``(A + ridge I) x = b``, differentiably.
+    """Solve the linear system ``(A + ridge I) x = b``; the solution is differentiable.
 
-    Derivatives of any order and in both modes, with respect to ``b``, ``ridge`` and every array that ``matvec``
-    captures, are solves by the same method. With ``method=None`` the method is
+    It has derivatives of any order, in both modes, with respect to ``b``, ``ridge`` and every array that ``matvec``
+    captures; they are computed by the same method. With ``method=None`` the method is
 
     ===============  ======================================  ==========================
     ``structure``    up to ``DIRECT_MAX_SIZE`` unknowns      more
@@ -68,8 +68,8 @@ def solve(
     ``"general"``    LU                                      GMRES
     ===============  ======================================  ==========================
 
-    A singular or nearly singular system gets its least-squares solution of minimal norm: a direct method falls back on
-    singular values, an iterative one that fails (``maxiter`` not being given) on LSQR.
+    For a singular or nearly singular system the least-squares solution of minimal norm is returned: a direct method
+    then uses singular values, and an iterative method that fails uses LSQR (unless ``maxiter`` is given).
 
     Args:
         matvec: linear map from pytrees like ``b`` to pytrees with the same leaf shapes, perhaps in other containers; or
@@ -78,17 +78,17 @@ def solve(
         method: ``None``; one of this package's ``solve_*`` or a ``functools.partial`` of it; any other callable
             ``method(matvec, b) -> x``, which gets ``matvec`` on pytrees and ``b`` as it is, and returns a pytree like
             ``b`` or a tuple that begins with one; or a lineax solver.
-        structure: what is known of ``A``: ``"psd"`` (symmetric positive semi-definite), ``"symmetric"``, or
-            ``"general"``. A claimed symmetry is used, not checked; a symmetric matrix that is not semi-definite as
-            claimed is still solved right by the direct method.
+        structure: the structure of ``A``: ``"psd"`` (symmetric positive semi-definite), ``"symmetric"``, or
+            ``"general"``. Symmetry is not checked. If a symmetric matrix is not semi-definite although ``"psd"`` is
+            given, the direct method still solves the system correctly.
         ridge: non-negative multiple of the identity to add, a scalar.
         init: starting point like ``b`` for iterative methods.
         tol: relative tolerance for iterative methods; by default as tight as the dtype allows (see ``solve_cg``).
         maxiter: bound on the iterations of iterative methods.
-        on_failure: what an iterative method of this package or of lineax gives if its residual stays far above
+        on_failure: the result of an iterative method of this package or of lineax if its residual stays far above
             ``tol``: ``"nan"``, or the best iterate with a warning (``"warn"``) or without (``"ignore"``); see
-            :class:`KrylovOptions`. The derivatives of solvers come from here: a gradient that has not converged is NaN
-            unless asked for.
+            :class:`KrylovOptions`. The derivatives of solvers use the default: a gradient whose linear solve has not
+            converged is NaN.
         info: return ``(x, SolveInfo)``.
         **options: further options of ``method``.
 
@@ -97,7 +97,7 @@ def solve(
 
     Raises:
         ValueError: an unknown ``structure``, shapes that do not fit, or a negative ``ridge``.
-        TypeError: ``b`` is not floating point, or ``method`` is of no known kind.
+        TypeError: ``b`` is not floating point, or ``method`` is none of the above.
 
     Example:
         >>> import jax, jax.numpy as jnp

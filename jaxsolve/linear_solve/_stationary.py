@@ -57,10 +57,10 @@ def solve_neumann(
             derivative rule of this package solves for fixed points), or ``"x - T(x)"``, so ``A = I - J``.
         damping: the factor λ in (0, 1]; 1 is the plain series.
         ridge: non-negative multiple of the identity to add to ``A``.
-        info: return ``(x, SolveInfo)``, whose residual says how good the truncation is.
+        info: return ``(x, SolveInfo)``; the residual shows how good the approximation is.
 
     Returns:
-        The approximation, like ``b``. It is linear in ``b``, so it differentiates as a solve does.
+        The approximation, like ``b``. It is linear in ``b``, and differentiable like the other solves.
 
     Raises:
         ValueError: ``num_terms < 1``, ``damping`` not positive, or an unknown ``residual``.
@@ -109,8 +109,8 @@ def solve_iterative_refinement(
 ) -> Any:
     """Solve ``A x = b`` by repeated rough solves, ``x <- x + solve(A, b - A x)``.
 
-    The rough solve may be regularized (``ridge=...`` among the further arguments goes to it alone): the repetition
-    takes the bias of the ridge away.
+    The rough solve may be regularized: ``ridge=...`` among the further arguments is passed to it only, and the
+    repetition removes the error that the ridge causes.
 
     Args:
         matvec: linear map from pytrees like ``b`` to pytrees with the same leaf shapes, or a dense matrix.
@@ -121,7 +121,7 @@ def solve_iterative_refinement(
         solve: the rough solver, ``solve(matvec, b, **kwargs) -> x``.
         on_failure: see :class:`KrylovOptions`.
         info: return ``(x, SolveInfo)``.
-        **kwargs: handed to ``solve``.
+        **kwargs: passed on to ``solve``.
 
     Returns:
         The iterate with the smallest residual, like ``b``.
@@ -154,7 +154,7 @@ def call_on_trees(solve: Callable, operator: Operator, vector: jax.Array, **kwar
     """Call ``solve(matvec, b, **kwargs)`` on pytrees; of a pair such as ``(x, info)`` the first entry counts.
 
     Raises:
-        ValueError: the value is no pytree like ``b``.
+        ValueError: the value is not a pytree like ``b``.
     """
     codec = operator.codec
     found = solve(operator.tree_matvec, codec.unravel(vector), **kwargs)

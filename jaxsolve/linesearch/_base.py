@@ -65,14 +65,14 @@ class LineSearch(Configured):
         value_and_grad: whether ``fun`` returns ``(value, grad)``.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         maxiter: largest number of trial points, at least 1.
-        tol: violation of the conditions that is tolerated, in units in which the slope at 0 is -1.
+        tol: allowed violation of the conditions, in units in which the slope at 0 is -1.
         c1: constant of the decrease, in (0, 1).
         c2: constant of the curvature condition, in (c1, 1).
         max_stepsize: largest step, ``None`` for no bound.
-        verbose: print a line an iteration, under ``jit`` too.
-        jit: ``False`` runs a Python loop over concrete values, which host functions need.
-        unroll: ``True`` for a search that can be differentiated in reverse mode, ``"checkpoint"`` for one that does so
-            in less memory; ``"auto"`` and ``False`` for a loop that cannot.
+        verbose: print one line per iteration, also under ``jit``.
+        jit: ``False`` runs a Python loop over concrete values; use it for functions that run on the host.
+        unroll: with ``True`` the search can be differentiated in reverse mode; with ``"checkpoint"`` too, in less
+            memory; with ``"auto"`` and ``False`` it cannot.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.
@@ -157,7 +157,7 @@ class LineSearch(Configured):
             stepsize: the step to try, a scalar.
             state: the state before it.
             params: the initial point of the search, not that of the state.
-            value: value at ``params``; the state knows it already.
+            value: value at ``params``; not used, because the state has it.
             grad: gradient at ``params``; used only as the direction, if there is none.
             descent_direction: the direction, a pytree like ``params``; ``None`` means ``-conj(grad)``.
             fun_args: further positional arguments of ``fun``.
@@ -199,8 +199,8 @@ class LineSearch(Configured):
             descent_direction: the direction, a pytree like ``params``; ``None`` means ``-conj(grad)``.
             fun_args: further positional arguments of ``fun``.
             fun_kwargs: keyword arguments of ``fun``.
-            aux: auxiliary output at ``params``, for the case that the search returns there. To give it together with
-                ``value`` and ``grad`` also saves a trace of ``fun``.
+            aux: auxiliary output at ``params``, in case the search returns to this point. If it is given together with
+                ``value`` and ``grad``, one trace of ``fun`` is saved.
 
         Returns:
             ``LineSearchStep(stepsize, state)``; the new point, its value and its gradient are in the state.

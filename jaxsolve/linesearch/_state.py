@@ -22,10 +22,10 @@ class LineSearchState(NamedTuple):
         grad: its gradient there, a pytree like the parameters.
         error: the largest violation of the conditions at the last trial point, in units in which the slope at 0 is -1;
             infinite where the value or the gradient is not finite. At most ``tol`` means accepted.
-        done: whether a step was accepted. A step that is as long as ``max_stepsize`` allows and still too short to meet
-            the curvature condition is accepted too; ``error`` then says by how much it is violated.
-        failed: whether the search gave up. Then the step is the one of the lowest value found that satisfies the
-            decrease condition, or 0 if there was none.
+        done: whether a step was accepted. A step of length ``max_stepsize`` is accepted even if it is too short for the
+            curvature condition; ``error`` then says by how much this condition is violated.
+        failed: whether the search failed. The step is then the one with the lowest value among those that satisfy the
+            decrease condition, or 0 if there is none.
         num_fun_eval: evaluations of ``fun``, int32.
         num_grad_eval: evaluations of its gradient, int32.
         aux: auxiliary output of ``fun`` at that point. If the search returns to the initial point without having been
@@ -33,7 +33,7 @@ class LineSearchState(NamedTuple):
         best_stepsize: the step that leads to that point.
         init_value: value at the initial point.
         init_slope: derivative along the direction at the initial point, negative for a descent direction.
-        bracket: what the method knows about the step, a tuple of scalars.
+        bracket: the interval of the search and its data, a tuple of scalars; it depends on the method.
     """
 
     iter_num: Array

@@ -50,9 +50,9 @@ class BacktrackingLineSearch(LineSearch):
     Attributes:
         condition: one of the above.
         c1: constant of the decrease, in (0, 1); less than 1/2 for Goldstein's condition.
-        decrease_factor: largest factor by which steps shrink, in (0, 1); interpolation finds a smaller one, down to a
-            tenth. Steps grow by its inverse, but by 2 at least. The conditions of Armijo and Goldstein need no gradient
-            at a step that is too long, and none is computed there.
+        decrease_factor: largest factor by which steps shrink, in (0, 1); interpolation may choose a smaller factor,
+            down to a tenth. Steps grow by its inverse, but at least by 2. With the conditions of Armijo and Goldstein
+            no gradient is computed at a step that is too long.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.

@@ -65,7 +65,7 @@ class HagerZhangLineSearch(LineSearch):
 
     Attributes:
         c1: constant of the decrease, in (0, 1/2); ``delta`` of the paper.
-        expansion_factor: factor by which steps grow while there is no interval, above 1; ``rho`` of the paper.
+        expansion_factor: factor by which steps grow until an interval is found, above 1; ``rho`` of the paper.
         shrinkage_factor: if a round leaves more than this fraction of the interval it is cut in half; ``gamma`` of the
             paper.
 

@@ -44,18 +44,18 @@ class ZoomBracket(NamedTuple):
 class ZoomLineSearch(LineSearch):
     """Line search for the strong Wolfe conditions, by bracketing and zooming in.
 
-    A trial point where the value or the gradient is not finite is an upper end like one where the value is too high.
-    Where values differ by their rounding errors only, the slopes decide (see ``c3``). The search ends early, with
-    ``failed``, when the interval has become too short to contain anything but rounding errors.
+    A trial point where the value or the gradient is not finite is treated like one where the value is too high. Where
+    values differ by rounding errors only, the slopes decide (see ``c3``). The search fails early if the interval has
+    become so short that values in it differ by rounding errors only.
 
     Attributes:
         c1: constant of Armijo's condition, in (0, 1).
-        c3: relative error of values in float32, on which the slopes are trusted rather than the values; in other
-            dtypes it is scaled in proportion to their precision.
+        c3: if values differ relatively by less than this number, the slopes are compared instead; a number for float32,
+            which is scaled to the precision of other dtypes.
         rel_tol_cubic: minimizers of the cubic nearer than this fraction of the interval to its ends are not used.
-        rel_tol_quad: likewise for the quadratic.
+        rel_tol_quad: the same for minimizers of the quadratic.
         interval_threshold: the search fails if the interval is shorter than this fraction of its upper end.
-        increase_factor: while steps grow, each lies between this multiple of the last increase and its square.
+        increase_factor: while steps grow, each increase is between this multiple of the last increase and its square.
 
     Raises:
         TypeError: ``fun`` is not callable, or an option is not a number.

@@ -1,8 +1,8 @@
 """Euclidean projections: on pytrees, with exact derivatives in ``x`` and in the parameters of the set.
 
-Two rules pick the derivative where a projection has a kink. On the boundary of a ball or a halfspace it is the
-identity, as inside. An entry on the bound of a box or of a simplex counts as cut, and so does a point on the boundary
-of a cone.
+Two rules give the derivative where a projection has a kink. On the boundary of a ball or a halfspace the derivative is
+the identity, as inside. An entry on the bound of a box or of a simplex has the derivative of an entry outside, and so
+does a point on the boundary of a cone.
 """
 
 from jaxsolve.projection._affine import (

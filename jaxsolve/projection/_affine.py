@@ -89,9 +89,10 @@ def projection_affine_set(x: PyTree, hyperparams: tuple) -> PyTree:
 
         x - A^+ (A x - b) ,
 
-    with the pseudo-inverse :math:`A^+`. Rows of :math:`A` may be dependent, and there may be more of them than
-    unknowns. If the system has no solution, the set is that of its least-squares solutions. The derivative in :math:`A`
-    of a matrix without full rank is that along changes which keep its rank; the others have none.
+    with the pseudo-inverse :math:`A^+`. Rows of :math:`A` may be dependent, and there may be more rows than unknowns.
+    If the system has no solution, the projection is on the set of its least-squares solutions. If :math:`A` does not
+    have full rank, the derivative in :math:`A` holds for changes that keep its rank; for other changes there is no
+    derivative.
 
     Args:
         x: pytree of arrays with n entries in all.

@@ -79,9 +79,9 @@ def projection_box(x: PyTree, hyperparams: tuple) -> PyTree:
         \operatorname*{argmin}_{p} \tfrac12 \|p - x\|_2^2
         \quad \text{subject to} \quad \text{lower} \le p \le \text{upper}.
 
-    An entry that lies on a bound counts as cut: its derivative is 0 in ``x`` and 1 in that bound. So a variable that
-    is fixed by ``lower == upper`` follows its bound. Traced bounds are not checked: where
-    ``lower > upper`` the result is one of the two.
+    For an entry that lies on a bound, the derivative is 0 in ``x`` and 1 in that bound. So a variable that is fixed by
+    ``lower == upper`` follows its bound. Traced bounds are not checked: where ``lower > upper`` the result is one of
+    the two.
 
     Args:
         x: pytree of arrays.
@@ -181,23 +181,24 @@ def projection_box_section(x: PyTree, hyperparams: tuple, check_feasible: bool =
         \operatorname*{argmin}_{z} \tfrac12 \|z - x\|_2^2 \quad \text{subject to} \quad
         \alpha \le z \le \beta, \; \langle w, z \rangle = c .
 
-    An entry that just reaches its bound counts as cut. If all entries are at a bound the solution is a vertex: there
-    the derivative in ``x`` is 0, and in the other arguments it is that of moving along one of the edges.
+    An entry that just reaches its bound has the derivative of an entry at the bound. If all entries are at a bound, the
+    solution is a vertex: there the derivative in ``x`` is 0, and in the other arguments it is the derivative of a
+    movement along one of the edges.
 
     Args:
         x: pytree of arrays.
         hyperparams: the tuple ``(alpha, beta, w, c)``: lower bounds, upper bounds and weights, each a scalar, an array
             that broadcasts to every leaf, or a pytree with the structure of ``x``; ``c`` is a scalar. Bounds may be
             infinite, weights of any sign or 0.
-        check_feasible: raise if the set is empty and all of ``hyperparams`` is concrete. In any case the result for an
-            empty set is NaN.
+        check_feasible: raise an error if the set is empty and all of ``hyperparams`` is concrete. Without the error,
+            the result for an empty set is NaN.
 
     Returns:
         The projection, with the structure, shapes and dtypes of ``x``.
 
     Raises:
-        ValueError: ``hyperparams`` has not four entries, one does not fit ``x``, ``alpha > beta`` somewhere, or the
-            set is empty and ``check_feasible`` is set.
+        ValueError: ``hyperparams`` does not have four entries, one does not fit ``x``, ``alpha > beta`` somewhere, or
+            the set is empty and ``check_feasible`` is set.
         TypeError: an argument is not real.
 
     Example:

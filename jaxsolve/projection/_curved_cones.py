@@ -27,7 +27,7 @@ __all__ = [
 def projection_exponential_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
     r"""Project on the exponential cone, the closure of :math:`\{(a, b, c) : b e^{a / b} \le c, \; b > 0\}`.
 
-    A point on the curved part of the boundary counts as one outside; at the apex the derivative is 0.
+    A point on the curved part of the boundary has the derivative of points outside; at the apex the derivative is 0.
 
     Args:
         x: vector of shape ``(3,)``, or a pytree of them, each in a cone of its own. For the rows of an array use
@@ -89,15 +89,15 @@ def projection_dual_exponential_cone(x: PyTree, hyperparams: Any = None) -> PyTr
 def projection_power_cone(x: PyTree, alpha: Any = 0.5) -> PyTree:
     r"""Project on the power cone :math:`\{(a, b, c) : a^\alpha b^{1 - \alpha} \ge |c|, \; a, b \ge 0\}`.
 
-    A point on the curved part of the boundary counts as one outside; at the apex the derivative is 0. Where
-    :math:`c = 0` and only one of :math:`a, b` is positive, the derivative in :math:`c` is its limit: 1 if the positive
-    one has the larger exponent, 0 if it has the smaller.
+    A point on the curved part of the boundary has the derivative of points outside; at the apex the derivative is 0.
+    Where :math:`c = 0` and only one of :math:`a, b` is positive, the derivative in :math:`c` is its limit: 1 if the
+    positive one has the larger exponent, 0 if it has the smaller one.
 
     Args:
         x: vector of shape ``(3,)``, or a pytree of them, each in a cone of its own. For the rows of an array use
             ``jax.vmap``.
-        alpha: the exponent, a scalar strictly between 0 and 1; None means 0.5. If it is traced and is not, the result
-            is NaN.
+        alpha: the exponent, a scalar strictly between 0 and 1; None means 0.5. If it is traced and outside of this
+            range, the result is NaN.
 
     Returns:
         The projection, with the structure, shapes and dtypes of ``x``; NaN if an entry is not finite.

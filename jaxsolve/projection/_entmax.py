@@ -39,9 +39,9 @@ def entmax(x: PyTree, alpha: Any = 1.5) -> PyTree:
         \operatorname*{argmax}_{p \in \Delta} \langle p, x \rangle + \frac{1}{\alpha (\alpha - 1)} \sum_i p_i -
         p_i^\alpha .
 
-    For :math:`\alpha = 1`, where the entropy is Shannon's, it is the softmax, and for :math:`\alpha = 2`
-    :func:`projection_simplex`. It is sparse for :math:`\alpha > 1`, and the more so the larger :math:`\alpha` is. An
-    entry that just becomes 0 counts as 0 for the derivative.
+    For :math:`\alpha = 1`, where the entropy is Shannon's, it is the softmax, and for :math:`\alpha = 2` it is
+    :func:`projection_simplex`. For :math:`\alpha > 1` it is sparse; with larger :math:`\alpha` more entries are 0. An
+    entry that just becomes 0 has derivative 0.
 
     Args:
         x: vector of shape ``(n,)``, or a pytree of arrays, whose entries form one vector together. For the rows of a

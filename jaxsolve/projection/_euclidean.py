@@ -87,8 +87,8 @@ def projection_l12_ball(x: PyTree, max_value: Any = 1.0) -> PyTree:
     boundary the derivative is the identity, as inside; a group that becomes 0 has derivative 0.
 
     Args:
-        x: array whose first axis counts the groups, say the rows of a matrix; or a pytree of such arrays, all groups of
-            which are taken together.
+        x: array whose first axis counts the groups, such as a matrix whose rows are the groups; or a pytree of such
+            arrays, with all their groups together.
         max_value: radius, a non-negative scalar; None means 1. If it is traced and negative the result is NaN.
 
     Returns:
@@ -124,7 +124,7 @@ def projection_second_order_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
         (t, z) \;\text{ if } \|z\|_2 < t, \quad 0 \;\text{ if } \|z\|_2 \le -t, \quad
         \tfrac12 \Bigl(1 + \frac{t}{\|z\|_2}\Bigr) (\|z\|_2, z) \;\text{ otherwise.}
 
-    A point on the boundary of the cone counts as one outside; at the apex the derivative is 0.
+    A point on the boundary of the cone has the derivative of points outside; at the apex the derivative is 0.
 
     Args:
         x: vector whose first entry is ``t`` and whose others are ``z``; or the pair ``(t, z)`` of a scalar and a pytree

@@ -30,7 +30,7 @@ def projection_monotone_cone(x: PyTree, hyperparams: Any = None, increasing: boo
     Args:
         x: vector, or a pytree of arrays whose entries, in the order of ``jax.tree.leaves``, form one vector.
         hyperparams: ignored; solvers pass it.
-        increasing: nondecreasing if true, else nonincreasing.
+        increasing: nondecreasing if true, nonincreasing if false.
 
     Returns:
         The projection, with the structure, shapes and dtypes of ``x``.
@@ -139,7 +139,8 @@ def projection_permutahedron(x: PyTree, w: Any) -> PyTree:
 
     The order of the entries of ``w`` does not matter. The projection has the order of ``x``; sorted, it is
     :math:`x - v` with :math:`v` the isotonic regression of :math:`x - w`. On the blocks of that regression it is
-    linear, which gives the derivatives in both arguments; equal entries of ``x`` share theirs evenly.
+    linear, which gives the derivatives in both arguments; among equal entries of ``x`` the derivative is divided
+    evenly.
 
     Args:
         x: pytree of arrays, whose entries form one vector together.

@@ -42,23 +42,23 @@ __all__ = ["projection_polyhedron"]
 def projection_polyhedron(x: PyTree, hyperparams: tuple, check_feasible: bool = True) -> PyTree:
     r"""Project on the polyhedron :math:`\{z : A z = b, \; G z \le h\}`.
 
-    A dual active-set method finds the solution to rounding. The derivative is that of the solution with the constraints
-    that are active; one that holds with equality and multiplier 0 counts half.
+    A dual active-set method finds the solution to rounding. The derivative is computed from the equations of the active
+    constraints; a constraint that holds with equality and multiplier 0 counts half.
 
     Args:
-        x: pytree of arrays with n entries in all. Half precision is computed with in float32.
+        x: pytree of arrays with n entries in all. For half precision, computations are done in float32.
         hyperparams: the tuple ``(A, b, G, h)``: matrices of shapes ``(p, n)`` and ``(m, n)``, whose columns are in the
             order of the leaves of ``x``, and vectors of shapes ``(p,)`` and ``(m,)``. Rows may be dependent, p or m may
             be 0, entries of ``h`` may be infinite.
-        check_feasible: raise if the set is empty and everything is concrete. In any case, and under ``jit``, the result
-            for an empty set is NaN.
+        check_feasible: raise an error if the set is empty and everything is concrete. Without the error, and under
+            ``jit``, the result for an empty set is NaN.
 
     Returns:
         The projection, with the structure, shapes and dtypes of ``x``.
 
     Raises:
-        ValueError: ``hyperparams`` has not four entries, shapes do not fit, or the set is empty and ``check_feasible``
-            is set.
+        ValueError: ``hyperparams`` does not have four entries, shapes do not fit, or the set is empty and
+            ``check_feasible`` is set.
         TypeError: an argument is not real.
 
     Example:

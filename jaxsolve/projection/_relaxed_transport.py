@@ -70,8 +70,9 @@ def kl_unbalanced_transport(
         \operatorname{KL}(p, q) = \textstyle\sum_i p_i \log(p_i / q_i) - p_i + q_i .
 
     With :math:`S = -C / \epsilon` and :math:`\rho` divided by :math:`\epsilon` it is unbalanced optimal transport with
-    costs :math:`C`. An infinite :math:`\rho` makes the marginal a constraint. A pair of points with :math:`S_{ij} =
-    -\infty` is not joined: so a plan on a given support is found, with infinite :math:`\rho` one with given marginals.
+    costs :math:`C`. An infinite :math:`\rho` makes the marginal a constraint. If :math:`S_{ij} = -\infty`, then
+    :math:`T_{ij} = 0`: in this way the support of the plan can be prescribed, with infinite :math:`\rho` for given
+    marginals.
 
     Args:
         sim_matrix: :math:`S`, of shape ``(m, n)``; entries may be ``-inf``. For a stack of matrices use ``jax.vmap``.
@@ -80,16 +81,18 @@ def kl_unbalanced_transport(
         rho: positive weight of both penalties, or the pair :math:`(\rho_a, \rho_b)`; may be infinite.
         init_duals: the pair :math:`(\alpha, \beta)` of vectors of an earlier call, to start from.
         return_duals: return the dual variables too. They are constants for derivatives.
-        maxiter: largest number of sweeps. They grow in number with :math:`\rho` and with the spread of :math:`S`.
+        maxiter: largest number of sweeps. More of them are needed for large :math:`\rho` and a large spread of
+            :math:`S`.
 
     Returns:
         The plan :math:`T`, of the shape and dtype of ``sim_matrix``, differentiable in ``sim_matrix``, ``marginals``
-        and ``rho``; with ``return_duals`` the pair of it and :math:`(\alpha, \beta)`. Rows and columns without mass, or
-        without a pair, are 0, with derivative 0. The plan is NaN if an entry of ``sim_matrix`` is NaN or ``inf``, if a
-        traced argument is out of its range, or if no plan on the support has the marginals that are constraints.
-        Where the sweeps do not suffice it is that of the last one, and is brought to these marginals if it is off by
-        more than 1 percent; on a support with gaps it is NaN then. Entries too large for the dtype to tell plans apart,
-        beyond 8e3 in float32, are taken for smaller ones: the plan is that of a larger strength.
+        and ``rho``; with ``return_duals`` the pair of the plan and :math:`(\alpha, \beta)`. Rows and columns without
+        mass, or without finite entries of :math:`S`, are 0, with derivative 0. The plan is NaN if an entry of
+        ``sim_matrix`` is NaN or ``inf``, if a traced argument is out of its range, or if no plan on the support has the
+        marginals that are constraints. If the sweeps end before convergence, the last plan is returned; if its
+        marginals are wrong by more than 1 percent, it is corrected to have these marginals, and if :math:`S` has
+        infinite entries it is then NaN. Entries of :math:`S` that are too large for the dtype (beyond 8e3 in float32)
+        are scaled down, which means a larger strength :math:`\epsilon`.
 
     Raises:
         ValueError: shapes do not fit, marginals are negative, or ``rho`` is not positive.
@@ -146,7 +149,7 @@ def kl_partial_transport(
 
     Returns:
         The plan :math:`T`, as in :func:`kl_unbalanced_transport`, differentiable in ``sim_matrix``, ``marginals`` and
-        ``mass``. A bound that is just reached counts as not reached for the derivative.
+        ``mass``. A bound that is just reached is treated as not reached in the derivative.
 
     Raises:
         ValueError: shapes do not fit, marginals are negative, or ``mass`` is not positive or too large.

@@ -44,8 +44,8 @@ def projection_simplex(x: PyTree, value: Any = 1.0) -> PyTree:
 
     The solution is :math:`p = \max(x - \tau, 0)`. On its support :math:`S = \{i : x_i > \tau\}` the derivative is
     :math:`I - 11^\top / |S|` in ``x`` and :math:`1 / |S|` in ``value``, elsewhere 0; an entry with
-    :math:`x_i = \tau` counts as outside the support. At ``value = 0`` the result and its derivative in ``x`` are 0,
-    and the derivative in ``value`` is the one-sided one, shared evenly by the largest entries.
+    :math:`x_i = \tau` is not in the support. At ``value = 0`` the result and its derivative in ``x`` are 0, and the
+    derivative in ``value`` is the one-sided derivative, divided evenly among the largest entries.
 
     Args:
         x: vector of shape ``(n,)``, or a pytree of arrays, whose entries form one vector together. For the rows of a
@@ -156,8 +156,8 @@ def projection_sparse_simplex(x: PyTree, max_nz: int, use_approx_max_nz: bool = 
         x: vector of shape ``(n,)``, or a pytree of arrays, whose entries form one vector together. For the rows of a
             matrix use ``jax.vmap``.
         max_nz: largest number of entries that are not 0, a Python integer of at least 1.
-        use_approx_max_nz: find the largest entries by ``jax.lax.approx_max_k``, which is faster on accelerators, and
-            may miss some.
+        use_approx_max_nz: find the largest entries by ``jax.lax.approx_max_k``, which is faster on accelerators but may
+            miss some.
         value: what the entries sum to, a non-negative scalar; None means 1. If it is traced and negative the result is
             NaN.
 

@@ -34,8 +34,8 @@ def projection_psd_cone(x: PyTree, hyperparams: Any = None) -> PyTree:
     precision counts as negative.
 
     Args:
-        x: matrix of shape ``(n, n)``, or a pytree of square matrices, each in a cone of its own; what is not symmetric
-            is discarded. For a stack of matrices use ``jax.vmap``.
+        x: matrix of shape ``(n, n)``, or a pytree of square matrices, each in its own cone; only the symmetric part is
+            used. For a stack of matrices use ``jax.vmap``.
         hyperparams: ignored; solvers pass it.
 
     Returns:
@@ -64,8 +64,8 @@ def projection_spectrahedron(x: PyTree, value: Any = 1.0) -> PyTree:
     :func:`~jaxsolve.projection.projection_simplex`.
 
     Args:
-        x: matrix of shape ``(n, n)``, or a pytree of square matrices, the blocks along the diagonal of one; what is not
-            symmetric is discarded. For a stack of matrices use ``jax.vmap``.
+        x: matrix of shape ``(n, n)``, or a pytree of square matrices, the diagonal blocks of one matrix; only the
+            symmetric part is used. For a stack of matrices use ``jax.vmap``.
         value: the trace, a non-negative scalar; None means 1. If it is traced and negative the result is NaN. At 0 the
             result and its derivatives are 0.
 

@@ -53,23 +53,23 @@ def projection_transport(
         \quad \text{subject to} \quad T 1 = a, \; T^\top 1 = b .
 
     The solution is sparse. With :math:`S = -C / \epsilon` it is the plan of optimal transport with costs :math:`C` and
-    quadratic regularization of strength :math:`\epsilon`. An entry that just becomes 0 counts as 0 for the derivative.
+    quadratic regularization of strength :math:`\epsilon`. An entry that just becomes 0 has derivative 0.
 
     Args:
-        sim_matrix: :math:`S`, of shape ``(m, n)``; or a pytree of matrices, each a problem of its own, and then
+        sim_matrix: :math:`S`, of shape ``(m, n)``; or a pytree of matrices, each a separate problem, and then
             ``marginals`` is a pair of pytrees with its structure. For a stack of matrices use ``jax.vmap``.
-        marginals: the pair :math:`(a, b)` of non-negative vectors of shapes ``(m,)`` and ``(n,)`` with equal sums. What
-            is left of a difference is scaled away in :math:`b`. If they are traced, sums that differ by more than
-            rounding, or negative entries, give NaN.
+        marginals: the pair :math:`(a, b)` of non-negative vectors of shapes ``(m,)`` and ``(n,)`` with equal sums.
+            If the sums differ by rounding, :math:`b` is rescaled. If they are traced, a larger difference, or negative
+            entries, give NaN.
         make_solver: ``make_solver(fun)`` returns a solver that minimizes ``fun`` in ``run(init)``; by default
             :class:`jaxsolve.LBFGS` to about the precision of the dtype.
-        use_semi_dual: solve the semi-dual problem, whose variables have shape ``(m,)``, or else the dual one, whose
-            variables are a pair of vectors.
+        use_semi_dual: solve the semi-dual problem, whose variables have shape ``(m,)``, rather than the dual problem,
+            whose variables are a pair of vectors.
 
     Returns:
         The plan :math:`T`, with the structure, shapes and dtypes of ``sim_matrix``. It is differentiable in
         ``sim_matrix`` and ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite, or if the default
-        solver does not come within 1 percent of the marginals: if entries of ``sim_matrix`` are too large for the
+        solver does not reach the marginals within 1 percent, because entries of ``sim_matrix`` are too large for the
         dtype.
 
     Raises:
@@ -107,16 +107,16 @@ def kl_projection_transport(
 
     Args:
         sim_matrix: :math:`S`, as in :func:`projection_transport`.
-        marginals: the pair :math:`(a, b)`, as in :func:`projection_transport`. Where an entry is 0 so are its row or
-            column.
+        marginals: the pair :math:`(a, b)`, as in :func:`projection_transport`. If an entry is 0, its row or column of
+            the plan is 0.
         make_solver: as in :func:`projection_transport`.
         use_semi_dual: as in :func:`projection_transport`.
 
     Returns:
         The plan :math:`T`, with the structure, shapes and dtypes of ``sim_matrix``. It is differentiable in
-        ``sim_matrix`` and ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite. Entries too large
-        for the dtype to tell plans apart, beyond 8e3 in float32, are taken for smaller ones: the plan is that of a
-        larger strength. If the default solver does not come close enough to the marginals, the plan is brought to them.
+        ``sim_matrix`` and ``marginals``. It is NaN if an entry of ``sim_matrix`` is not finite. Entries that are too
+        large for the dtype (beyond 8e3 in float32) are scaled down, which means a larger strength :math:`\epsilon`. If
+        the default solver does not come close enough to the marginals, the plan is corrected to have them.
 
     Raises:
         ValueError: shapes do not fit, marginals are negative or differ in their sums.

@@ -39,7 +39,7 @@ def make_prox_translated(prox: Prox, shift: PyTree) -> Prox:
         shift: :math:`b`, a scalar, an array that broadcasts to every leaf of ``x``, or a pytree with its structure.
 
     Returns:
-        ``prox(x, hyperparams=None, scaling=1.0)``, the arguments those of the given one.
+        ``prox(x, hyperparams=None, scaling=1.0)``, with the arguments of the given operator.
 
     Raises:
         TypeError: ``prox`` is not callable.
@@ -65,14 +65,14 @@ def make_prox_translated(prox: Prox, shift: PyTree) -> Prox:
 def make_prox_scaled(prox: Prox, factor: Any) -> Prox:
     r"""The proximity operator of :math:`y \mapsto g(\text{factor} \cdot y)`, which is :math:`P_{s^2 t}(s x) / s`.
 
-    A factor in front of :math:`g` needs no combinator: it is what ``scaling`` is for.
+    For a factor in front of :math:`g` use the argument ``scaling``.
 
     Args:
         prox: ``prox(x, hyperparams, scaling)``, the proximity operator of :math:`g`.
         factor: :math:`s`, a scalar, not 0.
 
     Returns:
-        ``prox(x, hyperparams=None, scaling=1.0)``, the arguments those of the given one.
+        ``prox(x, hyperparams=None, scaling=1.0)``, with the arguments of the given operator.
 
     Raises:
         TypeError: ``prox`` is not callable, or ``factor`` is not a number.
@@ -101,8 +101,8 @@ def make_prox_conjugate(prox: Prox) -> Prox:
     r"""The proximity operator of the convex conjugate :math:`g^*`, by Moreau's identity :math:`x - t P_{1/t}(x / t)`.
 
     Args:
-        prox: ``prox(x, hyperparams, scaling)``, the proximity operator of :math:`g`. A projection on a convex set, made
-            into one by :func:`make_prox_from_projection`, gives that of its support function.
+        prox: ``prox(x, hyperparams, scaling)``, the proximity operator of :math:`g`. If it is the projection on a
+            convex set (see :func:`make_prox_from_projection`), the result belongs to the support function of the set.
 
     Returns:
         ``prox(x, hyperparams=None, scaling=1.0)``. Its ``scaling`` is the factor of the conjugate, and is positive.
@@ -143,7 +143,7 @@ def make_prox_separable(proxes: PyTree) -> Prox:
 
     Raises:
         TypeError: an entry of ``proxes`` is not callable.
-        ValueError: when called, ``x`` or ``hyperparams`` has not the structure of ``proxes``.
+        ValueError: when called, ``x`` or ``hyperparams`` does not have the structure of ``proxes``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -178,7 +178,7 @@ def make_prox_separable(proxes: PyTree) -> Prox:
 def make_prox_boxed(prox: Prox, lower: PyTree, upper: PyTree) -> Prox:
     r"""The proximity operator of :math:`g` over a box, for :math:`g` a sum of convex functions of single entries.
 
-    For these, and only these, cutting the result of the given operator at the bounds is exact.
+    For such functions, and only for them, clipping the result of the given operator at the bounds is exact.
 
     Args:
         prox: ``prox(x, hyperparams, scaling)``, the proximity operator of :math:`g`.
@@ -186,7 +186,7 @@ def make_prox_boxed(prox: Prox, lower: PyTree, upper: PyTree) -> Prox:
         upper: upper bound, likewise. Bounds may be infinite.
 
     Returns:
-        ``prox(x, hyperparams=None, scaling=1.0)``, the arguments those of the given one.
+        ``prox(x, hyperparams=None, scaling=1.0)``, with the arguments of the given operator.
 
     Raises:
         TypeError: ``prox`` is not callable.

@@ -122,7 +122,7 @@ def prox_hinge(x: PyTree, label: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
 
         x_i + a_i \operatorname{clip}(1 - a_i x_i, 0, \text{scaling}) .
 
-    At the kinks, margin 1 included, the derivative is that of an entry which does not reach margin 1: the identity.
+    At the kinks, also at margin 1, the derivative is the identity, as for an entry below margin 1.
 
     Args:
         x: pytree of real arrays of scores.
@@ -234,7 +234,7 @@ def _positive_root(x, t, weight):
 
 
 def prox_reverse_kl(x: PyTree, target: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
-    r"""Proximity operator of the divergence from the target, the fit to counts of a Poisson distribution.
+    r"""Proximity operator of the divergence from the target, which fits counts of a Poisson distribution.
 
     .. math::
 
@@ -272,7 +272,7 @@ def prox_kl(x: PyTree, target: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
         y = t \, W\!\bigl(\tfrac{q}{t} e^{x / t}\bigr), \quad t = \text{scaling},
 
     with Lambert's function :math:`W`, computed from the logarithm of its argument, so that nothing overflows. With
-    target 1 it is that of the negative entropy, up to a linear term. Where ``target`` is 0 so is the result; with
+    target 1 the penalty is the negative entropy, up to a linear term. Where ``target`` is 0, the result is 0; with
     ``scaling = 0`` it is the projection on the non-negative numbers.
 
     Args:

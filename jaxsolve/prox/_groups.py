@@ -49,8 +49,8 @@ def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
         \max\!\left(1 - \frac{\text{scaling} \cdot \text{l2reg}}{\|x\|_2}, 0\right) x .
 
     The norm is over all entries of the pytree: one group. For many groups of one size use ``jax.vmap``. A point whose
-    norm is the threshold counts as below it (derivative 0), unless the threshold is 0: then this is the identity, at 0
-    as elsewhere.
+    norm is equal to the threshold has derivative 0, like a point below it. If the threshold is 0, this is the identity,
+    also at 0.
 
     Args:
         x: pytree of arrays, real or complex.
@@ -97,8 +97,8 @@ def prox_non_negative_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: Any = 1.
         TypeError: an argument is not real.
 
     References:
-        The penalty is a norm on the cone :math:`y \ge 0` and grows in every entry, which lets the two maps follow one
-        another: Y. Yu, *On decomposing the proximal map*, NeurIPS 2013, section 3.
+        The penalty is a norm on the cone :math:`y \ge 0` that grows in every entry; therefore the two maps may be
+        composed: Y. Yu, *On decomposing the proximal map*, NeurIPS 2013, section 3.
 
     Example:
         >>> import jax.numpy as jnp
@@ -144,8 +144,8 @@ def prox_sparse_group_lasso(x: PyTree, hyperparams: Any = None, scaling: Any = 1
 def prox_linf(x: PyTree, reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
     r"""Proximity operator of the maximum norm :math:`g(y) = \text{reg} \, \max_i |y_i|`.
 
-    By Moreau's identity it is what :func:`~jaxsolve.projection.projection_l1_ball` with radius
-    :math:`\text{scaling} \cdot \text{reg}` leaves of ``x``. It cuts the largest entries to one size.
+    By Moreau's identity it is ``x`` minus its :func:`~jaxsolve.projection.projection_l1_ball` with radius
+    :math:`\text{scaling} \cdot \text{reg}`. It reduces the largest entries to one common size.
 
     Args:
         x: pytree of real arrays; the norm is over all entries.
@@ -176,8 +176,8 @@ def prox_nuclear_norm(x: PyTree, reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
     r"""Singular value thresholding, the proximity operator of :math:`g(y) = \text{reg} \sum_i \sigma_i(y)`.
 
     The singular values lose :math:`\text{scaling} \cdot \text{reg}` and are cut at 0. Derivatives of every order are
-    finite at equal singular values and at singular values of 0. One on the threshold counts as below it, unless the
-    threshold is 0: then this is the identity.
+    finite at equal singular values and at singular values of 0. A singular value at the threshold has derivative 0,
+    like one below it. If the threshold is 0, this is the identity.
 
     Args:
         x: matrix of shape ``(m, n)``, or a pytree of matrices, whose penalties are added up. For a stack of matrices
@@ -216,8 +216,9 @@ def prox_slope(x: PyTree, weights: Any = None, scaling: Any = 1.0) -> PyTree:
         g(y) = \sum_i \lambda_i |y|_{(i)}, \qquad |y|_{(1)} \ge |y|_{(2)} \ge \dots, \qquad
         \lambda_1 \ge \lambda_2 \ge \dots \ge 0 .
 
-    The sorted :math:`|x|`, less :math:`\text{scaling} \cdot \lambda`, gives way to the nearest sequence that falls, cut
-    at 0. So entries of nearly the same size get the same size, and the derivative is the average over such a group.
+    The sorted :math:`|x|`, minus :math:`\text{scaling} \cdot \lambda`, is replaced by the nearest non-increasing
+    sequence, clipped at 0. So entries of nearly the same size get the same size, and the derivative is the average over
+    such a group.
 
     Args:
         x: pytree of real arrays with n entries in all.
@@ -265,8 +266,8 @@ def prox_l12(x: PyTree, weights: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
     It is :func:`prox_group_lasso` of each row. For groups of other shapes see :func:`make_prox_groups`.
 
     Args:
-        x: array, real or complex, whose first axis counts the groups, say the rows of a matrix; or a pytree of such
-            arrays.
+        x: array, real or complex, whose first axis counts the groups, such as a matrix whose rows are the groups; or a
+            pytree of such arrays.
         weights: non-negative: a scalar, a vector with a weight for each group, or a pytree of these with the structure
             of ``x``; None means 1.
         scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
@@ -298,7 +299,8 @@ def prox_l1inf(x: PyTree, weights: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
     It is :func:`prox_linf` of each row. For groups of other shapes see :func:`make_prox_groups`.
 
     Args:
-        x: array whose first axis counts the groups, say the rows of a matrix; or a pytree of such arrays.
+        x: array whose first axis counts the groups, such as a matrix whose rows are the groups; or a pytree of such
+            arrays.
         weights: as in :func:`prox_l12`.
         scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
 
@@ -327,12 +329,12 @@ def prox_l1inf(x: PyTree, weights: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
 def prox_spectral_norm(x: PyTree, reg: Any = 1.0, scaling: Any = 1.0) -> PyTree:
     r"""Proximity operator of the spectral norm :math:`g(y) = \text{reg} \, \sigma_{\max}(y)`.
 
-    By Moreau's identity it is what :func:`~jaxsolve.projection.projection_nuclear_norm_ball` with radius
-    :math:`\text{scaling} \cdot \text{reg}` leaves of ``x``. It cuts the largest singular values to one size.
+    By Moreau's identity it is ``x`` minus its :func:`~jaxsolve.projection.projection_nuclear_norm_ball` with radius
+    :math:`\text{scaling} \cdot \text{reg}`. It reduces the largest singular values to one common size.
 
     Args:
-        x: matrix of shape ``(m, n)``; or a pytree of matrices, of which the largest singular value of all counts. For a
-            stack of matrices use ``jax.vmap``.
+        x: matrix of shape ``(m, n)``; or a pytree of matrices, for which the norm is the largest singular value of all
+            matrices. For a stack of matrices use ``jax.vmap``.
         reg: non-negative weight, a scalar; None means 1.
         scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
 

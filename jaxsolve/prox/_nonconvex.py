@@ -22,12 +22,12 @@ __all__ = ["prox_l0", "prox_mcp", "prox_scad"]
 def prox_l0(x: PyTree, reg: PyTree = 1.0, scaling: Any = 1.0) -> PyTree:
     r"""Hard thresholding, the proximity operator of :math:`g(y) = \sum_i \text{reg}_i \, [y_i \ne 0]`.
 
-    An entry is kept if :math:`|x_i| > \sqrt{2 \, \text{scaling} \cdot \text{reg}_i}`, with derivative 1, and else
-    becomes 0, with derivative 0. With weight 0 this is the identity, at 0 as elsewhere.
+    An entry with :math:`|x_i| > \sqrt{2 \, \text{scaling} \cdot \text{reg}_i}` is kept, with derivative 1; other
+    entries become 0, with derivative 0. With weight 0 this is the identity, also at 0.
 
     Args:
         x: pytree of arrays, real or complex.
-        reg: non-negative weights, in the unit of :math:`x^2` over that of the scaling: a scalar, an array that
+        reg: non-negative weights, in the unit of :math:`x^2` divided by that of the scaling: a scalar, an array that
             broadcasts to every leaf, or a pytree with the structure of ``x``; None means 1.
         scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.
 
@@ -66,9 +66,10 @@ def prox_mcp(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
             \gamma \lambda^2 / 2 & \text{otherwise.}
         \end{cases}
 
-    For :math:`t = \text{scaling} < \gamma` an entry up to :math:`\gamma \lambda` becomes that of :func:`prox_lasso`
-    divided by :math:`1 - t / \gamma`, and a larger one stays. For :math:`t \ge \gamma` an entry stays if it is larger
-    than :math:`\sqrt{t \gamma} \lambda`, and else becomes 0. Derivatives at kinks are those of :func:`prox_lasso`.
+    For :math:`t = \text{scaling} < \gamma` an entry up to :math:`\gamma \lambda` becomes the result of
+    :func:`prox_lasso` divided by :math:`1 - t / \gamma`, and a larger entry does not change. For :math:`t \ge \gamma`
+    entries larger than :math:`\sqrt{t \gamma} \lambda` do not change, and other entries become 0. Derivatives at kinks
+    are those of :func:`prox_lasso`.
 
     Args:
         x: pytree of real arrays.
@@ -122,15 +123,15 @@ def prox_scad(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
             (a + 1) \lambda^2 / 2 & \text{otherwise.}
         \end{cases}
 
-    For :math:`t = \text{scaling} < a - 1` an entry up to :math:`(1 + t) \lambda` becomes that of :func:`prox_lasso`,
-    one beyond :math:`a \lambda` stays, and between them the result is
+    For :math:`t = \text{scaling} < a - 1` an entry up to :math:`(1 + t) \lambda` becomes the result of
+    :func:`prox_lasso`, an entry beyond :math:`a \lambda` does not change, and between them the result is
     :math:`((a - 1) x_i - t a \lambda \operatorname{sign}(x_i)) / (a - 1 - t)`. For larger :math:`t` it jumps from the
     first to the second where both have the same objective. Derivatives at kinks are those of :func:`prox_lasso`.
 
     Args:
         x: pytree of real arrays.
-        hyperparams: the pair ``(reg, a)``: :math:`\lambda \ge 0`, which is the slope at 0 and also, in the unit of
-            ``x``, where the penalty starts to bend; and :math:`a > 1`, without unit, such that it is flat beyond
+        hyperparams: the pair ``(reg, a)``. :math:`\lambda \ge 0` is the slope at 0 and also, in the unit of ``x``, the
+            size at which the penalty starts to bend. :math:`a > 1`, without unit, makes it flat beyond
             :math:`a \lambda`. Each is a scalar, an array that broadcasts to every leaf, or a pytree with the structure
             of ``x``; None means ``(1.0, 3.7)``.
         scaling: as in :func:`prox_l0`.

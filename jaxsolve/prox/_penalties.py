@@ -35,8 +35,8 @@ def prox_lasso(x: PyTree, l1reg: PyTree = None, scaling: Any = 1.0) -> PyTree:
 
         \operatorname{sign}(x) \max(|x| - \text{scaling} \cdot \text{l1reg}, 0).
 
-    An entry on the threshold counts as below it (derivative 0), unless the threshold is 0: then this is the identity,
-    at 0 as elsewhere.
+    An entry at the threshold has derivative 0, like an entry below it. If the threshold is 0, this is the identity,
+    also at 0.
 
     Args:
         x: pytree of arrays, real or complex.

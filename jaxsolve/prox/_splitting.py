@@ -44,13 +44,13 @@ __all__ = [
 
 
 class SplittingInfo(NamedTuple):
-    """What a proximity operator computed by splitting says about its result; nothing in it is differentiable.
+    """Information about the result of a proximity operator computed by splitting; its fields are not differentiable.
 
     Attributes:
-        status: ``CONVERGED``, also where there is a closed form; ``MAXITER`` where ``maxiter`` iterations did not
-            suffice; ``NONFINITE`` for arguments that are not finite; int32.
+        status: ``CONVERGED``, also if there is a closed form; ``MAXITER`` if ``maxiter`` iterations were not enough;
+            ``NONFINITE`` for arguments that are not finite; int32.
         error: the optimality error of the splitting, relative to the largest entry of ``x``; a real scalar.
-        num_iter: its iterations, int32.
+        num_iter: number of iterations, int32.
     """
 
     status: jax.Array
@@ -65,14 +65,14 @@ def make_prox_composed(prox: Prox, linear_map: Any, *, maxiter: int = 10_000, in
         prox: ``prox(z, hyperparams, scaling)``, the proximity operator of the convex function :math:`g`.
         linear_map: :math:`K`, a matrix of shape ``(m, n)``, dense, BCOO or BCSR, or a linear function of a pytree like
             ``x``.
-        maxiter: largest number of iterations. If it does not suffice the result is the last iterate.
-        info: let the operator return ``(y, info)``, which says whether the iterations sufficed: ``info.status`` is a
-            :class:`jaxsolve.Status`, ``info.error`` the optimality error relative to the largest entry of ``x``, and
-            ``info.num_iter`` the number of iterations. Solvers take operators without it.
+        maxiter: largest number of iterations. If they are not enough, the result is the last iterate.
+        info: let the operator return ``(y, info)``, where ``info`` says whether the iterations were enough:
+            ``info.status`` is a :class:`jaxsolve.Status`, ``info.error`` the optimality error relative to the largest
+            entry of ``x``, and ``info.num_iter`` the number of iterations. For solvers make the operator without it.
 
     Returns:
-        ``prox(x, hyperparams=None, scaling=1.0)``, the hyperparameters those of the given one. Its accuracy is about
-        the precision of the dtype to the power of 3/4, relative to the largest entry of ``x``.
+        ``prox(x, hyperparams=None, scaling=1.0)``, with the hyperparameters of the given operator. Its accuracy is
+        about the precision of the dtype to the power of 3/4, relative to the largest entry of ``x``.
 
     Raises:
         TypeError: ``prox`` is not callable, or ``linear_map`` neither a matrix nor callable.
@@ -106,7 +106,7 @@ def make_prox_composed(prox: Prox, linear_map: Any, *, maxiter: int = 10_000, in
 def make_prox_sum(proxes: Sequence[Prox], *, maxiter: int = 10_000, info: bool = False) -> Prox:
     r"""The proximity operator of a sum of functions of the same variables, by a primal-dual splitting.
 
-    Where a closed form exists it is better: see :func:`make_prox_boxed`, :func:`prox_sparse_group_lasso`.
+    If a closed form exists, use it: see :func:`make_prox_boxed`, :func:`prox_sparse_group_lasso`.
 
     Args:
         proxes: proximity operators ``prox(x, hyperparams, scaling)`` of convex functions, one or more.
@@ -119,7 +119,7 @@ def make_prox_sum(proxes: Sequence[Prox], *, maxiter: int = 10_000, info: bool =
 
     Raises:
         TypeError: an entry of ``proxes`` is not callable.
-        ValueError: there are none; or, when called, ``hyperparams`` has not one entry for each.
+        ValueError: ``proxes`` is empty; or, when called, ``hyperparams`` does not have one entry for each operator.
 
     References:
         P. L. Combettes and J.-C. Pesquet, *Proximal splitting methods in signal processing*, 2011, section 6. The
@@ -162,11 +162,11 @@ def make_prox_groups(
 ) -> Prox:
     r"""The proximity operator of a sum of norms of groups of entries, :math:`g(y) = \sum_k w_k \|y_{G_k}\|`.
 
-    Entries that are in no group are left as they are. Groups that share entries are made disjoint by duplicating these,
-    and the copies are tied to one another by :func:`make_prox_composed`; disjoint groups have a closed form.
+    Entries that are in no group do not change. If groups share entries, these entries are duplicated, so that the
+    groups become disjoint, and :func:`make_prox_composed` makes the copies equal. Disjoint groups have a closed form.
 
     Args:
-        groups: for each group the places of its entries, in the vector of all entries of ``x``, leaf by leaf in
+        groups: for each group the indices of its entries, in the vector of all entries of ``x``, leaf by leaf in
             row-major order.
         norm: ``"l2"`` for Euclidean norms (the group lasso), ``"linf"`` for maximum norms.
         maxiter: as in :func:`make_prox_composed`.
@@ -177,8 +177,8 @@ def make_prox_groups(
         vector with an entry for each group.
 
     Raises:
-        ValueError: a group is empty or has an entry twice or a negative one, or ``norm`` is another; when called, ``x``
-            has too few entries, or ``weights`` does not fit.
+        ValueError: a group is empty, or has a negative index or an index twice, or ``norm`` is unknown; when called,
+            ``x`` has too few entries, or ``weights`` does not fit.
 
     References:
         L. Jacob, G. Obozinski, J.-P. Vert, *Group lasso with overlap and graph lasso*, ICML 2009. R. Jenatton, J.-Y.
@@ -234,8 +234,8 @@ def make_prox_graph_total_variation(edges: Any, *, maxiter: int = 10_000, info: 
     For a path, :func:`prox_total_variation` is exact and faster.
 
     Args:
-        edges: integers of shape ``(m, 2)``, the two ends of each edge, places in the vector of all entries of ``x``,
-            leaf by leaf in row-major order (those of an image, say).
+        edges: integers of shape ``(m, 2)``, the two ends of each edge, indices in the vector of all entries of ``x``
+            (for example the pixels of an image), leaf by leaf in row-major order.
         maxiter: as in :func:`make_prox_composed`.
         info: as in :func:`make_prox_composed`.
 
@@ -244,7 +244,7 @@ def make_prox_graph_total_variation(edges: Any, *, maxiter: int = 10_000, info: 
         vector with an entry for each edge. The accuracy is that of :func:`make_prox_composed`.
 
     Raises:
-        ValueError: ``edges`` has another shape; when called, an end is no place in ``x``.
+        ValueError: ``edges`` has another shape; when called, an index is out of range for ``x``.
         TypeError: ``edges`` are not integers.
 
     References:

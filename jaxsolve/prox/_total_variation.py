@@ -32,13 +32,13 @@ def prox_total_variation(x: PyTree, reg: Any = 1.0, scaling: Any = 1.0) -> PyTre
 
         g(y) = \text{reg} \sum_i |y_{i+1} - y_i| .
 
-    The solution is exact and piecewise constant. On a piece :math:`S` it is the mean of ``x``, less
-    :math:`\text{scaling} \cdot \text{reg} / |S|` for each end where the solution falls away from the piece, plus as
-    much for each end where it rises. So the derivative in ``x`` is the average over the piece. It is that of the pieces
-    as they are found: two pieces of equal value that the method joined count as one. With weight 0 it is the identity.
+    The solution is exact and piecewise constant. On a piece :math:`S` it is the mean of ``x``, minus
+    :math:`\text{scaling} \cdot \text{reg} / |S|` for each end where the neighboring piece is lower, plus the same
+    amount for each end where it is higher. So the derivative in ``x`` is the average over the piece. If the method
+    joined two pieces of equal value, they are one piece for the derivative. With weight 0 this is the identity.
 
     Args:
-        x: vector of shape ``(n,)``, or a pytree of vectors, each a signal of its own. For the rows of a matrix use
+        x: vector of shape ``(n,)``, or a pytree of vectors, each a separate signal. For the rows of a matrix use
             ``jax.vmap``.
         reg: non-negative weight, a scalar; None means 1.
         scaling: non-negative factor of the penalty, a scalar; solvers pass the step size.

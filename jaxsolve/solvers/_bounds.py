@@ -1,13 +1,12 @@
 r"""Bounds of variables: which are active, and the optimality conditions of a smooth function over a box.
 
-At a minimum of :math:`f` over :math:`l \le x \le u` every variable either has a zero derivative, or lies on a bound
-from which its negative derivative leads out of the box. With the latter held at their bounds :math:`b_i` the conditions
-are
+At a minimum of :math:`f` over :math:`l \le x \le u` every variable either has a zero derivative (it is free), or lies
+on a bound, and the negative derivative points out of the box (it is held at its bound :math:`b_i`). The conditions are
 
 .. math::  F_i(x) = x_i - b_i \ \text{(held)}, \qquad F_i(x) = \nabla_i f(y) \ \text{(free)},
 
-where :math:`y_i = b_i` for those held and :math:`y_i = x_i` for the others. The Jacobian of :math:`F` is symmetric: the
-Hessian of the free variables, and the identity.
+where :math:`y_i = b_i` for held variables and :math:`y_i = x_i` for the others. The Jacobian of :math:`F` is symmetric:
+the Hessian of the free variables, and the identity.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def clip_to(x: Array, lower: Array, upper: Array) -> Array:
 def held_at(x: Array, grad: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
     """Which entries are held at their lower, and which at their upper bound.
 
-    Those on a bound from which the negative gradient does not lead into the box; one with a zero gradient counts.
+    An entry on a bound is held if the negative gradient does not point into the box, also if the gradient is zero.
     """
     at_lower = (x <= lower) & (grad >= 0)
     return at_lower, (x >= upper) & (grad <= 0) & ~at_lower

@@ -1,9 +1,9 @@
-"""What users pass in, as arrays: matrices of SciPy, lists, whole numbers, vectors for single rows, pytrees of matrices.
+"""Data of users as arrays: matrices of SciPy, lists, whole numbers, vectors for single rows, pytrees of matrices.
 
-It is done in two steps. *Reading* comes before anything is traced: what jax cannot trace (``scipy.sparse``, lists,
-objects that NumPy understands) becomes arrays, which are arguments of the compiled program. So other values compile
-nothing. *Joining* is part of the trace, where the variables are known: a matrix gets its two axes, and a pytree of
-matrices becomes one.
+There are two steps. *Reading* comes before anything is traced: objects that jax cannot trace (``scipy.sparse``, lists,
+objects that NumPy understands) become arrays, which are arguments of the compiled program, so that new values do not
+compile again. *Joining* is part of the trace, where the variables are known: a matrix gets its two axes, and a pytree
+of matrices becomes one matrix.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def default_tol(dtype: Any) -> float:
 
 
 class ReadsData(Solver):
-    """Base of the solvers that know the meaning of their data: ``run`` has them in its signature, and reads them."""
+    """Base of the solvers with named data: ``run`` has them in its signature, and reads them."""
 
     #: The arguments of ``run`` behind the initial point, and what each holds: a name, or the names of a pair. Names of
     #: matrices are capital letters. A matrix with a function ``matvec_`` of the solver is left to that function.
@@ -107,14 +107,14 @@ def _run_of(cls: type[ReadsData]) -> Callable:
 
 
 def pair(name: str, value: Any, meaning: str) -> tuple[Any, Any]:
-    """The two parts of an argument; ``TypeError`` if it has not two."""
+    """The two parts of an argument; ``TypeError`` if it is not a pair."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{name} must be a pair {meaning}, got {type(value).__name__}.")
     return value[0], value[1]
 
 
 def by_name(solver: Any, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> list[Any]:
-    """The data given to ``run`` in the order of their names; ``TypeError`` for data that the solver has no use for."""
+    """The data given to ``run`` in the order of their names; ``TypeError`` for data that the solver does not take."""
     given = dict(zip(names, args, strict=False))
     wrong = [name for name in kwargs if name not in names or name in given]
     if len(args) > len(names) or wrong:
@@ -132,7 +132,7 @@ def read_all(data: dict[str, Any]) -> dict[str, Any]:
     """The data of a problem, by their names in messages, with arrays for all that jax cannot trace.
 
     Names of matrices begin with a capital letter. ``None`` is kept, but an absent bound ``l`` or ``u`` is infinite.
-    Numbers without a dtype of their own, in lists or whole, have in ``c`` the widest dtype of the other data.
+    Integers, and numbers in lists, have no dtype; in ``c`` they get the widest dtype of the other data.
     """
     read = {name: _read(name, _ABSENT.get(name) if value is None else value) for name, value in data.items()}
     if read.get("c") is None:
@@ -208,7 +208,7 @@ def _array(name: str, leaf: Any) -> Any:
         return _checked(name, leaf)
     if isinstance(leaf, np.ma.MaskedArray):
         if np.any(np.ma.getmaskarray(leaf)):
-            raise ValueError(f"{name} is a masked array with masked entries; replace them, as by filled().")
+            raise ValueError(f"{name} is a masked array with masked entries; replace them, for example by filled().")
         leaf = leaf.data
     if isinstance(leaf, str) or not hasattr(leaf, "__array__"):
         raise TypeError(f"{name} must be {_expected(name)}, got {type(leaf).__name__}.")
@@ -309,7 +309,7 @@ def joined(name: str, value: Any, variables: PyTree, dtype: Any) -> Joined:
         dtype: of the entries of blocks that are put together.
 
     Raises:
-        ValueError: the blocks do not fit. What else does not fit is returned as it is.
+        ValueError: the blocks do not fit. Other data that do not fit are returned unchanged.
     """
     structure = jax.tree.structure(variables)
     leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(variables)]

@@ -46,8 +46,8 @@ class DescentState(NamedTuple):
         num_linesearch_iter: trial steps of all line searches, int32.
         status: a :class:`jaxsolve.Status`, int32.
         first_error: ``error`` at the initial point.
-        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
-            a search that failed counts twice; int32.
+        num_stalled: number of successive steps that changed the value by rounding errors only and did not lower
+            ``error``, int32; a step after a failed search counts twice.
     """
 
     iter_num: Array
@@ -66,7 +66,7 @@ class DescentState(NamedTuple):
 
 
 class SmoothMinimizer(StepsizeMethod):
-    """Base of the methods that keep an iterate with its value and gradient, and a step from it that lowers the value.
+    """Base of the methods that keep an iterate with its value and gradient, and take steps that lower the value.
 
     A subclass defines ``_step(params, state, args, kwargs)``. With a memory it also names its type of state in
     ``_State``, and defines ``_empty_memory``, ``_remember`` and ``_has_memory``.
@@ -206,8 +206,8 @@ class DescentMethod(SmoothMinimizer):
     A subclass defines ``_direction(params, state)``. With a memory it also names its type of state in ``_State``, and
     defines ``_empty_memory``, ``_remember`` and ``_has_memory``.
 
-    Where the value changes by no more than rounding errors, the iterate with the smaller gradient is kept; after
-    several such steps without a smaller one the run ends with ``Status.STALLED``. If the value falls to where it is
+    If a step changes the value by rounding errors only, the iterate with the smaller gradient is kept. After several
+    such steps without a smaller gradient the run ends with ``Status.STALLED``. If the value falls so far that it is
     about to overflow, the run ends with ``Status.DIVERGED``.
 
     Attributes:
@@ -215,22 +215,21 @@ class DescentMethod(SmoothMinimizer):
         value_and_grad: whether ``fun`` returns ``(value, grad)``.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         stepsize: a positive number, which may be traced, or a function of the iteration number, from 0, that returns
-            positive step sizes, in place of a line search. Zero, the default, and negative numbers mean a line search.
+            positive step sizes. Zero, the default, and negative numbers mean a line search.
         linesearch: ``"zoom"``, ``"backtracking"``, ``"hager-zhang"``, or a line search from
             :mod:`jaxsolve.linesearch`. The latter is used with its own options, which are constants, in place of
-            ``condition``, ``maxls`` and ``decrease_factor``; the function that it searches along is ``fun``, whatever
-            it was made with.
+            ``condition``, ``maxls`` and ``decrease_factor``; the function that it was made with is replaced by ``fun``.
         linesearch_init: first trial step of a search: ``"increase"`` multiplies the last step by ``increase_factor``,
             ``"current"`` repeats it, ``"max"`` takes ``max_stepsize``.
         condition: condition of the backtracking search, see ``BacktrackingLineSearch``.
         maxls: largest number of trial steps in a search.
         decrease_factor: largest factor by which the backtracking search shortens a step.
         increase_factor: see ``linesearch_init``.
-        max_stepsize: longest first trial step along a direction with a length of its own. A search goes on to longer
-            steps where the function still falls steeply.
-        min_stepsize: the first trial step is at least this long.
-        stop_if_linesearch_fails: end the run at the first line search that fails, rather than at the first one without
-            a memory.
+        max_stepsize: largest first trial step along a direction with a natural length, such as a Newton step. A search
+            may take a longer step where the function still falls steeply.
+        min_stepsize: smallest first trial step.
+        stop_if_linesearch_fails: end the run at the first failed line search. Otherwise a method with a memory clears
+            it and searches once more.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -30,11 +30,12 @@ class GradientMethod(StepsizeMethod):
     """Base of the solvers whose step is a function of a point, its gradient and a step size.
 
     Attributes:
-        maxls: largest number of trial steps in one backtracking search. A search that ends without success leaves the
-            iterate where it is, and the next one goes on from the shorter step.
-        decrease_factor: largest factor by which backtracking shortens the step, in (0, 1); interpolation finds a
-            smaller one, down to a tenth. Steps that are too short grow by its inverse. The first trial step leads as
-            far as the norm of the initial point, or as value over gradient norm, whichever is shorter.
+        maxls: largest number of trial steps in one backtracking search. After a failed search the iterate stays where
+            it is, and the next search starts with the shorter step.
+        decrease_factor: largest factor by which backtracking shortens the step, in (0, 1); interpolation may choose a
+            smaller factor, down to a tenth. Steps that are too short are lengthened by the inverse of this factor. The
+            length of the first trial step is the norm of the initial point, or value divided by gradient norm,
+            whichever is shorter.
     """
 
     maxls: int = option(15, at_least=1)

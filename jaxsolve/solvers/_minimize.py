@@ -62,15 +62,15 @@ class MinimizeResult:
         status: a :class:`jaxsolve.Status`, int32.
         nit: iterations done, int32.
         error: the optimality error of the solver.
-        jac: the gradient of the objective, like ``x0``, where the solver has it at hand, else ``None``.
-        nfev: evaluations of the objective, int32, where they are counted, else ``None``.
-        multipliers: a list with an array for each constraint, in the shape of what it returns. With them
-            ``grad f + sum_i J_i^T multipliers[i] + dual_bounds`` vanishes: they are positive at upper and negative at
-            lower limits. Empty without constraints.
-        dual_bounds: multipliers of the bounds, like ``x0``; ``None`` of a solver that has none.
+        jac: the gradient of the objective, like ``x0``; ``None`` if the solver does not compute it.
+        nfev: evaluations of the objective, int32; ``None`` if they are not counted.
+        multipliers: a list with an array for each constraint, in the shape of its value. Their signs are such that
+            ``grad f + sum_i J_i^T multipliers[i] + dual_bounds`` vanishes: positive at upper and negative at lower
+            limits. Empty without constraints.
+        dual_bounds: multipliers of the bounds, like ``x0``; ``None`` if the solver has none.
         constr_violation: the largest violation of a constraint.
         method: the name of the solver that was used.
-        reason: why, in a few words.
+        reason: why this solver was chosen, in a few words.
     """
 
     x: PyTree
@@ -105,7 +105,7 @@ def minimize(
     tol: float | None = None,
     options: dict | None = None,
 ) -> MinimizeResult:
-    """Minimize a function, differentiably, by whatever solver suits the problem.
+    """Minimize a function by a solver that suits the problem; the solution is differentiable.
 
     The arguments are those of ``scipy.optimize.minimize``. It works under ``jit``, ``vmap`` and in every derivative
     mode, with respect to ``args`` and everything that the functions capture. All functions are functions of jax.
@@ -136,7 +136,7 @@ def minimize(
         method: one of the table, in any case; ``None`` chooses.
         jac: ``True``, or a function ``jac(x, *args)`` that returns the gradient, for the methods without constraints.
             With constraints, and by default, derivatives are those of jax.
-        hess: accepted, and not needed: second derivatives are those of jax.
+        hess: accepted but not used: second derivatives are those of jax.
         bounds: an object with the fields ``lb`` and ``ub``, such as ``scipy.optimize.Bounds``, numbers, arrays or
             pytrees; or a sequence of pairs ``(min, max)``, one for each entry of an array ``x0``, where ``None`` means
             no bound.
@@ -144,16 +144,16 @@ def minimize(
             ``LinearConstraint``, or dictionaries with ``type`` (``"eq"`` for ``fun(x, *args) == 0``, ``"ineq"`` for
             ``fun(x, *args) >= 0``), ``fun`` and perhaps ``args``. As in SciPy only dictionaries have arguments of their
             own; what functions capture is differentiated too. Entries with equal limits are equalities.
-        tol: tolerance of the solver; by default 1e-5 for a gradient (1e-3 in float32), and that of the solver with
-            constraints.
+        tol: tolerance of the solver; by default 1e-5 for a gradient (1e-3 in float32), and with constraints the default
+            of the solver.
         options: options of the solver, by its own names; ``gtol`` is ``tol`` and ``disp`` is ``verbose``.
 
     Returns:
         A :class:`MinimizeResult`.
 
     Raises:
-        ValueError: an unknown method, bounds or constraints that the method does not take, or of another shape.
-        TypeError: an argument that is something else, or an unknown option.
+        ValueError: an unknown method, or bounds or constraints of a wrong shape or that the method does not support.
+        TypeError: an argument of the wrong type, or an unknown option.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve
@@ -257,7 +257,7 @@ def _limits_like(bounds: Any, x0: PyTree) -> tuple[PyTree, PyTree] | None:
         return bounds.lb, bounds.ub
     size, pairs = tree_size(x0), list(bounds)
     if len(jax.tree.leaves(x0)) != 1:
-        raise ValueError("bounds of an x0 that is no array must be an object with the fields lb and ub.")
+        raise ValueError("bounds of an x0 that is not an array must be an object with the fields lb and ub.")
     if len(pairs) != size or any(len(pair) != 2 for pair in pairs):
         raise ValueError(
             "bounds must be an object with the fields lb and ub, or one pair (min, max) for each entry of x0, of which "

@@ -25,13 +25,13 @@ __all__ = ["MultistartResult", "multistart"]
 
 
 class MultistartResult(NamedTuple):
-    """What came of many starts.
+    """The results of runs from several initial points.
 
     Attributes:
         params: the best solution.
         state: its state.
-        index: which of the initial points it came from, int32.
-        all: the results from all of them, an ``OptStep`` whose leaves have a leading axis for them; constants to
+        index: the index of the initial point that led to it, int32.
+        all: all results, an ``OptStep`` whose leaves have a leading axis for the initial points. They are constants for
             derivatives.
     """
 
@@ -47,24 +47,24 @@ show_as_line(MultistartResult, state_of=lambda result: result.state)
 def multistart(solver: Solver, inits: PyTree, *args: Any, **kwargs: Any) -> MultistartResult:
     """Run a solver from several initial points, all at once, and return the best result with its derivative.
 
-    The best one is the one of the least value among those that converged; if none did, among all that are finite. What
-    a value is depends on the solver: the field ``value`` of its state, and ``error`` for one that has none (roots and
-    fixed points). Only the best result is differentiated, so the derivative costs what that of one run costs. It is
-    that of the solution: a change of the data after which another start is the best one is not seen.
+    The best result is the one with the least value among those that converged; if none converged, among all finite
+    results. The value is the field ``value`` of the state, or ``error`` if the state has no such field (roots and fixed
+    points). Only the best result is differentiated, so the derivative costs as much as that of one run. It is the
+    derivative of this one solution, and does not account for jumps to another one as the data change.
 
     Args:
-        solver: any solver of the package. With ``jit=False`` the runs follow each other.
+        solver: any solver of the package. With ``jit=False`` the runs are made one after the other.
         inits: initial points, a pytree like the parameters with a leading axis in front of every leaf, the same
             number n of points for all.
         *args: the further arguments of ``solver.run``, the same for all starts.
-        **kwargs: likewise.
+        **kwargs: further keyword arguments of ``solver.run``.
 
     Returns:
         A :class:`MultistartResult`.
 
     Raises:
-        TypeError: ``solver`` is no solver.
-        ValueError: the leaves of ``inits`` have no leading axis in common, or it is empty.
+        TypeError: ``solver`` is not a solver.
+        ValueError: the leaves of ``inits`` do not have the same number of initial points, or have none.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve

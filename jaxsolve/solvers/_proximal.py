@@ -62,11 +62,11 @@ class ProximalState(NamedTuple):
 
     Attributes:
         iter_num: number of iterations done, int32.
-        stepsize: step size with which the next search starts, 0 before the first one; of the last step, if it is not
-            searched for.
-        error: Euclidean norm of the gradient mapping at the last base point, the length of the step over its size. At
-            the end of ``run`` it is that at the solution, for a step of size 1 (the norm of ``optimality_fun``), or
-            with ``rtol`` for one of size ``stepsize``.
+        stepsize: step size with which the next search starts, 0 before the first search; without a search, the size of
+            the last step.
+        error: Euclidean norm of the gradient mapping at the last base point: the length of the step divided by its
+            size. At the end of ``run`` it is evaluated at the solution, for a step of size 1 (the norm of
+            ``optimality_fun``), or with ``rtol`` for a step of size ``stepsize``.
         aux: auxiliary output of ``fun``.
         velocity: the next base point (``None`` without acceleration), a pytree like the parameters.
         t: momentum parameter :math:`t_k`.
@@ -99,8 +99,8 @@ class ProximalMethod(GradientMethod):
 
     Attributes:
         stepsize: a positive number, which may be traced; a function of the iteration number, from 0, that returns
-            positive step sizes; or zero, the default, or a negative number, for backtracking. A schedule is no part of
-            the implicit derivative: the solution does not depend on it.
+            positive step sizes; or zero, the default, or a negative number, for backtracking. The implicit derivative
+            with respect to anything in a schedule is zero, because the solution does not depend on it.
         acceleration: whether to use momentum.
     """
 

@@ -36,8 +36,8 @@ class StepsizeMethod(IterativeSolver):
         value_and_grad: whether ``fun`` returns ``(value, grad)``.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         rtol: relative tolerance: the run has also converged when ``state.error`` is at most ``tol`` plus ``rtol`` times
-            ``state.first_error``, the error at the initial point. A result of an earlier run, as initial point, hands
-            on the latter. May be traced.
+            ``state.first_error``, the error at the initial point. A run that continues from an earlier result keeps the
+            ``first_error`` of that result. May be traced.
     """
 
     fun: Callable

@@ -30,7 +30,7 @@ _CHUNK = 128
 
 
 class Point(NamedTuple):
-    """An iterate with what is known of it.
+    """An iterate with its predictions, value and gradient.
 
     Attributes:
         params: of shape ``(d, *block)``.

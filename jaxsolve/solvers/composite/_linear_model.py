@@ -1,4 +1,4 @@
-r"""The smooth part of a problem as coordinate methods see it: :math:`f(x) = h(A x) + \langle x, b\rangle`.
+r"""The smooth part of a problem in the form for coordinate methods: :math:`f(x) = h(A x) + \langle x, b\rangle`.
 
 An objective with ``subfun`` and ``make_linop`` (see :class:`jaxsolve.objective.CompositeLinearFunction`) gives the
 parts. Any other function is :math:`h` itself, with :math:`A = I`. Arrays of parameters have shape ``(d, *block)``, of
@@ -27,7 +27,7 @@ _PANELS, _PANEL = 8, 32
 
 
 def is_composite(fun: Any) -> bool:
-    """Whether an objective can be taken apart."""
+    """Whether an objective has the parts of a composite function."""
     return callable(getattr(fun, "subfun", None)) and callable(getattr(fun, "make_linop", None))
 
 

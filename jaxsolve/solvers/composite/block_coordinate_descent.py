@@ -51,9 +51,9 @@ class BlockCDState(NamedTuple):
         status: a :class:`jaxsolve.Status`, int32.
         value: ``fun`` at the current parameters.
         grad: its gradient, like the parameters.
-        curvature: the inverse step size of each block, of shape ``(d,)``; 0 where none was used yet.
+        curvature: the inverse step size of each block, of shape ``(d,)``; 0 for blocks without a step so far.
         free: the blocks that were free to move on the last working set, booleans of shape ``(d,)``.
-        first_error: the error of the initial point, which ``rtol`` is relative to; ``None`` where that is 0.
+        first_error: the error of the initial point, used with ``rtol``; ``None`` if ``rtol`` is 0.
     """
 
     iter_num: Array
@@ -72,28 +72,29 @@ class BlockCDState(NamedTuple):
 
 
 class BlockCoordinateDescent(IterativeSolver):
-    """Block coordinate descent cyclic, random or by working sets.
+    """Block coordinate descent: cyclic, in random order, or by working sets.
 
     ``run(init_params, hyperparams_prox, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` plus the function
     whose proximity operator, block by block, is ``block_prox``. The parameters are one array of shape ``(d, ...)``; its
     ``d`` blocks lie along the first axis.
 
-    ``fun`` may be any differentiable function; then a block costs a gradient. For a
-    :class:`jaxsolve.objective.CompositeLinearFunction`, such as :data:`jaxsolve.objective.least_squares`, it costs one
-    column of the design matrix, which may be dense, BCOO or BCSR. Step sizes are the inverse of its
-    ``columnwise_lipschitz_const`` if it has that, else of the curvature along the step.
+    ``fun`` may be any differentiable function; then a step on one block takes a gradient. If ``fun`` is a
+    :class:`jaxsolve.objective.CompositeLinearFunction`, such as :data:`jaxsolve.objective.least_squares`, it takes one
+    column of the design matrix, which may be dense, BCOO or BCSR. Step sizes are the inverses of
+    ``fun.columnwise_lipschitz_const`` if it exists, otherwise of the curvature along the step.
 
-    Unrolled iterations (``implicit_diff=False``) are always sweeps over all blocks: a working set has no derivative.
+    Unrolled iterations (``implicit_diff=False``) are always sweeps over all blocks, because the choice of a working set
+    has no derivative.
 
     Attributes:
         fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value, or a composite one.
         block_prox: ``block_prox(x_j, hyperparams_prox, scaling)`` of one block, see :mod:`jaxsolve.prox`; called
             under ``vmap``.
         selection: the order in which blocks are visited. ``"cyclic"``: an iteration is a sweep from the first to the
-            last. ``"random"``: a sweep in an order that is drawn anew each time. ``"working_set"``: an iteration
-            solves the problem on a working set, by a proximal Newton method, and then looks at all blocks; for convex
-            problems, by far the fastest where few blocks matter. ``"greedy"`` is another name for it. ``"auto"``: by
-            working sets for composite functions, else cyclic.
+            last. ``"random"``: a sweep in a new random order. ``"working_set"``: an iteration solves the problem on a
+            working set, by a proximal Newton method, and then checks all blocks; for convex problems this is by far the
+            fastest if few blocks are not zero. ``"greedy"`` is another name for it. ``"auto"``: working sets for
+            composite functions, cyclic for others.
         seed: for ``selection="random"``, an integer or a key of ``jax.random``.
         rtol: relative tolerance: the run has converged when ``state.error`` is at most
             ``tol + rtol * state.first_error``. May be traced.
@@ -259,7 +260,7 @@ class BlockCoordinateDescent(IterativeSolver):
     def l2_optimality_error(self, params: Array, *args: Any, **kwargs: Any) -> Array:
         """Euclidean norm of ``optimality_fun``; a scalar.
 
-        Where the gradient is so small beside the variables that it vanishes in rounding, of
+        If the gradient is so small relative to the variables that it is lost in rounding, it is the norm of
         ``(block_prox(x_j - s * grad_j, s) - x_j) / s`` with a longer step ``s``.
         """
         return tree_l2_norm(self._measured(params, *args, **kwargs))

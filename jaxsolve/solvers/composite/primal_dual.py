@@ -82,10 +82,10 @@ class PrimalDualState(NamedTuple):
 
     Attributes:
         iter_num: number of iterations done, int32.
-        error: the lengths of the last steps, each divided by its step size, together; at the end of ``run``, the same
-            at the solution, for steps of size 1 (the Euclidean norm of ``optimality_fun``). With ``rtol`` the steps are
-            those of the state, and the part of the dual variables is multiplied by ``weight``, so that both parts have
-            the unit of the gradient.
+        error: the Euclidean norm of the last steps of both variables, each divided by its step size; at the end of
+            ``run``, the same at the solution, for steps of size 1 (the Euclidean norm of ``optimality_fun``). With
+            ``rtol`` the step sizes are those of the state, and the part of the dual variables is multiplied by
+            ``weight``, so that both parts have the unit of the gradient.
         stepsize: :math:`\tau`, the last step size of the primal variables.
         dual_stepsize: :math:`\sigma`, the next step size of the dual variables.
         aux: auxiliary output of ``fun``.
@@ -97,7 +97,7 @@ class PrimalDualState(NamedTuple):
         growth: factor with which the next search for a step size begins.
         weight: :math:`\omega`.
         anchor: the parameters when the weight was last changed.
-        first_error: the error of the first iteration, which ``rtol`` is relative to; ``None`` where that is 0.
+        first_error: the error of the first iteration, used with ``rtol``; ``None`` if ``rtol`` is 0.
     """
 
     iter_num: Array
@@ -117,7 +117,7 @@ class PrimalDualState(NamedTuple):
 
 
 class PrimalDual(IterativeSolver):
-    r"""A smooth function, one with a proximity operator, and one with a proximity operator behind a linear map.
+    r"""Minimizes a smooth function plus two functions with proximity operators, one of them after a linear map.
 
     ``run(init_params, hyperparams_g, hyperparams_h, *args, **kwargs)`` minimizes
 
@@ -127,9 +127,10 @@ class PrimalDual(IterativeSolver):
     the dual variables :math:`y`. A run may start from such a pair, or from primal variables alone; then the dual
     variables start at 0. Both are differentiable.
 
-    The step sizes adapt themselves; their first ones come from the curvature of ``fun`` at the start and the norm of
-    :math:`K`. Without curvature the first step leads as far as the norm of the initial point, or as value over gradient
-    norm, whichever is shorter; without a gradient (``fun=None``) it is of size 1, divided by the norm of :math:`K`.
+    The step sizes are adapted automatically. The first ones are computed from the curvature of ``fun`` at the initial
+    point and the norm of :math:`K`. Without curvature, the length of the first step is the norm of the initial point,
+    or value divided by gradient norm, whichever is shorter. Without a gradient (``fun=None``) the first step size is 1,
+    divided by the norm of :math:`K`.
 
     Attributes:
         fun: :math:`f`, a smooth function ``fun(params, *args, **kwargs)`` with a real scalar value; ``None`` for 0.

@@ -68,24 +68,24 @@ class ConicADMM(ConicSolver, OperatorSplitting):
     ``ConicSolution(x, y, s)`` with multipliers ``y`` in the dual cones, and ``P x + A^T y + c = 0``. All are
     differentiable with respect to ``P, c, A, b``, and so is ``state.value``.
 
-    Its iterations are cheap and many. It is for problems with large semidefinite blocks, for batches that have ``P``
-    and ``A`` in common (they share one eigendecomposition under ``vmap``), for good initial points, and for matrices
-    given by products. ``ConicInteriorPoint`` needs few iterations, and is the better choice elsewhere.
+    It takes many cheap iterations. Use it for problems with large semidefinite blocks, for batches with the same ``P``
+    and ``A`` (they share one eigendecomposition under ``vmap``), with good initial points, and for matrices given by
+    products. For other problems ``ConicInteriorPoint`` is the better choice; it needs few iterations.
 
     A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate.
 
     Attributes:
         matvec_P: ``matvec_P(params_P, x)``, the product with the symmetric positive semidefinite matrix of the
-            objective, if it is not given by its entries.
-        matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
-        primal_infeasible_tol: how large an entry of ``A^T y`` may be for a certificate ``y`` of infeasibility with
+            objective; needed only if the matrix is not given by its entries.
+        matvec_A: ``matvec_A(params_A, x)``, the product with the matrix of the rows, likewise.
+        primal_infeasible_tol: largest absolute entry of ``A^T y`` for a certificate ``y`` of infeasibility with
             ``b^T y = -1``, in scaled units.
-        dual_infeasible_tol: likewise the entries of ``P d`` and the distance of ``-A d`` from the cones, for a
-            certificate ``d`` of unboundedness with ``c^T d = -1``.
+        dual_infeasible_tol: largest absolute entry of ``P d``, and largest distance of ``-A d`` from the cones, for a
+            certificate ``d`` of unboundedness with ``c^T d = -1``, in scaled units.
 
     Raises:
         ValueError: shapes do not fit each other or the cones.
-        TypeError: ``cones`` is not a :class:`jaxsolve.Cones`, or ``params_obj`` or ``params_cone`` is no pair.
+        TypeError: ``cones`` is not a :class:`jaxsolve.Cones`, or ``params_obj`` or ``params_cone`` is not a pair.
 
     Example:
         >>> import jax.numpy as jnp, jaxsolve

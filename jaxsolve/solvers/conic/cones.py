@@ -32,7 +32,7 @@ class Block(NamedTuple):
     """All cones of one kind and size.
 
     Attributes:
-        kind: the name of the field of :class:`Cones`, ``"soc"`` say.
+        kind: the name of the field of :class:`Cones`, for example ``"soc"``.
         rows: the rows of each cone, integers of shape ``(count, size)``.
         order: the order of a semidefinite matrix; for the other kinds as many as a cone has rows.
         exponents: those of power cones, of shape ``(count,)``; else None.
@@ -56,8 +56,8 @@ class Block(NamedTuple):
 class Cones:
     r"""A product of cones, :math:`K = K_1 \times K_2 \times \dots`: the rows of a conic program, kind by kind.
 
-    An object is immutable and hashable; it has no array inside, and is a static part of a program that is compiled. The
-    rows come in the order of the attributes.
+    An object is immutable and hashable. It contains no arrays, and is a static part of a compiled program. The rows
+    come in the order of the attributes.
 
     Attributes:
         zero: the number of rows that are 0 (equations). Their dual is free.
@@ -127,7 +127,7 @@ class Cones:
 
     @functools.cached_property
     def offsets(self) -> dict[str, int]:
-        """The first row of each kind, whether there are cones of that kind or not."""
+        """The first row of each kind, also for kinds without cones."""
         totals = np.cumsum([0, *(sum(sizes) for sizes in self.sizes.values())]).tolist()
         return dict(zip(self.sizes, totals, strict=False))
 
@@ -220,9 +220,7 @@ class Cones:
         known = {"f", "z", "l", "q", "s", "ep", "ed", "p"}
         cone = {key: value for key, value in cone.items() if value is not None and np.size(value)}
         if unknown := sorted(key for key in set(cone) - known if np.any(cone[key])):
-            raise ValueError(
-                f"cone has the keys {unknown}, for which there are no cones here; {sorted(known)} are known."
-            )
+            raise ValueError(f"cone has the unknown keys {unknown}; supported are {sorted(known)}.")
         exponents = np.atleast_1d(np.asarray(cone.get("p", ()), dtype=float))
         if np.any(np.diff(np.sign(exponents)) > 0):
             raise ValueError(
@@ -275,9 +273,7 @@ class Cones:
         for cone in cones:
             name = type(cone).__name__
             if name not in _FROM_CLARABEL:
-                raise ValueError(
-                    f"cones has {name}, for which there is no cone here; {sorted(_FROM_CLARABEL)} are known."
-                )
+                raise ValueError(f"cones has the unsupported cone {name}; supported are {sorted(_FROM_CLARABEL)}.")
             kind, value = _FROM_CLARABEL[name](cone)
             size, order = value, np.arange(value if kind in ("zero", "nonneg", "soc") else 3)
             if kind == "psd":
@@ -334,7 +330,7 @@ def svec(matrix: Any) -> Array:
     r"""The lower triangle of a symmetric matrix, column by column, what is off the diagonal times :math:`\sqrt 2`.
 
     Args:
-        matrix: shape ``(k, k)``; of one that is not symmetric, the symmetric part.
+        matrix: shape ``(k, k)``; if it is not symmetric, its symmetric part is used.
 
     Returns:
         A vector of shape ``(k (k + 1) / 2,)``. Inner products of such vectors are those of the matrices.

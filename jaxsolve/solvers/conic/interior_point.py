@@ -80,19 +80,19 @@ class ConicInteriorPoint(ConicSolver):
 
     A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate.
 
-    An initial point, ``x`` alone or a whole :class:`jaxsolve.ConicSolution`, is tried first: by Newton's method for the
-    optimality conditions, and as the start of the iterations, on the central path next to it. A point that is of no use
-    is left for the cold start.
+    An initial point is ``x`` alone or a whole :class:`jaxsolve.ConicSolution`. First Newton's method for the optimality
+    conditions is tried from there, then iterations from a nearby point of the central path. If the point is not good
+    enough, the iterations start as without one.
 
     Attributes:
         smoothing: find the point of the central path whose complementary products are this number instead of 0:
             :math:`s = -\mu \nabla f_*(y)` with the barrier of the dual cones, so :math:`s_i y_i = \mu` for non-negative
-            rows. It is smooth in the data, where a linear program, say, jumps from vertex to vertex, and it is *its*
-            derivative that is returned. The unit is that of the objective.
+            rows. It is a smooth function of the data, while the solution of a linear program jumps from vertex to
+            vertex. The derivatives are those of this point. The unit is that of the objective.
 
     Raises:
         ValueError: shapes do not fit each other or the cones, or ``smoothing`` without ``polish``.
-        TypeError: ``cones`` is not a :class:`jaxsolve.Cones`, or ``params_obj`` or ``params_cone`` is no pair.
+        TypeError: ``cones`` is not a :class:`jaxsolve.Cones`, or ``params_obj`` or ``params_cone`` is not a pair.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve

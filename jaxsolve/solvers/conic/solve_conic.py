@@ -46,7 +46,7 @@ class ConicResult:
         y: the multipliers of the rows, in the dual cones, shape ``(m,)``.
         s: the slacks ``b - A x`` of the rows, in the cones, shape ``(m,)``.
         value: the objective, a scalar; with ``elastic`` its sum with the weighted violations.
-        dual_value: that of the dual problem, ``-0.5 x^T P x - b^T y``, a scalar.
+        dual_value: the objective of the dual problem, ``-0.5 x^T P x - b^T y``, a scalar.
         status: a :class:`jaxsolve.Status`, int32.
         error: optimality error.
         iter_num: iterations done, int32.
@@ -54,9 +54,9 @@ class ConicResult:
             ``x`` and ``s`` with ``c^T x = -1`` if the objective is unbounded; else 0. ``None`` if the method is
             ``"quadratic"``.
         method: the method that was chosen: ``"interior_point"``, ``"admm"`` or ``"quadratic"``.
-        reason: why, in a few words.
-        violation: with ``elastic`` how far the slacks of each equation, inequality and cone, in their order, would have
-            to be moved; else ``None``.
+        reason: why it was chosen, in a few words.
+        violation: with ``elastic``, the amounts of violation of each equation, inequality and cone, in their order;
+            otherwise ``None``.
     """
 
     x: PyTree
@@ -98,7 +98,7 @@ def solve_conic(
     smoothing: float = 0.0,
     elastic: Any = None,
 ) -> ConicResult:
-    """Solve a conic program, differentiably, by whatever method suits it.
+    """Solve a conic program by a method that suits it; the solution is differentiable.
 
     ``min 0.5 x^T P x + c^T x`` subject to ``A x + s = b`` with ``s`` in ``cones``. It works under ``jit``, ``vmap`` and
     in every derivative mode, with respect to all arrays.
@@ -124,21 +124,22 @@ def solve_conic(
             float32; 1e-6 for ``"admm"``.
         maxiter: largest number of iterations; the solver's own by default.
         init: initial point ``x``, a :class:`.ConicSolution`, or an earlier :class:`ConicResult`.
-        weak: how non-negative rows count in derivatives that have neither a slack nor a multiplier: ``"half"`` (the
-            mean of the derivatives on both sides), ``"active"`` or ``"inactive"``.
+        weak: how non-negative rows with slack 0 and multiplier 0 count in derivatives: ``"half"`` (the mean of the two
+            one-sided derivatives), ``"active"`` or ``"inactive"``.
         smoothing: return the point of the central path with these complementary products in place of the solution,
             see :class:`.ConicInteriorPoint`, and its derivatives.
         elastic: price of a violation. ``elastic=w`` lets the slacks of each equation, inequality and cone be moved by
-            an amount ``t``, along 1 or a vector inside of the cone, and adds ``w t`` to the objective. The vector is
-            the unit of a second-order cone or of semidefinite matrices: the amounts are by how much a norm is too large
-            and an eigenvalue too small. For exponential and power cones it is a point of their central path. Where the
-            constraints can be satisfied, and ``w`` exceeds the products of the multipliers with these vectors, the
-            solution is the same as without. Where they contradict each other, it is a point close to satisfying them.
-            A positive number, or one for each equation, inequality and cone, in their order; ``inf`` is for what must
-            hold. The solution is differentiable with respect to ``w``.
+            an amount ``t``, along 1 or a vector inside of the cone, and adds ``w t`` to the objective. For second-order
+            and semidefinite cones this vector is the unit: the amounts are by how much a norm is too large, or an
+            eigenvalue too small. For exponential and power cones it is a point of their central path. If the
+            constraints can be satisfied, and ``w`` is larger than the products of the multipliers with these vectors,
+            the solution is the same as without ``elastic``. If the constraints contradict each other, the solution
+            minimizes the objective plus the price. ``w`` is a positive number, or one for each equation, inequality and
+            cone, in their order; ``inf`` is for constraints that must hold. The solution is differentiable with respect
+            to ``w``.
 
     Returns:
-        A :class:`ConicResult`; ``method`` says what was chosen and ``reason`` why. Where there is no solution, ``x``,
+        A :class:`ConicResult`; ``method`` is the chosen method and ``reason`` says why. If there is no solution, ``x``,
         ``y`` and ``s`` are the last iterate, and all derivatives are 0.
 
     Raises:
@@ -210,8 +211,8 @@ def _without_absent_rows(A: Any, b: Any, cones: Cones) -> tuple[Any, Any, Array 
         if np.any(infinite & ~(may_be & (numbers > 0))):
             where = int(np.argmax(infinite & ~(may_be & (numbers > 0))))
             raise ValueError(
-                f"b must be finite, but for +inf in rows of nonneg, which are absent then; got {numbers[where]} in row "
-                f"{where}."
+                "b must be finite, except for +inf in rows of nonneg, which means that the row is absent; got "
+                f"{numbers[where]} in row {where}."
             )
         if not np.any(infinite):
             return A, b, None

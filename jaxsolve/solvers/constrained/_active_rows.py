@@ -1,9 +1,9 @@
 r"""The active set at a solution of a nonlinear program: polishing, the test for a minimum, and every derivative.
 
-Near a solution a nonlinear program is its local quadratic program: with the Hessian of the Lagrangian for P and the
-Jacobian of the rows for A it has the same active set, and the system of that set is the one of
-:mod:`jaxsolve.solvers.quadratic._kkt`. Newton's method with it is polishing; with other right-hand sides it gives the
-derivatives. What is differentiated is
+Near a solution a nonlinear program has the same active set as its local quadratic program, whose P is the Hessian of
+the Lagrangian and whose A is the Jacobian of the rows. The linear system of this set is that of
+:mod:`jaxsolve.solvers.quadratic._kkt`. Polishing is Newton's method with this system; with other right-hand sides the
+system gives the derivatives. The mapping that is differentiated is
 
 .. math::
 
@@ -180,7 +180,7 @@ def _without_rounding(qp: QuadraticProgram, P: Array, A: Array) -> QuadraticProg
 
 
 def is_minimum(qp: QuadraticProgram, factors: Factors) -> Array:
-    """Whether the Hessian of the Lagrangian has no negative curvature where active rows leave room."""
+    """Whether the Hessian of the Lagrangian has no negative curvature in directions that the active rows allow."""
     scaled = scale(qp, factors.scaling)
     held = jnp.where(factors.weight > 0, 1e7 if jnp.finfo(qp.q.dtype).bits == 64 else 1e3, 0).astype(qp.q.dtype)
     H = scaled.P.dense() + scaled.A.gram(held)

@@ -1,10 +1,10 @@
-"""What the solvers with general constraints share: the program, the end of a run, and the derivative."""
+"""Shared by the solvers with general constraints: the program, the state, the end of a run, and the derivative."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,34 +21,57 @@ from jaxsolve.solvers.quadratic._active_set import WEAK
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 
-__all__ = ["ConstrainedSolver", "parts_of", "size_of", "solution_of"]
+__all__ = ["ConstrainedSolver", "ConstrainedState", "parts_of", "size_of", "solution_of"]
 
 # In scaled units, how near a bound holds a variable.
 _AT_BOUND = 1e-4
+
+
+class ConstrainedState(NamedTuple):
+    """The fields that the states of all these solvers have.
+
+    Attributes:
+        iter_num: number of iterations done, int32.
+        error: the largest residual of the optimality conditions, in scaled units.
+        value: the objective.
+        status: a :class:`jaxsolve.Status`, int32.
+        constr_violation: the largest violation of a constraint, in the units of the user.
+        dual_bounds: multipliers of the bounds, a pytree like the parameters.
+        is_minimum: whether the solution has no direction of negative curvature along the constraints; known at the end
+            of a run.
+    """
+
+    iter_num: Array
+    error: Array
+    value: Array
+    status: Array
+    constr_violation: Array
+    dual_bounds: Any
+    is_minimum: Array
 
 
 class ConstrainedSolver(Solver):
     """Base of the solvers of ``min f(x)`` subject to ``h(x) = 0``, ``g(x) <= 0`` and ``lower <= x <= upper``.
 
     ``run(init_x, *args, bounds=None, **kwargs)`` returns ``KKTSolution(primal, dual_eq, dual_ineq)`` and a state. All
-    functions are called as ``f(x, *args, **kwargs)``; x, what ``eq_fun`` and ``ineq_fun`` return, and the bounds are
+    functions are called as ``f(x, *args, **kwargs)``. x, the values of ``eq_fun`` and ``ineq_fun``, and the bounds are
     pytrees. ``bounds`` is the pair ``(lower, upper)`` of numbers, arrays that broadcast to every leaf, or pytrees like
-    x; entries may be infinite, or equal for variables that are fixed. The multipliers have the signs with which
+    x; entries may be infinite, or equal for variables that are fixed. The signs of the multipliers are such that
     ``grad f + J_h^T dual_eq + J_g^T dual_ineq + state.dual_bounds`` vanishes: ``dual_ineq`` is non-negative, and
-    ``state.dual_bounds`` positive at upper and negative at lower bounds.
+    ``state.dual_bounds`` is positive at upper and negative at lower bounds.
 
     The solution, the multipliers and ``state.value`` are differentiable with respect to ``args``, ``kwargs``, bounds
-    and everything that the functions capture. The derivative is that of the active set, with exact second derivatives.
-    It is zero where there is no minimum to differentiate: where a run found no feasible point, or a point from which
-    the objective falls along the constraints (``state.is_minimum`` is ``False``).
+    and everything that the functions capture. The derivative is computed from the equations of the active constraints,
+    with exact second derivatives. It is zero if the run found no feasible point, or a point from which the objective
+    falls along the constraints (``state.is_minimum`` is ``False``).
 
     Attributes:
         fun: the objective, twice differentiable.
         eq_fun: equality constraints h, or ``None``.
         ineq_fun: inequality constraints g, or ``None``.
-        weak: how constraints count in derivatives that hold with equality and multiplier 0, where the solution is not
-            differentiable: ``"half"`` (the mean of the derivatives on both sides, for one such constraint),
-            ``"active"`` or ``"inactive"``.
+        weak: the derivative where a constraint holds with equality and has multiplier 0, so that the solution is not
+            differentiable: with this constraint ``"active"``, ``"inactive"``, or ``"half"`` (for one such constraint,
+            the mean of the two one-sided derivatives).
     """
 
     fun: Callable
@@ -194,7 +217,7 @@ class ConstrainedSolver(Solver):
         return {"value": value, "dual_bounds": of_bounds}
 
     def optimality_fun(self, params: KKTSolution, *args: Any, bounds: Any = None, **kwargs: Any) -> KKTSolution:
-        """The natural residual: the slope of the Lagrangian where x is free to move, h, and ``max(g, -dual_ineq)``."""
+        """The natural residual: the slope of the Lagrangian for free variables, h, and ``max(g, -dual_ineq)``."""
         program = self._program_of(params.primal, *args, bounds=bounds, **kwargs)
         x = flat(params.primal, program.lower.dtype)
         y = flat(tuple(params[1:]), x.dtype)

@@ -25,12 +25,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._docstrings import with_fields_of
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve._vectors import flat
 from jaxsolve.base import IterativeSolver, option
 from jaxsolve.solvers.constrained._active_rows import ActiveSystem, Point
-from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, parts_of, solution_of
+from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, ConstrainedState, parts_of, solution_of
 from jaxsolve.solvers.constrained._program import scaling_at
 from jaxsolve.solvers.constrained.lbfgsb import LBFGSB
 from jaxsolve.solvers.quadratic._residuals import norm
@@ -49,19 +50,15 @@ _NEAR = 10.0
 _MOST_DENSE = 2000
 
 
+@with_fields_of(ConstrainedState)
 class AugmentedLagrangianState(NamedTuple):
     """State of the augmented Lagrangian method.
 
     Attributes:
         iter_num: number of outer iterations done, int32.
-        error: the largest residual of the optimality conditions, in scaled units.
-        value: the objective.
-        status: a :class:`jaxsolve.Status`, int32.
-        constr_violation: the largest violation of a constraint, in the units of the user.
-        dual_bounds: multipliers of the bounds, a pytree like the parameters.
         is_minimum: whether the solution has no direction of negative curvature along the constraints; known at the
             end, for up to 2,000 variables.
-        num_inner_iter: iterations of the inner solver, all together, int32.
+        num_inner_iter: total number of iterations of the inner solver, int32.
         penalty: the penalty, in scaled units.
         inner_tol: the tolerance of the next inner run, in scaled units.
         violation: the last residual of the constraints, in scaled units.
@@ -85,16 +82,16 @@ class AugmentedLagrangianState(NamedTuple):
 class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
     """Augmented Lagrangian method for smooth problems with equality and inequality constraints and bounds.
 
-    The arguments and the result of ``run`` are those of :class:`InteriorPointNLP`. The iterations use gradients alone,
-    or whatever the inner solver uses, so they suit many variables, and functions without useful second derivatives; for
-    accurate solutions of small problems :class:`InteriorPointNLP` takes less time. With up to 2,000 variables the
-    solution is polished at the end, and differentiated through its active set.
+    The arguments and the result of ``run`` are those of :class:`InteriorPointNLP`. The iterations use only what the
+    inner solver uses, by default gradients. So they suit problems with many variables, and functions without useful
+    second derivatives. For accurate solutions of small problems :class:`InteriorPointNLP` takes less time. With up to
+    2,000 variables the solution is polished at the end, and differentiated through its active set.
 
     Attributes:
-        solver: the inner solver, for example ``LBFGS(fun, history_size=30)``, whose ``fun`` and ``tol`` are replaced;
-            :class:`LBFGSB` by default, which is also what bounds need.
-        tol: the run has converged when ``state.error`` is at most ``tol``. The error has no unit: it is measured where
-            functions and variables have been scaled to be about 1. ``None`` is 1e-6 in float64 and 1e-3 in float32.
+        solver: the inner solver, for example ``LBFGS(fun, history_size=30)``; its ``fun`` and ``tol`` are replaced.
+            The default is :class:`LBFGSB`, which is required if there are bounds.
+        tol: the run has converged when ``state.error`` is at most ``tol``. The error has no unit, because functions and
+            variables are scaled to be about 1. ``None`` is 1e-6 in float64 and 1e-3 in float32.
         maxiter: largest number of outer iterations.
 
     Example:
@@ -118,7 +115,7 @@ class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
     def _validate(self) -> None:
         super()._validate()
         if self.solver is not None and not (isinstance(self.solver, IterativeSolver) and hasattr(self.solver, "fun")):
-            raise TypeError(f"solver must be an iterative solver of an objective, LBFGS say, got {self.solver!r}.")
+            raise TypeError(f"solver must be an iterative solver of an objective, such as LBFGS, got {self.solver!r}.")
 
     def _check_arguments(self, init_params: PyTree, *args: Any, bounds: Any = None, **kwargs: Any) -> None:
         """Raise for arguments that cannot be right."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxsolve._docstrings import with_fields_of
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve._vectors import flat
@@ -32,7 +33,13 @@ from jaxsolve.solvers.constrained._barrier import (
     update_parameters,
     with_slacks,
 )
-from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, parts_of, size_of, solution_of
+from jaxsolve.solvers.constrained._constrained import (
+    ConstrainedSolver,
+    ConstrainedState,
+    parts_of,
+    size_of,
+    solution_of,
+)
 from jaxsolve.solvers.constrained._program import Local, NonlinearProgram, scaling_at
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
@@ -51,17 +58,11 @@ _MOST_REJECTED = 6
 _MOST_HELD = 10
 
 
+@with_fields_of(ConstrainedState)
 class InteriorPointNLPState(NamedTuple):
     """State of the interior-point method for nonlinear programs.
 
     Attributes:
-        iter_num: number of steps done, int32.
-        error: the largest residual of the optimality conditions, in scaled units.
-        value: the objective.
-        status: a :class:`jaxsolve.Status`, int32.
-        constr_violation: the largest violation of a constraint, in the units of the user.
-        dual_bounds: multipliers of the bounds, a pytree like the parameters.
-        is_minimum: whether the solution has no direction of negative curvature along the constraints; known at the end.
         iterate: the iterate in scaled units.
         at: functions and derivatives there.
         scaling: the units.
@@ -85,15 +86,15 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
     ``run(init_x, *args, bounds=None, **kwargs)`` minimizes ``fun(x, *args, **kwargs)`` subject to
     ``eq_fun(x, *args, **kwargs) == 0``, ``ineq_fun(x, *args, **kwargs) <= 0`` and ``lower <= x <= upper``. It returns a
     local minimum as ``KKTSolution(primal, dual_eq, dual_ineq)``. ``init_x`` may violate all constraints; no function is
-    evaluated outside of the bounds. A ``KKTSolution`` in its place is a warm start. Dense matrices of shape
-    ``(n, n)`` are factorized, so n is up to a few thousand.
+    evaluated outside of the bounds. For a warm start, pass a ``KKTSolution`` in its place. Dense matrices of shape
+    ``(n, n)`` are factorized, so n should be at most a few thousand.
 
-    A run ends with ``Status.LOCALLY_INFEASIBLE`` at a point where no small movement makes the violation of the
-    constraints less.
+    A run ends with ``Status.LOCALLY_INFEASIBLE`` at an infeasible point from which no small movement reduces the
+    violation of the constraints.
 
     Attributes:
-        tol: the run has converged when ``state.error`` is at most ``tol``. The error has no unit: it is measured where
-            functions and variables have been scaled to be about 1. ``None`` is 1e-8 in float64 and 1e-4 in float32.
+        tol: the run has converged when ``state.error`` is at most ``tol``. The error has no unit, because functions and
+            variables are scaled to be about 1. ``None`` is 1e-8 in float64 and 1e-4 in float32.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve

@@ -20,12 +20,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._docstrings import with_fields_of
 from jaxsolve._inputs import power_of_two
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, unraveled
 from jaxsolve.base import option
 from jaxsolve.solvers._bounds import bounded_stationarity, bounds_like, check_bounds, clip_to, held_at
-from jaxsolve.solvers._descent_method import DescentMethod
+from jaxsolve.solvers._descent_method import DescentMethod, DescentState
 from jaxsolve.solvers._stepsize import first_length
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype
 
@@ -35,28 +36,16 @@ __all__ = ["LBFGSB", "LBFGSBState"]
 _FLATTER = 1 / 8
 
 
+@with_fields_of(DescentState)
 class LBFGSBState(NamedTuple):
-    """State of L-BFGS-B.
+    """State of L-BFGS-B: the fields of :class:`~jaxsolve.solvers.DescentState`, and those of the histories.
 
     Attributes:
-        iter_num: number of iterations done, int32.
-        value: ``fun`` at the current parameters.
-        grad: its gradient there, a pytree like the parameters.
-        stepsize: last step size.
-        error: Euclidean norm of ``grad`` without the entries that are held at bounds.
+        error: Euclidean norm of ``grad`` without the entries of variables at active bounds.
         s_history: differences of parameters, shape (history_size, number of parameters), the newest one last.
-        y_history: differences of gradients, likewise.
+        y_history: differences of gradients, in the same form.
         theta: the scaling of the initial Hessian.
         num_updates: number of pairs in the memory, int32.
-        aux: auxiliary output of ``fun``.
-        failed_linesearch: whether the last line search failed.
-        num_fun_eval: evaluations of ``fun``, int32.
-        num_grad_eval: evaluations of its gradient, int32.
-        num_linesearch_iter: trial steps of all line searches, int32.
-        status: a :class:`jaxsolve.Status`, int32.
-        first_error: ``error`` at the initial point.
-        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
-            a search that failed counts twice; int32.
     """
 
     iter_num: Array
@@ -84,15 +73,16 @@ class LBFGSB(DescentMethod):
     ``run(init_params, bounds, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` over
     ``lower <= params <= upper``, where ``bounds`` is the pair ``(lower, upper)`` of numbers, arrays that broadcast to
     every leaf, or pytrees like the parameters. Entries may be infinite, or equal for variables that are fixed. ``fun``
-    is never evaluated outside of the bounds; an initial point outside is moved to the nearest one inside. The solution
-    is differentiable with respect to bounds.
+    is never evaluated outside of the bounds; an initial point outside is moved to the nearest point inside. The
+    solution is also differentiable with respect to the bounds.
 
     The options of the line search are those of :class:`~jaxsolve.LBFGS`. The first trial step is 1.
 
     Attributes:
         history_size: number of pairs that are kept.
-        use_gamma: scale the initial Hessian by <y, y> / <s, y> of the last pair; before there is one, so that the
-            first step is as long as the initial point, or as value over gradient norm, whichever is shorter.
+        use_gamma: scale the initial Hessian by <y, y> / <s, y> of the last pair. Before the first pair the scaling is
+            such that the length of the first step is the norm of the initial point, or value divided by gradient norm,
+            whichever is shorter.
         theta: the scaling of the initial Hessian without ``use_gamma``, a positive number in the unit of the second
             derivatives.
 
@@ -240,7 +230,7 @@ class LBFGSB(DescentMethod):
     # ---- Optimality -----------------------------------------------------------------------------------------------
 
     def optimality_fun(self, sol: PyTree, bounds: Any = None, *args: Any, **kwargs: Any) -> PyTree:
-        """The gradient of ``fun`` where ``sol`` is free, and the distance from the bound where it is held there."""
+        """The gradient of ``fun`` for free variables, and the distance from the bound for those at an active bound."""
         box, args, kwargs = self._bounds(sol, (bounds, *args), kwargs)
         return bounded_stationarity(lambda x: self._objective.grad(x, *args, **kwargs), sol, box)
 

@@ -43,16 +43,16 @@ class MirrorDescentState(NamedTuple):
     Attributes:
         iter_num: number of iterations done, int32.
         error: Euclidean norm of ``optimality_fun``, the length of a step of size 1, in the unit of the parameters; with
-            ``rtol``, the length of the last step over its size. It is of the point that the last step was taken from;
-            at the end of ``run``, of the solution.
+            ``rtol``, the length of the last step divided by its size. It belongs to the point from which the last step
+            was taken; at the end of ``run``, to the solution.
         aux: auxiliary output of ``fun``.
         num_fun_eval: evaluations of ``fun`` without its gradient, int32.
         num_grad_eval: evaluations of ``fun`` with its gradient, int32.
         num_proj_eval: evaluations of ``projection_grad``, int32.
         status: a :class:`jaxsolve.Status`, int32.
         value: ``fun`` at the same point as ``error``.
-        stepsize: step size with which the next search starts, 0 before the first one; of the last step, if it is not
-            searched for.
+        stepsize: step size with which the next search starts, 0 before the first search; without a search, the size of
+            the last step.
         first_error: ``error`` of the first iteration.
     """
 
@@ -71,14 +71,15 @@ class MirrorDescentState(NamedTuple):
 class MirrorDescent(GradientMethod):
     """Mirror descent with constant, scheduled or adaptive step sizes.
 
-    ``run(init_params, hyperparams_proj, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` over the set onto
-    which ``projection_grad`` leads. The negative entropy keeps zero entries at zero, so start in the interior.
+    ``run(init_params, hyperparams_proj, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` over the set to
+    which the steps of ``projection_grad`` lead. With the negative entropy entries that are zero stay zero, so start in
+    the interior.
 
     Attributes:
         projection_grad: ``projection_grad(x, x_fun_grad, stepsize, hyperparams_proj)``, one mirror step from ``x``; see
             :meth:`make_projection_grad`.
-        stepsize: a positive number, which may be traced; a function of the iteration number, such as
-            :meth:`diminishing` gives for functions that are not smooth; or zero or negative, for backtracking.
+        stepsize: a positive number, which may be traced; a function of the iteration number, for functions that are not
+            smooth that of :meth:`diminishing`; or zero or a negative number, for backtracking.
 
     Reference:
         Nemirovski and Yudin (1983), "Problem complexity and method efficiency in optimization"; Beck and Teboulle

@@ -26,8 +26,8 @@ class ProjectedGradient(ProximalMethod):
     which ``projection`` projects.
 
     Attributes:
-        projection: ``projection(x, hyperparams_proj)``, see :mod:`jaxsolve.projection`; it may take ``x`` only. Without
-            hyperparameters its own default counts, if it has one.
+        projection: ``projection(x, hyperparams_proj)``, see :mod:`jaxsolve.projection`; it may take ``x`` only. If
+            ``hyperparams_proj`` is ``None``, its own default is used, if it has one.
 
     Reference:
         Bertsekas (1976), "On the Goldstein-Levitin-Polyak gradient projection method"; Beck and Teboulle (2009).

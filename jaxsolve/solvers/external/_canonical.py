@@ -222,8 +222,8 @@ def _check_rules(problem, gp):
         raise ValueError(f"problem is not {kind} by the rules of CVXPY (DCP): {expression}{where}.")
     raise ValueError(
         "problem does not follow the rules of parametrized programs (DPP), by which every expression must be affine in "
-        f"the parameters: {expression}{where}. Give what is not affine, a product of parameters say, a parameter of "
-        "its own, and compute that in JAX."
+        f"the parameters: {expression}{where}. Replace what is not affine, such as a product of parameters, by a new "
+        "parameter, and compute its value in JAX."
     )
 
 

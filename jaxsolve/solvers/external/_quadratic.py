@@ -31,7 +31,7 @@ class ExternalQP(DirectQP):
     A subclass defines ``_host``. What it returns is polished with the factorization that the derivative needs too.
 
     Attributes:
-        weak: how rows count in derivatives that hold with equality and multiplier 0: ``"half"``, ``"active"`` or
+        weak: how rows that hold with equality and multiplier 0 count in derivatives: ``"half"``, ``"active"`` or
             ``"inactive"``; see :class:`jaxsolve.solvers.quadratic.interior_point.InteriorPointQP`.
     """
 

@@ -30,15 +30,15 @@ Oracle = Callable[..., tuple]
 class ScipySolver(Solver):
     """Base of the solvers of ``scipy.optimize``.
 
-    They run on the host, through ``jax.pure_callback``: under ``jit``, and under ``vmap`` one element after the other.
-    What they call are the compiled functions and derivatives of jax. The solution is differentiated through its
-    optimality conditions, in every mode.
+    They run on the host, through ``jax.pure_callback``, also under ``jit``, and under ``vmap`` one element after the
+    other. They call compiled functions and derivatives of jax. The solution is differentiated through its optimality
+    conditions, in every mode.
 
     Attributes:
         method: a method of the SciPy function, in any case; ``None`` takes its default.
         dtype: dtype in which SciPy computes. Functions are evaluated in the dtype of the parameters.
         has_aux: whether the function returns auxiliary output too.
-        options: the ``options`` of the SciPy function, a dict that is not changed.
+        options: the ``options`` of the SciPy function, a dict; it is not modified.
     """
 
     method: str | None = option(None)

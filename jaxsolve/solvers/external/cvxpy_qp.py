@@ -28,18 +28,19 @@ class CvxpyQP(ExternalQP):
 
     ``run(init_params, params_obj=(Q, c), params_eq=(A, b), params_ineq=(G, h))`` minimizes ``0.5 x^T Q x + c^T x``
     subject to ``A x = b`` and ``G x <= h``; either pair of constraints may be ``None``; ``init_params`` is not used.
-    Matrices are dense, or made so. The result is ``KKTSolution(x, dual_eq, dual_ineq)``, polished, differentiable
-    with respect to all data in every mode. It works under ``jit``, and under ``vmap`` problem by problem.
+    Sparse matrices are made dense. The result is ``KKTSolution(x, dual_eq, dual_ineq)``; it is polished, and
+    differentiable with respect to all data in every mode. It works under ``jit``, and under ``vmap`` problem by
+    problem.
 
-    An infeasible or unbounded problem has that ``state.status``, zeros as a solution and derivatives 0.
+    For an infeasible or unbounded problem ``state.status`` says so; the solution and all derivatives are 0.
 
     Attributes:
-        solver: name of an installed solver, ``"OSQP"`` or ``"CLARABEL"`` for instance.
+        solver: name of an installed solver, for example ``"OSQP"`` or ``"CLARABEL"``.
 
     Raises:
         ImportError: CVXPY is not installed.
         ValueError: shapes do not fit, or the solver is not installed.
-        TypeError: ``params_obj``, ``params_eq`` or ``params_ineq`` is no pair.
+        TypeError: ``params_obj``, ``params_eq`` or ``params_ineq`` is not a pair.
 
     Example:
         >>> import jax.numpy as jnp, jaxsolve

@@ -19,8 +19,8 @@ __all__ = ["cvxpylayers_solver"]
 def cvxpylayers_solver(**options: Any) -> Any:
     """A solver for ``CvxpyLayer(..., solver=jaxsolve.solvers.external.cvxpylayers_solver())`` of cvxpylayers 1.2.
 
-    A whole batch is solved, and differentiated, in one call under ``jit`` and ``vmap``. Code that is free to choose has
-    more from :func:`jaxsolve.cvxpy_layer`: a function that can be compiled itself, with every derivative.
+    A whole batch is solved, and differentiated, in one call under ``jit`` and ``vmap``. If you do not need cvxpylayers,
+    use :func:`jaxsolve.cvxpy_layer`: its function can itself be compiled, and has derivatives in every mode.
 
     Args:
         **options: those of :func:`jaxsolve.solve_conic`. Arguments that cvxpylayers passes on to the solver take

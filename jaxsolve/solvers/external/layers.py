@@ -106,22 +106,21 @@ def cvxpy_layer(
 ) -> CvxpyLayer:
     """A parametrized problem of CVXPY as a function from values of its parameters to values of its variables.
 
-    The function works under ``jit``, ``vmap`` and every derivative, of any order and in either mode. CVXPY is called
-    once, here; the function itself is nothing but JAX. The problem must follow the rules of disciplined parametrized
-    programming (DPP): each expression is affine in the parameters where the variables are held, and convex in the
-    variables.
+    The function works under ``jit`` and ``vmap``, and has derivatives of any order in both modes. CVXPY is called once,
+    here; the function itself is pure JAX. The problem must follow the rules of disciplined parametrized programming
+    (DPP): each expression is affine in the parameters for fixed variables, and convex in the variables.
 
-    Where a problem has no solution, an element of a batch say, ``layer.solve(*values).result.status`` tells; its
-    derivatives are 0, and other elements are not affected.
+    If a problem has no solution, ``layer.solve(*values).result.status`` says so, and its derivatives are 0. In a batch
+    the other elements are not affected.
 
     Args:
         problem: a ``cvxpy.Problem`` without integer variables.
         parameters: all of its parameters, in the order of the arguments of the function.
-        variables: the variables whose values are wanted. Symmetric, semidefinite and diagonal ones come as whole
-            matrices.
-        duals: constraints whose multipliers are wanted; they come after the variables, with the signs of CVXPY.
+        variables: the variables whose values are returned. Symmetric, semidefinite and diagonal variables are returned
+            as whole matrices.
+        duals: constraints whose multipliers are returned after the variables, with the signs of CVXPY.
         gp: whether the problem is log-log convex (a geometric program).
-        **options: those of :func:`jaxsolve.solve_conic`, ``tol`` or ``method`` say.
+        **options: options of :func:`jaxsolve.solve_conic`, for example ``tol`` or ``method``.
 
     Returns:
         A function ``layer(*values)`` that returns a tuple of arrays. ``layer.solve(*values)`` returns a
@@ -129,9 +128,10 @@ def cvxpy_layer(
 
     Raises:
         ImportError: CVXPY is not installed.
-        TypeError: ``problem`` is no problem, or ``parameters`` or ``variables`` has something else than such.
-        ValueError: ``parameters`` are not those of the problem, it does not depend on a variable, it has complex or
-            integer ones, or it breaks a rule; the message has the expression that does.
+        TypeError: ``problem`` is not a ``cvxpy.Problem``, or ``parameters`` or ``variables`` contains an object of
+            another type.
+        ValueError: ``parameters`` are not those of the problem, the problem does not depend on one of the variables, a
+            variable is complex or integer, or the problem breaks a rule of DPP; the message contains the expression.
 
     References:
         A. Agrawal, B. Amos, S. Barratt, S. Boyd, S. Diamond, J. Z. Kolter, *Differentiable convex optimization layers*,

@@ -26,12 +26,12 @@ class ExternalOSQP(ExternalQP):
     """Quadratic programs by the C library OSQP, version 1, on the host.
 
     ``run(init_params, params_obj=(Q, c), params_eq=(A, b), params_ineq=(G, h))`` minimizes ``0.5 x^T Q x + c^T x``
-    subject to ``A x = b`` and ``G x <= h``; either pair of constraints may be ``None``. Matrices are dense, or made so.
+    subject to ``A x = b`` and ``G x <= h``; either pair of constraints may be ``None``. Sparse matrices are made dense.
     ``init_params``, primal variables or a ``KKTSolution``, is a warm start. The result is
-    ``KKTSolution(x, dual_eq, dual_ineq)``, polished, differentiable with respect to all data in every mode. It works
-    under ``jit``, and under ``vmap`` problem by problem.
+    ``KKTSolution(x, dual_eq, dual_ineq)``; it is polished, and differentiable with respect to all data in every mode.
+    It works under ``jit``, and under ``vmap`` problem by problem.
 
-    An infeasible or unbounded problem has that ``state.status``, zeros as a solution and derivatives 0.
+    For an infeasible or unbounded problem ``state.status`` says so; the solution and all derivatives are 0.
 
     Attributes:
         settings: further settings of OSQP, a dict of Python values.
@@ -40,7 +40,7 @@ class ExternalOSQP(ExternalQP):
     Raises:
         ImportError: the package ``osqp`` is not installed.
         ValueError: shapes do not fit.
-        TypeError: ``params_obj``, ``params_eq`` or ``params_ineq`` is no pair.
+        TypeError: ``params_obj``, ``params_eq`` or ``params_ineq`` is not a pair.
 
     Example:
         >>> import jax.numpy as jnp, jaxsolve

@@ -22,12 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsolve._docstrings import with_fields_of
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat
 from jaxsolve.base import option
 from jaxsolve.solvers.constrained._active_rows import ActiveSystem, Point
-from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, parts_of, size_of
+from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, ConstrainedState, parts_of, size_of
 from jaxsolve.solvers.constrained._program import scaling_at
 from jaxsolve.solvers.external._scipy import Oracle, ScipySolver, message_of, status_of
 from jaxsolve.solvers.quadratic._kkt import estimate_multipliers
@@ -39,19 +40,14 @@ __all__ = ["ScipyConstrainedMinimize", "ScipyConstrainedState"]
 _OF_SECOND_ORDER = ("trust-constr", "ipopt")
 
 
+@with_fields_of(ConstrainedState)
 class ScipyConstrainedState(NamedTuple):
     """State of a minimization with constraints by SciPy.
 
     Attributes:
-        iter_num: number of iterations, int32.
-        error: the largest residual of the optimality conditions, in units in which functions are about 1.
-        value: objective at the solution.
-        status: a :class:`jaxsolve.Status`, int32: ``CONVERGED`` where SciPy reports success, by its own criteria, or
+        status: a :class:`jaxsolve.Status`, int32: ``CONVERGED`` if SciPy reports success, by its own criteria, or if
             the polished result satisfies the optimality conditions.
-        constr_violation: the largest violation of a constraint.
-        dual_bounds: multipliers of the bounds, a pytree like the parameters.
-        is_minimum: whether the solution has no direction of negative curvature along the constraints.
-        success: what SciPy says of its result.
+        success: whether SciPy reports success.
         num_fun_eval: evaluations of ``fun``, int32.
         num_jac_eval: evaluations of its gradient, int32.
         num_hess_eval: evaluations of its Hessian, int32.
@@ -80,7 +76,7 @@ class ScipyConstrainedState(NamedTuple):
 
     @property
     def message(self) -> str:
-        """The message of SciPy; of values, so not under ``jit``."""
+        """The message of SciPy; not available under ``jit``."""
         return message_of(self.message_codes)
 
 

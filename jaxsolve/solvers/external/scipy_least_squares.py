@@ -33,7 +33,7 @@ class ScipyLeastSquaresState(NamedTuple):
     Attributes:
         cost_val: cost at the solution.
         fun_val: residuals at the solution.
-        success: what SciPy says of it.
+        success: whether SciPy reports success.
         status: a :class:`jaxsolve.Status`, int32: ``CONVERGED`` where SciPy reports success, by its own criteria.
         num_fun_eval: evaluations of the residuals, int32.
         num_jac_eval: evaluations of their Jacobian, int32.
@@ -41,7 +41,7 @@ class ScipyLeastSquaresState(NamedTuple):
         aux: auxiliary output of ``fun``.
         scipy_status: the status code of SciPy, int32.
         message_codes: its message, in bytes; ``message`` is the text.
-        iter_num: evaluations of the Jacobian, for SciPy does not count iterations.
+        iter_num: evaluations of the Jacobian, because SciPy does not count iterations.
     """
 
     cost_val: Array
@@ -58,12 +58,12 @@ class ScipyLeastSquaresState(NamedTuple):
 
     @property
     def value(self) -> Array:
-        """The cost, under the name that the other solvers have for it."""
+        """The cost, under the name that other solvers use."""
         return self.cost_val
 
     @property
     def message(self) -> str:
-        """The message of SciPy; of values, so not under ``jit``."""
+        """The message of SciPy; not available under ``jit``."""
         return message_of(self.message_codes)
 
 
@@ -76,9 +76,9 @@ class ScipyLeastSquares(ScipySolver):
     Attributes:
         fun: residuals, a pytree of real arrays.
         loss: a loss of SciPy, by name.
-        options: further arguments of ``least_squares`` by name, ``ftol``, ``max_nfev``, ``x_scale`` or ``f_scale`` for
-            instance.
-        use_jacrev: whether the Jacobian comes from reverse mode, rather than forward.
+        options: further arguments of ``least_squares`` by name, for example ``ftol``, ``max_nfev``, ``x_scale`` or
+            ``f_scale``.
+        use_jacrev: compute the Jacobian in reverse mode, rather than in forward mode.
 
     Raises:
         ValueError: an unknown method or loss, or ``implicit_diff=False``.
@@ -174,8 +174,8 @@ class ScipyBoundedLeastSquares(Bounded, ScipyLeastSquares):
     """Nonlinear least squares over a box by ``scipy.optimize.least_squares``.
 
     ``run(init_params, bounds, *args, **kwargs)``, where ``bounds`` is the pair ``(lower, upper)`` of scalars, arrays
-    that broadcast to each leaf, or pytrees like the parameters; infinite where there is none. SciPy wants every lower
-    bound to be less than the upper one.
+    that broadcast to each leaf, or pytrees like the parameters; infinite where there is none. SciPy requires every
+    lower bound to be less than the upper bound.
 
     Example:
         >>> import jax.numpy as jnp, jaxsolve

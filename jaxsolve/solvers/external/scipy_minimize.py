@@ -40,14 +40,15 @@ class ScipyMinimizeState(NamedTuple):
 
     Attributes:
         fun_val: objective at the solution.
-        success: what SciPy says of it.
+        success: whether SciPy reports success.
         status: a :class:`jaxsolve.Status`, int32: ``CONVERGED`` where SciPy reports success, by its own criteria.
         iter_num: number of iterations, int32.
         hess_inv: approximation of the inverse Hessian, shape (n, n), where the method has one; else ``None``.
         num_fun_eval: evaluations of ``fun``, int32.
         num_jac_eval: evaluations of its gradient, int32.
         num_hess_eval: evaluations of its Hessian, int32.
-        error: Euclidean norm of the optimality residual; infinite of a function of the host without a gradient.
+        error: Euclidean norm of the optimality residual; infinite for a function that runs on the host without a
+            gradient.
         aux: auxiliary output of ``fun``.
         scipy_status: the status code of SciPy, int32.
         message_codes: its message, in bytes; ``message`` is the text.
@@ -68,12 +69,12 @@ class ScipyMinimizeState(NamedTuple):
 
     @property
     def value(self) -> Array:
-        """The objective, under the name that the other solvers have for it."""
+        """The objective, under the name that other solvers use."""
         return self.fun_val
 
     @property
     def message(self) -> str:
-        """The message of SciPy; of values, so not under ``jit``."""
+        """The message of SciPy; not available under ``jit``."""
         return message_of(self.message_codes)
 
 
@@ -81,7 +82,8 @@ class ScipyMinimize(ScipySolver):
     """Minimization by ``scipy.optimize.minimize``.
 
     ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. With ``jit=False`` ``fun`` may be
-    a function of the host, whose gradient SciPy takes by differences unless ``value_and_grad`` holds.
+    a function that runs on the host; SciPy then approximates its gradient by differences, unless ``value_and_grad`` is
+    true.
 
     Attributes:
         fun: smooth function with a real scalar value.
@@ -215,10 +217,10 @@ class ScipyMinimize(ScipySolver):
 class ScipyBoundedMinimize(Bounded, ScipyMinimize):
     """Minimization over a box by ``scipy.optimize.minimize``.
 
-    ``run(init_params, bounds, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` subject to
-    ``lower <= params <= upper``, where ``bounds`` is the pair ``(lower, upper)`` of scalars, arrays that broadcast to
-    each leaf, or pytrees like the parameters; infinite where there is none. The solution differentiates with respect to
-    the bounds too. Methods: Nelder-Mead, Powell, L-BFGS-B (the default), TNC, SLSQP, COBYLA, COBYQA and trust-constr.
+    ``run(init_params, bounds, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` subject to ``lower <=
+    params <= upper``, where ``bounds`` is the pair ``(lower, upper)`` of scalars, arrays that broadcast to each leaf,
+    or pytrees like the parameters; infinite where there is none. The solution is also differentiable with respect to
+    the bounds. Methods: Nelder-Mead, Powell, L-BFGS-B (the default), TNC, SLSQP, COBYLA, COBYQA and trust-constr.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve

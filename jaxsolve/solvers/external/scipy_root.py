@@ -30,10 +30,10 @@ class ScipyRootState(NamedTuple):
 
     Attributes:
         fun_val: the function at the solution, a pytree like the parameters.
-        success: what SciPy says of it.
-        status: a :class:`jaxsolve.Status`, int32: ``CONVERGED`` where SciPy reports success and the residual is small
-            beside what it was at first, or beside the Jacobian times the parameters, by a factor of 1e-4.
-        iter_num: number of iterations, int32; 0 of methods that do not count them.
+        success: whether SciPy reports success.
+        status: a :class:`jaxsolve.Status`, int32: ``CONVERGED`` if SciPy reports success and the residual is smaller by
+            a factor of 1e-4 than at first, or than the Jacobian times the parameters.
+        iter_num: number of iterations, int32; 0 for methods that do not count them.
         num_fun_eval: evaluations of the function, int32.
         num_jac_eval: evaluations of its Jacobian, int32.
         error: Euclidean norm of ``fun_val``.
@@ -55,20 +55,20 @@ class ScipyRootState(NamedTuple):
 
     @property
     def message(self) -> str:
-        """The message of SciPy; of values, so not under ``jit``."""
+        """The message of SciPy; not available under ``jit``."""
         return message_of(self.message_codes)
 
 
 class ScipyRootFinding(ScipySolver):
     """Roots by ``scipy.optimize.root``.
 
-    ``run(init_params, *args, **kwargs)`` finds ``params`` with ``optimality_fun(params, *args, **kwargs) = 0``. Success
-    that SciPy reports at a point that is no root has the status ``STALLED``.
+    ``run(init_params, *args, **kwargs)`` finds ``params`` with ``optimality_fun(params, *args, **kwargs) = 0``. If
+    SciPy reports success at a point that is not a root, the status is ``STALLED``.
 
     Attributes:
         optimality_fun: a function with as many values as parameters, in leaves of the same shapes.
         tol: tolerance of the method; ``None`` takes its default.
-        use_jacrev: whether the Jacobian comes from reverse mode, as for functions without a forward one.
+        use_jacrev: compute the Jacobian in reverse mode, for example for functions without forward mode.
 
     Raises:
         ValueError: an unknown method, or ``implicit_diff=False``.

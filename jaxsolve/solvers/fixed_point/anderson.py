@@ -62,15 +62,16 @@ class AndersonState(NamedTuple):
 class AndersonAcceleration(IterativeSolver):
     """Fixed-point iteration that extrapolates from its last iterates.
 
-    ``run(init_params, *args, **kwargs)`` finds a fixed point of ``fixed_point_fun(params, *args, **kwargs)``. An
-    extrapolation whose residual is more than twice the least one, or not finite, is taken back: the history is dropped,
-    and a plain step follows from the last iterate. Each iteration evaluates ``fixed_point_fun`` once.
+    ``run(init_params, *args, **kwargs)`` finds a fixed point of ``fixed_point_fun(params, *args, **kwargs)``. If the
+    residual after an extrapolation is more than twice the least one so far, or not finite, the extrapolation is undone:
+    the history is cleared, and a plain step follows from the last iterate. Each iteration evaluates ``fixed_point_fun``
+    once.
 
     Attributes:
         fixed_point_fun: ``T(params, *args, **kwargs)``, a pytree like ``params``.
         history_size: number of differences of iterates that are kept.
-        mixing_frequency: extrapolate at every iteration whose number it divides; the others are plain steps.
-        beta: share of the residual in a step; 1 goes to where ``T`` does, less damps.
+        mixing_frequency: extrapolate in iterations whose number is a multiple of it; the others are plain steps.
+        beta: multiple of the residual in a step; numbers below 1 damp the steps.
         ridge: regularization of the weights, relative to the squared length of each difference of residuals; ``None``
             takes 1e-12 in float64 and 1e-7 in float32.
         method: ``"II"`` minimizes the combined residual; ``"I"`` makes the combination the root of a secant model, as

@@ -65,19 +65,19 @@ class AndersonWrapperState(NamedTuple):
 class AndersonWrapper(IterativeSolver):
     """Extrapolates the iterates of a solver.
 
-    ``run`` takes the arguments of the solver's own. Every few iterations the solver goes on both from its iterate and
-    from an extrapolation of the last ones, with its step size and what else a run from an earlier result takes over,
-    and that step is kept whose error is less. Methods that are slow and regular profit: plain proximal and projected
-    gradient, mirror descent; a quasi-Newton method has better means of its own.
+    ``run`` takes the arguments of the solver's ``run``. Every few iterations the solver makes one step from its iterate
+    and one from an extrapolation of its last iterates (with the step size and the other state that a warm start takes
+    over). The step with the smaller error is kept. This helps methods that converge slowly and regularly: plain
+    proximal and projected gradient, mirror descent. It does not help quasi-Newton methods.
 
     Attributes:
-        solver: an iterative solver. ``maxiter``, ``tol``, ``rtol``, ``implicit_diff_solve`` and ``jit`` are its own
-            where they are not given here; it decides when a run has converged.
-        rtol: relative tolerance, of a solver that has one; mostly it is multiplied by ``state.first_error``.
+        solver: an iterative solver. The options ``maxiter``, ``tol``, ``rtol``, ``implicit_diff_solve`` and ``jit`` are
+            taken from it if they are not given here; it decides when a run has converged.
+        rtol: relative tolerance, for a solver that has this option.
         history_size: number of differences of iterates that are kept.
         mixing_frequency: number of iterations from one extrapolation to the next; ``None`` takes ``history_size``.
-            Each one costs one ``init_state`` of the solver and one iteration more.
-        beta: share of the last step in an extrapolation.
+            Each one takes one call of ``init_state`` of the solver and one additional iteration.
+        beta: multiple of the last step in an extrapolation.
         ridge: see :class:`jaxsolve.AndersonAcceleration`.
 
     Example:

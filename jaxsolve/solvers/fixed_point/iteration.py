@@ -31,7 +31,7 @@ class FixedPointState(NamedTuple):
         aux: auxiliary output of ``T``.
         num_fun_eval: evaluations of ``T``.
         status: a :class:`jaxsolve.Status`, int32.
-        first_error: the error of the first iteration, which ``rtol`` is relative to; ``None`` where that is 0.
+        first_error: the error of the first iteration, used with ``rtol``; ``None`` if ``rtol`` is 0.
     """
 
     iter_num: Array
@@ -43,7 +43,7 @@ class FixedPointState(NamedTuple):
 
 
 class FixedPointIteration(IterativeSolver):
-    """Repeats a mapping until it moves its argument no more.
+    """Applies a mapping repeatedly until its argument does not change any more.
 
     ``run(init_params, *args, **kwargs)`` finds a fixed point of ``fixed_point_fun(params, *args, **kwargs)``.
 

@@ -41,14 +41,15 @@ class LeastSquaresMethod(IterativeSolver):
         rtol: relative tolerance: the run has also converged when ``state.error`` is at most ``tol`` plus ``rtol`` times
             ``state.first_error``, the error at the initial point. May be traced.
         jac_fun: Jacobian ``jac_fun(params, *args, **kwargs)`` in the form of ``jax.jacobian(residual_fun)``; for one
-            array of residuals and one of parameters, an array of shape ``(*residual.shape, *params.shape)``. Without
-            it the Jacobian comes from automatic differentiation.
-        materialize_jac: compute the Jacobian as a matrix, or else use products with it. ``None`` decides by its size.
+            array of residuals and one of parameters, an array of shape ``(*residual.shape, *params.shape)``. By
+            default the Jacobian is computed by automatic differentiation.
+        materialize_jac: compute the Jacobian as a matrix (``True``), or use products with it (``False``). ``None``
+            decides by its size.
         loss: ``"linear"``, ``"soft_l1"``, ``"huber"``, ``"cauchy"`` or ``"arctan"`` as in
             ``scipy.optimize.least_squares``, or a function ``rho`` that acts entry by entry: the cost is
             ``0.5 * f_scale**2 * sum(rho((r / f_scale)**2))``, which is half the sum of squares if ``rho`` is the
             identity.
-        f_scale: residual from which on a loss counts residuals as outliers, a positive number in the unit of the
+        f_scale: size from which a robust loss treats residuals as outliers, a positive number in the unit of the
             residuals. May be traced.
     """
 

@@ -65,8 +65,8 @@ class GaussNewton(LeastSquaresMethod):
     """Nonlinear least squares by the Gauss-Newton method with backtracking.
 
     ``run(init_params, *args, **kwargs)`` minimizes half the sum of squares of ``residual_fun(params, *args,
-    **kwargs)``. The method is fast where residuals at the solution are small, and needs an initial point from which the
-    linear model points in the right direction; :class:`~jaxsolve.LevenbergMarquardt` needs less of it.
+    **kwargs)``. The method is fast if the residuals at the solution are small. It needs an initial point where the
+    linear model is good; :class:`~jaxsolve.LevenbergMarquardt` is more robust.
 
     Reference:
         Nocedal and Wright (2006), "Numerical optimization", section 10.3.

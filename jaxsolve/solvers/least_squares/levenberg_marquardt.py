@@ -94,15 +94,15 @@ class LevenbergMarquardt(LeastSquaresMethod):
         xtol: see ``stop_criterion``.
         gtol: see ``stop_criterion``.
         solver: how the step is computed. ``"qr"``: from the Jacobian, by a QR factorization. ``"cholesky"``, ``"lu"``
-            or ``"inv"``: from the normal equations. A function ``solver(matvec, b)``, one of
-            :mod:`jaxsolve.linear_solve` say: from products with the matrix of the normal equations, without the
-            Jacobian unless ``materialize_jac=True``. ``None``: ``"qr"`` with a materialized Jacobian, else conjugate
+            or ``"inv"``: from the normal equations. A function ``solver(matvec, b)``, for example from
+            :mod:`jaxsolve.linear_solve`: from products with the matrix of the normal equations, without the Jacobian
+            unless ``materialize_jac=True``. ``None``: ``"qr"`` with a materialized Jacobian, otherwise conjugate
             gradients.
         geodesic: correct every step by the second derivative of the residuals along it (Transtrum and Sethna 2012).
         bounds: a pair ``(lower, upper)`` of numbers, arrays or pytrees like the parameters, with infinite entries where
             there is no bound, or equal ones for variables that are fixed. ``residual_fun`` is never evaluated outside
-            of them; an initial point outside is moved to the nearest one inside. The solution is differentiable with
-            respect to bounds.
+            of them; an initial point outside is moved to the nearest point inside. The solution is also differentiable
+            with respect to the bounds.
 
     Reference:
         Moré (1978), "The Levenberg-Marquardt algorithm: implementation and theory"; Nielsen (1999), "Damping parameter

@@ -37,11 +37,12 @@ class IterativeRefinementState(NamedTuple):
     Attributes:
         iter_num: number of refinements done, int32.
         error: Euclidean norm of the residual.
-        target_residuals: the residual ``b - A x``, a pytree like ``x``, which the next rough solve is for.
-        init: 0, from where every rough solve starts, a pytree like ``x``.
-        num_matvec_eval: products with ``A``, int32.
-        num_matvec_bar_eval: times that ``A_bar`` was given to the rough solver, int32; its products are not counted.
-        num_solve_eval: rough solves, int32.
+        target_residuals: the residual ``b - A x``, a pytree like ``x``: the right-hand side of the next rough solve.
+        init: the initial point of every rough solve, 0, a pytree like ``x``.
+        num_matvec_eval: number of products with ``A``, int32.
+        num_matvec_bar_eval: number of times that ``A_bar`` was passed to the rough solver, int32; products are not
+            counted.
+        num_solve_eval: number of rough solves, int32.
         status: a :class:`jaxsolve.Status`, int32.
     """
 
@@ -58,13 +59,13 @@ class IterativeRefinementState(NamedTuple):
 class IterativeRefinement(IterativeSolver):
     """Solves a linear system accurately with an inexact solver.
 
-    ``run(init_params, A, b, A_bar=None)`` solves ``A x = b``. ``b`` is a pytree, and ``x`` one like it. It is
-    differentiable with respect to ``A`` and ``b``. Its derivative with respect to ``A_bar`` is 0. The initial point may
-    be ``None``, which stands for 0; else the solution has its dtypes.
+    ``run(init_params, A, b, A_bar=None)`` solves ``A x = b``. ``b`` is a pytree, and ``x`` has the same structure and
+    shapes. ``x`` is differentiable with respect to ``A`` and ``b``; its derivative with respect to ``A_bar`` is 0. The
+    initial point may be ``None``, which stands for 0; otherwise the solution has its dtypes.
 
     ``A`` is a matrix, dense or sparse, of shape ``(n, n)``; a pytree like ``b`` of matrices, one for each leaf; or a
-    linear function ``A(x)``. With ``matvec_A`` it is whatever that takes. ``A_bar`` is given in the same way; ``None``
-    stands for ``A``.
+    linear function ``A(x)``. With ``matvec_A`` it is the first argument of this function. ``A_bar`` is given in the
+    same way; ``None`` stands for ``A``.
 
     Attributes:
         matvec_A: ``matvec_A(A, x)``, the product with the matrix; ``None`` if ``A`` is one of the above.
@@ -154,7 +155,7 @@ class IterativeRefinement(IterativeSolver):
         )
 
     def optimality_fun(self, params: PyTree, A: Any, b: PyTree, A_bar: Any = None) -> PyTree:
-        """The residual ``A x - b``, a pytree like ``params``; ``A_bar`` has no part in it."""
+        """The residual ``A x - b``, a pytree like ``params``; it does not depend on ``A_bar``."""
         return tree_sub(as_like("matvec_A", _product(self.matvec_A, A, params), params), tree_cast_like(b, params))
 
 

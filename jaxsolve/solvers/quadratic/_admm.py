@@ -107,7 +107,7 @@ class OperatorSplitting(IterativeQP):
     """Base of :class:`.OSQP` and :class:`.BoxOSQP`.
 
     Attributes:
-        check_primal_dual_infeasability: look for proofs of infeasibility; ``"auto"`` does.
+        check_primal_dual_infeasability: whether to look for proofs of infeasibility; ``"auto"`` means ``True``.
         sigma: proximal weight of the variables.
         momentum: over-relaxation, between 0 and 2.
         eq_qp_solve: how the linear systems are solved: ``"lu"`` by a factorization (matrices are made dense), ``"cg"``
@@ -116,12 +116,12 @@ class OperatorSplitting(IterativeQP):
         rho_start: first penalty.
         rho_min: smallest penalty.
         rho_max: largest penalty.
-        stepsize_updates_frequency: iterations from one look at the penalty to the next.
-        primal_infeasible_tol: how closely a direction must meet the conditions of a certificate of primal
-            infeasibility, relative to its size, to be refined and tested; looser the longer a run takes.
+        stepsize_updates_frequency: number of iterations between two checks of the penalty.
+        primal_infeasible_tol: how closely a direction must satisfy the conditions of a certificate of primal
+            infeasibility, relative to its size, before it is refined and tested; this is loosened during a run.
         dual_infeasible_tol: likewise, for unbounded problems.
-        termination_check_frequency: iterations from one test of convergence to the next. ``verbose`` prints its line,
-            and ``callback`` is called, at the tests.
+        termination_check_frequency: number of iterations between two tests of convergence. At these tests ``verbose``
+            prints its line, and ``callback`` is called.
     """
 
     check_primal_dual_infeasability: bool | str = option("auto", among=("auto", True, False))

@@ -98,8 +98,8 @@ _NO_CURVATURE = 1e-8
 class QuadraticSolver(ReadsData):
     """Base of the solvers for quadratic programs, whatever their method.
 
-    Data in half precision are computed with in float32; the solution has the dtype of the linear term. A positive
-    ``tol`` or ``rtol`` counts as ten units of rounding at least, 1e-6 in float32.
+    Computations with data in half precision are done in float32; the solution has the dtype of the linear term. A
+    positive ``tol`` or ``rtol`` below ten units of rounding (1e-6 in float32) is raised to that value.
     """
 
     tol: Any
@@ -246,8 +246,8 @@ class BoxConstrained(QuadraticSolver):
 
     Attributes:
         matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric positive semidefinite matrix of the
-            objective, if it is not given by its entries.
-        matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
+            objective; needed only if the matrix is not given by its entries.
+        matvec_A: ``matvec_A(params_A, x)``, the product with the matrix of the rows, likewise.
         fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; in place of ``(Q, c)``.
     """
 
@@ -262,7 +262,7 @@ class DirectState(NamedTuple):
     """State at the end of a run.
 
     Attributes:
-        iter_num: iterations done, as far as they are known; int32.
+        iter_num: iterations done, if the number is known; int32.
         error: optimality error of the solution, the largest residual in absolute and relative terms.
         value: the objective.
         status: a :class:`jaxsolve.Status`, int32.
@@ -275,7 +275,7 @@ class DirectState(NamedTuple):
 
 
 class DirectQP(QuadraticSolver):
-    """Base of the solvers of quadratic programs that have no iterations to show.
+    """Base of the solvers of quadratic programs without visible iterations.
 
     Attributes:
         tol: the run has converged when ``state.error`` is at most ``tol``.

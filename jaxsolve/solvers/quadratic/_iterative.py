@@ -33,12 +33,12 @@ class IterativeQP(QuadraticSolver, IterativeSolver):
     Attributes:
         tol: absolute tolerance for the residuals, see :mod:`jaxsolve.solvers.quadratic._residuals`. ``None`` is 1e-8
             for data in float64 and 1e-5 for data in float32.
-        rtol: relative tolerance: a residual may be ``tol`` plus ``rtol`` times the largest of the terms that it is the
-            sum of; ``None`` is ``tol``.
-        polish: solve for the point that the active set determines as soon as it seems to be known.
-        weak: how rows count in derivatives that hold with equality and multiplier 0, where the solution is not
-            differentiable: ``"half"`` (the mean of the derivatives on both sides, for one such row), ``"active"`` or
-            ``"inactive"``.
+        rtol: relative tolerance: a residual may be at most ``tol`` plus ``rtol`` times the largest of its terms;
+            ``None`` is ``tol``.
+        polish: solve the equations of the active set as soon as this set seems to be known.
+        weak: the derivative where a row holds with equality and has multiplier 0, so that the solution is not
+            differentiable: with this row ``"active"``, ``"inactive"``, or ``"half"`` (for one such row, the mean of the
+            two one-sided derivatives).
     """
 
     rtol: float | None = option(None, at_least=0)  # type: ignore[misc]  # an option here

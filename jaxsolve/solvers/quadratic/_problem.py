@@ -175,7 +175,7 @@ def as_quadratic(
         name: of the matrix, for messages.
 
     Raises:
-        TypeError: ``params_obj`` is no pair.
+        TypeError: ``params_obj`` is not a pair.
         ValueError: shapes do not fit.
     """
     if fun is not None:

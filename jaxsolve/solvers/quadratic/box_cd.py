@@ -37,7 +37,7 @@ class BoxCDState(NamedTuple):
 
     Attributes:
         iter_num: sweeps done, int32.
-        error: Euclidean norm of what is left of the gradient at each coordinate, relative to the size of its terms.
+        error: Euclidean norm of the projected gradient, each entry relative to the size of its terms.
         product: ``Q x``, shape ``(n,)``.
         status: a :class:`jaxsolve.Status`, int32.
     """
@@ -54,9 +54,10 @@ class BoxCDQP(ReadsData, IterativeSolver):
     ``run(init_params, params_obj=(Q, c), params_ineq=(l, u))`` minimizes ``0.5 x^T Q x + c^T x`` subject to
     ``l <= x <= u``. ``Q`` is positive semidefinite, dense or sparse, of shape ``(n, n)``; ``c`` is a vector, or a
     pytree with ``n`` entries. Bounds are like ``c``, or numbers, and may be infinite. ``init_params``, like ``c``, is
-    brought into the box; ``None`` starts at 0. The solution, like ``c``, is differentiable in ``Q, c, l, u``.
+    projected on the box; ``None`` starts at 0. The solution has the structure of ``c`` and is differentiable with
+    respect to ``Q, c, l, u``.
 
-    The derivative at a coordinate that is at a bound with gradient 0 is between those on both sides.
+    For a coordinate at a bound with gradient 0 the derivative is between the two one-sided derivatives.
 
     Attributes:
         tol: the run has converged when ``state.error`` is at most ``tol``. It has no unit: the error is relative to the
@@ -64,7 +65,7 @@ class BoxCDQP(ReadsData, IterativeSolver):
 
     Raises:
         ValueError: shapes do not fit, or a lower bound exceeds an upper one.
-        TypeError: ``params_obj`` or ``params_ineq`` is no pair.
+        TypeError: ``params_obj`` or ``params_ineq`` is not a pair.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve

@@ -23,13 +23,13 @@ class BoxOSQP(OperatorSplitting, BoxConstrained):
     ``state.value``.
 
     A run ends with ``Status.PRIMAL_INFEASIBLE`` or ``Status.DUAL_INFEASIBLE`` only with a checked certificate. Under
-    ``vmap``, problems with ``Q`` and ``A`` in common share one eigendecomposition, whatever their penalties. What is
-    solved by a factorization is polished: ``tol`` decides when the active set is believed, and the result is often
-    exact to rounding.
+    ``vmap``, problems with the same ``Q`` and ``A`` share one eigendecomposition, even if their penalties differ. If a
+    matrix is factorized, the solution is polished at the end: when the error is at most ``tol``, the active set is
+    taken from the iterate, and the equations of this active set are solved, often exactly to rounding.
 
     Raises:
         ValueError: shapes do not fit, or a lower bound exceeds an upper one.
-        TypeError: ``params_obj`` or ``params_ineq`` is no pair.
+        TypeError: ``params_obj`` or ``params_ineq`` is not a pair.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve

@@ -49,30 +49,31 @@ class EqualityConstrainedQP(DirectQP):
     ``params_eq`` there are no constraints. The result is ``KKTSolution(x, y, None)`` with the multipliers ``y`` of the
     rows. Both, and ``state.value``, are differentiable with respect to ``Q, c, A, b``.
 
-    Matrices given by their entries are factorized up to a size, see :func:`.solve_qp`; sparse ones beyond it, and
-    functions, are left to MINRES, or to ``solve``. Where the solution is not
-    unique the one found is near ``init_params``. A run ends with ``Status.PRIMAL_INFEASIBLE`` if the equations
-    contradict each other and with ``Status.DUAL_INFEASIBLE`` if the objective is unbounded below.
+    Matrices given by their entries are factorized up to a size, see :func:`.solve_qp`. For larger sparse matrices, and
+    for functions, MINRES or ``solve`` is used. If the solution is not unique, one near ``init_params`` is found. A run
+    ends with ``Status.PRIMAL_INFEASIBLE`` if the equations contradict each other, and with ``Status.DUAL_INFEASIBLE``
+    if the objective is unbounded below.
 
     Attributes:
-        matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric matrix of the objective, if it is not given
-            by its entries; ``params_obj`` is then ``(params_Q, c)``.
-        matvec_A: ``matvec_A(params_A, x)``, a linear function; ``params_eq`` is then ``(params_A, b)``.
+        matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric matrix of the objective; needed only if the
+            matrix is not given by its entries. ``params_obj`` is then ``(params_Q, c)``.
+        matvec_A: ``matvec_A(params_A, x)``, the product with the matrix of the rows, likewise. ``params_eq`` is then
+            ``(params_A, b)``.
         fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; it needs ``init_params``.
         solve: solver of the linear system, ``solve(matvec, b) -> x``, on pairs ``(x, y)`` of pytrees: one of
-            :mod:`jaxsolve.linear_solve`, or a ``functools.partial`` of one, with a preconditioner for instance.
+            :mod:`jaxsolve.linear_solve`, or a ``functools.partial`` of one, for example with a preconditioner.
             ``None`` chooses by the data.
         refine_regularization: with ``solve``, a non-negative number that is added to the diagonal of the first block
-            and subtracted from that of the second, for systems that are nearly singular. Iterative refinement
-            takes its effect away. The factorization is regularized, and refined, always.
-        refine_maxiter: bound on the steps of that refinement.
-        maxiter: bound on the iterations of ``solve``, if it takes one.
-        tol: the run has converged if the residuals are at most ``tol``, absolutely and relatively; given to ``solve``
-            too, if it takes one.
+            and subtracted from that of the second, for systems that are nearly singular. Iterative refinement removes
+            its effect on the solution. (A factorization is always regularized and refined.)
+        refine_maxiter: largest number of steps of that refinement.
+        maxiter: largest number of iterations of ``solve``, if it has this option.
+        tol: the run has converged if the residuals are at most ``tol``, absolutely and relatively; also passed to
+            ``solve``, if it has this option.
 
     Raises:
         ValueError: shapes do not fit, or an option is out of range.
-        TypeError: ``params_obj`` or ``params_eq`` is no pair.
+        TypeError: ``params_obj`` or ``params_eq`` is not a pair.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve

@@ -90,8 +90,8 @@ class InteriorPoint(IterativeQP):
 
     Attributes:
         smoothing: solve the relaxed problem whose complementary products ``s z`` are this number instead of 0. Its
-            solution is smooth in the data, where a linear program, say, jumps from vertex to vertex, and it is *its*
-            derivative that is returned.
+            solution is a smooth function of the data, while that of a linear program jumps from vertex to vertex. The
+            derivatives are those of the relaxed solution.
     """
 
     maxiter: int = option(100)

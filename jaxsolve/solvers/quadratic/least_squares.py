@@ -69,8 +69,8 @@ class LeastSquaresState(NamedTuple):
             where it is within rounding.
         value: ``0.5 * ||A x - b||^2``.
         fun: the residual ``A x - b``, shape ``(m,)``.
-        free: the variables that no bound holds, boolean, shape ``(n,)``.
-        gain: decrease of the objective since the free variables were last at their best, in the units of the method.
+        free: the variables that are not fixed at a bound, boolean, shape ``(n,)``.
+        gain: decrease of the objective since the free variables were last optimal, in the units of the method.
         status: a :class:`jaxsolve.Status`, int32.
     """
 
@@ -88,30 +88,31 @@ class BoundedLeastSquares(IterativeSolver):
 
     ``run(init_params, params_obj=(A, b), params_ineq=(l, u))`` minimizes ``0.5 * ||A x - b||^2`` subject to
     ``l <= x <= u``. ``A`` has the shape ``(m, n)`` and may have any rank, ``b`` the shape ``(m,)``. Bounds have the
-    shape ``(n,)`` or are numbers; they may be infinite, and equal. Without ``params_ineq`` there are none. A run starts
-    at ``init_params``, brought between the bounds; ``None`` starts with all variables free. The solution ``x`` of shape
-    ``(n,)``, ``state.value`` and ``state.fun`` are differentiable in ``A, b, l, u``.
+    shape ``(n,)`` or are numbers; they may be infinite, and equal. Without ``params_ineq`` there are no bounds. A run
+    starts at ``init_params``, moved into the bounds; with ``None`` all variables are free at the start. The solution
+    ``x`` of shape ``(n,)``, ``state.value`` and ``state.fun`` are differentiable with respect to ``A, b, l, u``.
 
     The units of the columns of ``A`` and of ``b`` make no difference. An iteration is a factorization. A run without
-    ``init_params`` begins with about ten Cholesky factorizations, which predict the active set; one or two QR
-    factorizations are usual after them, and five to twenty from a given point. Where the columns of the free variables
-    are dependent there are several solutions. One is returned, without bounds the shortest in units in which columns
-    have about the length 1, and its derivative is the smallest change that leads to a solution again. ``state.fun`` is
-    the same for all, and so is its derivative in ``b``. A variable whose column is 0 keeps its value.
+    ``init_params`` begins with about ten Cholesky factorizations, which predict the active set; then one or two QR
+    factorizations are usual. From a given point five to twenty are usual. If the columns of the free variables are
+    dependent, there are several solutions, and one of them is returned: without bounds the shortest one, in units in
+    which columns have about the length 1. Its derivative is the smallest change that leads to a solution again.
+    ``state.fun`` is the same for all solutions, and so is its derivative with respect to ``b``. A variable whose column
+    is 0 keeps its value.
 
-    A sparse ``A`` is made dense, if it has no more than 4 million entries then. For larger ones write
-    ``jaxsolve.solve_qp`` with the product ``x -> A^T A x``.
+    A sparse ``A`` is made dense, if it then has at most 4 million entries. For larger ones call ``jaxsolve.solve_qp``
+    with the product ``x -> A^T A x``.
 
     Attributes:
-        tol: the run has converged if the variables that could move are orthogonal to the residual up to ``tol``. It
-            does not end the iterations: these go on until the active set is known, whatever ``tol``.
-        weak: how variables count in derivatives that are at a bound with multiplier 0, where the solution is not
-            differentiable: ``"half"`` (the mean of the derivatives on both sides, for one such variable), ``"active"``
-            or ``"inactive"``.
+        tol: the run has converged if the columns of the variables that could move are orthogonal to the residual up to
+            ``tol``. This does not end the iterations: they go on until the active set is known.
+        weak: the derivative where a variable is at a bound with multiplier 0, so that the solution is not
+            differentiable: with this bound ``"active"``, ``"inactive"``, or ``"half"`` (for one such variable, the mean
+            of the two one-sided derivatives).
 
     Raises:
         ValueError: shapes do not fit, a lower bound exceeds an upper one, or a sparse matrix is too large.
-        TypeError: ``params_obj`` or ``params_ineq`` is no pair, or the data are not real.
+        TypeError: ``params_obj`` or ``params_ineq`` is not a pair, or the data are not real.
 
     Example:
         >>> import jax.numpy as jnp, jaxsolve
@@ -134,9 +135,7 @@ class BoundedLeastSquares(IterativeSolver):
     def _validate(self) -> None:
         super()._validate()
         if not self.implicit_diff:
-            raise ValueError(
-                "implicit_diff=False means unrolled iterations, and those of BoundedLeastSquares choose between sets."
-            )
+            raise ValueError("BoundedLeastSquares has implicit_diff=True only: its iterations cannot be unrolled.")
 
     # ---- The data -------------------------------------------------------------------------------------------------
 
@@ -291,8 +290,8 @@ def real_array(name: str, value: Any) -> Array:
     if hasattr(value, "shape") and (is_sparse(value) or hasattr(value, "toarray")):
         if np.prod(value.shape) > _MAX_ENTRIES:
             raise ValueError(
-                f"{name} would be made dense, and has more than {_MAX_ENTRIES} entries then: shape {value.shape}. Give "
-                "jaxsolve.solve_qp the product x -> A^T A x."
+                f"{name} would be made dense, but its shape {value.shape} has more than {_MAX_ENTRIES} entries. Pass "
+                "the product x -> A^T A x to jaxsolve.solve_qp."
             )
         if is_sparse(value):
             return as_matrix(name, value, value.shape[1], _floating(name, value.dtype)).dense()

@@ -91,12 +91,12 @@ def linprog(
     elastic: Any = None,
     presolve: bool = False,
 ) -> LinprogResult:
-    """Solve a linear program, differentiably.
+    """Solve a linear program; the solution is differentiable.
 
     ``min c^T x`` subject to ``A_ub x <= b_ub``, ``A_eq x = b_eq`` and ``lower <= x <= upper``, as in
     ``scipy.optimize.linprog``. It works under ``jit``, ``vmap`` and in every derivative mode, with respect to all
-    arrays. ``x`` is differentiable where it is the only solution; its derivative with respect to ``c`` is 0 there, for
-    it jumps from vertex to vertex. ``fun`` and its derivatives need no such care.
+    arrays. ``x`` is differentiable where it is the only solution; its derivative with respect to ``c`` is 0 there,
+    because ``x`` stays at its vertex. ``fun`` is differentiable also if there are several solutions.
 
     Args:
         c: costs, shape ``(n,)``.
@@ -108,9 +108,10 @@ def linprog(
         bounds: a pair of numbers for all variables; a sequence of ``n`` pairs, an array of shape ``(n, 2)``, or a
             ``scipy.optimize.Bounds``.
             ``None`` and infinities are absent bounds. As in SciPy, variables are non-negative by default.
-        weak: how rows count in derivatives that hold with equality and multiplier 0.
-        smoothing: products of slack and multiplier at the point that is returned, in place of 0. That point moves
-            smoothly with the costs, and ``x``, ``fun`` and their derivatives are those of it.
+        weak: how rows that hold with equality and multiplier 0 count in derivatives: ``"half"``, ``"active"`` or
+            ``"inactive"``.
+        smoothing: products of slack and multiplier at the returned point, in place of 0. This point moves smoothly with
+            the costs; ``x``, ``fun`` and their derivatives are those of this point.
         maxiter: largest number of iterations.
         tol: absolute and relative tolerance for residuals and duality gap; by default 1e-8 in float64 and 1e-5 in
             float32.
@@ -118,7 +119,7 @@ def linprog(
             ``|A_eq x - b_eq|`` to the costs in place of the constraints; the bounds still hold. A positive number; or
             one for each row, an array like the right-hand side, and a pair ``(of_A_ub, of_A_eq)`` where there are both.
             ``inf`` is for rows that must hold. See :func:`.solve_qp`.
-        presolve: take out rows and variables that need not be solved for, and recover their multipliers; see
+        presolve: remove redundant rows and fixed variables before solving, and recover their multipliers; see
             :func:`.solve_qp`.
 
     Returns:

@@ -86,8 +86,8 @@ class LsqLinearResult(NamedTuple):
         x: the solution, shape ``(n,)``.
         cost: ``0.5 * ||A x - b||^2``, a scalar.
         fun: the residual ``A x - b``, shape ``(m,)``.
-        optimality: largest absolute entry of the gradient ``A^T (A x - b)``, without those with which variables at a
-            bound are pushed against it; in the units of the data, and not differentiated.
+        optimality: largest absolute entry of the gradient ``A^T (A x - b)``, without the entries of variables that the
+            gradient pushes against their bound; in the units of the data, and not differentiated.
         active_mask: -1 for variables at their lower bound, 1 for those at their upper one, 0 for the others; int32,
             shape ``(n,)``.
         success: whether the minimum was found.
@@ -114,23 +114,23 @@ show_as_line(LsqLinearResult, "lsq_linear")
 
 
 def nnls(A: Any, b: Any, *, maxiter: int | None = None, weak: str = "half") -> NNLSResult:
-    """Minimize ``||A x - b||`` over ``x >= 0``, differentiably, as ``scipy.optimize.nnls`` does.
+    """Minimize ``||A x - b||`` over ``x >= 0`` like ``scipy.optimize.nnls``; the solution is differentiable.
 
-    It works under ``jit``, ``vmap`` and in every derivative mode, with respect to ``A`` and ``b``. The method, what is
-    returned where there are several solutions, and sparse matrices: see :class:`jaxsolve.BoundedLeastSquares`. The
-    accuracy is that of a QR factorization of ``A``: the condition number is not squared. The derivative of ``rnorm`` is
-    0 where ``rnorm`` is 0.
+    It works under ``jit``, ``vmap`` and in every derivative mode, with respect to ``A`` and ``b``. For the method, the
+    case of several solutions, and sparse matrices see :class:`jaxsolve.BoundedLeastSquares`. The accuracy is that of a
+    QR factorization of ``A``: the condition number is not squared. The derivative of ``rnorm`` is 0 where ``rnorm`` is
+    0.
 
     Args:
         A: shape ``(m, n)``, of any rank, dense or sparse.
         b: shape ``(m,)`` or ``(m, 1)``.
         maxiter: largest number of factorizations; 1000 by default.
-        weak: how variables count in derivatives that are 0 with multiplier 0: ``"half"``, ``"active"`` or
+        weak: how variables that are 0 with multiplier 0 count in derivatives: ``"half"``, ``"active"`` or
             ``"inactive"``.
 
     Returns:
-        A :class:`jaxsolve.solvers.quadratic.NNLSResult`, which unpacks into ``x`` and ``rnorm``. Where SciPy raises
-        because of ``maxiter``, ``status`` is ``Status.MAXITER``.
+        A :class:`jaxsolve.solvers.quadratic.NNLSResult`, which unpacks into ``x`` and ``rnorm``. At ``maxiter`` SciPy
+        raises an error; here ``status`` is ``Status.MAXITER``.
 
     Raises:
         ValueError: shapes do not fit, or an option is out of range.
@@ -162,22 +162,21 @@ def lsq_linear(
     max_iter: int | None = None,
     weak: str = "half",
 ) -> LsqLinearResult:
-    """Minimize ``0.5 * ||A x - b||^2`` subject to bounds, differentiably, as ``scipy.optimize.lsq_linear`` does.
+    """Minimize ``0.5 * ||A x - b||^2`` subject to bounds like ``scipy.optimize.lsq_linear``, differentiably.
 
-    It works under ``jit``, ``vmap`` and in every derivative mode, with respect to ``A``, ``b`` and the bounds. The
-    method, what is returned where there are several solutions, and sparse matrices: see
-    :class:`jaxsolve.BoundedLeastSquares`. The accuracy is that of a QR factorization of ``A``: the condition number is
-    not squared.
+    It works under ``jit``, ``vmap`` and in every derivative mode, with respect to ``A``, ``b`` and the bounds. For the
+    method, the case of several solutions, and sparse matrices see :class:`jaxsolve.BoundedLeastSquares`. The accuracy
+    is that of a QR factorization of ``A``: the condition number is not squared.
 
     Args:
         A: shape ``(m, n)``, of any rank, dense or sparse.
         b: shape ``(m,)``.
         bounds: the pair of lower and upper bounds, each a number or of shape ``(n,)``, or an instance of
-            ``scipy.optimize.Bounds``. Bounds may be infinite (``None`` stands for that), and, unlike SciPy's, equal.
-        tol: tolerance of ``error``, which decides over ``success`` and does not end the iterations. By default 1e-10 in
+            ``scipy.optimize.Bounds``. Bounds may be infinite (``None`` means infinite) and, unlike in SciPy, equal.
+        tol: ``success`` means that ``error`` is at most ``tol``; it does not end the iterations. By default 1e-10 in
             float64 and 1e-5 in float32.
         max_iter: largest number of factorizations; 1000 by default.
-        weak: how variables count in derivatives that are at a bound with multiplier 0: ``"half"``, ``"active"`` or
+        weak: how variables at a bound with multiplier 0 count in derivatives: ``"half"``, ``"active"`` or
             ``"inactive"``.
 
     Returns:

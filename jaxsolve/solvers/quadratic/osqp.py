@@ -17,19 +17,19 @@ class OSQP(OperatorSplitting):
     may be ``None``. ``Q`` (shape ``(n, n)``, positive semidefinite, may be ``None``), ``A`` (shape ``(p, n)``) and
     ``G`` (shape ``(m, n)``) are dense, sparse (``BCOO``, ``BCSR``, ``scipy.sparse``), or the parameters of
     ``matvec_Q``, ``matvec_A`` and ``matvec_G``. Pytrees of matrices like ``c`` are blocks on the diagonal. The
-    result is ``KKTSolution(x, dual_eq, dual_ineq)``, differentiable with respect to all six inputs, and so is
-    ``state.value``. In everything else it is :class:`.BoxOSQP`.
+    result is ``KKTSolution(x, dual_eq, dual_ineq)``; it and ``state.value`` are differentiable with respect to all six
+    inputs. For everything else see :class:`.BoxOSQP`.
 
     Attributes:
         matvec_Q: ``matvec_Q(params_Q, x)``, the product with the symmetric positive semidefinite matrix of the
-            objective, if it is not given by its entries.
-        matvec_A: ``matvec_A(params_A, x)``, a linear function, if the matrix is not given by its entries.
-        matvec_G: ``matvec_G(params_G, x)``, likewise.
+            objective; needed only if the matrix is not given by its entries.
+        matvec_A: ``matvec_A(params_A, x)``, the product with the matrix of the equalities, likewise.
+        matvec_G: ``matvec_G(params_G, x)``, the product with the matrix of the inequalities, likewise.
         fun: ``fun(x, params_obj)``, the objective as a function, which must be quadratic; in place of ``(Q, c)``.
 
     Raises:
         ValueError: shapes do not fit, or a right-hand side is NaN.
-        TypeError: an argument is no pair.
+        TypeError: an argument is not a pair.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve

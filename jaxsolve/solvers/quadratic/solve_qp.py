@@ -53,7 +53,7 @@ class QPResult:
         error: optimality error.
         iter_num: iterations done, int32.
         method: the method that was chosen: ``"equality"``, ``"interior_point"``, ``"osqp"`` or ``"matrix_free"``.
-        reason: why, in a few words.
+        reason: why it was chosen, in a few words.
         violation_eq: with ``elastic`` the amounts ``|A x - b|``, shape ``(p,)``; else, or without equalities, ``None``.
         violation_ineq: with ``elastic`` the amounts ``max(G x - h, 0)``, shape ``(m,)``; else, or without
             inequalities, ``None``.
@@ -96,7 +96,7 @@ def solve_qp(
     elastic: Any = None,
     presolve: bool = False,
 ) -> QPResult:
-    """Solve a quadratic program, differentiably, by whatever method suits it.
+    """Solve a quadratic program by a method that suits it; the solution is differentiable.
 
     ``min 0.5 x^T Q x + c^T x`` subject to ``A x = b``, ``G x <= h`` and ``l <= x <= u``. It works under ``jit``,
     ``vmap`` and in every derivative mode, with respect to all arrays.
@@ -112,8 +112,8 @@ def solve_qp(
     ``"matrix_free"``     sparse matrices with more variables, and functions: conjugate gradients (:class:`.BoxOSQP`)
     ====================  =============================================================================================
 
-    Sparse matrices stay sparse. What is dense is the matrix that is factorized, with a row and a column for each
-    variable; if that has at most four times the entries of the data, it may be larger than these bounds.
+    Sparse matrices stay sparse. Only the matrix that is factorized is dense; it has one row and one column for each
+    variable. It may be larger than these bounds if it has at most four times as many entries as the data.
 
     Args:
         Q: symmetric positive semidefinite, shape ``(n, n)``: dense, sparse (``BCOO``, ``BCSR``, ``scipy.sparse``),
@@ -131,23 +131,25 @@ def solve_qp(
             float32; 1e-4 for ``"matrix_free"``.
         maxiter: largest number of iterations; the solver's own by default.
         init: initial point ``x``, or an earlier :class:`QPResult` of a problem of the same shapes.
-        weak: how rows count in derivatives that hold with equality and multiplier 0.
+        weak: how rows that hold with equality and multiplier 0 count in derivatives: ``"half"``, ``"active"`` or
+            ``"inactive"``.
         elastic: price of a violation. ``elastic=w`` adds ``w`` times the sum of ``|A x - b|`` and ``max(G x - h, 0)``
-            to the objective in place of the constraints; the bounds ``l`` and ``u`` still hold. Where the constraints
-            can be satisfied and ``w`` exceeds their multipliers, the solution is the same as without. Where they
-            contradict each other, it is a point close to satisfying them. A positive number; or one for each row, an
-            array like ``b`` or ``h``, and a pair ``(of_A, of_G)`` where there are both. ``inf`` is for rows that must
-            hold. The unit of ``w`` is that of the objective over that of the row. It may be large: in float64 the
+            to the objective in place of the constraints; the bounds ``l`` and ``u`` still hold. If the constraints can
+            be satisfied and ``w`` is larger than their multipliers, the solution is the same as without ``elastic``. If
+            the constraints contradict each other, the solution minimizes the objective plus the price. ``w`` is a
+            positive number; or one for each row, an array like ``b`` or ``h``, and a pair ``(of_A, of_G)`` if there are
+            both. ``inf`` is for rows that must hold. The unit of ``w`` is that of the objective divided by that of the
+            row. It may be large: in float64 the
             digits of the solution do not depend on it; in float32 some infeasible programs with ``w`` above 1e4 end
             with ``MAXITER``. The solution is differentiable with respect to ``w``.
-        presolve: take out rows without entries, rows with one (they become bounds), proportional rows and fixed
-            variables before solving; the multipliers of all rows are recovered. What is left has other shapes, and a
-            program is compiled for each. Inside ``jit``, ``vmap`` and ``grad``, where values are not known, and of
-            sparse data, no row is taken out, but bounds that say no more than others do: they do not count, and have
-            multipliers and derivatives 0. Of bounds that say the same the first one counts.
+        presolve: remove rows without entries, rows with one entry (they become bounds), proportional rows and fixed
+            variables before solving; the multipliers of all rows are recovered. The shapes change, and a program is
+            compiled for each. Inside ``jit``, ``vmap`` and ``grad``, where values are not known, and for sparse data,
+            no row is removed; redundant bounds are ignored instead, and have multipliers and derivatives 0. Of equal
+            bounds the first one is kept.
 
     Returns:
-        A :class:`QPResult`; ``method`` says what was chosen and ``reason`` why.
+        A :class:`QPResult`; ``method`` is the chosen method and ``reason`` says why.
 
     Raises:
         ValueError: shapes do not fit, a matrix without its right-hand side, an impossible method, bounds that no

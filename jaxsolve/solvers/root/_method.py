@@ -86,7 +86,7 @@ class RootState(NamedTuple):
         num_linesearch_iter: trial steps of all searches, int32.
         status: a :class:`jaxsolve.Status`, int32.
         first_error: ``error`` at the initial point.
-        scout: the point from which the next step goes.
+        scout: the point from which the next step starts.
     """
 
     iter_num: Array
@@ -124,24 +124,25 @@ class RootMethod(IterativeSolver):
         has_aux: whether ``fun`` returns ``(residual, aux)``.
         stepsize: a positive number, which may be traced, in place of a search; zero, the default, and negative numbers
             mean a search.
-        linesearch: ``"backtracking"`` shortens steps until the norm of the residual falls; ``None`` takes full steps.
-        stop_if_linesearch_fails: end the run at the first search that fails, rather than at the first one with a fresh
-            model of the Jacobian.
+        linesearch: ``"backtracking"`` shortens steps until the norm of the residual decreases; ``None`` takes full
+            steps.
+        stop_if_linesearch_fails: end the run at the first failed search. Otherwise the Jacobian, or its model, is
+            computed anew, and the search is tried once more.
         maxls: largest number of trial steps in a search.
-        decrease_factor: largest factor by which a search shortens a step; interpolation finds a smaller one, down to a
-            tenth.
-        increase_factor: a search starts from the last step times this factor, but from the full step, 1, at least.
-        max_stepsize: longest trial step.
-        min_stepsize: shortest trial step.
+        decrease_factor: largest factor by which a search shortens a step; interpolation may choose a smaller factor,
+            down to a tenth.
+        increase_factor: a search starts with the last step size times this factor, but at least with the full step, 1.
+        max_stepsize: largest trial step.
+        min_stepsize: smallest trial step.
         bounds: the pair ``(lower, upper)`` of bounds of the parameters, each a scalar, an array that broadcasts to each
             leaf, or a pytree like the parameters; infinite where there is none. ``fun`` is never called at a point
-            outside of the bounds; trial points are cut there.
+            outside of the bounds; trial points outside are moved to the bounds.
         rtol: relative tolerance: the run has converged when ``state.error`` is at most
             ``tol + rtol * state.first_error``. May be traced.
-        patience: with a search, a method that has the Jacobian first takes up to so many full steps in a row that do
-            not lower the norm of the residual, before it goes back to the best point and searches there. It goes back
-            five times at most; from then on, and with 0 from the beginning, every step lowers the norm. ``params`` is
-            the best point at any time.
+        patience: number of full steps in a row that need not lower the norm of the residual. After so many steps the
+            method goes back to the best point and searches for a step there. It goes back at most five times; from then
+            on every step must lower the norm. With 0 this holds from the beginning. ``params`` is always the best
+            point. This option is used only with a search, and by methods that have the Jacobian.
     """
 
     fun: Callable

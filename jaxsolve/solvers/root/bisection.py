@@ -36,8 +36,8 @@ class BisectionState(NamedTuple):
         aux: auxiliary output of the function.
         num_fun_eval: evaluations of the function, int32.
         status: a :class:`jaxsolve.Status`, int32.
-        first_error: largest absolute value of the function at the ends, which ``rtol`` is relative to; ``None`` where
-            that is 0.
+        first_error: largest absolute value of the function at the ends, used with ``rtol``; ``None`` if ``rtol``
+            is 0.
     """
 
     iter_num: Array
@@ -56,14 +56,14 @@ class Bisection(IterativeSolver):
     """Bisection on an interval, or on many at once.
 
     ``run(None, *args, **kwargs)`` finds ``x`` with ``optimality_fun(x, *args, **kwargs) = 0``. An initial point is
-    accepted for uniformity; only its dtype is used, and that only if ``lower`` and ``upper`` are Python numbers.
+    accepted, as by other solvers, but only its dtype is used, and only if ``lower`` and ``upper`` are Python numbers.
 
     Attributes:
         optimality_fun: continuous function of an array, applied entry by entry: its result has the shape of its
             argument.
         lower: lower end of the interval, a number or an array.
-        upper: upper end, of a shape that broadcasts with that of ``lower``.
-        check_bracket: raise ``ValueError`` after an eager run whose function has the same sign at both ends. Under a
+        upper: upper end; its shape must broadcast with that of ``lower``.
+        check_bracket: raise ``ValueError`` after an eager run if the function has the same sign at both ends. Under a
             transformation, and with ``False``, such a run ends with ``Status.INVALID_BRACKET``.
         has_aux: whether ``optimality_fun`` returns ``(value, aux)``.
         rtol: relative tolerance: the run has converged when ``state.error`` is at most
@@ -181,7 +181,7 @@ class Bisection(IterativeSolver):
         value, aux = out if self.has_aux else (out, None)
         if jnp.shape(value) != jnp.shape(x):
             raise ValueError(
-                f"optimality_fun must return one value an entry: given shape {jnp.shape(x)}, it returned "
+                f"optimality_fun must return one value per entry: given shape {jnp.shape(x)}, it returned "
                 f"{jnp.shape(value)}."
             )
         return jnp.asarray(value).astype(x.dtype), aux

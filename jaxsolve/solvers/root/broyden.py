@@ -40,11 +40,12 @@ class BroydenState(NamedTuple):
     """State of Broyden's method: the fields of :class:`RootState`, and those of the model.
 
     Attributes:
-        d_history: of a model of limited memory the vectors :math:`H^T s`, one a row, shape (history_size, n).
-        c_history: the vectors :math:`(s - H y) / s^T H y`, likewise.
-        gamma: multiple of the identity in it.
-        num_pairs: number of updates in it, int32.
-        inverse: the dense model, shape (n, n); ``None`` with one of limited memory, whose fields are ``None`` here.
+        d_history: vectors :math:`H^T s` of the model of limited memory, one per row, shape (history_size, n); ``None``
+            with a dense model.
+        c_history: vectors :math:`(s - H y) / s^T H y`, in the same form.
+        gamma: multiple of the identity in the model of limited memory; ``None`` with a dense model.
+        num_pairs: number of updates of the model, int32.
+        inverse: the dense model, shape (n, n); ``None`` with a model of limited memory.
     """
 
     iter_num: Array
@@ -70,19 +71,20 @@ class Broyden(RootMethod):
     """Broyden's method: a quasi-Newton method for systems of equations.
 
     ``run(init_params, *args, **kwargs)`` finds ``params`` with ``fun(params, *args, **kwargs) = 0``. An iteration
-    evaluates ``fun`` only. A search that fails starts the model anew; if it fails with a new model, the run ends with
-    ``Status.LINESEARCH_FAILED``.
+    evaluates ``fun`` only. After a failed search the model is made anew; if a search with a new model fails, the run
+    ends with ``Status.LINESEARCH_FAILED``.
 
-    Up to 100 unknowns the model is a dense matrix, which begins as the inverse Jacobian at the initial point. With
-    more, or with a ``history_size``, it is a multiple of the identity plus one rank-one matrix an update.
+    For up to 100 unknowns the model is a dense matrix; at first it is the inverse Jacobian at the initial point. For
+    more unknowns, or with a ``history_size``, it is a multiple of the identity plus one rank-one matrix per update.
 
     Attributes:
-        history_size: number of updates that a model of limited memory has room for; when it is full, the model starts
-            anew. ``None`` takes a dense model up to 100 unknowns, else 30.
-        gamma: the model begins as this multiple of the identity, which has the unit of a parameter over that of a
-            residual. ``None`` takes the inverse Jacobian for a dense model, else the multiple that fits the Jacobian
-            along the residual, with its sign, which costs one product with the Jacobian.
-        condition: taken for the sake of programs written for JAXopt; the search has one condition, whatever it says.
+        history_size: number of updates that a model of limited memory can store; when it is full, the model is made
+            anew. ``None`` takes a dense model for up to 100 unknowns, and 30 for more.
+        gamma: the initial model is this multiple of the identity. Its unit is that of a parameter divided by that of a
+            residual. ``None`` takes the inverse Jacobian for a dense model. For a model of limited memory it takes the
+            multiple that fits the Jacobian along the residual, with its sign, which costs one product with the
+            Jacobian.
+        condition: accepted for programs written for JAXopt, and not used.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsolve

@@ -29,8 +29,8 @@ class Newton(RootMethod):
     """Newton's method for systems of equations, with a search for the step and bounds.
 
     ``run(init_params, *args, **kwargs)`` finds ``params`` with ``fun(params, *args, **kwargs) = 0``. Up to 512 unknowns
-    the Jacobian is a matrix, and the step comes from an LU factorization; where the Jacobian is singular, or nearly so,
-    from a regularized least-squares problem. With more unknowns it comes from products with the Jacobian.
+    the Jacobian is formed, and the step is computed by an LU factorization or, if the Jacobian is nearly singular, from
+    a regularized least-squares problem. With more unknowns the step is computed from products with the Jacobian.
 
     Attributes:
         solve: linear solver ``solve(matvec, b)`` of the Newton system, see :mod:`jaxsolve.linear_solve`; ``None``
@@ -70,7 +70,7 @@ class ChordState(NamedTuple):
 
     Attributes:
         inverse: inverse of the Jacobian where it was last computed, shape (n, n).
-        age: steps since then, int32.
+        age: number of steps since then, int32.
     """
 
     iter_num: Array
@@ -90,13 +90,13 @@ class ChordState(NamedTuple):
 
 
 class Chord(RootMethod):
-    """Newton's method with a Jacobian that is kept: one factorization serves many steps.
+    """Newton's method in which several steps use the same Jacobian and its factorization.
 
     ``run(init_params, *args, **kwargs)`` finds ``params`` with ``fun(params, *args, **kwargs) = 0``. The Jacobian is
     computed again where a step reduces the norm of the residual by less than the factor ``refresh``.
 
     Attributes:
-        refresh: the factor; 1 keeps a Jacobian until a search fails.
+        refresh: the factor; with 1 a Jacobian is used until a search fails.
 
     Example:
         >>> import jax.numpy as jnp, jaxsolve

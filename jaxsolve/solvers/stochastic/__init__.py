@@ -1,4 +1,4 @@
-"""Stochastic gradient methods, which may see other data at every iteration."""
+"""Stochastic gradient methods, which may get different data at every iteration."""
 
 from jaxsolve.solvers.stochastic.armijo_sgd import ArmijoSGD
 from jaxsolve.solvers.stochastic.optax_solver import OptaxSolver

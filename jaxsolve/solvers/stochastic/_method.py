@@ -25,10 +25,10 @@ __all__ = ["SGDMethod", "SGDState", "StochasticGradientMethod"]
 class StochasticGradientMethod(StochasticSolver):
     """Base of the stochastic gradient methods.
 
-    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` for data that stay the same;
-    ``run_iterator(init_params, iterator, *args, **kwargs)`` draws batches, each of which is the keyword argument
-    ``data`` of ``fun``. Where the gradient of a batch is at most ``tol`` the run ends, without another step; with
-    ``tol=0`` only a gradient of 0 ends it.
+    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)`` for fixed data.
+    ``run_iterator(init_params, iterator, *args, **kwargs)`` draws batches, which are passed to ``fun`` as the keyword
+    argument ``data``. If the norm of the gradient for a batch is at most ``tol``, the run ends without another step;
+    with ``tol=0`` it ends only at a gradient of 0.
 
     Attributes:
         fun: smooth function with a real scalar value.
@@ -85,7 +85,7 @@ class StochasticGradientMethod(StochasticSolver):
         )
 
     def update(self, params: PyTree, state: Any, *args: Any, **kwargs: Any) -> OptStep:
-        """One step; returns ``OptStep(params, state)``. The value and the error are those before it."""
+        """One step; returns ``OptStep(params, state)``. Value and error are those before the step."""
         if self.pre_update is not None:
             params, state = self.pre_update(params, state, *args, **kwargs)
         (value, aux), grad = self._objective.value_and_grad(params, *args, **kwargs)
@@ -133,14 +133,14 @@ class SGDState(NamedTuple):
         iter_num: number of iterations done, int32.
         error: Euclidean norm of the gradient before the last step.
         value: ``fun`` before the last step; at the end of ``run``, at the solution.
-        aux: auxiliary output of ``fun``, likewise.
+        aux: auxiliary output of ``fun`` at the same point.
         stepsize: last step size.
         velocity: last change of the parameters, a pytree like them; ``None`` without momentum.
         num_fun_eval: evaluations of ``fun``, int32.
         num_grad_eval: evaluations of its gradient, int32.
         status: a :class:`jaxsolve.Status`, int32.
-        first_error: the error of the first iteration, which ``rtol`` is relative to; ``None`` where that is 0.
-        failed_linesearch: whether the last search found no step, which then was none; of :class:`ArmijoSGD`.
+        first_error: the error of the first iteration, used with ``rtol``; ``None`` if ``rtol`` is 0.
+        failed_linesearch: whether the last search found no step, so that there was no step; used by :class:`ArmijoSGD`.
     """
 
     iter_num: Array
@@ -162,7 +162,7 @@ class SGDMethod(StochasticGradientMethod):
     With momentum :math:`m` the change of the parameters is :math:`v_+ = m v - \eta g`.
 
     Attributes:
-        momentum: share of the last change that is added to a step, in [0, 1).
+        momentum: multiple of the last change that is added to a step, in [0, 1).
         max_stepsize: largest step size :math:`\eta`.
     """
 

@@ -29,16 +29,16 @@ __all__ = ["ArmijoSGD"]
 class ArmijoSGD(SGDMethod):
     """Stochastic gradient descent with a line search on each batch.
 
-    A search that finds no step leaves the parameters where they are; the next one starts from a shorter step. When
-    iterations are unrolled, step sizes are constants to the derivative.
+    If a search finds no step, the parameters do not change, and the next search starts with a shorter step. If
+    iterations are unrolled, step sizes are constants for the derivative.
 
     Attributes:
-        aggressiveness: :math:`a` in (0, 1): the larger, the longer the steps that are accepted.
-        decrease_factor: largest factor by which a search shortens a step; interpolation finds a smaller one.
+        aggressiveness: :math:`a` in (0, 1); larger values accept longer steps.
+        decrease_factor: largest factor by which a search shortens a step; interpolation may choose a smaller factor.
         increase_factor: factor by which the first trial step exceeds the last step, with ``reset_option="increase"``.
-        reset_option: first trial step of a search: ``"increase"`` multiplies the last step, ``"conservative"`` repeats
-            it, ``"goldstein"`` repeats it and lengthens it where the value falls by more than ``aggressiveness`` times
-            what the slope promises.
+        reset_option: first trial step of a search: ``"increase"`` multiplies the last step by ``increase_factor``,
+            ``"conservative"`` repeats it, ``"goldstein"`` repeats it and lengthens it if the value falls by more than
+            ``aggressiveness`` times the decrease that the slope predicts.
         maxls: largest number of trial steps in a search.
 
     Example:

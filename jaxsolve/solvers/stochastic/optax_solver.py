@@ -34,7 +34,7 @@ class OptaxState(NamedTuple):
         num_fun_eval: evaluations of ``fun``, int32; not those of an optimizer that calls it by itself.
         num_grad_eval: evaluations of its gradient, int32.
         status: a :class:`jaxsolve.Status`, int32.
-        first_error: the error of the first iteration, which ``rtol`` is relative to; ``None`` where that is 0.
+        first_error: the error of the first iteration, used with ``rtol``; ``None`` if ``rtol`` is 0.
     """
 
     iter_num: Array
@@ -51,7 +51,7 @@ class OptaxState(NamedTuple):
 class OptaxSolver(StochasticGradientMethod):
     """An optimizer of optax, with ``run``, ``run_iterator``, statuses and derivatives.
 
-    Optimizers that want the value, the gradient or the function itself, such as line searches, are given them.
+    Optimizers that need the value, the gradient or the function itself, such as line searches, get them.
 
     Attributes:
         opt: an ``optax.GradientTransformation``.

@@ -26,10 +26,10 @@ __all__ = ["PolyakSGD"]
 class PolyakSGD(SGDMethod):
     """Stochastic gradient descent with Polyak's step size.
 
-    Where the value of a batch is below ``fun_min``, or its gradient is 0, there is no step.
+    If the value for a batch is below ``fun_min``, or its gradient is 0, no step is taken.
 
     Attributes:
-        fun_min: least value of ``fun``, of every batch.
+        fun_min: least value of ``fun`` for every batch.
         variant: ``"SPS_max"`` takes steps of at most ``max_stepsize``, ``"SPS+"`` has no bound.
         delta: number that is added to the squared norm of the gradient, in its unit.
 

@@ -20,38 +20,27 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._docstrings import with_fields_of
 from jaxsolve._inputs import power_of_two
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat_in_order, unflat_in_order
 from jaxsolve.base import option
+from jaxsolve.solvers._descent_method import DescentState
 from jaxsolve.solvers.unconstrained._quasi_newton import QuasiNewtonMethod, difference, first_scaling
 from jaxsolve.tree_util import tree_real_dtype
 
 __all__ = ["BFGS", "BFGSState"]
 
 
+@with_fields_of(DescentState)
 class BFGSState(NamedTuple):
-    """State of BFGS.
+    """State of BFGS: the fields of :class:`~jaxsolve.solvers.DescentState`, and those of the matrix.
 
     Attributes:
-        iter_num: number of iterations done, int32.
-        value: ``fun`` at the current parameters.
-        grad: its gradient there, a pytree like the parameters.
-        stepsize: last step size.
-        error: Euclidean norm of ``grad``.
         H: approximation of the inverse Hessian, or of the Hessian with ``form="direct"``; shape (n, n), where the n
             variables are the entries of the leaves, one leaf after the other.
-        gamma: the multiple of the identity that ``H``, or its inverse, begins with.
-        num_pairs: number of steps that ``H`` has learned from, int32; 0 after a line search that found nothing.
-        aux: auxiliary output of ``fun``.
-        failed_linesearch: whether the last line search failed.
-        num_fun_eval: evaluations of ``fun``, int32.
-        num_grad_eval: evaluations of its gradient, int32.
-        num_linesearch_iter: trial steps of all line searches, int32.
-        status: a :class:`jaxsolve.Status`, int32.
-        first_error: ``error`` at the initial point.
-        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
-            a search that failed counts twice; int32.
+        gamma: the initial ``H``, or its inverse, is this multiple of the identity.
+        num_pairs: number of steps that have updated ``H``, int32; 0 after a failed line search.
     """
 
     iter_num: Array
@@ -75,21 +64,22 @@ class BFGSState(NamedTuple):
 class BFGS(QuasiNewtonMethod):
     """BFGS with a strong-Wolfe, backtracking or Hager-Zhang line search, or a fixed step size.
 
-    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. An iteration takes a number of
-    operations and an amount of memory that grow with the square of the number of variables: for up to some hundred of
-    them. There it needs fewer evaluations than :class:`jaxsolve.LBFGS`, by far where the problem is ill-conditioned.
+    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. The time of an iteration and the
+    memory grow with the square of the number of variables, so use it for up to some hundred variables. There it needs
+    fewer evaluations than :class:`jaxsolve.LBFGS`, and far fewer if the problem is ill-conditioned.
 
-    A line search that fails drops what has been learned and is tried again along the negative gradient; if it fails
-    there too, the run ends with ``Status.LINESEARCH_FAILED``.
+    After a failed line search the matrix is reset, and a search along the negative gradient is tried; if that fails
+    too, the run ends with ``Status.LINESEARCH_FAILED``.
 
-    A result ``OptStep(params, state)`` of an earlier run, as initial point of ``run`` or ``init_state``, hands on its
-    matrix, its step size and its count of iterations; ``fun`` and its data may have changed in between.
+    If ``run`` or ``init_state`` gets the result ``OptStep(params, state)`` of an earlier run as initial point, the new
+    run continues with its matrix, its step size and its number of iterations; ``fun`` and its data may have changed in
+    between.
 
-    With ``linesearch_init="increase"`` no search starts below a step of 1.
+    With ``linesearch_init="increase"`` the first trial step of a search is at least 1.
 
     Attributes:
-        form: ``"inverse"`` keeps an approximation of the inverse Hessian. ``"direct"`` keeps one of the Hessian, for
-            those who want that, and solves a linear system an iteration by Cholesky factorization.
+        form: ``"inverse"`` keeps an approximation of the inverse Hessian. ``"direct"`` keeps an approximation of the
+            Hessian, and solves one linear system per iteration by Cholesky factorization.
 
     Reference:
         Nocedal and Wright (2006), "Numerical optimization", second edition, section 6.1. The scaling of the matrix

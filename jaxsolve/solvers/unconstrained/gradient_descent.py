@@ -24,9 +24,9 @@ class GradientDescent(ProximalMethod):
 
     Attributes:
         scale: ``"jacobi"`` measures every variable in a unit in which the second derivative at the initial point is
-            about 1, which costs as many products with the Hessian as there are variables, once. The method then does
-            not depend on the units in which variables, or blocks of them, are given; ``state.error`` and the tolerances
-            are those of the gradient in these units.
+            about 1. This costs one product with the Hessian for each variable, once. The method then does not depend
+            on the units in which single variables are given; ``state.error`` and the tolerances refer to the gradient
+            in these units.
         prox: accepted for compatibility; ``prox_none`` is the only useful value, use ``ProximalGradient`` for others.
 
     Reference:

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsolve._compat import on_every_device
+from jaxsolve._docstrings import with_fields_of
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
-from jaxsolve.solvers._descent_method import DescentMethod
+from jaxsolve.solvers._descent_method import DescentMethod, DescentState
 from jaxsolve.solvers._stepsize import curvature_scale, times
 from jaxsolve.solvers.unconstrained._quasi_newton import QuasiNewtonMethod, difference, first_scaling
 from jaxsolve.tree_util import tree_real_dtype, tree_scalar_mul
@@ -30,31 +31,19 @@ from jaxsolve.tree_util import tree_real_dtype, tree_scalar_mul
 __all__ = ["LBFGS", "LBFGSState"]
 
 
+@with_fields_of(DescentState)
 class LBFGSState(NamedTuple):
-    r"""State of L-BFGS.
+    r"""State of L-BFGS: the fields of :class:`~jaxsolve.solvers.DescentState`, and those of the histories.
 
     Attributes:
-        iter_num: number of iterations done, int32.
-        value: ``fun`` at the current parameters.
-        grad: its gradient there, a pytree like the parameters.
-        stepsize: last step size.
         error: Euclidean norm of ``grad``, measured in the units of ``scale``.
-        history: differences s of parameters and y of gradients, in pairs: one pytree leaf of shape
-            (2 history_size, \*leaf.shape) a leaf; a ring buffer in which iteration ``k`` writes s in row ``2 i`` and y
-            in row ``2 i + 1`` for ``i = k % history_size``.
+        history: differences s of parameters and y of gradients, in pairs, with one array of shape
+            (2 history_size, \*leaf.shape) for each leaf: a ring buffer in which iteration ``k`` writes s to row ``2 i``
+            and y to row ``2 i + 1`` for ``i = k % history_size``.
         gram: two matrices in the order of the ring buffer, shape (2, history_size, history_size): the inverse of the
             triangular matrix of the inner products <s_i, y_j>, i no newer than j, in which rows and columns of unused
             pairs are 0, and the inner products <y_i, y_j>.
         gamma: the scaling of the initial inverse Hessian.
-        aux: auxiliary output of ``fun``.
-        failed_linesearch: whether the last line search failed.
-        num_fun_eval: evaluations of ``fun``, int32.
-        num_grad_eval: evaluations of its gradient, int32.
-        num_linesearch_iter: trial steps of all line searches, int32.
-        status: a :class:`jaxsolve.Status`, int32.
-        first_error: ``error`` at the initial point.
-        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
-            a search that failed counts twice; int32.
         scale: units of the variables in which the histories are kept, a pytree like the parameters; or ``None``.
     """
 
@@ -83,7 +72,7 @@ class LBFGSState(NamedTuple):
 
     @property
     def y_history(self) -> PyTree:
-        """Differences of gradients, likewise."""
+        """Differences of gradients, in the same form."""
         return jax.tree.map(lambda rows: rows[1::2], self.history)
 
     @property
@@ -97,25 +86,27 @@ class LBFGSState(NamedTuple):
 class LBFGS(QuasiNewtonMethod):
     """L-BFGS with a strong-Wolfe, backtracking or Hager-Zhang line search, or a fixed step size.
 
-    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. A line search that fails drops the
-    history and is tried again along the negative gradient; if it fails there too, the run ends with
+    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. After a failed line search the
+    history is cleared, and a search along the negative gradient is tried; if that fails too, the run ends with
     ``Status.LINESEARCH_FAILED``.
 
-    A result ``OptStep(params, state)`` of an earlier run, as initial point of ``run`` or ``init_state``, hands on its
-    history, its step size and its count of iterations; ``fun`` and its data may have changed in between.
+    If ``run`` or ``init_state`` gets the result ``OptStep(params, state)`` of an earlier run as initial point, the new
+    run continues with its history, its step size and its number of iterations; ``fun`` and its data may have changed in
+    between.
 
-    With ``linesearch_init="increase"`` no search starts below a step of 1.
+    With ``linesearch_init="increase"`` the first trial step of a search is at least 1.
 
     Attributes:
-        history_size: number of pairs that are kept; without any, the method is steepest descent.
-        use_gamma: scale the initial inverse Hessian by <s, y> / <y, y> of the last pair; before there is one, so that
-            the first trial step is as long as the initial point, or as value over gradient norm, whichever is shorter.
-            Without it the first trial step is the negative gradient, which has another unit than the parameters.
+        history_size: number of pairs that are kept; with 0 the method is steepest descent.
+        use_gamma: scale the initial inverse Hessian by <s, y> / <y, y> of the last pair. Before the first pair the
+            scaling is such that the length of the first trial step is the norm of the initial point, or value divided
+            by gradient norm, whichever is shorter. With ``False`` the first trial step is the negative gradient, whose
+            unit is not that of the parameters.
 
         scale: ``"jacobi"`` measures every variable in a unit in which the second derivative at the initial point is
-            about 1, which costs as many products with the Hessian as there are variables, once. The method then does
-            not depend on the units in which variables, or blocks of them, are given; ``state.error`` and the tolerances
-            are those of the gradient in these units.
+            about 1. This costs one product with the Hessian for each variable, once. The method then does not depend
+            on the units in which single variables are given; ``state.error`` and the tolerances refer to the gradient
+            in these units.
 
     Reference:
         Liu and Nocedal (1989), "On the limited memory BFGS method for large scale optimization"; Byrd, Nocedal and

@@ -61,10 +61,10 @@ class NelderMead(IterativeSolver):
     """The simplex method of Nelder and Mead, for functions of a few variables without a gradient.
 
     ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. An iteration evaluates ``fun``
-    once or twice, and as often as there are variables where the simplex shrinks. ``fun`` may be discontinuous. With
-    ``jit=False`` it may be a function of the host, of NumPy arrays say; with ``implicit_diff=False, unroll=False`` it
-    may call the host by ``jax.pure_callback``, under ``jit`` and ``vmap`` too. Where its value is not finite it counts
-    as infinite.
+    once or twice; if the simplex shrinks, once more for each variable. ``fun`` may be discontinuous. With ``jit=False``
+    it may be a function that runs on the host, for example with NumPy arrays. With
+    ``implicit_diff=False, unroll=False`` it may call the host by ``jax.pure_callback``, also under ``jit`` and
+    ``vmap``. Values that are not finite count as infinite.
 
     The run has converged when ``state.error`` is at most ``tol`` and ``state.size`` at most ``xtol``. For the implicit
     derivative, ``fun`` must have first and second derivatives at the solution.
@@ -73,11 +73,11 @@ class NelderMead(IterativeSolver):
         fun: function ``fun(params, *args, **kwargs)`` with a real scalar value.
         has_aux: whether ``fun`` returns ``(value, aux)`` in place of ``value``.
         tol: largest difference of the values at the points of the simplex, in the unit of ``fun``.
-        xtol: largest difference of their coordinates, in the unit of the parameters; may be traced.
+        xtol: largest difference of the coordinates of these points, in the unit of the parameters; may be traced.
         rtol: relative tolerance: adds ``rtol`` times ``state.first_error`` to ``tol``, and ``rtol`` times
             ``state.first_size`` to ``xtol``. May be traced.
-        adaptive: choose the coefficients by the number of variables, as Gao and Han do, rather than those of Nelder and
-            Mead, which are the same for two variables.
+        adaptive: use the coefficients of Gao and Han, which depend on the number of variables; for two variables they
+            are those of Nelder and Mead. With ``False``, use the coefficients of Nelder and Mead.
 
     Reference:
         Nelder and Mead (1965), "A simplex method for function minimization"; Lagarias et al. (1998), "Convergence

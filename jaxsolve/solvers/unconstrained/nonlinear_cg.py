@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxsolve._docstrings import with_fields_of
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import option
-from jaxsolve.solvers._descent_method import DescentMethod
+from jaxsolve.solvers._descent_method import DescentMethod, DescentState
 from jaxsolve.solvers._stepsize import rounding
 from jaxsolve.solvers.unconstrained._quasi_newton import difference, first_scaling
 from jaxsolve.tree_util import (
@@ -30,28 +31,15 @@ from jaxsolve.tree_util import (
 __all__ = ["NonlinearCG", "NonlinearCGState"]
 
 
+@with_fields_of(DescentState)
 class NonlinearCGState(NamedTuple):
-    """State of nonlinear conjugate gradients.
+    """State of nonlinear conjugate gradients: the fields of :class:`~jaxsolve.solvers.DescentState`, and more.
 
     Attributes:
-        iter_num: number of iterations done, int32.
-        value: ``fun`` at the current parameters.
-        grad: its gradient there, a pytree like the parameters.
-        stepsize: last step size.
-        error: Euclidean norm of ``grad``.
         descent_direction: the direction of the next step, a pytree like the parameters.
         gamma: the factor of the negative gradient in it.
         decrease: by how much the last step has lowered the value; 0 before the first one.
         num_conjugate: number of steps since the last one along the negative gradient, int32.
-        aux: auxiliary output of ``fun``.
-        failed_linesearch: whether the last line search failed.
-        num_fun_eval: evaluations of ``fun``, int32.
-        num_grad_eval: evaluations of its gradient, int32.
-        num_linesearch_iter: trial steps of all line searches, int32.
-        status: a :class:`jaxsolve.Status`, int32.
-        first_error: ``error`` at the initial point.
-        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; one after
-            a search that failed counts twice; int32.
     """
 
     iter_num: Array
@@ -76,25 +64,25 @@ class NonlinearCGState(NamedTuple):
 class NonlinearCG(DescentMethod):
     """Nonlinear conjugate gradients with a line search, or a fixed step size.
 
-    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. It keeps no more than one
-    direction besides the gradient, which is its use: :class:`jaxsolve.LBFGS` needs fewer evaluations, and twenty times
-    as much memory.
+    ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``. The method keeps only one
+    direction besides the gradient. Use it if memory is short: :class:`jaxsolve.LBFGS` needs fewer evaluations, and
+    twenty times as much memory.
 
-    The searches ask for a slope of at most a tenth of the initial one, which conjugate directions need. A direction
-    has no length of its own, and ``max_stepsize`` bounds a first trial step only with ``linesearch_init="max"``. The
-    first step of a run is tried with size 1, which leads as far as the norm of the initial point, or as value over
-    gradient norm, whichever is shorter.
+    The line searches accept a step only if the slope has fallen to a tenth of its initial size, which conjugate
+    directions need. ``max_stepsize`` bounds a first trial step only with ``linesearch_init="max"``. The first trial
+    step of a run has size 1; its length is the norm of the initial point, or value divided by gradient norm, whichever
+    is shorter.
 
-    A result ``OptStep(params, state)`` of an earlier run, as initial point of ``run`` or ``init_state``, hands on its
-    direction, its step size and its count of iterations.
+    If ``run`` or ``init_state`` gets the result ``OptStep(params, state)`` of an earlier run as initial point, the new
+    run continues with its direction, its step size and its number of iterations.
 
     Attributes:
-        method: the formula of the factor of the last direction. ``"polak-ribiere"``, or 0 where that is negative;
-            ``"fletcher-reeves"``; ``"hestenes-stiefel"``, or 0 where that is negative; ``"dai-yuan"``;
-            ``"hager-zhang"``, bounded below.
-        linesearch_init: first trial step of a search: ``"increase"`` takes the one that would lower the value as much
-            as the last step, if the function were a parabola along the direction, but no more than
-            ``increase_factor`` times ten times the last step; ``"current"`` repeats the last step, ``"max"`` takes
+        method: the formula of the factor of the last direction: ``"polak-ribiere"``, with 0 in place of negative
+            values; ``"fletcher-reeves"``; ``"hestenes-stiefel"``, with 0 in place of negative values; ``"dai-yuan"``;
+            or ``"hager-zhang"``, bounded below.
+        linesearch_init: first trial step of a search. ``"increase"`` takes the step that would lower the value as much
+            as the last step did, if the function were a parabola along the direction, but at most ten times
+            ``increase_factor`` times the last step; ``"current"`` repeats the last step; ``"max"`` takes
             ``max_stepsize``.
 
     Reference:

@@ -7,8 +7,8 @@ Problem: minimize a smooth function :math:`f(x, \theta)`. Method: with gradient 
 
     \min_{\|z\| \le \Delta} m(z), \qquad m(z) = g^T z + \tfrac12 z^T B z,
 
-and the radius :math:`\Delta` follows how well the model foretells the value (Nocedal and Wright 2006, algorithm 4.1).
-``NewtonCG`` goes towards the minimizer by conjugate gradients, with products with the Hessian alone (Steihaug 1983;
+and the radius :math:`\Delta` depends on how well the model predicts the value (Nocedal and Wright 2006, algorithm 4.1).
+``NewtonCG`` goes towards the minimizer by conjugate gradients, with products with the Hessian only (Steihaug 1983;
 algorithm 7.2). ``TrustNewton`` computes the Hessian and the minimizer itself, from one eigenvalue decomposition for all
 radii (Moré and Sorensen 1983). Optimality: :math:`\nabla_1 f(x, \theta) = 0`.
 """
@@ -50,18 +50,19 @@ class TrustRegionState(NamedTuple):
     """State of a trust-region method.
 
     Attributes:
-        iter_num: number of iterations done, int32. Each has one or more trial steps, of which the last is taken.
+        iter_num: number of iterations done, int32. Each has one or more trial steps; the last one is taken.
         value: ``fun`` at the current parameters.
         grad: its gradient there, a pytree like the parameters.
         radius: how far the next trial step may lead; 0 before the first one.
         error: Euclidean norm of ``grad``.
         aux: auxiliary output of ``fun``.
-        num_fun_eval: evaluations of ``fun``, int32: one, and one a trial step.
-        num_grad_eval: evaluations of its gradient, int32: as many, and one an iteration for the Hessian.
+        num_fun_eval: evaluations of ``fun``, int32: one at the start, and one per trial step.
+        num_grad_eval: evaluations of its gradient, int32: as many, plus one per iteration for the Hessian.
         num_hessian_products: products of the Hessian with a vector, int32.
         status: a :class:`jaxsolve.Status`, int32.
         first_error: ``error`` at the initial point.
-        num_stalled: steps in a row whose change of the value was rounding and that did not lower the error; int32.
+        num_stalled: number of successive steps that changed the value by rounding errors only and did not lower
+            ``error``, int32.
     """
 
     iter_num: Array
@@ -97,7 +98,7 @@ class TrustRegionMethod(SmoothMinimizer):
     """Base of the trust-region methods. A subclass defines ``_model`` and ``_subproblem``.
 
     Attributes:
-        max_trials: largest number of trial steps in an iteration. An iteration without a good one ends the run with
+        max_trials: largest number of trial steps in an iteration. If none of them is good enough, the run ends with
             ``Status.STALLED``.
         max_radius: longest step, in the unit of the parameters; may be traced.
     """
@@ -210,12 +211,12 @@ class NewtonCG(TrustRegionMethod):
     """Newton's method with a trust region and conjugate gradients, for any number of variables.
 
     ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``, which must be twice
-    differentiable by jax. The Hessian is never formed: an iteration linearizes the gradient once, and takes as many
-    products with the Hessian, each about as expensive as a gradient, as a step towards the minimizer of the model
-    needs. Negative curvature leads to the boundary of the trust region.
+    differentiable by jax. The Hessian is never formed: an iteration linearizes the gradient once, and computes products
+    with the Hessian, each about as expensive as a gradient, until the step is close enough to the minimizer of the
+    model. Along a direction of negative curvature the step goes to the boundary of the trust region.
 
-    A result ``OptStep(params, state)`` of an earlier run, as initial point of ``run`` or ``init_state``, hands on its
-    radius and its count of iterations.
+    If ``run`` or ``init_state`` gets the result ``OptStep(params, state)`` of an earlier run as initial point, the new
+    run continues with its radius and its number of iterations.
 
     Reference:
         Steihaug (1983), "The conjugate gradient method and trust regions in large scale optimization"; Nocedal and
@@ -278,12 +279,12 @@ class TrustNewton(TrustRegionMethod):
     """Newton's method with a trust region and the whole Hessian, for up to some hundred variables.
 
     ``run(init_params, *args, **kwargs)`` minimizes ``fun(params, *args, **kwargs)``, which must be twice
-    differentiable by jax. An iteration computes the Hessian, by as many products as there are variables, and its
-    eigenvalues; the steps are exact minimizers of the model, also where it is indefinite. It needs the fewest
-    evaluations of all methods here.
+    differentiable by jax. An iteration computes the Hessian, by one product for each variable, and its eigenvalues. The
+    steps are exact minimizers of the model in the trust region, even if the Hessian is indefinite. The method needs the
+    fewest evaluations of all methods here.
 
-    A result ``OptStep(params, state)`` of an earlier run, as initial point of ``run`` or ``init_state``, hands on its
-    radius and its count of iterations.
+    If ``run`` or ``init_state`` gets the result ``OptStep(params, state)`` of an earlier run as initial point, the new
+    run continues with its radius and its number of iterations.
 
     Reference:
         Moré and Sorensen (1983), "Computing a trust region step"; Nocedal and Wright (2006), "Numerical

@@ -79,7 +79,7 @@ def test_infinite_rows_are_absent(method):
         assert result.s[0] == np.inf and bool(jnp.all(jnp.isfinite(result.s[1:])))
     slopes = jax.jacobian(lambda b: run(b).x)(MORE_B)
     assert bool(jnp.all(jnp.isfinite(slopes))) and not np.any(slopes[:, 0]) and np.any(slopes[:, 2])
-    with pytest.raises(ValueError, match="b must be finite, but for .inf in rows of nonneg.*-inf in row 0"):
+    with pytest.raises(ValueError, match="b must be finite, except for .inf in rows of nonneg.*-inf in row 0"):
         jaxsolve.solve_conic(None, C, MORE_A, -MORE_B, ROWS, method=method)
 
 
