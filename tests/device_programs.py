@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxsolve
+from jaxsolve.isotonic import isotonic_l2_pav
 from tests import conftest
 
 SOLVERS = {
@@ -118,6 +119,29 @@ def a_sum_over_devices(make):
     close(jax.jvp(lambda y: solve(X, y), (y,), (y,))[1], ridge_solution(X, y)[0])
 
 
+def regressions_of_rows(how):
+    """A batch of isotonic regressions, whose rows lie on the devices.
+
+    On an explicit mesh jax does not batch gathers from what the batch has in common: there the axes are made automatic.
+    """
+    kind = AxisType.Explicit if how == "auto_axes" else AxisType.Auto
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
+    rng = np.random.default_rng(0)
+    y, weights = rng.normal(size=(2, 8, 20))
+    alone = jax.vmap(isotonic_l2_pav)
+    with jax.set_mesh(mesh):
+        place = NamedSharding(mesh, P("d", None))
+        if how == "auto_axes":
+            together = jax.sharding.auto_axes(alone, out_sharding=P("d", None))
+        else:
+            together = jax.shard_map(alone, mesh=mesh, in_specs=P("d", None), out_specs=P("d", None))
+        rows, w = jax.device_put(y, place), jax.device_put(weights, place)
+        found = jax.jit(together)(rows)
+        gradient = jax.jit(jax.grad(lambda rows: jnp.sum(w * together(rows))))(rows)
+    close(found, alone(jnp.asarray(y)))
+    close(gradient, jax.grad(lambda rows: jnp.sum(weights * alone(rows)))(jnp.asarray(y)))
+
+
 CHECKS = {
     "parameters_on_an_explicit_mesh": (parameters_on_an_explicit_mesh, {}),
     "rows_on_an_automatic_mesh": (rows_on_a_mesh, {"kind": AxisType.Auto}),
@@ -137,6 +161,11 @@ def main():
                 function(make, **options)
             except Exception:
                 failures[f"{name}-{check}"] = traceback.format_exc()
+    for how in ("auto_axes", "shard_map"):
+        try:
+            regressions_of_rows(how)
+        except Exception:
+            failures[f"isotonic-{how}"] = traceback.format_exc()
     print(json.dumps(failures))
 
 
