@@ -152,7 +152,7 @@ def sweep(
         if not known:
             # Half of what held last time; twice of what did not, which is remembered as four times.
             bound = jnp.maximum(_curvature_along(model, column, grad, point.predictions), 0.5 * bound)
-            # A slope without curvature is not followed for ever.
+            # A slope without curvature is not followed for ever: it counts as little beside the largest curvature.
             flat = jnp.finfo(bound.dtype).eps * jnp.max(curvature)
             bound = positive(jnp.where((bound == 0) & jnp.any(grad != 0), flat, bound))
         bound = lax.stop_gradient(bound)

@@ -46,6 +46,7 @@ from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub, tree_whe
 
 __all__ = ["MOST_DENSE", "RootMethod", "RootState", "guarded_solve"]
 
+# The least decrease of the squared norm, relative to that which the model promises.
 _C1 = 1e-4
 # So often a method may go back from full steps that did not lower the norm.
 _MOST_RETURNS = 5
@@ -132,7 +133,7 @@ class RootMethod(IterativeSolver):
             tenth.
         increase_factor: a search starts from the last step times this factor, but from the full step, 1, at least.
         max_stepsize: longest trial step.
-        min_stepsize: shortest trial step.
+        min_stepsize: shortest trial step, as a part of the full one, like ``max_stepsize``.
         bounds: the pair ``(lower, upper)`` of bounds of the parameters, each a scalar, an array that broadcasts to each
             leaf, or a pytree like the parameters; infinite where there is none. ``fun`` is never called at a point
             outside of the bounds; trial points are cut there.
