@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsolve._compat import vary_over, varying_axes
 from jaxsolve._loop import loop, run_if_any
 from jaxsolve._types import Array
 
@@ -215,7 +216,7 @@ def _solve_chunks(values, terms, arithmetic):
 
     # An entry ends up in the lowest of the last blocks that there were from its own appending on. The blocks are read
     # off the values: beside a heavy entry the mean does not tell whether a light one belongs to it.
-    offset = size * jnp.arange(chunks, dtype=jnp.int32)
+    offset = vary_over(size * jnp.arange(chunks, dtype=jnp.int32), varying_axes(last))
 
     def lower(carry, row):
         above, end = carry

@@ -256,11 +256,14 @@ def _details(state, shape, index, status, solver) -> str:
     if error is None or iter_num is None:
         return ""
     dtype, tol = error.dtype, _tol_of(solver)
-    error, iter_num = (x[index] if x.shape == shape else np.max(x, initial=0) for x in (error, iter_num))
+    first = _known(getattr(state, "first_error", None), jnp.floating)
+    # Errors of quadratic and conic programs have no unit, and are numbers around 1 at first.
+    first = np.ones((), dtype) if first is None else first
+    error, iter_num, first = (x[index] if x.shape == shape else np.max(x, initial=0) for x in (error, iter_num, first))
     against = "" if tol is None else f", tol {tol:.2g}"
     name = _name(state) if solver is None else type(solver).__name__
     ran = f" {name} ran {_count(iter_num, 'iterations')} in {dtype}: error {float(error):.2g}{against}."
-    return ran + ("" if tol is None else _cause(status, float(error), tol, dtype))
+    return ran + ("" if tol is None else _cause(status, float(error), tol, dtype, float(first)))
 
 
 def _tol_of(solver) -> float | None:
@@ -269,13 +272,16 @@ def _tol_of(solver) -> float | None:
     return None if tol is None or tol.ndim else float(tol.item())
 
 
-def _cause(status, error, tol, dtype) -> str:
+def _cause(status, error, tol, dtype, first) -> str:
     eps = float(jnp.finfo(dtype).eps)
     if status not in (Status.MAXITER, Status.STALLED, Status.LINESEARCH_FAILED):
         return ""
-    if tol < 10 * eps:
+    # The terms of an error are about as large as it is at first.
+    first = first if math.isfinite(first) and first > 0 else 1.0
+    if tol < 10 * eps * first:
         wider = "" if dtype == np.float64 else ", or compute in float64 (jax_enable_x64)"
-        return f" The precision of {dtype} is {eps:.1e}, and tol is near or below it: loosen tol{wider}."
+        part = "" if first == 1 else f" of the first error, {first:.2g}"
+        return f" The precision of {dtype} is {eps:.1e}{part}, and tol is near or below it: loosen tol{wider}."
     if status is not Status.MAXITER or not math.isfinite(error):
         return ""
     if error <= 100 * tol:

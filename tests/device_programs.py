@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxsolve
+from jaxsolve.isotonic import isotonic_l2_pav
 from jaxsolve.projection import projection_l2_ball
 from jaxsolve.prox import prox_lasso, prox_none
 from tests import conftest
@@ -175,6 +176,29 @@ def a_batch(make, kind):
     assert loops and not any("all-reduce" in body or "all-gather" in body for body in loops)
 
 
+def regressions_of_rows(how):
+    """A batch of isotonic regressions, whose rows lie on the devices.
+
+    On an explicit mesh jax does not batch gathers from what the batch has in common: there the axes are made automatic.
+    """
+    kind = AxisType.Explicit if how == "auto_axes" else AxisType.Auto
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
+    rng = np.random.default_rng(0)
+    y, weights = rng.normal(size=(2, 8, 20))
+    alone = jax.vmap(isotonic_l2_pav)
+    with jax.set_mesh(mesh):
+        place = NamedSharding(mesh, P("d", None))
+        if how == "auto_axes":
+            together = jax.sharding.auto_axes(alone, out_sharding=P("d", None))
+        else:
+            together = jax.shard_map(alone, mesh=mesh, in_specs=P("d", None), out_specs=P("d", None))
+        rows, w = jax.device_put(y, place), jax.device_put(weights, place)
+        found = jax.jit(together)(rows)
+        gradient = jax.jit(jax.grad(lambda rows: jnp.sum(w * together(rows))))(rows)
+    close(found, alone(jnp.asarray(y)))
+    close(gradient, jax.grad(lambda rows: jnp.sum(weights * alone(rows)))(jnp.asarray(y)))
+
+
 MAKERS = {a_batch: {"": None}, one_iteration_one_sum: OF_ROWS}
 CHECKS = {
     "one_iteration_one_sum": (one_iteration_one_sum, {}),
@@ -198,6 +222,11 @@ def main():
                 function(make, **options)
             except Exception:
                 failures[f"{name}-{check}"] = traceback.format_exc()
+    for how in ("auto_axes", "shard_map"):
+        try:
+            regressions_of_rows(how)
+        except Exception:
+            failures[f"isotonic-{how}"] = traceback.format_exc()
     print(json.dumps(failures))
 
 

@@ -70,7 +70,7 @@ def cg(system: System) -> Best:
     def body(s: _CG) -> _CG:
         product = system.matvec(s.direction)
         curvature = s.direction @ product
-        # Below rounding of the product: a null direction, which ends the iterations.
+        # Below rounding of the product with a map of the order of 1: a null direction, which ends the iterations.
         null = jnp.abs(curvature) <= system.eps * (s.direction @ s.direction)
         step = s.r_dot_z / jnp.where(null, jnp.inf, curvature)
         x, r = s.x + step * s.direction, s.r - step * product

@@ -117,7 +117,7 @@ class _Set(NamedTuple):
         return sign * moved, sign
 
     def forgiven(self, distance: Array) -> Array:
-        """By how much a point at a distance may break each row where no point does better."""
+        """By how much a point at a distance may break rows where none does better; the largest violation is about 1."""
         small = 1e-8 if distance.dtype == jnp.float64 else 1e-5
         return small * (1 + distance) + self.rounding * self.terms
 

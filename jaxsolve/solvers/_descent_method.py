@@ -18,13 +18,13 @@ from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve.base import check_choice, option
 from jaxsolve.implicit_diff.optimality import stationary
-from jaxsolve.linesearch import LINESEARCHES, make_linesearch
+from jaxsolve.linesearch import LINESEARCHES, LineSearchState, make_linesearch
 from jaxsolve.linesearch._base import LineSearch
 from jaxsolve.solvers._gradient_method import is_still
 from jaxsolve.solvers._stepsize import StepsizeMethod, falls_without_end, rounding, times
 from jaxsolve.tree_util import tree_add_scalar_mul, tree_all_finite, tree_l2_norm, tree_real_dtype, tree_sub, tree_where
 
-__all__ = ["DescentMethod", "DescentState"]
+__all__ = ["DescentMethod", "DescentState", "status_of_search"]
 
 # So many steps may be lost in rounding errors, in a row, before a run ends.
 _MOST_STALLED = 10
@@ -63,6 +63,17 @@ class DescentState(NamedTuple):
     status: Any = 0
     first_error: Any = None
     num_stalled: Any = 0
+
+
+def status_of_search(first_trial: Array, search: LineSearchState) -> Array:
+    """``STALLED`` for a search that failed where its first trial promised a decrease of rounding size, else RUNNING.
+
+    There no step could have been told from none: the precision is exhausted. It is what a run ends with that ends with
+    such a search.
+    """
+    promised = -first_trial * search.init_slope
+    lost = search.failed & (promised <= rounding(search.init_value, promised.dtype))
+    return Status.STALLED.where(lost, int(Status.RUNNING))
 
 
 class SmoothMinimizer(StepsizeMethod):
@@ -179,11 +190,9 @@ class SmoothMinimizer(StepsizeMethod):
             hopeless = failed & (self.stop_if_linesearch_fails | (~moved & ~self._has_memory(state)))
         status = self._status_of(error, size=state.first_error, failed=hopeless, failure=self._failure)
         if self._searches:
-            # No descent at a gradient that has become small is a matter of precision.
-            eps = float(jnp.finfo(error.dtype).eps)
-            small = hopeless & (error <= eps**0.5 * state.first_error)
             running = Status.RUNNING.holds(status) & (stalled >= _MOST_STALLED)
-            status = Status.STALLED.where(running | (Status.LINESEARCH_FAILED.holds(status) & small), status)
+            lost = Status.LINESEARCH_FAILED.holds(status) & Status.STALLED.holds(new_state.status)
+            status = Status.STALLED.where(running | lost, status)
         status = Status.NONFINITE.where(Status.NONFINITE.holds(new_state.status), status)
         fallen = falls_without_end(new_state.value) | Status.DIVERGED.holds(new_state.status)
         return new_state._replace(
@@ -207,8 +216,9 @@ class DescentMethod(SmoothMinimizer):
     defines ``_empty_memory``, ``_remember`` and ``_has_memory``.
 
     If a step changes the value by rounding errors only, the iterate with the smaller gradient is kept. After several
-    such steps without a smaller gradient the run ends with ``Status.STALLED``. If the value falls so far that it is
-    about to overflow, the run ends with ``Status.DIVERGED``.
+    such steps without a smaller gradient the run ends with ``Status.STALLED``, and so it does if a search fails whose
+    first trial promised no more than such a change. If the value falls so far that it is about to overflow, the run
+    ends with ``Status.DIVERGED``.
 
     Attributes:
         fun: smooth function ``fun(params, *args, **kwargs)`` with a real scalar value.
@@ -321,10 +331,12 @@ class DescentMethod(SmoothMinimizer):
         return new_params, new, finite
 
     def _searched_step(self, params, state, direction, args, kwargs):
+        first = self._first_trial(state)
         stepsize, search = self._line_search().run(
-            self._first_trial(state), params, state.value, state.grad, direction, args, kwargs, aux=state.aux
+            first, params, state.value, state.grad, direction, args, kwargs, aux=state.aux
         )
         new = state._replace(
+            status=status_of_search(first, search),
             value=search.value,
             grad=search.grad,
             aux=search.aux,

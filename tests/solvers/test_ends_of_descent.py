@@ -71,3 +71,16 @@ def test_relative_tolerance_is_relative_to_the_first_gradient():
             assert int(make(fun, tol=0.0, maxiter=3).run(jnp.zeros(3), c).state.status) == Status.MAXITER
         with pytest.raises(ValueError, match="rtol must be at least 0"):
             make(fun, rtol=-1.0)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_wrong_gradient_is_no_matter_of_precision(search):
+    """A search that fails says so however far the gradient has fallen: its first trial promised more than rounding."""
+
+    def fun(x):
+        return 0.5e12 * x[0] ** 2 + x[1], jnp.stack([1e12 * x[0], -jnp.ones_like(x[1])])
+
+    solver = jaxsolve.LBFGS(fun, value_and_grad=True, linesearch=search, tol=0.0)
+    _, state = solver.run(jnp.array([1.0, 0.0]))
+    assert float(state.error) <= 1e-8 * float(state.first_error)
+    assert int(state.status) == Status.LINESEARCH_FAILED

@@ -107,11 +107,18 @@ def over_blocks(scalars: Array, blocks: Array) -> Array:
     return scalars.reshape(-1, *[1] * (blocks.ndim - 1))
 
 
-def positive(curvature: Array) -> Array:
-    """Curvatures to divide by: a block on which f does not depend has none; its step is long, but finite."""
+def positive(curvature: Array, largest: Array | None = None) -> Array:
+    """Curvatures to divide by: a block on which f does not depend has none; its step is long, but finite.
+
+    Args:
+        curvature: of some blocks.
+        largest: that of all blocks, beside which a step is long; by default the largest of these.
+    """
     limits = jnp.finfo(curvature.dtype)
-    least = jnp.where(curvature > 0, float(limits.tiny), float(limits.tiny) ** 0.5).astype(curvature.dtype)
-    return jnp.maximum(curvature, least)
+    largest = jnp.max(curvature, initial=0) if largest is None else largest
+    # Where no block has any curvature, nothing tells a unit.
+    none = jnp.where(largest > 0, float(limits.eps) ** 2 * largest, float(limits.tiny) ** 0.5)
+    return jnp.maximum(jnp.where(curvature <= 0, none, curvature), float(limits.tiny)).astype(curvature.dtype)
 
 
 def block_norms(blocks: Array) -> Array:
@@ -152,9 +159,10 @@ def sweep(
         if not known:
             # Half of what held last time; twice of what did not, which is remembered as four times.
             bound = jnp.maximum(_curvature_along(model, column, grad, point.predictions), 0.5 * bound)
-            # A slope without curvature is not followed for ever.
-            flat = jnp.finfo(bound.dtype).eps * jnp.max(curvature)
-            bound = positive(jnp.where((bound == 0) & jnp.any(grad != 0), flat, bound))
+            # A slope without curvature is not followed for ever: it counts as little beside the largest curvature.
+            largest = jnp.max(curvature)
+            flat = jnp.finfo(bound.dtype).eps * largest
+            bound = positive(jnp.where((bound == 0) & jnp.any(grad != 0), flat, bound), largest)
         bound = lax.stop_gradient(bound)
         moved = prox.one(x - grad / bound, 1 / bound)
         predictions = point.predictions + spread(column, moved - x)

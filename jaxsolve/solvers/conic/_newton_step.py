@@ -35,7 +35,7 @@ _SYMMETRIC = {"zero": ZeroScaling, "nonneg": NonnegScaling, "soc": SocScaling, "
 
 
 def _small(dtype) -> tuple[float, float, float]:
-    """``delta`` of the equations, the regularization of G, and that after a breakdown."""
+    """``delta`` of the equations, the regularization of G, and that after a breakdown, for entries around 1."""
     return (1e-9, 1e-13, 1e-8) if jnp.finfo(dtype).bits == 64 else (1e-4, 1e-6, 1e-4)
 
 

@@ -36,7 +36,7 @@ from jaxsolve.solvers.quadratic._scaling import Scaling
 __all__ = ["is_dual_certificate", "is_primal_certificate", "proof", "residuals"]
 
 
-# The least unit in which the tolerance of dual residual and gap is meant.
+# The least unit in which the tolerance of dual residual and gap is meant; the unit of scaled programs is 1.
 _LEAST_UNIT = 1e-3
 
 

@@ -72,7 +72,7 @@ _MAX_TRIALS, _SHORTER, _SHORTEST = 60, 0.5, 1e-4
 
 
 def _softness(dtype) -> tuple[float, float]:
-    """The parameters ``delta`` and ``epsilon`` of the system."""
+    """The parameters ``delta`` and ``epsilon`` of the system, beside the entries of a scaled program around 1."""
     return (1e-8, 1e-12) if jnp.finfo(dtype).bits == 64 else (1e-3, 1e-6)
 
 
@@ -231,6 +231,7 @@ def polish(
     Returns:
         The better point, and the factors there as derivatives want them.
     """
+    # The other terms of the residual are those of solutions and multipliers, which are around 1 in scaled units.
     enough = 2 * float(jnp.finfo(x.dtype).eps) * (1 + max_abs(scaled.b) + max_abs(scaled.c))
 
     def turn(carry):

@@ -8,6 +8,7 @@ for g, positive at an upper and negative at a lower bound.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,13 +18,14 @@ from jax import lax
 
 from jaxsolve._closure import output_shape
 from jaxsolve._inputs import power_of_two
+from jaxsolve._loop import run_if_any
 from jaxsolve._types import Array, PyTree
 from jaxsolve._vectors import flat, ravel, unraveled
 from jaxsolve.solvers._bounds import bounds_like
 from jaxsolve.solvers.quadratic._problem import DenseMatrix, QuadraticProgram
 from jaxsolve.solvers.quadratic._scaling import Scaling
 
-__all__ = ["Local", "NonlinearProgram", "make_program", "scaling_at"]
+__all__ = ["Local", "NonlinearProgram", "Sizes", "make_program", "margins", "scaling_at", "sizes_at"]
 
 
 class Local(NamedTuple):
@@ -81,6 +83,12 @@ class NonlinearProgram(NamedTuple):
             lower=self.lower / variables,
             upper=self.upper / variables,
         )
+
+    def curvature(self, x: Array) -> Array:
+        """The diagonal of the Hessian of the objective, one product with it for each variable; shape ``(n,)``."""
+        product = jax.linearize(jax.grad(lambda x: self.values(x)[0]), x)[1]
+        index = jnp.arange(x.size)
+        return lax.map(lambda i: product((index == i).astype(x.dtype))[i], index)
 
     def rows_at(self, x: Array, constraints: Array) -> Array:
         """The rows, given h and g."""
@@ -160,26 +168,96 @@ _SLOPE = 1.0
 _SHARE = 0.1
 
 
+class Sizes(NamedTuple):
+    """What tells the sizes of variables that are 0 at a point, in their own units; 0 or infinite where it does not.
+
+    Attributes:
+        bounds: the smaller of the two that is not 0, shape ``(n,)``.
+        turns: where the slope of the objective vanishes along each variable, shape ``(n,)``.
+        reaches: where the first constraint vanishes, shape ``(n,)``.
+    """
+
+    bounds: Array
+    turns: Array
+    reaches: Array
+
+
+def sizes_at(program: NonlinearProgram, values: Array, jacobian: Array, curvature: Array) -> Sizes:
+    """The sizes that the program tells at a point; ``curvature`` is the diagonal of the Hessian of the objective."""
+    values, jacobian, curvature = (jnp.abs(part) for part in (values, jacobian, curvature))
+    bounds = jnp.abs(jnp.stack([program.lower, program.upper]))
+    bounds = jnp.where(jnp.isfinite(bounds) & (bounds > 0), bounds, jnp.inf)
+    turns = jnp.where(curvature > 0, jacobian[0] / jnp.where(curvature > 0, curvature, 1), 0)
+    reaches = values[1:, None] / jnp.where(jacobian[1:] > 0, jacobian[1:], 1)
+    reaches = jnp.min(jnp.where((jacobian[1:] > 0) & (reaches > 0), reaches, jnp.inf), axis=0, initial=jnp.inf)
+    return Sizes(jnp.min(bounds, axis=0), turns, reaches)
+
+
+def _is_known(size: Array) -> Array:
+    return (size > 0) & jnp.isfinite(size)
+
+
+def margins(program: NonlinearProgram, x: Array, sizes: Sizes | None, share: float) -> tuple[Array, Array]:
+    """How far inside of the lower and of the upper bound a point is to be, and which entries have no size of their own.
+
+    That is a share of the size of the bound or of the variable, whichever is larger, and no more than of the distance
+    of the bounds. Where both are 0 the program tells, by ``sizes``, how far away something happens; it is 1 if it does
+    not.
+    """
+    width = program.upper - program.lower
+    width = jnp.where(jnp.isfinite(width), width, jnp.inf)
+    bounds = jnp.stack([program.lower, program.upper])
+    own = jnp.maximum(jnp.where(jnp.isfinite(bounds), jnp.abs(bounds), 0), jnp.abs(x)[None])
+    lacking = jnp.any((own == 0) & jnp.isfinite(bounds), axis=0) & (width > 0)
+    told = jnp.ones_like(x)
+    if sizes is not None:
+        told = functools.reduce(jnp.maximum, [jnp.where(_is_known(size), size, 0) for size in sizes[1:]])
+        told = jnp.where(told > 0, told, jnp.where(_is_known(sizes.bounds), sizes.bounds, 1))
+    inside = share * jnp.minimum(jnp.where(own > 0, own, told[None]), width[None])
+    return inside, lacking
+
+
 def scaling_at(
-    program: NonlinearProgram, x: Array, values: Array, jacobian: Array, hessian: Array | None = None
+    program: NonlinearProgram,
+    x: Array,
+    values: Array,
+    jacobian: Array,
+    hessian: Array | None = None,
+    *,
+    curvature_at: Callable[[Array], Array] | None = None,
 ) -> Scaling:
     """Units in which the functions have derivatives around 1 at a point, powers of two and constants to derivatives.
 
     The unit of a variable is its value; where that is 0, the size of its bounds, or else the distance at which the
     objective or a constraint vanishes or turns along it. Another unit of a variable, a constraint or the objective
     changes its factor by the inverse of that unit, and nothing else.
+
+    Args:
+        program: the program.
+        x: the point.
+        values: those of the functions there.
+        jacobian: their derivatives.
+        hessian: that of the Lagrangian.
+        curvature_at: without one, the diagonal of the Hessian of the objective at a point, which is wanted where
+            nothing else tells the unit of a variable.
     """
     x, values, jacobian = lax.stop_gradient((x, jnp.abs(values), jnp.abs(jacobian)))
     hessian = None if hessian is None else lax.stop_gradient(jnp.abs(hessian))
     curvature = jnp.zeros_like(x) if hessian is None else jnp.diagonal(hessian)
-    bounds = jnp.abs(jnp.stack([program.lower, program.upper]))
-    bounds = jnp.where(jnp.isfinite(bounds) & (bounds > 0), bounds, jnp.inf)
-    turns = jnp.where(curvature > 0, jacobian[0] / jnp.where(curvature > 0, curvature, 1), 0)
-    reaches = values[1:, None] / jnp.where(jacobian[1:] > 0, jacobian[1:], 1)
-    reaches = jnp.min(jnp.where((jacobian[1:] > 0) & (reaches > 0), reaches, jnp.inf), axis=0, initial=jnp.inf)
-    variables = jnp.abs(x)
-    for candidate in (jnp.min(bounds, axis=0), turns, reaches):
-        variables = jnp.where((variables > 0) & jnp.isfinite(variables), variables, candidate)
+    sizes = sizes_at(program, values, jacobian, curvature)
+
+    def first_known(sizes):
+        variables = jnp.abs(x)
+        for candidate in sizes:
+            variables = jnp.where(_is_known(variables), variables, candidate)
+        return variables
+
+    variables = first_known(sizes)
+    if curvature_at is not None:
+        lacking = jnp.any(~_is_known(variables))
+        curvature = run_if_any(lacking, lambda _: lax.stop_gradient(curvature_at(x)), curvature)
+        turns = sizes_at(program, values, jacobian, curvature).turns
+        variables = jnp.where(_is_known(variables), variables, turns)
     variables = power_of_two(variables)
 
     slopes = jnp.max(jacobian * variables[None], axis=1)

@@ -42,6 +42,8 @@ __all__ = ["AugmentedLagrangian", "AugmentedLagrangianState"]
 
 # The first penalty, the factor by which it grows, and the largest, in scaled units.
 _FIRST, _FACTOR, _LARGEST = 10.0, 10.0, 1e10
+# A penalty beyond which a violation that no small movement makes less counts as one that cannot be undone.
+_FORBIDS = 1e6
 # The violation must fall to this part of the last one, or the penalty grows.
 _FALLS = 0.5
 # In scaled units, how far the inner solver may go, in parts of the size of the point.
@@ -139,7 +141,8 @@ class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
         values = program.values(x)
         m = values.size - 1
         jacobian = (jax.jacrev if m < x.size else jax.jacfwd)(program.values)(x)
-        scaling = scaling_at(program, x, values, jacobian)
+        few = x.size <= _MOST_DENSE
+        scaling = scaling_at(program, x, values, jacobian, curvature_at=program.curvature if few else None)
         zero, one = jnp.zeros((), jnp.int32), jnp.ones((), x.dtype)
         violation = norm(scaling.rows * program.violation(values[1:]))
         finite = jnp.all(jnp.isfinite(values))
@@ -200,7 +203,7 @@ class AugmentedLagrangian(ConstrainedSolver, IterativeSolver):
         status = Status.STALLED.where(penalty > _LARGEST, int(Status.RUNNING))
         weights = jnp.concatenate([jnp.zeros(1, dtype), scaled.violation(values[1:])])
         of_violation = jax.vjp(scaled.values, new_x)[1](weights)[0]
-        infeasible = (penalty > 1e6) & self._is_infeasible(scaled, new_x, values[1:], of_violation)
+        infeasible = (penalty > _FORBIDS) & self._is_infeasible(scaled, new_x, values[1:], of_violation)
         status = Status.LOCALLY_INFEASIBLE.where(infeasible, status)
         status = Status.DIVERGED.where(lost & (penalty > _LARGEST), status)
         status = Status.CONVERGED.where(error <= tol, status)

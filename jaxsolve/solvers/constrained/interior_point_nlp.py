@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxsolve._docstrings import with_fields_of
+from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve._vectors import flat
@@ -40,7 +42,7 @@ from jaxsolve.solvers.constrained._constrained import (
     size_of,
     solution_of,
 )
-from jaxsolve.solvers.constrained._program import Local, NonlinearProgram, scaling_at
+from jaxsolve.solvers.constrained._program import Local, NonlinearProgram, margins, scaling_at, sizes_at
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 from jaxsolve.tree_util import tree_all_finite
@@ -49,7 +51,7 @@ __all__ = ["InteriorPointNLP", "InteriorPointNLPState"]
 
 # How far inside of the bounds a run begins, in parts of their distance or size.
 _INSIDE = 1e-2
-# Beyond this the iterates go to infinity.
+# Beyond this, in scaled units, the iterates go to infinity.
 _FAR_AWAY = 1e10
 # So many steps may be rejected in a row.
 _MOST_REJECTED = 6
@@ -123,10 +125,10 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         """The state before the first iteration; the arguments are those of ``run``."""
         params, y = parts_of(init_params)
         program = self._program_of(params, *args, bounds=bounds, **kwargs)
-        x = _inside(program, flat(params, program.lower.dtype))
+        x = flat(params, program.lower.dtype)
         y = None if y is None else flat(y, x.dtype)
         m = size_of(program)
-        at = program.local(x, jnp.zeros(m, x.dtype) if y is None else y)
+        x, at = _first_look(program, x, jnp.zeros(m, x.dtype) if y is None else y)
         scaling = scaling_at(program, x, *at)
         scaled = program.scaled(scaling)
         limits = limits_of(self._loop_tolerance(x.dtype))
@@ -198,18 +200,27 @@ class InteriorPointNLP(ConstrainedSolver, IterativeSolver):
         return self._finished(program, scaling, point, state, near)
 
 
-def _inside(program: NonlinearProgram, x: Array) -> Array:
-    """The nearest point that is inside of the bounds by some part of their distance."""
-    lower, upper = program.lower, program.upper
-    width = upper - lower
-    size = jnp.where(jnp.isfinite(width), width, jnp.inf)
+def _first_look(program: NonlinearProgram, x: Array, y: Array) -> tuple[Array, Local]:
+    """The nearest point that is inside of the bounds by some part of their distance, and the program there.
 
-    def margin(bound):
-        bound = jnp.where(jnp.isfinite(bound), jnp.abs(bound), 0)
-        usual = jnp.maximum(jnp.maximum(bound, jnp.abs(x)), jnp.where(bound + jnp.abs(x) > 0, 0, 1))
-        return jnp.minimum(_INSIDE * usual, _INSIDE * size)
+    Where a variable and its bound are 0, how much that part is turns out where the functions are seen at the bound.
+    """
 
-    return jnp.clip(x, lower + margin(lower), upper - margin(upper))
+    def inside(sizes):
+        (lower, upper), lacking = margins(program, x, sizes, _INSIDE)
+        return jnp.clip(x, program.lower + lower, program.upper - upper), jnp.any(lacking)
+
+    def look(carry):
+        point, _, unknown, _ = carry
+        at = program.local(point, y)
+        sizes = sizes_at(program, at.values, at.jacobian, jnp.diagonal(at.hessian))
+        return jnp.where(unknown, inside(sizes)[0], point), at, jnp.zeros_like(unknown), unknown
+
+    point, unknown = inside(None)
+    point = jnp.where(unknown, jnp.clip(x, program.lower, program.upper), point)
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(program.local, point, y))
+    carry = (point, nothing, unknown, jnp.ones_like(unknown))
+    return loop(lambda carry: carry[3], look, carry, maxiter=2)[:2]
 
 
 def _point(program: NonlinearProgram, scaling: Scaling, it: Iterate) -> KKTSolution:

@@ -26,7 +26,7 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat, unraveled
 from jaxsolve.base import option
 from jaxsolve.solvers._bounds import bounded_stationarity, bounds_like, check_bounds, clip_to, held_at
-from jaxsolve.solvers._descent_method import DescentMethod, DescentState
+from jaxsolve.solvers._descent_method import DescentMethod, DescentState, status_of_search
 from jaxsolve.solvers._stepsize import first_length
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype
 
@@ -212,11 +212,10 @@ class LBFGSB(DescentMethod):
 
     def _search(self, longest, params, state, direction, args, kwargs) -> tuple[PyTree, LBFGSBState]:
         """A line search that goes no further than ``longest``."""
-        search = dataclasses.replace(self._line_search(), max_stepsize=longest)
-        stepsize, found = search.run(
-            jnp.ones_like(longest), params, state.value, state.grad, direction, args, kwargs, aux=state.aux
-        )
+        search, first = dataclasses.replace(self._line_search(), max_stepsize=longest), jnp.ones_like(longest)
+        stepsize, found = search.run(first, params, state.value, state.grad, direction, args, kwargs, aux=state.aux)
         return found.params, state._replace(
+            status=status_of_search(first, found),
             value=found.value,
             grad=found.grad,
             aux=found.aux,

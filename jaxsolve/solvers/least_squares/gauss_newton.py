@@ -23,7 +23,7 @@ from jaxsolve.solvers.least_squares._trial import status_after, try_step
 
 __all__ = ["GaussNewton", "GaussNewtonState"]
 
-# A direction along which no longer step than this helps is no direction of descent.
+# A direction along which no longer step than this part of it helps is no direction of descent.
 _SHORTEST = 1e-12
 
 

@@ -36,7 +36,7 @@ from jaxsolve.tree_util import tree_l2_norm
 
 __all__ = ["LevenbergMarquardt", "LevenbergMarquardtState"]
 
-# Damping beyond which steps are lost in rounding errors.
+# Damping, beside the squared lengths of the columns, beyond which steps are lost in rounding errors.
 _MOST_DAMPING = 1e16
 
 

@@ -72,7 +72,8 @@ class IterativeRefinement(IterativeSolver):
         matvec_A_bar: ``matvec_A_bar(A_bar, x)``, the product with the approximation; ``None`` stands for ``matvec_A``.
         solve: the rough solver, ``solve(matvec, b) -> x``: one of :mod:`jaxsolve.linear_solve`, a ``functools.partial``
             of one, a function of your own, or a lineax solver. It may ignore ``matvec`` and apply an approximate
-            inverse. ``None`` chooses an exact one by the size.
+            inverse. ``None`` chooses an exact one by the size. The default, GMRES with a ridge of 1e-6, is meant for
+            matrices with entries around 1.
         tol: bound on the Euclidean norm of the residual.
         rtol: relative tolerance: the bound is ``tol`` plus ``rtol`` times the Euclidean norm of ``b``. May be traced.
 

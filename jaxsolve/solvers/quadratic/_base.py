@@ -92,6 +92,7 @@ class Problem(NamedTuple):
         return Factors(weight, at_upper, scaling, factorize(scaled, weight) if direct and self.qp.has_factor else None)
 
 
+# In scaled units, the largest entry of P that counts as none.
 _NO_CURVATURE = 1e-8
 
 

@@ -58,7 +58,7 @@ def predict(problem: Reduced, start: Array, maxiter: Any, wanted: Array) -> tupl
     has, sign = movable[None, :] & jnp.isfinite(bounds), jnp.array([[1.0], [-1.0]], dtype)
     C, d = jnp.where(movable[None, :], problem.C, 0), problem.d - problem.C @ jnp.where(movable, 0, start)
     solver = _normal_equations(C)
-    size = 1 + jnp.linalg.norm(d - C @ start)
+    size = 1 + jnp.linalg.norm(d - C @ start)  # in the units of the problem the right-hand side is of size 1
 
     def error(z, room, force):
         """The gradient of the Lagrangian, the mean product of distance and multiplier, and both as one number."""

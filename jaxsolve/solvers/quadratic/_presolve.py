@@ -33,6 +33,7 @@ from jax import lax
 
 from jaxsolve._compat import is_concrete, is_sparse
 from jaxsolve.solvers.quadratic._problem import QuadraticProgram
+from jaxsolve.solvers.quadratic._scaling import equilibrate, scale
 
 __all__ = ["Arrays", "Reduced", "as_arrays", "masked", "reduced", "restored"]
 
@@ -228,7 +229,9 @@ def masked(qp: QuadraticProgram) -> QuadraticProgram:
     Args:
         qp: the program, with matrices given by their entries; its rows include the bounds of the variables.
     """
-    A, lower, upper = jax.tree.map(lax.stop_gradient, (qp.A, qp.lower, qp.upper))
+    # In units of their own: beside a variable with large entries in all rows, those of others would be rounding.
+    scaled = scale(jax.tree.map(lax.stop_gradient, qp), equilibrate(qp))
+    A, lower, upper = scaled.A, scaled.lower, scaled.upper
     rounding = _ROUNDINGS * jnp.finfo(lower.dtype).eps
     present, size = A.each(lambda a: (a != 0).astype(a.dtype)), A.each(jnp.abs)
     fixing = (present.matvec(jnp.ones_like(qp.q)) == 1) & (lower == upper)

@@ -46,6 +46,7 @@ from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub, tree_whe
 
 __all__ = ["MOST_DENSE", "RootMethod", "RootState", "guarded_solve"]
 
+# The least decrease of the squared norm, relative to that which the model promises.
 _C1 = 1e-4
 # So often a method may go back from full steps that did not lower the norm.
 _MOST_RETURNS = 5
@@ -133,7 +134,7 @@ class RootMethod(IterativeSolver):
             down to a tenth.
         increase_factor: a search starts with the last step size times this factor, but at least with the full step, 1.
         max_stepsize: largest trial step.
-        min_stepsize: smallest trial step.
+        min_stepsize: smallest trial step, as a part of the full one, like ``max_stepsize``.
         bounds: the pair ``(lower, upper)`` of bounds of the parameters, each a scalar, an array that broadcasts to each
             leaf, or a pytree like the parameters; infinite where there is none. ``fun`` is never called at a point
             outside of the bounds; trial points outside are moved to the bounds.

@@ -121,7 +121,7 @@ class NelderMead(IterativeSolver):
         """The state before the first iteration. Evaluates ``fun`` at the initial point and once for each variable."""
         dtype = tree_real_dtype(init_params)
         start = flat(init_params, dtype)
-        # A twentieth of every variable, as in SciPy; where it is 0, of the largest one.
+        # A twentieth of every variable, as in SciPy; where it is 0, of the largest one, and of 1 if nothing has a unit.
         largest = jnp.max(jnp.abs(start), initial=0)
         edge = jnp.where(start != 0, 0.05 * start, jnp.where(largest > 0, 0.05 * largest, 0.05))
         simplex = jnp.concatenate([start[None], start[None] + jnp.diag(edge)])

@@ -165,7 +165,7 @@ class NonlinearCG(DescentMethod):
         steepest = tree_scalar_mul(-state.gamma, new_state.grad)
         beta, restart = self._beta(state, new_state.grad, dtype)
         conjugate = tree_add_scalar_mul(steepest, beta, state.descent_direction)
-        # A restart too where the direction does not lead down, or where beta is not finite.
+        # A restart too where the direction does not lead down, by its cosine, or where beta is not finite.
         slope = tree_vdot_real(new_state.grad, conjugate).astype(dtype)
         length = tree_l2_norm(new_state.grad).astype(dtype) * tree_l2_norm(conjugate).astype(dtype)
         size = sum(leaf.size for leaf in jax.tree.leaves(new_state.grad))

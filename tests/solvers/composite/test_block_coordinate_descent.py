@@ -342,3 +342,20 @@ def test_blocks_on_which_nothing_depends_and_steps_that_overflow(selection):
     w, state = solver.run(jnp.zeros(1, jnp.float32), np.float32(1e3), (np.ones((5, 1), np.float32), counts))
     assert state.status == Status.CONVERGED
     np.testing.assert_allclose(w, np.log(1e6 - 1e3), rtol=1e-5)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("selection", ["auto", "cyclic"])
+def test_a_block_on_which_nothing_depends_has_no_unit(selection):
+    """Its step is long beside those of the others, and the penalty sends it to 0 at once, whatever coefficients are."""
+    X = np.array([[1.0, 0.0, 0.5], [2.0, 0.0, -1.0], [-1.0, 0.0, 1.0]], np.float32)
+    y = np.array([1.0, 2.5, -0.5], np.float32)
+    solver = BCD(least_squares, prox_lasso, selection=selection, tol=0.0, maxiter=2)
+
+    def coefficients(unit):
+        return solver.run(jnp.full(3, 0.5, jnp.float32) * unit, 0.1 / unit, (X / unit, y)).params / unit
+
+    units = jnp.asarray([1.0, 2.0**40, 2.0**-40], jnp.float32)
+    found = np.asarray(jax.jit(lambda units: jax.lax.map(coefficients, units))(units))
+    assert found[0, 1] == 0 and found[0, 0] != 0
+    np.testing.assert_array_equal(found, np.broadcast_to(found[0], found.shape))

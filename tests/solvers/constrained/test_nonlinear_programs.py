@@ -338,6 +338,61 @@ def test_laws_of_scale():
             np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+def _from_the_origin(x, c, unit, cost):
+    z = x / unit
+    return cost * (jnp.sum((z - c) ** 4) + 0.3 * z[0] * z[1])
+
+
+# Units of the first two variables, of the others, and of the objective.
+_UNITS = np.array([(0, 0, 0), (-40, -40, 0), (40, 40, 0), (20, 0, 0), (0, -20, 0), (0, 0, -40), (0, 0, 40)])
+_BOUNDS = np.array([0.0, 0.0, -np.inf, 0.0]), np.inf
+_each = pytest.mark.parametrize("make", [InteriorPointNLP, AugmentedLagrangian])
+_in_each_dtype = pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.float32), np.float64])
+
+
+def _at_the_origin(make, dtype):
+    """A solver, the call of one of its methods in some units, and these units."""
+    balance = lambda x, c, unit, cost: (x / unit) @ jnp.asarray([1.0, -1.0, 2.0, 1.0], x.dtype)
+    units, costs = jnp.asarray(np.exp2(_UNITS[:, [0, 0, 1, 1]]), dtype), jnp.asarray(np.exp2(_UNITS[:, 2]), dtype)
+    c = jnp.asarray([1.0, 2.0, -0.5, 0.7], dtype)
+
+    def call(method, unit, cost):
+        return method(jnp.zeros(4, dtype), c, unit, cost, bounds=_BOUNDS)
+
+    return make(_from_the_origin, balance), call, units, costs
+
+
+@_in_each_dtype
+@_each
+def test_units_that_variables_have_at_0(make, dtype):
+    """Their bounds at 0 do not tell them, nor does an equation that holds there: the objective does."""
+    solver, call, units, costs = _at_the_origin(make, dtype)
+
+    def begin(unit, cost):
+        state = call(solver.init_state, unit, cost)
+        x = state.iterate.x if make is InteriorPointNLP else jnp.zeros_like(unit)
+        return state.scaling.variables / unit, x, state.scaling.cost * cost
+
+    for found in jax.jit(jax.vmap(begin))(units, costs):
+        np.testing.assert_array_equal(found, np.broadcast_to(found[0], found.shape))
+
+
+@pytest.mark.slow
+@_in_each_dtype
+@_each
+def test_runs_from_0_have_no_unit(make, dtype):
+    solver, call, units, costs = _at_the_origin(make, dtype)
+
+    def solve(unit, cost):
+        params, state = call(solver.run, unit, cost)
+        return params.primal / unit, state.status, state.iter_num
+
+    x, status, count = jax.jit(jax.vmap(solve))(units, costs)
+    np.testing.assert_array_equal(status, Status.CONVERGED)
+    np.testing.assert_array_equal(count, count[0])
+    np.testing.assert_allclose(x, np.broadcast_to(x[0], x.shape), atol=1e-6 if dtype == np.float64 else 1e-3)
+
+
 # ---- Arguments ----------------------------------------------------------------------------------------------------
 
 

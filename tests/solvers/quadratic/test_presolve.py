@@ -154,6 +154,26 @@ def test_bounds_that_say_nothing_become_infinite(matrix):
             np.testing.assert_array_equal(ours[np.isfinite(ours)], given[np.isfinite(ours)])
 
 
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.float32), np.float64])
+def test_a_variable_in_another_unit_does_not_hide_what_rows_say(dtype):
+    """Of rows that differ in the entry of one variable alone each says something of its own."""
+    rows, upper = np.array([[1.0, 1.0], [1.0, 2.0], [2.0, 4.0], [3.0, 1.0]]), np.array([2.0, 2.5, 6.0, 3.5])
+    units = np.exp2(np.array([(0, 0), (20, 0), (-20, 0), (40, 0), (0, -40), (-40, 40)]))
+
+    def said(unit):
+        qp = QuadraticProgram(
+            from_entries(jnp.diag(unit**2)),
+            -3 * unit,
+            from_entries(jnp.asarray(rows, dtype) * unit[None]),
+            jnp.full(4, -jnp.inf, dtype),
+            jnp.asarray(upper, dtype),
+        )
+        return jnp.isfinite(masked(qp).upper)
+
+    found = jax.jit(jax.vmap(said))(jnp.asarray(units, dtype))
+    np.testing.assert_array_equal(found, np.broadcast_to([True, True, False, True], found.shape))
+
+
 def test_contradictions_keep_their_bounds():
     data = program(0)
     for name, at, value in (("b", 2, 1.0), ("b", 3, data[3][3] + 1), ("h", 0, -1.0), ("h", 1, -40.0)):
