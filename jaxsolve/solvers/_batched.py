@@ -208,5 +208,5 @@ def _cut(step: OptStep, size: int, mesh: Mesh) -> OptStep:
     return jax.tree.map(cut, step)
 
 
-def _is_explicit(mesh: Mesh) -> bool:
+def _is_explicit(mesh: Any) -> bool:
     return AxisType.Explicit in mesh.axis_types
