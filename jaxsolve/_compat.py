@@ -177,7 +177,9 @@ def quick_compiler_options(jaxpr: Any) -> dict[str, Any]:
 @functools.cache
 def _accepts_compiler_option(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda: 0, compiler_options={name: value})()
+        # The answer is kept, and inside a trace no program may have options.
+        with jax.ensure_compile_time_eval():
+            jax.jit(lambda: 0, compiler_options={name: value})()
     except Exception:  # a version of XLA without this option
         return False
     return True

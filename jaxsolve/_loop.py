@@ -44,6 +44,7 @@ def loop(
     maxiter: int | jax.Array,
     kind: LoopKind = "while",
     packed: bool = False,
+    settle: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Apply ``body`` while ``proceed`` holds, at most ``maxiter`` times.
 
@@ -55,6 +56,8 @@ def loop(
         kind: one of ``LOOP_KINDS``.
         packed: whether a ``while`` loop carries the scalars and small arrays of each dtype as one vector: fewer
             kernels on CPU where there are many.
+        settle: for a ``while`` loop: maps the carry with which the loop ended to a carry of the same structure, shapes
+            and dtypes, for which ``proceed`` may hold again; then the loop goes on. Not applied where no step was done.
 
     Returns:
         The final carry.
@@ -66,7 +69,7 @@ def loop(
         return _python_loop(proceed, body, init, maxiter)
     init = _as_carried(body, init)
     if kind == "while":
-        return _while_loop(proceed, body, init, maxiter, packed)
+        return _while_loop(proceed, body, init, maxiter, packed, settle)
     if not is_concrete(maxiter):
         raise ValueError(
             "maxiter is traced, but unrolling needs a bound known at compile time: pass a Python int, or use "
@@ -113,7 +116,7 @@ def _python_loop(proceed, body, init, maxiter):
     return carry
 
 
-def _while_loop(proceed, body, init, maxiter, packed):
+def _while_loop(proceed, body, init, maxiter, packed, settle):
     maxiter = jnp.asarray(maxiter).astype(jnp.int32)
 
     def keep_going(counted):
@@ -126,7 +129,18 @@ def _while_loop(proceed, body, init, maxiter, packed):
 
     counted = jnp.zeros((), jnp.int32), init
     pack, unpack = _packing(counted) if packed else (lambda x: x, lambda x: x)
-    end = lax.while_loop(lambda c: keep_going(unpack(c)), lambda c: pack(counted_body(unpack(c))), pack(counted))
+
+    def steps_from(packed):
+        return lax.while_loop(lambda c: keep_going(unpack(c)), lambda c: pack(counted_body(unpack(c))), packed)
+
+    def settled(packed):
+        steps, carry = unpack(steps_from(packed))
+        return pack((steps, settle(carry)))
+
+    if settle is None:
+        end = steps_from(pack(counted))
+    else:
+        end = lax.while_loop(lambda c: keep_going(unpack(c)), settled, pack(counted))
     return unpack(end)[1]
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsolve._compat import outside_transformations
+from jaxsolve._compat import _accepts_compiler_option, outside_transformations
 from jaxsolve._primitives import with_tangents
 
 
@@ -59,3 +59,12 @@ def test_outside_transformations():
     jax.jit(lambda x: (seen.append(outside_transformations()), x)[1])(1.0)
     jax.grad(lambda x: (seen.append(outside_transformations()), x)[1])(1.0)
     assert seen == [False, False]
+
+
+def test_options_of_the_compiler_are_tried_outside_of_the_trace_that_asks():
+    """In it every option is refused, and the answer is kept for all programs to come."""
+    _accepts_compiler_option.cache_clear()
+    inside = []
+    jax.make_jaxpr(lambda x: inside.append(_accepts_compiler_option("xla_embed_ir_in_executable", False)) or x)(1.0)
+    assert inside == [True]
+    assert not _accepts_compiler_option("no_such_option", False)

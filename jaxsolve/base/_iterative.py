@@ -55,7 +55,7 @@ class IterativeSolver(Solver):
     callback: Callable | None = option(None)
 
     #: Whether ``update`` reports an error that is cheaper than, and not quite, that of ``optimality_fun``. A run then
-    #: evaluates the true one before it claims to have converged.
+    #: evaluates the true one before it claims to have converged, unless ``_certifies`` says otherwise.
     _error_is_estimate: ClassVar[bool] = False
     #: Whether ``update`` itself never accepts a non-finite point.
     _handles_nonfinite: ClassVar[bool] = False
@@ -190,13 +190,16 @@ class IterativeSolver(Solver):
         return of_packed
 
     def _iterate(self, init_params: PyTree, args: tuple, kwargs: dict) -> OptStep:
+        # A claim ends the loop, is checked there, and if it was wrong the loop goes on; unless steps are told of.
+        at_end = self._certifies and self._loop_kind == "while" and not self._reports
         params, state = loop(
             lambda step: Status.RUNNING.holds(self._status_in(step.state)),
-            lambda step: self._next_step(step, args, kwargs),
+            lambda step: self._next_step(step, args, kwargs, certify=not at_end),
             self._first_step(init_params, args, kwargs),
             maxiter=self.maxiter,
             kind=self._loop_kind,
             packed=self._has_many_scalars,
+            settle=(lambda step: self._certify(step, args, kwargs, at_end=True)) if at_end else None,
         )
         if hasattr(state, "status"):
             state = state._replace(status=Status.MAXITER.where(Status.RUNNING.holds(state.status), state.status))
@@ -255,11 +258,11 @@ class IterativeSolver(Solver):
             state = state._replace(**{name: tree_cast_like(packed_like(resumed, new), new)})
         return state
 
-    def _next_step(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
+    def _next_step(self, step: OptStep, args: tuple, kwargs: dict, *, certify: bool = True) -> OptStep:
         """``update``, and then the checks and reports that follow it in every solver."""
         new = self.update(step.params, step.state, *args, **kwargs)
         new = _keep_types(type(self).__name__, new, step) if self.jit else OptStep(*new)
-        if self._error_is_estimate:
+        if certify and self._certifies:
             new = self._certify(new, args, kwargs)
         new = self._last_finite(step, new)
         active = Status.RUNNING.holds(self._status_in(step.state))
@@ -270,7 +273,7 @@ class IterativeSolver(Solver):
 
     def _report(self, old: OptStep, new: OptStep, active: Any) -> None:
         """Report a step. A loop over a batch also runs for elements that have finished; these are not active."""
-        if self.verbose or self.callback is not None:
+        if self._reports:
             params, state = tree_where(active, new, old)
             self._tell(state, active)
             if self.callback is not None:
@@ -283,6 +286,11 @@ class IterativeSolver(Solver):
             size = getattr(state, "first_error", None)
             tol = self.tol if size is None else self._tolerance(jnp.result_type(state.error), size)
             call_back(reporter, (tol, self.maxiter, over), state, active)
+
+    @property
+    def _reports(self) -> bool:
+        """Whether somebody wants to hear of every step."""
+        return bool(self.verbose) or self.callback is not None
 
     @property
     def _reports_start(self) -> bool:
@@ -311,22 +319,36 @@ class IterativeSolver(Solver):
         params, state = unpacked((params, state))
         return (join_parts(params), join_state(state)) if self._is_split else (params, state)
 
-    def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
-        """Replace the error of a step that claims convergence by the true error, and compute the status again."""
+    @property
+    def _certifies(self) -> bool:
+        """Whether a claim to have converged is checked; not where a point whose error is small enough is not left."""
+        return self._error_is_estimate
+
+    def _certify(self, step: OptStep, args: tuple, kwargs: dict, *, at_end: bool = False) -> OptStep:
+        """Replace the error of a step that claims convergence by the true error, and compute the status again.
+
+        Args:
+            step: the step; one that claims nothing is returned as it is.
+            args: data.
+            kwargs: data.
+            at_end: whether this is done once, after the last step.
+        """
         params, state, args, kwargs = stop_gradient((step.params, step.state, args, kwargs))
         error, claimed = lax.stop_gradient(step.state.error), Status.CONVERGED.holds(step.state.status)
 
         def true_error(error):
             return self._error_at(params, state, args, kwargs).astype(error.dtype)
 
-        if self.jit:
+        if at_end:
+            error = true_error(error)
+        elif self.jit:
             error = run_if_any(claimed, true_error, error)
         else:
             error = true_error(error) if claimed else error
         status = self._status_of(error, size=getattr(step.state, "first_error", None))
         status = jnp.where(claimed, status, step.state.status)
-        # Where nothing is claimed the error keeps its derivative.
-        error = jnp.where(claimed, error, step.state.error)
+        # Where nothing is claimed the error keeps its derivative, and where none was found its value.
+        error = jnp.where(claimed & jnp.isfinite(error), error, step.state.error)
         return step._replace(state=step.state._replace(error=error, status=status))
 
     def _error_at(self, params: PyTree, state: Any, args: tuple, kwargs: dict) -> Array:

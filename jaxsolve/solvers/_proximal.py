@@ -121,9 +121,10 @@ class ProximalMethod(GradientMethod):
         # The identity stays the object that it is known by.
         return super()._with_functions(lambda name, f: f if f is prox_none else change(name, f))
 
-    def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
-        # A point at which the gradient is small enough is not left, so the error is that of the result.
-        return step if self._smooth else super()._certify(step, args, kwargs)
+    @property
+    def _certifies(self) -> bool:
+        # A point at which the gradient is small enough is not left.
+        return not self._smooth
 
     # ---- The iteration --------------------------------------------------------------------------------------------
 

@@ -317,11 +317,21 @@ def _curve(x):
         (jaxsolve.Newton, _tridiagonal, 35),
         pytest.param(jaxsolve.Chord, _tridiagonal, 24, marks=pytest.mark.slow),
         pytest.param(jaxsolve.Broyden, _tridiagonal, 36, marks=pytest.mark.slow),
-        pytest.param(jaxsolve.LevenbergMarquardt, _curve, 53, marks=pytest.mark.slow),
-        pytest.param(jaxsolve.GaussNewton, _curve, 47, marks=pytest.mark.slow),
-        pytest.param(jaxsolve.Dogleg, _curve, 71, marks=pytest.mark.slow),
+        pytest.param(jaxsolve.LevenbergMarquardt, _curve, 44, marks=pytest.mark.slow),
+        pytest.param(jaxsolve.GaussNewton, _curve, 37, marks=pytest.mark.slow),
+        pytest.param(jaxsolve.Dogleg, _curve, 62, marks=pytest.mark.slow),
     ],
 )
 def test_kernels_of_an_iteration_of_a_newton_like_method(solver, fun, most):
     program = jax.jit(lambda x: solver(fun).run(x).params).lower(jnp.zeros(10)).compile().as_text()
     assert max(kernels(body) for body in bodies_of_loops(program)) <= most
+
+
+def test_kernels_of_an_iteration_of_a_fixed_point():
+    """XLA runs at most 8 kernels one after the other; more it hands to its threads, which takes longer than they do."""
+    matrix = 0.5 * jnp.eye(10)[::-1]
+    solver = jaxsolve.FixedPointIteration(lambda x: jnp.tanh(matrix @ x) + 0.1)
+    program = jax.jit(lambda x: solver.run(x).params).lower(jnp.zeros(10)).compile().as_text()
+    iteration, check = (kernels(body) for body in bodies_of_loops(program))
+    assert iteration <= 8
+    assert check <= 7  # the loop around it, which goes on if the mapping moves the result after all

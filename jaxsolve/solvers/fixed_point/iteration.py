@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxsolve._closure import output_shape
 from jaxsolve._status import Status
 from jaxsolve._types import Array, OptStep, PyTree
-from jaxsolve.base import IterativeSolver, as_like, lacks_data, loses_finite, option
+from jaxsolve.base import IterativeSolver, as_like, lacks_data, option
 from jaxsolve.tree_util import tree_l2_norm, tree_real_dtype, tree_sub
 
 __all__ = ["FixedPointIteration", "FixedPointState"]
@@ -71,6 +71,8 @@ class FixedPointIteration(IterativeSolver):
     _State = FixedPointState
     _error_is_estimate = True
     _is_fixed_point = True
+    _handles_nonfinite = True
+    _has_many_scalars = True
     _resumed_fields = ("iter_num", "first_error")
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> FixedPointState:
@@ -91,15 +93,17 @@ class FixedPointIteration(IterativeSolver):
     def update(self, params: PyTree, state: FixedPointState, *args: Any, **kwargs: Any) -> OptStep:
         """One application of the mapping; returns ``OptStep(params, state)``."""
         new_params, aux = self._apply(params, *args, **kwargs)
-        error = tree_l2_norm(tree_sub(new_params, params)).astype(state.error.dtype)
-        # An entry that is not finite from the start, such as a cost that the mapping computes first, may become so.
-        error = jnp.where(jnp.isfinite(error), error, jnp.full_like(error, jnp.inf))
+        error = tree_l2_norm(jax.tree.map(_change, params, new_params)).astype(state.error.dtype)
+        lost = jnp.isnan(error)
+        error = jnp.where(lost, state.error, error)
         first_error = self._first_error(state, error)
         status = self._status_of(error, size=first_error)
         status = jnp.where(jnp.isfinite(error), status, int(Status.RUNNING))
-        status = Status.NONFINITE.where(loses_finite(params, new_params), status)
-        state = FixedPointState(state.iter_num + 1, error, aux, state.num_fun_eval + 1, status, first_error)
-        return OptStep(new_params, state)
+        status = Status.NONFINITE.where(lost, status)
+        params, aux = self._where(lost, (params, state.aux), (new_params, aux))
+        return OptStep(
+            params, FixedPointState(state.iter_num + 1, error, aux, state.num_fun_eval + 1, status, first_error)
+        )
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The residual ``T(params) - params``, a pytree like ``params``."""
@@ -113,3 +117,13 @@ class FixedPointIteration(IterativeSolver):
         out = self.fixed_point_fun(params, *args, **kwargs)
         image, aux = out if self.has_aux else (out, None)
         return as_like("fixed_point_fun", image, params), aux
+
+
+def _change(old: Array, new: Array) -> Array:
+    """How entries change: NaN where one that was finite is not any more, and infinite where it was not before.
+
+    An entry that is not finite from the start, such as a cost that the mapping computes first, may become so.
+    """
+    known, stays = jnp.isfinite(old), jnp.isfinite(new)
+    change = jnp.where(known & stays, new - old, jnp.inf)
+    return jnp.where(known & ~stays, jnp.nan, change)

@@ -200,7 +200,8 @@ class LeastSquaresMethod(IterativeSolver):
         jac, gradient = self._derivatives(params, residual, args, kwargs)
         value = self._cost(flat(residual, dtype))
         error = self._error_of(flat(params, dtype), gradient, self._box(params))
-        finite = jnp.isfinite(value) & all_finite((jac, gradient))
+        # An entry of the Jacobian that is not finite makes one of the gradient so.
+        finite = jnp.isfinite(value) & all_finite(gradient)
         one = jnp.ones((), jnp.int32)
         return {
             "iter_num": jnp.zeros((), jnp.int32),

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve._types import Array
+from jaxsolve.tree_util import tree_vdot
 
 __all__ = ["LOSSES", "RobustTerms", "cost_decrease", "cost_of", "robust_terms"]
 
@@ -44,7 +45,7 @@ def cost_of(loss: str | Callable, f_scale: Array, r: Array) -> Array:
     """The cost of a vector of residuals, a scalar."""
     rho = _rho(loss)
     if rho is None:
-        return 0.5 * jnp.sum(r * r)
+        return 0.5 * tree_vdot(r, r)  # one kernel, where a sum is three
     return 0.5 * f_scale**2 * jnp.sum(rho((r / f_scale) ** 2))
 
 
@@ -52,7 +53,7 @@ def cost_decrease(loss: str | Callable, f_scale: Array, old: Array, new: Array) 
     """The cost of old residuals minus that of new ones, without the rounding errors of the two sums."""
     rho = _rho(loss)
     if rho is None:
-        return 0.5 * jnp.sum((old - new) * (old + new))
+        return 0.5 * tree_vdot(old - new, old + new)
     return 0.5 * f_scale**2 * jnp.sum(rho((old / f_scale) ** 2) - rho((new / f_scale) ** 2))
 
 

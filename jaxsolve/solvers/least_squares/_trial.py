@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxsolve._loop import run_where
 from jaxsolve._status import Status
@@ -84,41 +85,49 @@ def try_step(
     actual = cost_decrease(method.loss, method._scale_of_loss(dtype), old, new)
     expected = model.decrease(step) if predicted is None else predicted
     # Residuals are differences, as precise as what is subtracted: that is of the size of J x.
-    size = tree_l2_norm(old) * (tree_l2_norm(old) + tree_l2_norm(scale * model.x))
+    plain = method.loss == "linear"
+    length = jnp.sqrt(2 * lax.stop_gradient(state.value)).astype(dtype) if plain else tree_l2_norm(old)
+    size = length * (length + tree_l2_norm(scale * model.x))
     noise = 2 * float(jnp.finfo(dtype).eps) * size
     rounded = (jnp.abs(actual) <= noise) & (jnp.abs(expected) <= noise)
     decreases = (expected > 0) & (actual >= _LEAST_RATIO * expected)
     candidate = finite & usable & allowed & (decreases | rounded)
-    gradient = flat(state.gradient, dtype)
-    jac, new_gradient = run_where(
-        candidate,
-        lambda old: method._derivatives(new_params, residual, args, kwargs),
-        (state.jac, gradient),
-        method._loop_kind,
-    )
-    finite = finite & all_finite((jac, new_gradient))
     # Where costs differ by rounding the least gradient counts, in the units of the variables here: those of the
     # damping may come from a point far away.
     lengths = scale if state.jac is None else column_lengths(state.jac)
-    sizes = []
-    for at, g in ((model.x, gradient), (point, new_gradient)):
-        scaled = jnp.where(method._held(at, g, box), 0, g) / jnp.where(lengths > 0, lengths, 1)
-        sizes.append(jnp.vdot(scaled, scaled))
-    accepted = candidate & finite & (~rounded | (sizes[1] < sizes[0]))
+    lengths = jnp.where(lengths > 0, lengths, 1)
+
+    def size_of(at, slope):
+        scaled = jnp.where(method._held(at, slope, box), 0, slope) / lengths
+        return jnp.vdot(scaled, scaled)
+
+    # The judgment as a number: 1 if the point is accepted, -1 if something is not finite there. What depends on it is
+    # chosen where it is made: a kernel that chooses out here would work out the judgment once more.
+    def evaluate(carry):
+        jac, new_gradient = method._derivatives(new_params, residual, args, kwargs)
+        accepted = ~rounded | (size_of(point, new_gradient) < size_of(model.x, model.gradient))
+        judgment = jnp.where(all_finite(new_gradient), accepted.astype(jnp.int32), -1)
+        found = method._where(judgment > 0, (jac, new_gradient), carry[0])
+        return found, judgment
+
+    judgment = jnp.where(finite, 0, -1).astype(jnp.int32)
+    (jac, gradient), judgment = run_where(
+        candidate, evaluate, ((state.jac, model.gradient), judgment), method._loop_kind
+    )
+    gradient = model.unravel(gradient)
+    accepted, finite = judgment > 0, judgment >= 0
     ratio = actual / jnp.where(expected > 0, expected, 1)
     ratio = jnp.where(rounded | ~accepted, jnp.where(accepted, 1, 0).astype(dtype), ratio)
-    found = {
+    kept = (params, state.residual, state.aux)
+    new_params, residual, aux = method._where(accepted, (new_params, residual, aux), kept)
+    error = method._error_of(flat(new_params, dtype), flat(gradient, dtype), box)
+    fields = {
         "residual": residual,
-        "value": method._cost(new).astype(state.value.dtype),
-        "gradient": model.unravel(new_gradient),
+        "gradient": gradient,
         "jac": jac,
         "aux": aux,
-    }
-    kept = {name: getattr(state, name) for name in found}
-    new_params, fields = method._where(accepted, (new_params, found), (params, kept))
-    error = method._error_of(flat(new_params, dtype), flat(fields["gradient"], dtype), box)
-    fields |= {
         "iter_num": state.iter_num + 1,
+        "value": jnp.where(accepted, method._cost(new).astype(state.value.dtype), state.value),
         "error": error,
         "num_fun_eval": state.num_fun_eval + 1,
         "num_jac_eval": state.num_jac_eval + candidate.astype(jnp.int32),

@@ -113,8 +113,9 @@ class StochasticGradientMethod(StochasticSolver):
         )
         return OptStep(new_params, new_state)
 
-    def _certify(self, step: OptStep, args: tuple, kwargs: dict) -> OptStep:
-        return step  # a point that is optimal is not left
+    @property
+    def _certifies(self) -> bool:
+        return False  # a point that is optimal is not left
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """The gradient of ``fun`` in ``params``, a pytree like them."""

@@ -86,3 +86,27 @@ def test_complex_parameters():
         )
     with pytest.raises(TypeError, match="must return real numbers"):
         jaxsolve.FixedPointIteration(lambda x: jax.lax.complex(x, x)).run(jnp.asarray(1.0))
+
+
+@pytest.mark.parametrize("options", [{}, {"implicit_diff": False}, {"jit": False}, {"callback": lambda *_: None}])
+def test_a_wrong_claim_is_found_out(options):
+    def mapping(x, there):
+        """Nearly keeps 1, but not what it makes of 1; 2 is the fixed point."""
+        near = 1 + 1e-5
+        return jnp.where(x == 1, near, jnp.where(x == near, there, 0.5 * x + 1))
+
+    solver = jaxsolve.FixedPointIteration(mapping, tol=1e-4, **options)
+    run = jax.vmap(solver.run) if solver.jit and "callback" not in options else None
+    starts, theres = jnp.asarray([1.0, 1.0, 5.0]), jnp.asarray([3.0, jnp.nan, 3.0])
+    if run is None:
+        steps = [solver.run(start, there) for start, there in zip(starts, theres, strict=True)]
+        params, state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(tuple, steps))
+    else:
+        params, state = run(starts, theres)
+    assert state.status.tolist() == [Status.CONVERGED, Status.NONFINITE, Status.CONVERGED]
+    np.testing.assert_allclose(params, [2.0, 1.0, 2.0], atol=2e-4)
+    # 1 -> 1 -> 3, and then half the distance to 2 with every step; the error is that of the result.
+    assert state.iter_num.tolist() == [16, 1, 15]
+    assert np.all(state.error[jnp.asarray([0, 2])] <= 1e-4)
+    short = jaxsolve.FixedPointIteration(mapping, tol=1e-4, maxiter=1, **options).run(1.0, 3.0).state
+    assert short.status == Status.MAXITER
