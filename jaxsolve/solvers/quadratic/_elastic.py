@@ -219,12 +219,15 @@ def at_full_price(
     weights, scaling = qp.q.at[:-num_slacks].set(0), factors.scaling
     dx, dy = solve_kkt(qp, -share * weights, jnp.zeros_like(y), factors)
     x_moves = norm(dx / scaling.variables)
+    slopes = scaling.variables * share * weights
+    left = norm(slopes + scaling.variables * (qp.P.matvec(dx) + qp.A.rmatvec(dy)))
     y = y + (1 / share - 1) * dy
     equality = qp.lower == qp.upper
     held = jnp.where(equality, y, jnp.where(factors.at_upper, jnp.maximum(y, 0), jnp.minimum(y, 0)))
     scaled, off = (scaling.cost / scaling.rows * part for part in (y, y - held))
     tiny = jnp.sqrt(jnp.finfo(y.dtype).eps)
-    return held, (x_moves <= tiny) & (norm(off) <= tiny * norm(scaled))
+    solved = (left <= tiny * norm(slopes)) & (norm(off) <= tiny * norm(scaled))
+    return held, (x_moves <= tiny) & solved
 
 
 def _is_number(value: Any) -> bool:
