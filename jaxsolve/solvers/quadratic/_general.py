@@ -86,7 +86,7 @@ def _solve_elastic(solver: Any, once: Callable, init_params: PyTree, data: tuple
         _, x, y = form.at(form.unknowns(params), data)
         dear, same = at_full_price(program.qp, y, system.factors, num_soft + num_eq, share)
         same &= Status.CONVERGED.holds(state.status)
-        y = jnp.where(same & (share < 1), dear, y)
+        x, y = form.settled(program, x, jnp.where(same & (share < 1), dear, y))
         params = form.solution(program, Solution(x, y, program.qp.A.matvec(x)))
         known = Status.PRIMAL_INFEASIBLE.holds(state.status) | Status.NONCONVEX.holds(state.status)
         over = same | known | (share == 1)
@@ -101,7 +101,7 @@ def _solve_elastic(solver: Any, once: Callable, init_params: PyTree, data: tuple
 
 
 def _settled(solver: Any, problem: Problem, solution: Solution) -> Solution:
-    """The solution with slacks, and multipliers of theirs, as the others have them: what costs little has few digits."""
+    """The solution with the slacks that its rows need: what costs little has few digits."""
     if not solver._has_active_set:
         return solution
     x, y = solver._form.settled(problem, solution.x, solution.y)
