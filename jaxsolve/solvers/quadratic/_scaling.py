@@ -396,8 +396,7 @@ def _prices(qp, parts, single, sizes):
     each = sizes[groups]
     price = cost * factors[:n] * qp.q * each[:n]
     ordered = jnp.sort(jnp.where(price == 0, jnp.inf, jnp.abs(price)))
-    # What more than a quarter do not exceed is usual, even if most prices are huge: one small price of four is not.
-    quarter = ordered[jnp.sum(jnp.isfinite(ordered)) // 4]
+    quarter = ordered[jnp.maximum(jnp.sum(jnp.isfinite(ordered)) - 1, 0) // 4]  # usual even if most prices are huge
     usual = jnp.maximum(each[:n] ** 2 * curvature, jnp.where(jnp.isfinite(quarter), quarter, 1))
     # Each row with one entry bounds its variable below, above, or both. Far away there is nothing to be kept at.
     bounds = jnp.abs(factors[None, n:] * jnp.stack([qp.lower, qp.upper]))

@@ -137,8 +137,9 @@ def solve_qp(
             can be satisfied and ``w`` exceeds their multipliers, the solution is the same as without. Where they
             contradict each other, it is a point close to satisfying them. A positive number; or one for each row, an
             array like ``b`` or ``h``, and a pair ``(of_A, of_G)`` where there are both. ``inf`` is for rows that must
-            hold. The unit of ``w`` is that of the objective over that of the row. It may be large or small: the digits
-            of ``x`` do not depend on it. The solution is differentiable with respect to ``w``.
+            hold. The unit of ``w`` is that of the objective over that of the row. It may be large or small: in float64
+            the digits of ``x`` do not depend on it; in float32 a few linear programs with large ``w`` end with
+            ``MAXITER``. The solution is differentiable with respect to ``w``.
         presolve: take out rows without entries, rows with one (they become bounds), proportional rows and fixed
             variables before solving; the multipliers of all rows are recovered. What is left has other shapes, and a
             program is compiled for each. Inside ``jit``, ``vmap`` and ``grad``, where values are not known, and of

@@ -259,7 +259,7 @@ def test_huge_weights_in_operator_splitting():
 @pytest.mark.parametrize("method", ["interior_point", "osqp"])
 def test_weights_of_any_size_in_float32(method):
     programs, answers = [], []
-    for seed, gap, linear in itertools.product((2, 3, 4, 5), (-0.2, 3.0), (False, True)):
+    for seed, gap, linear in itertools.product((2, 3, 5), (-0.2, 3.0), (False, True)):
         Q, *others, of_A, of_G = program(seed, gap)
         Q = 0 * Q if linear else Q
         for weight in (1e-6, 1e-3, 1.0, 1e3, 1e5, 1e8):
