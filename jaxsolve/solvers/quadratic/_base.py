@@ -63,12 +63,16 @@ class Problem(NamedTuple):
     convex: Any = True
     linear_system: Any = None
 
-    def equilibrated(self, qp: QuadraticProgram, *, shared: bool = False, blocks: Any = None) -> Problem:
+    def equilibrated(
+        self, qp: QuadraticProgram, *, usual_costs: Array | None = None, shared: bool = False, blocks: Any = None
+    ) -> Problem:
         """This problem with its scaling; ``qp`` are the same data with matrices of another kind.
 
-        The other arguments are those of :func:`._scaling.equilibrate`.
+        ``usual_costs`` takes the place of ``q`` where the units are chosen. The other arguments are those of
+        :func:`._scaling.equilibrate`.
         """
-        scaling, convex = equilibrate(qp, shared=shared, blocks=blocks), jnp.asarray(True)
+        measured = qp if usual_costs is None else qp._replace(q=usual_costs)
+        scaling, convex = equilibrate(measured, shared=shared, blocks=blocks), jnp.asarray(True)
         if qp.has_factor:
             # What follows must wait for the answer: batched calls of LAPACK that run at the same time can block each
             # other in the thread pool of jaxlib's CPU backend. XLA keeps an order only where there is something to
@@ -146,7 +150,8 @@ class QuadraticSolver(ReadsData):
         """The problem of the data that :meth:`run` has read, equilibrated."""
         form = self._form
         problem = Problem(*form.program(form.parts(init_params)[0], *data))
-        return problem.equilibrated(self._wanted_form(problem.qp), shared=self._shares_scaling)
+        wanted, costs = self._wanted_form(problem.qp), form.usual_costs(problem)
+        return problem.equilibrated(wanted, usual_costs=costs, shared=self._shares_scaling)
 
     def init_params(self, init_x: PyTree, params_obj: Any, params_eq: Any = None, params_ineq: Any = None) -> Any:
         """A starting point for ``run`` with the primal variables ``init_x`` (``None``: 0) and multipliers 0."""

@@ -84,6 +84,11 @@ class ElasticForm(GeneralForm):
 
         return Program(qp, unravel_x, unravel_rows)
 
+    def usual_costs(self, program: Any) -> Array:
+        """Without the weights, which are what they are whatever is usual: 0 for the slacks."""
+        num_eq, num_soft = counts(program)
+        return program.qp.q.at[-(num_eq + num_soft) :].set(0)
+
     def solution(self, program: Any, solution: Solution) -> KKTSolution:
         """``KKTSolution((x, slacks), dual_eq, (dual_ineq, dual_bounds, dual_slacks))``."""
         duals = program.unravel_rows(solution.y)
@@ -99,16 +104,21 @@ class ElasticForm(GeneralForm):
         num_slacks = num_soft + num_eq
         x = as_vector("init_params.primal", x, qp.num_variables - num_slacks, dtype)
         y = as_vector("the multipliers", y, qp.lower.size - num_slacks, dtype)
-        # Multipliers are at most the weights, which may be smaller than those of the solution that is the start.
-        weights = qp.q[-num_slacks:]
-        most = jnp.where(qp.upper[-num_slacks:] > 0, weights, jnp.inf)
-        y = y.at[:num_soft].min(most[:num_soft]).at[:num_eq].max(-most[num_soft:])
-        Ax = qp.A.matvec(jnp.concatenate([x, jnp.zeros(num_slacks, dtype)]))
+        return self.settled(program, *(jnp.pad(part, (0, num_slacks)) for part in (x, y)))
+
+    def settled(self, program: Any, x: Array, y: Array) -> tuple[Array, Array]:
+        """The same point with the slacks that its rows need, and multipliers of rows that weights allow."""
+        qp, (num_eq, num_soft) = program.qp, counts(program)
+        num_slacks = num_soft + num_eq
+        weights, most = qp.q[-num_slacks:], qp.upper[-num_slacks:]
+        x, y = x.at[-num_slacks:].set(0), y[:-num_slacks]
+        Ax = qp.A.matvec(x)
         slacks = jnp.concatenate([(Ax - qp.upper)[:num_soft], (qp.lower - Ax)[:num_eq]])
-        slacks = jnp.clip(slacks, 0, qp.upper[-num_slacks:])
+        x = x.at[-num_slacks:].set(jnp.clip(slacks, 0, most))
         # Stationarity in a slack: the multiplier of its bound makes up for what that of the row leaves of the weight.
-        of_slacks = jnp.minimum(jnp.concatenate([y[:num_soft], -y[:num_eq]]) - weights, 0)
-        return jnp.concatenate([x, slacks]), jnp.concatenate([y, of_slacks])
+        dearest = jnp.where(most > 0, weights, jnp.inf)
+        y = y.at[:num_soft].min(dearest[:num_soft]).at[:num_eq].max(-dearest[num_soft:])
+        return x, jnp.concatenate([y, jnp.concatenate([y[:num_soft], -y[:num_eq]]) - weights])
 
 
 def check_weights(elastic: Any) -> None:
@@ -209,12 +219,15 @@ def at_full_price(
     weights, scaling = qp.q.at[:-num_slacks].set(0), factors.scaling
     dx, dy = solve_kkt(qp, -share * weights, jnp.zeros_like(y), factors)
     x_moves = norm(dx / scaling.variables)
+    slopes = scaling.variables * share * weights
+    left = norm(slopes + scaling.variables * (qp.P.matvec(dx) + qp.A.rmatvec(dy)))
     y = y + (1 / share - 1) * dy
     equality = qp.lower == qp.upper
     held = jnp.where(equality, y, jnp.where(factors.at_upper, jnp.maximum(y, 0), jnp.minimum(y, 0)))
     scaled, off = (scaling.cost / scaling.rows * part for part in (y, y - held))
     tiny = jnp.sqrt(jnp.finfo(y.dtype).eps)
-    return held, (x_moves <= tiny) & (norm(off) <= tiny * norm(scaled))
+    solved = (left <= tiny * norm(slopes)) & (norm(off) <= tiny * norm(scaled))
+    return held, (x_moves <= tiny) & solved
 
 
 def _is_number(value: Any) -> bool:

@@ -92,6 +92,10 @@ class Form(abc.ABC):
         objective = as_quadratic(params_obj, self.matvec_Q, self.fun, like)
         return Program(*assemble(objective, self.constraints(objective.q.size, *data)))
 
+    def usual_costs(self, program: Any) -> Array:
+        """The linear terms from which the units of objective and variables are chosen, shape ``(n,)``."""
+        return program.qp.q
+
     def at(self, unknowns: tuple[PyTree, PyTree], data: tuple) -> tuple[Program, Array, Array]:
         """The program of the data, and the vectors of its unknowns."""
         program = self.program(unknowns[0], *data)

@@ -12,7 +12,7 @@ from jaxsolve._loop import loop
 from jaxsolve._status import Status
 from jaxsolve._types import OptStep, PyTree
 from jaxsolve.solvers.quadratic._admm import OperatorSplitting
-from jaxsolve.solvers.quadratic._base import QuadraticSolver, Solution
+from jaxsolve.solvers.quadratic._base import Problem, QuadraticSolver, Solution
 from jaxsolve.solvers.quadratic._elastic import ElasticForm, as_weights, at_full_price, counts, first_share
 from jaxsolve.solvers.quadratic._form import GeneralForm, Program
 from jaxsolve.solvers.quadratic._presolve import masked
@@ -52,8 +52,12 @@ class GeneralOSQP(OperatorSplitting, General):
     """Operator splitting for equalities, inequalities and bounds."""
 
 
-# By how much the weights of one attempt are larger than those of the one before.
-_DEARER, _MOST_ATTEMPTS = 128, 100
+_MOST_ATTEMPTS = 100
+
+
+def _dearer(dtype: Any) -> int:
+    """By how much the weights of one attempt are larger than those of the one before: fewer digits, less."""
+    return 128 if jnp.finfo(dtype).bits == 64 else 8
 
 
 def _solve_elastic(solver: Any, once: Callable, init_params: PyTree, data: tuple) -> tuple[OptStep, Any]:
@@ -82,18 +86,26 @@ def _solve_elastic(solver: Any, once: Callable, init_params: PyTree, data: tuple
         _, x, y = form.at(form.unknowns(params), data)
         dear, same = at_full_price(program.qp, y, system.factors, num_soft + num_eq, share)
         same &= Status.CONVERGED.holds(state.status)
-        y = jnp.where(same & (share < 1), dear, y)
+        x, y = form.settled(program, x, jnp.where(same & (share < 1), dear, y))
         params = form.solution(program, Solution(x, y, program.qp.A.matvec(x)))
         known = Status.PRIMAL_INFEASIBLE.holds(state.status) | Status.NONCONVEX.holds(state.status)
         over = same | known | (share == 1)
         iter_num = before.state.iter_num + state.iter_num
         step = OptStep(params, state._replace(iter_num=iter_num, value=program.qp.value(x)))
-        return jnp.minimum(_DEARER * share, 1), over, (step, system)
+        return jnp.minimum(_dearer(share.dtype) * share, 1), over, (step, system)
 
     share = first_share(program.qp, num_soft + num_eq)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, share))
     carry = (share, jnp.asarray(False), nothing)
     return loop(lambda carry: ~carry[1], attempt, carry, maxiter=_MOST_ATTEMPTS, kind=solver._loop_kind)[-1]
+
+
+def _settled(solver: Any, problem: Problem, solution: Solution) -> Solution:
+    """The solution with the slacks that its rows need: what costs little has few digits."""
+    if not solver._has_active_set:
+        return solution
+    x, y = solver._form.settled(problem, solution.x, solution.y)
+    return Solution(x, y, problem.qp.A.matvec(x))
 
 
 class ElasticInteriorPoint(GeneralInteriorPoint):
@@ -104,6 +116,9 @@ class ElasticInteriorPoint(GeneralInteriorPoint):
     def _solve(self, init_params: PyTree, *data: Any) -> tuple[OptStep, Any]:
         return _solve_elastic(self, super()._solve, init_params, data)
 
+    def _solution(self, problem: Problem, state: Any) -> Solution:
+        return _settled(self, problem, super()._solution(problem, state))
+
 
 class ElasticOSQP(GeneralOSQP):
     """Operator splitting for the elastic form."""
@@ -112,6 +127,9 @@ class ElasticOSQP(GeneralOSQP):
 
     def _solve(self, init_params: PyTree, *data: Any) -> tuple[OptStep, Any]:
         return _solve_elastic(self, super()._solve, init_params, data)
+
+    def _solution(self, problem: Problem, state: Any) -> Solution:
+        return _settled(self, problem, super()._solution(problem, state))
 
 
 class PresolvedForm(GeneralForm):

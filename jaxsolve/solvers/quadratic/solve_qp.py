@@ -139,9 +139,8 @@ def solve_qp(
             the constraints contradict each other, the solution minimizes the objective plus the price. ``w`` is a
             positive number; or one for each row, an array like ``b`` or ``h``, and a pair ``(of_A, of_G)`` if there are
             both. ``inf`` is for rows that must hold. The unit of ``w`` is that of the objective divided by that of the
-            row. It may be large: in float64 the
-            digits of the solution do not depend on it; in float32 some infeasible programs with ``w`` above 1e4 end
-            with ``MAXITER``. The solution is differentiable with respect to ``w``.
+            row. It may be large or small: in float64 the digits of ``x`` do not depend on it; in float32 a few linear
+            programs with large ``w`` end with ``MAXITER``. The solution is differentiable with respect to ``w``.
         presolve: remove rows without entries, rows with one entry (they become bounds), proportional rows and fixed
             variables before solving; the multipliers of all rows are recovered. The shapes change, and a program is
             compiled for each. Inside ``jit``, ``vmap`` and ``grad``, where values are not known, and for sparse data,

@@ -1,5 +1,8 @@
 """Violations at a price, against the same programs with slacks written out, solved by Clarabel and HiGHS."""
 
+import functools
+import itertools
+
 import clarabel
 import jax
 import jax.numpy as jnp
@@ -253,12 +256,26 @@ def test_huge_weights_in_operator_splitting():
 
 
 @pytest.mark.slow
-def test_in_float32():
-    data = [np.asarray(part, np.float32) for part in program(2, 1.0)]
-    found, want = solve(*data), solve(*program(2, 1.0))
-    assert found.x.dtype == found.violation_ineq.dtype == np.float32 and int(found.status) == Status.CONVERGED
-    np.testing.assert_allclose(found.x, want.x, atol=1e-4)
-    np.testing.assert_allclose(found.violation_ineq, want.violation_ineq, atol=1e-4)
+@pytest.mark.parametrize("method", ["interior_point", "osqp"])
+def test_weights_of_any_size_in_float32(method):
+    programs, answers = [], []
+    for seed, gap, linear in itertools.product((2, 3, 5), (-0.2, 3.0), (False, True)):
+        Q, *others, of_A, of_G = program(seed, gap)
+        Q = 0 * Q if linear else Q
+        for weight in (1e-6, 1e-3, 1.0, 1e3, 1e5, 1e8):
+            programs.append((Q, *others, weight * of_A, weight * of_G))
+            # Beyond 1e3 nothing changes but multipliers.
+            least = min(weight, 1e3)
+            answers.append(with_slacks(Q, *others, least * of_A, least * of_G)[0])
+    run = jax.jit(jax.vmap(functools.partial(solve, method=method)))
+    found = run(*(part.astype(jnp.float32) for part in stacked(programs)))
+    assert found.x.dtype == found.violation_ineq.dtype == np.float32
+    np.testing.assert_array_equal(found.status, Status.CONVERGED)
+    np.testing.assert_allclose(found.x, np.stack(answers), atol=3e-4)
+    for data, x, of_A, of_G in zip(programs, answers, found.violation_eq, found.violation_ineq, strict=True):
+        _, _, A, b, G, h, *_ = data
+        np.testing.assert_allclose(of_A, np.abs(A @ x - b), atol=1e-3)
+        np.testing.assert_allclose(of_G, np.maximum(G @ x - h, 0), atol=1e-3)
 
 
 def test_weights_that_mean_nothing_are_refused():
