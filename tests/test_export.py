@@ -42,7 +42,8 @@ def registered(name):
 
 
 # Programs outside of JAX are called back, and jax serializes no callbacks.
-EXPORTED = [name for name in [*CASES, *QUADRATIC_CASES] if name not in ("CvxpyQP", "ExternalOSQP")]
+EXTERNAL = ("Scipy", "CvxpyQP", "ExternalOSQP")
+EXPORTED = [name for name in [*CASES, *QUADRATIC_CASES] if not name.startswith(EXTERNAL)]
 
 
 @pytest.mark.slow

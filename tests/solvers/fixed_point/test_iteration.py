@@ -97,12 +97,12 @@ def test_a_wrong_claim_is_found_out(options):
 
     solver = jaxsolve.FixedPointIteration(mapping, tol=1e-4, **options)
     run = jax.vmap(solver.run) if solver.jit and "callback" not in options else None
-    starts, theres = jnp.asarray([1.0, 1.0, 5.0]), jnp.asarray([3.0, jnp.nan, 3.0])
+    starts, targets = jnp.asarray([1.0, 1.0, 5.0]), jnp.asarray([3.0, jnp.nan, 3.0])
     if run is None:
-        steps = [solver.run(start, there) for start, there in zip(starts, theres, strict=True)]
+        steps = [solver.run(start, there) for start, there in zip(starts, targets, strict=True)]
         params, state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(tuple, steps))
     else:
-        params, state = run(starts, theres)
+        params, state = run(starts, targets)
     assert state.status.tolist() == [Status.CONVERGED, Status.NONFINITE, Status.CONVERGED]
     np.testing.assert_allclose(params, [2.0, 1.0, 2.0], atol=2e-4)
     # 1 -> 1 -> 3, and then half the distance to 2 with every step; the error is that of the result.
