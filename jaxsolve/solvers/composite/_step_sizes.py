@@ -77,7 +77,8 @@ def rebalanced(iter_num: Array, params: PyTree, state: Any) -> tuple[Array, PyTr
     known = (primal > 0) & (dual > 0)
     ratio = jnp.where(known, dual, state.weight) / jnp.where(known, primal, jnp.ones_like(primal))
     due = due & jnp.isfinite(ratio)
-    weight = jnp.where(due, jnp.sqrt(state.weight) * jnp.sqrt(ratio), state.weight)
+    # The root of a number without a unit: that of 2 would be rounded.
+    weight = jnp.where(due, state.weight * jnp.sqrt(ratio / state.weight), state.weight)
     return weight, tree_where(due, params, state.anchor)
 
 
