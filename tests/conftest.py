@@ -31,6 +31,9 @@ import hypothesis
 import jax
 import pytest
 
+# A program of its own, which test_devices.py runs twice.
+collect_ignore = ["process_program.py"]
+
 X64 = os.environ.get("JAXSOLVE_TEST_X64", "1") != "0"
 
 jax.config.update("jax_enable_x64", X64)
