@@ -43,7 +43,8 @@ def test_every_tolerance_with_a_unit_has_a_relative_one_beside_it(name):
     option = "tol" if name in NO_UNIT else "rtol"
     sections = [re.search(rf"\n +{option}: (.*?)(?=\n +\w+: |\n\n|\Z)", c.__doc__ or "", re.S) for c in solver.__mro__]
     text = next(" ".join(found[1].split()) for found in sections if found)
-    quantity = {"tol": "no unit|orthogonal", "rtol": "times .*(first_error|the terms|norm)|state.first_error"}[option]
+    relative_to = "times .*(first_error|(the|its) terms|norm)|state.first_error"
+    quantity = {"tol": "no unit|orthogonal", "rtol": relative_to}[option]
     assert re.search(quantity, text), text
 
 

@@ -73,7 +73,7 @@ class AndersonWrapper(IterativeSolver):
     Attributes:
         solver: an iterative solver. The options ``maxiter``, ``tol``, ``rtol``, ``implicit_diff_solve`` and ``jit`` are
             taken from it if they are not given here; it decides when a run has converged.
-        rtol: relative tolerance, for a solver that has this option.
+        rtol: relative tolerance, for a solver that has this option; most solvers multiply it by ``state.first_error``.
         history_size: number of differences of iterates that are kept.
         mixing_frequency: number of iterations from one extrapolation to the next; ``None`` takes ``history_size``.
             Each one takes one call of ``init_state`` of the solver and one additional iteration.

@@ -300,15 +300,16 @@ def _of_vectors(qp, parts):
 
     def one_pass(carry):
         # Prices are huge or not beside what is usual, and that turns out without huge prices.
-        before, _, first, _ = carry
-        sizes = _usual_sizes(qp, before)
+        before, _, telling, first, _ = carry
+        sizes = _usual_sizes(qp, before, telling)
         new = jnp.where(first, _prices(qp, before, single, sizes), 1)
         of_single = jnp.where(single, present.matvec(new), 1)
         factors = before.factors * jnp.concatenate([new, 1 / of_single])
         after = before._replace(factors=factors, curvature=before.curvature * new)
-        return after, sizes, jnp.zeros_like(first), jnp.any(new != 1)
+        # Where a price keeps a variable, its bounds say nothing of the others.
+        return after, sizes, telling & (of_single == 1), jnp.zeros_like(first), jnp.any(new != 1)
 
-    carry = (parts, jnp.ones(n + 2, qp.q.dtype), jnp.asarray(True), jnp.asarray(True))
+    carry = (parts, jnp.ones(n + 2, qp.q.dtype), jnp.ones(m, bool), jnp.asarray(True), jnp.asarray(True))
     parts, sizes, *_ = loop(lambda carry: carry[-1], one_pass, carry, maxiter=2)
     return *_resized(parts, _power_of_two(sizes), m), unit
 
@@ -338,16 +339,22 @@ def _(axis_size, in_batched, qp, parts):
     return (*_resized(parts, _power_of_two(jnp.exp2(common)), rows), unit), (False, False, True)
 
 
-def _usual_sizes(qp, parts):
+def _usual_sizes(qp, parts, telling=None):
     """How large the variables of the solution will be in each group, as far as the sizes of the data say so.
 
     As large as the bounds demand. Beyond that a solution lies where the slope of q is made up for by the curvature, or
     at bounds, whichever is nearer.
+
+    Args:
+        qp: the problem.
+        parts: its scaling so far.
+        telling: which rows count, shape ``(m,)``; all without.
     """
     factors, cost, curvature, groups = parts
     n, rounding = qp.q.size, jnp.finfo(qp.q.dtype).eps
     of_rows = groups[n:]
-    bounds = factors[None, n:] * jnp.stack([qp.lower, qp.upper])
+    sides = factors[None, n:] * jnp.stack([qp.lower, qp.upper])
+    bounds = sides if telling is None else jnp.where(telling[None], sides, 0)
     demanded = jnp.maximum(jnp.maximum(bounds[0], -bounds[1]), 0)
     bounds = jnp.where(jnp.isfinite(bounds), jnp.abs(bounds), 0)
     slope = jnp.abs(cost * factors[:n] * qp.q)

@@ -135,3 +135,24 @@ def test_what_only_rounding_keeps_from_the_tolerance_has_converged(method):
     wanted = np.stack([-1 / (1 - correlation), 1 / (1 - correlation)], axis=-1) / 10
     scale = np.abs(wanted) / (1 - correlation)[:, None]
     assert np.all(np.abs(np.asarray(result.x) - wanted) <= 5 * np.finfo(np.float32).eps * scale)
+
+
+@pytest.mark.parametrize("method", ["interior_point", pytest.param("osqp", marks=pytest.mark.slow)])
+def test_prices_that_forbid_most_variables(method):
+    """Three of four variables cost 1e4 to 1e12 where the other one costs 1: what they are kept at tells no unit."""
+
+    @functools.partial(jax.jit, static_argnames="dtype")
+    def solve(price, curvature, dtype):
+        G, h = jnp.asarray([[-1, -1, -1, -1], [-1, 2, 1, -1]], dtype), jnp.asarray([-0.5, 1], dtype)
+        c = jnp.stack([jnp.ones_like(price), price, 2 * price, price]).astype(dtype)
+        Q = curvature.astype(dtype) * jnp.eye(4, dtype=dtype)
+        result = jaxsolve.solve_qp(Q, c, G=G, h=h, l=0.0, u=1.0, method=method)
+        return result.x, result.status
+
+    # In float32 a curvature of 1 beside a price of 1e8 is less than its rounding.
+    cases = [(1e4, 0.0, np.float32), (1e4, 1.0, np.float32), (1e8, 0.0, np.float32)]
+    cases += [(price, curvature, np.float64) for price in (1e4, 1e8, 1e12) for curvature in (0.0, 1.0)]
+    for price, curvature, dtype in cases:
+        x, status = solve(jnp.asarray(price), jnp.asarray(curvature), dtype)
+        assert status == jaxsolve.Status.CONVERGED
+        np.testing.assert_allclose(x, [0.5, 0, 0, 0], atol=1e-6, err_msg=f"{price}, {curvature}, {dtype}")
