@@ -98,7 +98,7 @@ def with_fields_of(base: type) -> Callable[[_Tuple], _Tuple]:
     """A decorator that takes texts of fields from another named tuple, as named tuples do not inherit.
 
     Args:
-        base: a named tuple with a section "Attributes", of which every field is one of the decorated class.
+        base: a class with a section "Attributes". A named tuple, or one that has nothing but these texts.
     """
 
     def decorate(cls: _Tuple) -> _Tuple:

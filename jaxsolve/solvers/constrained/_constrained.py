@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,14 @@ from jaxsolve.solvers.quadratic._active_set import WEAK
 from jaxsolve.solvers.quadratic._residuals import norm
 from jaxsolve.solvers.quadratic._scaling import Scaling
 
-__all__ = ["ConstrainedSolver", "ConstrainedState", "parts_of", "size_of", "solution_of"]
+__all__ = ["ConstrainedSolver", "SharedFields", "parts_of", "size_of", "solution_of"]
 
 # In scaled units, how near a bound holds a variable.
 _AT_BOUND = 1e-4
 
 
-class ConstrainedState(NamedTuple):
-    """The fields that the states of all these solvers have.
+class SharedFields:
+    """Texts of the fields that the states of all these solvers have.
 
     Attributes:
         iter_num: number of iterations done, int32.
@@ -40,14 +40,6 @@ class ConstrainedState(NamedTuple):
         is_minimum: whether the solution has no direction of negative curvature along the constraints; known at the end
             of a run.
     """
-
-    iter_num: Array
-    error: Array
-    value: Array
-    status: Array
-    constr_violation: Array
-    dual_bounds: Any
-    is_minimum: Array
 
 
 class ConstrainedSolver(Solver):

@@ -31,7 +31,7 @@ from jaxsolve._types import Array, KKTSolution, OptStep, PyTree
 from jaxsolve._vectors import flat
 from jaxsolve.base import IterativeSolver, option
 from jaxsolve.solvers.constrained._active_rows import ActiveSystem, Point
-from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, ConstrainedState, parts_of, solution_of
+from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, SharedFields, parts_of, solution_of
 from jaxsolve.solvers.constrained._program import scaling_at
 from jaxsolve.solvers.constrained.lbfgsb import LBFGSB
 from jaxsolve.solvers.quadratic._residuals import norm
@@ -52,7 +52,7 @@ _NEAR = 10.0
 _MOST_DENSE = 2000
 
 
-@with_fields_of(ConstrainedState)
+@with_fields_of(SharedFields)
 class AugmentedLagrangianState(NamedTuple):
     """State of the augmented Lagrangian method.
 

@@ -37,7 +37,7 @@ from jaxsolve.solvers.constrained._barrier import (
 )
 from jaxsolve.solvers.constrained._constrained import (
     ConstrainedSolver,
-    ConstrainedState,
+    SharedFields,
     parts_of,
     size_of,
     solution_of,
@@ -60,7 +60,7 @@ _MOST_REJECTED = 6
 _MOST_HELD = 10
 
 
-@with_fields_of(ConstrainedState)
+@with_fields_of(SharedFields)
 class InteriorPointNLPState(NamedTuple):
     """State of the interior-point method for nonlinear programs.
 

@@ -28,7 +28,7 @@ from jaxsolve._types import Array, OptStep, PyTree
 from jaxsolve._vectors import flat
 from jaxsolve.base import option
 from jaxsolve.solvers.constrained._active_rows import ActiveSystem, Point
-from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, ConstrainedState, parts_of, size_of
+from jaxsolve.solvers.constrained._constrained import ConstrainedSolver, SharedFields, parts_of, size_of
 from jaxsolve.solvers.constrained._program import scaling_at
 from jaxsolve.solvers.external._scipy import Oracle, ScipySolver, message_of, status_of
 from jaxsolve.solvers.quadratic._kkt import estimate_multipliers
@@ -40,7 +40,7 @@ __all__ = ["ScipyConstrainedMinimize", "ScipyConstrainedState"]
 _OF_SECOND_ORDER = ("trust-constr", "ipopt")
 
 
-@with_fields_of(ConstrainedState)
+@with_fields_of(SharedFields)
 class ScipyConstrainedState(NamedTuple):
     """State of a minimization with constraints by SciPy.
 
